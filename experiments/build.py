@@ -1,0 +1,159 @@
+"""From a configuration to data, model and guide."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from experiments.config import Config, config_from_json
+from inference.objectives import KLSchedule, make_objective
+from inference.training import Trainer, TrainingPlan
+from kpp_pyro.data import EpisodeSampler, EpisodeSet, ImageSplits, load_dataset
+from kpp_pyro.errors import InputError
+from kpp_pyro.memory import MemoryLayout
+from kpp_pyro.networks.conv import ConvDecoder, ConvEncoder
+from kpp_pyro.networks.mlp import MlpDecoder, MlpEncoder
+from kpp_pyro.networks.precision import fast_precision
+from kpp_pyro.networks.reading import IdentityReading, MlpReading
+from kpp_pyro.networks.shapes import require_image_shape
+from kpp_pyro.run_folder import RunFolder
+from kpp_pyro.writes import AllocateWrite, FeedForwardWrite, Write
+from models.kanerva_plus_plus import KanervaPlusPlusGuide, KanervaPlusPlusModel
+
+ImageShape = tuple[int, int, int]
+_FAMILIES = {"mlp": (MlpEncoder, MlpDecoder), "conv": (ConvEncoder, ConvDecoder)}
+
+
+@dataclass(frozen=True)
+class Program:
+    """A model and its guide."""
+
+    model: KanervaPlusPlusModel
+    guide: KanervaPlusPlusGuide
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Episodes of the three splits, on the device."""
+
+    train: EpisodeSampler
+    validation: EpisodeSet
+    test: EpisodeSet
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device of a `--device` flag.
+
+    Raises:
+        InputError: a device that torch does not know, or that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name}: expected a device of this machine, found none ({reason})") from error
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of a `--precision` flag."""
+    named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    return named[name] if name in named else fast_precision(device)
+
+
+def build_episodes(config: Config, device: torch.device, splits: ImageSplits | None = None) -> Episodes:
+    """Load the data set, unless it is given, and put its episodes on the device."""
+    data = config.data
+    splits = splits or load_dataset(data.dataset, data.data_dir)
+    held_out = (data.episode_length, data.test_binarize, config.seed, data.classes_per_episode)
+    return Episodes(
+        EpisodeSampler(
+            splits.train.to(device),
+            data.episode_length,
+            data.binarize,
+            config.seed,
+            data.classes_per_episode,
+            data.augment,
+        ),
+        EpisodeSet(splits.validation.to(device), *held_out),
+        EpisodeSet(splits.test.to(device), *held_out),
+    )
+
+
+def build_program(config: Config, image_shape: ImageShape, device: torch.device) -> Program:
+    """Build the model and the guide, with parameters from the configuration's seed."""
+    require_image_shape(image_shape)
+    torch.manual_seed(config.seed)
+    dtype = resolve_precision(config.precision, device)
+    network, memory = config.network, config.memory
+    make_encoder, make_decoder = _FAMILIES[network.networks]
+    encoder = make_encoder(image_shape, network.width, network.depth, network.temporal_shift)
+    layout = MemoryLayout(
+        memory.memory_channels,
+        memory.memory_height,
+        memory.memory_width,
+        memory.block_height,
+        memory.block_width,
+        memory.reads,
+    )
+    write = _build_write(config, layout, encoder.encoding_size, dtype)
+    decoder = make_decoder(write.latent_size, image_shape, network.width, network.depth)
+    reading = _build_reading(config, layout, write.latent_size)
+    return Program(
+        KanervaPlusPlusModel(write.addressing, reading, decoder, image_shape, dtype).to(device),
+        KanervaPlusPlusGuide(encoder, write, dtype).to(device),
+    )
+
+
+def _build_write(config: Config, layout: MemoryLayout, encoding_size: int, dtype: torch.dtype) -> Write:
+    memory = config.memory
+    if memory.write == "allocate":
+        if memory.latent_size not in (None, layout.read_scalars):
+            raise InputError(
+                f"--latent-size: expected the {layout.read_scalars} scalars of a read with --write allocate, "
+                f"found {memory.latent_size}"
+            )
+        return AllocateWrite(layout, encoding_size, memory.smallest_scale, dtype=dtype)
+    latent_size = layout.read_scalars if memory.latent_size is None else memory.latent_size
+    return FeedForwardWrite(layout, encoding_size, latent_size, memory.smallest_scale, dtype)
+
+
+def _build_reading(config: Config, layout: MemoryLayout, latent_size: int) -> nn.Module:
+    smallest = config.memory.smallest_scale
+    if config.memory.write == "allocate":
+        return IdentityReading(layout, smallest)
+    width = min(512, 2 ** math.ceil(math.log2(4 * latent_size)))
+    return MlpReading(layout, latent_size, width, 2, smallest)
+
+
+def build_trainer(config: Config, program: Program, episodes: EpisodeSampler) -> Trainer:
+    """Build the trainer of a program."""
+    training = config.training
+    plan = TrainingPlan(
+        training.steps,
+        training.episodes_per_step,
+        training.learning_rate,
+        training.warmup_steps,
+        training.weight_decay,
+        training.gradient_norm,
+        {
+            "key": KLSchedule(training.kl_key_start, training.kl_key_begin_step, training.kl_key_ramp_steps),
+            "latent": KLSchedule(
+                training.kl_latent_start, training.kl_latent_begin_step, training.kl_latent_ramp_steps
+            ),
+        },
+    )
+    return Trainer(program.model, program.guide, make_objective(training.objective), episodes, plan)
+
+
+def read_run(path: Path) -> tuple[RunFolder, Config]:
+    """Open a run folder and its configuration."""
+    run = RunFolder.open(path)
+    return run, config_from_json(run.read_config(), run.config)

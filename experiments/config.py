@@ -1,0 +1,253 @@
+"""Configuration of a training run: one dataclass per concern, defaults by data set and write."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+from inference.objectives import ObjectiveName
+from kpp_pyro.data import Binarization
+from kpp_pyro.errors import InputError
+
+DatasetName = Literal["digits", "mnist", "fashion_mnist", "omniglot"]
+WriteName = Literal["allocate", "feed_forward"]
+NetworkFamily = Literal["mlp", "conv"]
+Preset = Literal["tiny", "small", "base"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Images and episodes."""
+
+    dataset: DatasetName = "digits"
+    """Data set. digits comes with scikit-learn; the others are looked for in --data-dir, then downloaded."""
+    data_dir: Path = Path("data")
+    """Folder of the data sets, in torchvision's layout (MNIST/raw, FashionMNIST/raw), OMNIGLOT/chardata.mat."""
+    episode_length: int = 32
+    """T, distinct images per episode."""
+    classes_per_episode: int | None = None
+    """Draw the images of an episode from this many classes; all of them if None."""
+    binarize: Binarization = "dynamic"
+    """Training images: pixels drawn anew each time (dynamic), once with a fixed seed (static), or cut at 1/2."""
+    test_binarize: Binarization = "static"
+    """Validation and test images, likewise."""
+    augment: bool = False
+    """Shift and rotate training images a little."""
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """The memory and how it is written."""
+
+    write: WriteName = "allocate"
+    """allocate gives every image a block of its own; feed_forward is the paper's learned map onto the whole memory."""
+    memory_channels: int = 4
+    """C_m; the memory has C_m x H_m x W_m scalars."""
+    memory_height: int = 20
+    """H_m."""
+    memory_width: int = 40
+    """W_m."""
+    block_height: int = 5
+    """h, height of the block that a key reads."""
+    block_width: int = 5
+    """w, width of the block that a key reads."""
+    reads: int = 1
+    """R, blocks read per image, each through a key of its own."""
+    latent_size: int | None = None
+    """D, size of an image's latent; allocate always takes the number of scalars that are read."""
+    smallest_scale: float = 0.05
+    """Lower bound of the scales of latents and keys, so that neither becomes a point."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Encoder and decoder."""
+
+    networks: NetworkFamily = "mlp"
+    """mlp (LayerNorm; much the cheaper on a CPU) or conv (GroupNorm; image sides multiples of 4, 16 to 64)."""
+    preset: Preset = "tiny"
+    """Sets --width and --depth where they are not given."""
+    width: int = 0
+    """Units of an MLP, or channels at half resolution."""
+    depth: int = 0
+    """Residual blocks (at each resolution)."""
+    temporal_shift: float = 0.0
+    """Share of an encoder's channels taken from the previous and as much from the next image; 0 is off."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Optimisation."""
+
+    steps: int = 2000
+    """Optimiser steps in all; the learning rate falls to zero over them."""
+    episodes_per_step: int = 8
+    """B, episodes per step."""
+    objective: ObjectiveName = "trace"
+    """trace (Trace_ELBO) or mean_field (TraceMeanField_ELBO: analytic KLs where there are any)."""
+    learning_rate: float = 2e-3
+    """Adam's, after warm-up and before the cosine."""
+    warmup_steps: int = 200
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    gradient_norm: float = 10.0
+    """Gradients are clipped to this global norm."""
+    kl_key_start: float = 1.0
+    """Weight of the key's KL until --kl-key-begin-step; a memory is ignored if its keys cost too much too early."""
+    kl_key_begin_step: int = 0
+    """Step at which the weight begins to grow."""
+    kl_key_ramp_steps: int = 0
+    """Steps in which it grows to 1."""
+    kl_latent_start: float = 0.1
+    """Weight of the latent's KL until --kl-latent-begin-step."""
+    kl_latent_begin_step: int = 0
+    """Step at which the weight begins to grow."""
+    kl_latent_ramp_steps: int = 500
+    """Steps in which it grows to 1."""
+    evaluate_every: int = 500
+    """Steps between evaluations on the validation set, each with a checkpoint and figures."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train Kanerva++ on episodes of images, by SVI in Pyro."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    seed: int = 0
+    """Seed of parameters, episodes and noise."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the networks; everything else is float32. auto takes bfloat16 where the machine is fast at it."""
+
+
+# What a data set, a write and a preset set, unless the command line says otherwise.
+_BY_DATASET: dict[str, dict[str, Any]] = {
+    "digits": {"preset": "tiny", "steps": 2000, "evaluate_every": 250},
+    "mnist": {"preset": "small", "steps": 9000, "evaluate_every": 1000},
+    "fashion_mnist": {"preset": "small", "steps": 9000, "evaluate_every": 1000},
+    "omniglot": {
+        "preset": "small",
+        "steps": 7000,
+        "evaluate_every": 500,
+        "augment": True,
+        "binarize": "threshold",
+        "weight_decay": 0.05,
+    },
+}
+_BY_WRITE: dict[str, dict[str, Any]] = {
+    "allocate": {},
+    "feed_forward": {
+        "memory_channels": 8,
+        "memory_width": 20,
+        "reads": 2,
+        "latent_size": 64,
+        "temporal_shift": 0.125,
+        "kl_key_start": 0.0,
+        "kl_key_begin_step": 1500,
+        "kl_key_ramp_steps": 2000,
+    },
+}
+_BY_PRESET: dict[tuple[str, str], dict[str, Any]] = {
+    ("mlp", "tiny"): {"width": 256, "depth": 1},
+    ("mlp", "small"): {"width": 768, "depth": 2},
+    ("mlp", "base"): {"width": 2048, "depth": 4},
+    ("conv", "tiny"): {"width": 16, "depth": 1},
+    ("conv", "small"): {"width": 32, "depth": 1},
+    ("conv", "base"): {"width": 128, "depth": 3},
+}
+
+
+def default_config(arguments: Sequence[str] = ()) -> Config:
+    """Return the defaults for the data set, the write, the networks and the preset that a command line names."""
+    named = {name: value for name, value in _named_choices(arguments).items() if value is not None}
+    dataset = named.get("dataset", DataConfig.dataset)
+    write = named.get("write", MemoryConfig.write)
+    chosen = {"dataset": dataset, "write": write, **_BY_DATASET.get(dataset, {}), **_BY_WRITE.get(write, {}), **named}
+    networks, preset = chosen.get("networks", NetworkConfig.networks), chosen.get("preset", NetworkConfig.preset)
+    chosen |= _BY_PRESET.get((networks, preset), {})
+    return replace_flat(Config(), chosen)
+
+
+def _named_choices(arguments: Sequence[str]) -> dict[str, str | None]:
+    """Read the choices that other defaults depend on, leaving everything else to the real parser."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name, choices in (("dataset", DatasetName), ("write", WriteName), ("networks", NetworkFamily), ("preset", Preset)):
+        parser.add_argument(f"--{name}", choices=get_args(choices))
+    try:
+        return vars(parser.parse_known_args(arguments)[0])
+    except argparse.ArgumentError:
+        return {}  # a wrong choice: the real parser will say so
+
+
+def replace_flat(config: Config, values: dict[str, Any]) -> Config:
+    """Replace fields by their names, whichever part of the configuration holds them."""
+    parts = {}
+    for part in dataclasses.fields(Config):
+        current = getattr(config, part.name)
+        if dataclasses.is_dataclass(current):
+            inside = {f.name: values[f.name] for f in dataclasses.fields(current) if f.name in values}
+            parts[part.name] = dataclasses.replace(current, **inside)  # type: ignore[type-var]
+        elif part.name in values:
+            parts[part.name] = values[part.name]
+    return dataclasses.replace(config, **parts)
+
+
+def config_from_json(content: dict[str, Any], source: Path) -> Config:
+    """Build a configuration from what `dataclasses.asdict` wrote.
+
+    Raises:
+        InputError: a key that is not of this version, or is missing.
+    """
+    parts: dict[str, Any] = {}
+    for part in dataclasses.fields(Config):
+        if part.name not in content:
+            raise InputError(f"{source}: expected the key {part.name!r}, found {', '.join(content)}")
+        value = content[part.name]
+        kind = get_type_hints(Config)[part.name]
+        parts[part.name] = _part_from_json(kind, value, source) if dataclasses.is_dataclass(kind) else value
+    return Config(**parts)
+
+
+def _part_from_json(kind: Any, content: dict[str, Any], source: Path) -> Any:
+    expected = {f.name for f in dataclasses.fields(kind)}
+    if set(content) != expected:
+        odd = ", ".join(sorted(expected.symmetric_difference(content)))
+        raise InputError(f"{source}: expected the keys of {kind.__name__} of this version, found a difference in {odd}")
+    return kind(**{name: Path(value) if name == "data_dir" else value for name, value in content.items()})
+
+
+def require_sensible(config: Config) -> None:
+    """Raise InputError, naming the flag, for a number that no run can use."""
+    data, memory, network, training = config.data, config.memory, config.network, config.training
+    at_least_one = {
+        "episode-length": data.episode_length,
+        "latent-size": 1 if memory.latent_size is None else memory.latent_size,
+        "width": network.width,
+        "depth": network.depth,
+        "steps": training.steps,
+        "episodes-per-step": training.episodes_per_step,
+        "evaluate-every": training.evaluate_every,
+    }
+    for flag, value in at_least_one.items():
+        if value < 1:
+            raise InputError(f"--{flag}: expected at least 1, found {value}")
+    for flag, positive in {
+        "smallest-scale": memory.smallest_scale,
+        "learning-rate": training.learning_rate,
+        "gradient-norm": training.gradient_norm,
+    }.items():
+        if not positive > 0:
+            raise InputError(f"--{flag}: expected a positive number, found {positive}")
+    if not 0 <= network.temporal_shift <= 0.5:
+        raise InputError(f"--temporal-shift: expected a share from 0 to 0.5, found {network.temporal_shift}")
+    if network.networks == "conv" and network.width % 8:
+        raise InputError(f"--width: expected a multiple of 8 for --networks conv (GroupNorm), found {network.width}")

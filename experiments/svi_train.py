@@ -1,0 +1,213 @@
+"""Train Kanerva++ by stochastic variational inference.
+
+    python experiments/svi_train.py                                        # handwritten digits, no download
+    python experiments/svi_train.py --dataset mnist --data-dir DIR --steps 9000 --out runs/mnist
+    python experiments/svi_train.py --resume runs/mnist                    # go on after an interruption
+
+Defaults depend on --dataset, --write, --networks and --preset: name them beside --help to see those they set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from experiments.build import Episodes, Program, build_episodes, build_program, build_trainer, read_run, resolve_device
+from experiments.config import Config, default_config, require_sensible
+from experiments.pictures import draw_figures
+from experiments.script import Interruption, run_script
+from inference.evaluation import evaluate
+from inference.training import Trainer
+from kpp_pyro.checkpoint import load_checkpoint, save_checkpoint
+from kpp_pyro.data import EpisodeSet
+from kpp_pyro.errors import InputError
+from kpp_pyro.run_folder import RunFolder
+
+_LOG_EVERY = 50  # steps
+_EVALUATION_EPISODES = 32  # episodes in memory at a time
+_EVALUATION_SEED = 0  # of the noise of every evaluation, so that two checkpoints meet the same draws
+
+
+@dataclass(frozen=True)
+class Arguments(Config):
+    """Train Kanerva++ on episodes of images, by SVI in Pyro.
+
+    Defaults depend on --dataset, --write, --networks and --preset: name them beside --help to see those they set.
+    """
+
+    out: Path | None = None
+    """Run folder; runs/DATASET-WRITE-TIME if None."""
+    resume: Path | None = None
+    """Continue the run in this folder, with its configuration; --steps alone may be given anew."""
+    dry_run: bool = False
+    """Print the resolved configuration and stop."""
+
+
+class Run:
+    """One training run: steps, evaluations, and everything they leave in the run folder."""
+
+    def __init__(self, folder: RunFolder, config: Config, program: Program, episodes: Episodes) -> None:
+        self.folder, self.config, self.program, self.episodes = folder, config, program, episodes
+        self.trainer = build_trainer(config, program, episodes.train)
+        self.best_elbo = float("-inf")
+
+    def train(self, interruption: Interruption) -> None:
+        """Step to the end of the plan, or to an interruption; either leaves a checkpoint."""
+        trainer, steps = self.trainer, self.config.training.steps
+        with (
+            SummaryWriter(str(self.folder.tensorboard), purge_step=trainer.step + 1) as board,
+            tqdm(total=steps, initial=trainer.step, unit="step", desc="training", dynamic_ncols=True) as bar,
+        ):
+            while trainer.step < steps and not interruption.signal:
+                quantities = trainer.train_step()
+                bar.update()
+                if trainer.step % _LOG_EVERY == 0 or trainer.step == steps:
+                    self._log("train", quantities, board)
+                    bar.set_postfix_str(f"ELBO {quantities['annealed_elbo_nats_per_image']:.1f} nats per image")
+                if trainer.step % self.config.training.evaluate_every == 0 or trainer.step == steps:
+                    self._evaluate(board, bar)
+            self.save(self.folder.checkpoint)
+
+    def _evaluate(self, board: SummaryWriter, bar: Any) -> None:
+        """Look at the validation set, keep the best checkpoint beside the last, and draw."""
+        results = score(self.program, self.episodes.validation)
+        self._log("validation", results, board)
+        bar.write(f"step {self.trainer.step:>6}  validation: {describe(results)}")
+        if results["elbo_nats_per_image"] > self.best_elbo:
+            self.best_elbo = results["elbo_nats_per_image"]
+            self.save(self.folder.best)
+        self.save(self.folder.checkpoint)
+        for name, figure in draw_figures(self.folder, self.program, self.episodes.validation).items():
+            board.add_figure(name, figure, self.trainer.step)
+
+    def _log(self, split: str, quantities: dict[str, float], board: SummaryWriter) -> None:
+        self.folder.log(self.trainer.step, split, quantities)
+        for name, value in quantities.items():
+            board.add_scalar(f"{split}/{name}", value, self.trainer.step)
+
+    def save(self, path: Path) -> None:
+        """Save everything that the next step depends on."""
+        save_checkpoint(path, {**self.trainer.state_dict(), "best_elbo": self.best_elbo})
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            InputError: the file is damaged, or of a run of another shape.
+        """
+        state = load_checkpoint(path)
+        try:
+            self.trainer.load_state_dict(state)
+            self.best_elbo = state["best_elbo"]
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise InputError(f"{path}: expected a checkpoint of this run's model, found another ({reason})") from error
+
+    def finish(self) -> None:
+        """Score the test set once, with the best checkpoint, and say where everything is."""
+        self.load(self.folder.best)
+        results = score(self.program, self.episodes.test, progress=True)
+        self.folder.log(self.trainer.step, "test", results)
+        print(f"test: {describe(results)} (the checkpoint of step {self.trainer.step}, the best on the validation set)")
+        gain = results.get("memory_gain_nats_per_image")
+        print(
+            f"Test ELBO {results['elbo_nats_per_image']:.2f} nats per image, "
+            f"memory gain {'not measured (one episode)' if gain is None else f'{gain:.2f} nats per image'}, "
+            f"run folder {self.folder.path}"
+        )
+
+
+def score(program: Program, episodes: EpisodeSet, progress: bool = False) -> dict[str, float]:
+    """Evaluate a program on all episodes, leaving the random state of training untouched."""
+    batches = episodes.batches(_EVALUATION_EPISODES)
+    total = -(-len(episodes) // _EVALUATION_EPISODES)
+    with torch.random.fork_rng():
+        torch.manual_seed(_EVALUATION_SEED)
+        return evaluate(program.model, program.guide, tqdm(batches, "test", total, disable=not progress, leave=False))
+
+
+def describe(results: dict[str, float]) -> str:
+    """Say an evaluation in one line, in nats per image."""
+    return ", ".join(
+        f"{name.removesuffix('_nats_per_image').replace('_', ' ')} {value:.2f}" for name, value in results.items()
+    )
+
+
+def start(arguments: Arguments) -> Run:
+    """Make a new run folder, after everything that can be refused has been."""
+    config = Config(**{part.name: getattr(arguments, part.name) for part in dataclasses.fields(Config)})
+    require_sensible(config)
+    device = resolve_device(config.device)
+    episodes = build_episodes(config, device)
+    program = build_program(config, episodes.train.image_shape, device)
+    name = f"{config.data.dataset}-{config.memory.write}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = RunFolder.create(arguments.out or Path("runs") / name, dataclasses.asdict(config))
+    return Run(folder, config, program, episodes)
+
+
+def resume(path: Path, steps: int | None) -> Run:
+    """Continue the run in a folder, to another number of steps if one is given."""
+    folder, config = read_run(path)
+    if steps is not None:
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, steps=steps))
+        require_sensible(config)
+    device = resolve_device(config.device)
+    episodes = build_episodes(config, device)
+    run = Run(folder, config, build_program(config, episodes.train.image_shape, device), episodes)
+    run.load(folder.checkpoint)
+    folder.write_config(dataclasses.asdict(config))
+    folder.forget_after(run.trainer.step)
+    return run
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; returns its exit status."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    arguments = parse(argv)
+    if arguments.dry_run:
+        print(json.dumps(dataclasses.asdict(arguments), indent=2, default=str))
+        return 0
+    with Interruption() as interruption:
+        if arguments.resume is not None:
+            run = resume(arguments.resume, arguments.training.steps if _gives(argv, "steps") else None)
+        else:
+            run = start(arguments)
+        run.train(interruption)
+        if interruption.signal:
+            print(
+                f"Interrupted after step {run.trainer.step}; saved. "
+                f"Continue with: python experiments/svi_train.py --resume {run.folder.path}"
+            )
+            return interruption.exit_status
+        run.finish()
+    return 0
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """Parse the command line; wrong flags end the program with status 2 and the nearest right one."""
+    defaults = default_config(argv)
+    values: dict[str, Any] = {part.name: getattr(defaults, part.name) for part in dataclasses.fields(Config)}
+    return tyro.cli(
+        Annotated[Arguments, tyro.conf.OmitArgPrefixes],  # type: ignore[arg-type]
+        args=list(argv),
+        default=Arguments(**values),
+    )
+
+
+def _gives(argv: Sequence[str], flag: str) -> bool:
+    return any(argument.split("=")[0] == f"--{flag}" for argument in argv)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

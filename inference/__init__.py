@@ -1,0 +1,1 @@
+"""Objectives, the training loop and evaluation, for any model/guide pair called as `(episode, memory=None)`."""

@@ -1,0 +1,1 @@
+"""The parts of Kanerva++: block memory, networks, likelihoods, data, checkpoints and figures."""

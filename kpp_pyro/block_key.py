@@ -1,0 +1,134 @@
+"""The key distribution of a memory with allocated blocks: the prior, re-weighted block by block."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Size, Tensor
+from torch.distributions import Independent, Normal, constraints, register_kl
+
+from kpp_pyro.memory import KEY_SIZE, SCALE, Addressing, X, Y
+
+_MARGIN = 1e-5  # of a block: keeps a sample inside its block when its CDF is rounded
+
+
+class BlockKey(TorchDistribution):
+    """Keys of R reads, each pointing into a block known up to probabilities.
+
+    For each read: n ~ Categorical(block_probs), then y ~ N(0, I) restricted to the keys that read block n and nothing
+    else; with probability `prior_prob`, y ~ N(0, I) instead. Its density is the prior's times a constant per block:
+
+        q(y) = N(y; 0, I) (sum_n (1 - prior_prob) block_probs_n 1[y in block n] / P_n + prior_prob)
+
+    which is exactly the shape of the true posterior, since a read is flat inside a block. With a known block, the KL
+    to the prior is -ln P_n, a little more than the ln N of a uniform choice among N blocks, and no read is ever wrong.
+    A `prior_prob` above zero bounds importance weights.
+
+    Args:
+        block_probs: (..., R, N), summing to one over the N blocks.
+        addressing: a blockwise addressing, with N blocks.
+        prior_prob: probability of a key from the prior.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"block_probs": constraints.independent(constraints.simplex, 1)}
+    support = constraints.independent(constraints.real, 2)
+
+    def __init__(
+        self,
+        block_probs: Tensor,
+        addressing: Addressing,
+        prior_prob: float = 0.0,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.block_probs = block_probs
+        self.addressing = addressing
+        self.prior_prob = prior_prob
+        event_shape = Size((block_probs.shape[-2], KEY_SIZE))
+        super().__init__(block_probs.shape[:-2], event_shape, validate_args=validate_args)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """Whether samples carry all of the gradient: they do where no parameter chose the block."""
+        return not self.block_probs.requires_grad
+
+    @property
+    def block_mass(self) -> float:
+        """P_n, the prior probability of the keys that read block n and nothing else."""
+        layout, shape = self.addressing.layout, self.addressing
+        return (1 - shape.edge) ** 2 * (1 - shape.broad) / layout.blocks
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> BlockKey:
+        """Expand to a batch shape."""
+        probs = self.block_probs.expand(*Size(batch_shape), *self.block_probs.shape[-2:])
+        return BlockKey(probs, self.addressing, self.prior_prob, validate_args=False)
+
+    def centre(self) -> Tensor:
+        """Key in the middle of the most probable block, (..., R, 3)."""
+        best = self.block_probs.argmax(-1)
+        uniform = torch.full((*best.shape, KEY_SIZE), 0.5, dtype=self.block_probs.dtype, device=best.device)
+        return torch.special.ndtri(self._inside_block(best, uniform))
+
+    def sample(self, sample_shape: Any = Size()) -> Tensor:
+        """Draw keys (sample_shape, ..., R, 3)."""
+        with torch.no_grad():
+            return self.rsample(sample_shape)
+
+    def rsample(self, sample_shape: Any = Size()) -> Tensor:
+        """Draw keys; the sample carries no gradient, as its parameters only choose among blocks."""
+        shape = self._extended_shape(sample_shape)
+        probs = self.block_probs.detach().expand(*shape[:-1], self.block_probs.shape[-1])
+        blocks = torch.multinomial(probs.reshape(-1, probs.shape[-1]), 1).reshape(shape[:-1])
+        uniform = torch.rand(shape, dtype=probs.dtype, device=probs.device).clamp(_MARGIN, 1 - _MARGIN)
+        inside = self._inside_block(blocks, uniform)
+        if self.prior_prob > 0:
+            from_prior = torch.rand_like(uniform[..., :1]) < self.prior_prob
+            inside = torch.where(from_prior, uniform, inside)
+        return torch.special.ndtri(inside)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density in nats, (...)."""
+        if self._validate_args:
+            self._validate_sample(value)
+        prior = -0.5 * (value.square() + math.log(2 * math.pi)).sum(-1)  # (..., R)
+        return (prior + self._density_ratio(value).log()).sum(-1)
+
+    def kl_to_prior(self) -> Tensor:
+        """KL(q || N(0, I)) in nats, (...)."""
+        mass, outside = self.block_mass, 1 - self.block_mass * self.block_probs.shape[-1]
+        chosen = (1 - self.prior_prob) * self.block_probs
+        inside = torch.xlogy(chosen + self.prior_prob * mass, chosen / mass + self.prior_prob).sum(-1)
+        rest = torch.xlogy(inside.new_tensor(self.prior_prob), self.prior_prob) * outside
+        return (inside + rest).sum(-1)
+
+    def _inside_block(self, blocks: Tensor, uniform: Tensor) -> Tensor:
+        """Squeeze uniforms (..., R, 3) into the CDF range of the keys that read these blocks (..., R)."""
+        layout, edge = self.addressing.layout, self.addressing.edge
+        within = edge / 2 + (1 - edge) * uniform
+        x = (blocks % layout.columns + within[..., X]) / layout.columns
+        y = (blocks // layout.columns + within[..., Y]) / layout.rows
+        scale = (1 - self.addressing.broad) * uniform[..., SCALE]
+        return torch.stack([scale, x, y], -1)  # in the order of SCALE, X, Y
+
+    def _density_ratio(self, key: Tensor) -> Tensor:
+        """Return q(y) / N(y; 0, I), (..., R)."""
+        layout, edge = self.addressing.layout, self.addressing.edge
+        uniform = torch.special.ndtr(key)
+        x, y = uniform[..., X] * layout.columns, uniform[..., Y] * layout.rows
+        column, row = x.floor().clamp(max=layout.columns - 1), y.floor().clamp(max=layout.rows - 1)
+        inside = ((x - column - 0.5).abs() <= 0.5 - edge / 2) & ((y - row - 0.5).abs() <= 0.5 - edge / 2)
+        inside &= uniform[..., SCALE] <= 1 - self.addressing.broad
+        block = (row * layout.columns + column).long().unsqueeze(-1)
+        probs = self.block_probs.expand(*block.shape[:-1], -1).gather(-1, block).squeeze(-1)
+        return (1 - self.prior_prob) * probs * inside / self.block_mass + self.prior_prob
+
+
+@register_kl(BlockKey, Independent)
+def _kl_block_key(q: BlockKey, p: Independent) -> Tensor:
+    base = p.base_dist
+    standard = isinstance(base, Normal) and not base.loc.any() and bool((base.scale == 1).all())
+    if not standard or p.reinterpreted_batch_ndims != 2:
+        raise NotImplementedError("closed form only for a standard normal prior over keys (R, 3)")
+    return q.kl_to_prior()

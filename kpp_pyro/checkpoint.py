@@ -1,0 +1,47 @@
+"""Checkpoints: tensors and plain data only, written whole or not at all, never unpickled."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kpp_pyro.errors import InputError
+
+FORMAT = "kpp_pyro.checkpoint"
+VERSION = 1
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` to a temporary file beside `path` and rename it, so that `path` is always whole."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        torch.save({"format": FORMAT, "version": VERSION, **state}, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint written by `save_checkpoint`.
+
+    Raises:
+        InputError: a missing, truncated or foreign file, or one of another version.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: expected a checkpoint, found no such file")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{path}: expected a checkpoint of kpp_pyro, found a truncated or foreign file ({reason})"
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise InputError(f"{path}: expected a checkpoint of kpp_pyro, found another program's file")
+    if state.get("version") != VERSION:
+        raise InputError(f"{path}: expected checkpoint version {VERSION}, found {state.get('version')}")
+    return state

@@ -1,0 +1,28 @@
+"""Data sets of images, and the episodes that are made of them.
+
+To add a data set, write a loader `(data_dir: Path) -> ImageSplits` in a file of its own (`digits.py` is the
+shortest) and register it under its name in `DATASETS` (`datasets.py`). Every script knows it from then on.
+"""
+
+from kpp_pyro.data.augment import augment, warp
+from kpp_pyro.data.binarize import STATIC_BINARIZATION_SEED, Binarization, binarize, binarize_once
+from kpp_pyro.data.datasets import DATASETS, load_dataset
+from kpp_pyro.data.episodes import EpisodeSampler, EpisodeSet
+from kpp_pyro.data.idx import read_idx
+from kpp_pyro.data.images import ImageSplits, LabelledImages
+
+__all__ = [
+    "DATASETS",
+    "STATIC_BINARIZATION_SEED",
+    "Binarization",
+    "EpisodeSampler",
+    "EpisodeSet",
+    "ImageSplits",
+    "LabelledImages",
+    "augment",
+    "binarize",
+    "binarize_once",
+    "load_dataset",
+    "read_idx",
+    "warp",
+]

@@ -1,0 +1,64 @@
+"""Grey images to black and white: a pixel is white with the probability that its intensity gives.
+
+| name | what happens | when |
+|---|---|---|
+| dynamic | Bernoulli(intensity), drawn anew each time an image is used | training, against overfitting |
+| static | Bernoulli(intensity), drawn once with a fixed seed | reported numbers, which need fixed images |
+| threshold | intensity above 0.5 | images that are black and white already |
+
+Numbers from different binarizations are not comparable. The random ones are Salakhutdinov & Murray's (2008).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from kpp_pyro.errors import InputError
+
+Binarization = Literal["dynamic", "static", "threshold"]
+
+STATIC_BINARIZATION_SEED = 20210503
+"""The seed of every static binarization. Changing it changes the test sets and all reported numbers."""
+
+
+def binarize_once(images: Tensor) -> Tensor:
+    """Draw each pixel from Bernoulli(images / 255) with the fixed seed: static binarization.
+
+    images: uint8, any shape. Returns uint8 of the same shape in {0, 255}, the same bits on any device.
+    The bits depend on an image's place in the set, so binarize a whole split, never a part of one.
+    Raises InputError for another type.
+    """
+    if images.dtype != torch.uint8:
+        raise InputError(f"images: expected uint8 to binarize once, found {images.dtype}.")
+    generator = torch.Generator().manual_seed(STATIC_BINARIZATION_SEED)
+    # A level uniform on 0..254 lies below v with probability v / 255 exactly, in a quarter of the memory.
+    level = torch.randint(0, 255, images.shape, dtype=torch.uint8, generator=generator)
+    return (level.to(images.device) < images).to(torch.uint8) * 255
+
+
+def binarize(
+    pixels: Tensor, how: Literal["dynamic", "threshold"], generator: torch.Generator | None = None
+) -> Tensor:
+    """Return float32 of the same shape in {0, 1}.
+
+    pixels: float, intensities in [0, 1].
+    generator: for `dynamic`; it draws on its own device, so a CPU generator gives the same bits anywhere.
+    Raises InputError for any other `how`.
+    """
+    if how == "threshold":
+        return (pixels > 0.5).float()
+    if how == "dynamic":
+        device = pixels.device if generator is None else generator.device
+        level = torch.rand(pixels.shape, generator=generator, device=device)
+        return (level.to(pixels.device) < pixels).float()
+    raise InputError(f"how: expected 'dynamic' or 'threshold', found {how!r}.")
+
+
+def require_binarization(name: str) -> None:
+    """Raise InputError unless `name` is a `Binarization`."""
+    if name not in get_args(Binarization):
+        known = ", ".join(get_args(Binarization))
+        raise InputError(f"--binarization: expected one of {known}, found {name!r}.")

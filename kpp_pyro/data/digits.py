@@ -1,0 +1,32 @@
+"""The 1,797 handwritten digits that come with scikit-learn: no download, for tests and first runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from sklearn.datasets import load_digits as sklearn_digits
+from torch.nn.functional import interpolate
+
+from kpp_pyro.data.images import ImageSplits, LabelledImages
+
+SIZE_PIXELS = 16
+SPLIT_SEED = 0
+_LARGEST_VALUE = 16
+
+
+def load_digits(data_dir: Path) -> ImageSplits:
+    """Load the digits, resized from 8x8 to 16x16 (bilinear): uint8 (N, 1, 16, 16), labels 0..9.
+
+    The data set has no split of its own: after one shuffle with `SPLIT_SEED` the last fifth (359) is the test
+    set, the last tenth of the rest (143) the validation set, and 1,295 images are left to train on.
+    `data_dir` is not used: the images are part of scikit-learn.
+    """
+    values, labels = sklearn_digits(return_X_y=True)
+    grey = torch.from_numpy(values).reshape(-1, 1, 8, 8) / _LARGEST_VALUE
+    grey = interpolate(grey, size=(SIZE_PIXELS, SIZE_PIXELS), mode="bilinear", align_corners=False)
+    images = (grey.clamp(0, 1) * 255).round().to(torch.uint8)  # (N, 1, 16, 16)
+    digits = LabelledImages(images, torch.from_numpy(labels).long()).shuffled(SPLIT_SEED)
+    rest, test = digits.split_last(len(digits) // 5)
+    train, validation = rest.split_last(len(rest) // 10)
+    return ImageSplits("digits", train, validation, test)

@@ -1,0 +1,87 @@
+"""MNIST and Fashion-MNIST, in the folders that torchvision uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+from torchvision.datasets import MNIST, FashionMNIST
+
+from kpp_pyro.data.download import download_files
+from kpp_pyro.data.idx import read_idx
+from kpp_pyro.data.images import ImageSplits, LabelledImages
+from kpp_pyro.errors import InputError
+
+VALIDATION_IMAGES = 10_000
+_PARTS = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+
+
+def load_mnist(data_dir: Path) -> ImageSplits:
+    """Load MNIST (LeCun et al., 1998) from `data_dir`/MNIST/raw; see `_load`."""
+    return _load("mnist", MNIST, data_dir)
+
+
+def load_fashion_mnist(data_dir: Path) -> ImageSplits:
+    """Load Fashion-MNIST (Xiao et al., 2017) from `data_dir`/FashionMNIST/raw; see `_load`."""
+    return _load("fashion_mnist", FashionMNIST, data_dir)
+
+
+def _load(name: str, source: type[MNIST], data_dir: Path) -> ImageSplits:
+    """Read the four IDX files, plain or gzipped; download them when none is there.
+
+    Returns uint8 (N, 1, 28, 28) with labels 0..9, in the published order: of the 60,000 training images the
+    last `VALIDATION_IMAGES` are the validation set and the first 50,000 are to train on; 10,000 test images.
+    Raises InputError, naming the file, when one is missing or malformed, or when downloading fails.
+    """
+    raw = Path(data_dir) / source.__name__ / "raw"
+    if not any(_find(raw, stem) for stems in _PARTS.values() for stem in stems):
+        _download(raw, source)
+    training, test = (_read_pair(raw, *stems) for stems in _PARTS.values())
+    if len(training) <= VALIDATION_IMAGES:
+        raise InputError(
+            f"{raw / _PARTS['train'][0]}: expected more than the {VALIDATION_IMAGES} images held out for "
+            f"validation, found {len(training)}."
+        )
+    train, validation = training.split_last(VALIDATION_IMAGES)
+    return ImageSplits(name, train, validation, test)
+
+
+def _read_pair(raw: Path, images_stem: str, labels_stem: str) -> LabelledImages:
+    images, labels = _read(raw, images_stem), _read(raw, labels_stem)
+    if images.ndim != 3:
+        raise InputError(
+            f"{raw / images_stem}: expected images (N, H, W), found labels {tuple(images.shape)}."
+        )
+    if labels.ndim != 1:
+        raise InputError(f"{raw / labels_stem}: expected labels (N,), found images {tuple(labels.shape)}.")
+    if len(images) != len(labels):
+        raise InputError(
+            f"{raw / labels_stem}: expected {len(images)} labels, one for each of {images_stem}, "
+            f"found {len(labels)}."
+        )
+    return LabelledImages(images.unsqueeze(1), labels.long())
+
+
+def _read(raw: Path, stem: str) -> Tensor:
+    path = _find(raw, stem)
+    if path is None:
+        raise InputError(f"{raw / stem}: expected it or {stem}.gz beside the other files, found neither.")
+    return read_idx(path)
+
+
+def _find(raw: Path, stem: str) -> Path | None:
+    """Return the file that holds `stem`, unzipped (faster to read) rather than gzipped, or None."""
+    return next((path for path in (raw / stem, raw / f"{stem}.gz") if path.is_file()), None)
+
+
+def _download(raw: Path, source: type[MNIST]) -> None:
+    """Fetch with torchvision, which tries the mirrors and checks the MD5 sums; keep only the .gz files."""
+
+    def fetch(temporary: Path) -> Path:
+        source(str(temporary), download=True)
+        return temporary / source.__name__ / "raw"
+
+    download_files(raw, [filename for filename, _ in source.resources], fetch, source.mirrors[0])

@@ -1,0 +1,107 @@
+"""Omniglot, 28x28, with the split of Burda et al., Importance Weighted Autoencoders (arXiv:1509.00519)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.io import loadmat
+from torch import Tensor
+from torchvision.datasets.utils import download_url
+
+from kpp_pyro.data.download import download_files
+from kpp_pyro.data.images import ImageSplits, LabelledImages
+from kpp_pyro.errors import InputError
+
+URL = "https://github.com/yburda/iwae/raw/master/datasets/OMNIGLOT/chardata.mat"
+FILE_NAME = "chardata.mat"
+SIZE_PIXELS = 28
+SPLIT_SEED = 0
+_PIXELS = ("data", "testdata")
+_ALPHABET = ("target", "testtarget")
+_CHARACTER = ("targetchar", "testtargetchar")
+
+
+def load_omniglot(data_dir: Path) -> ImageSplits:
+    """Load Omniglot (Lake et al., 2015) from `data_dir`/OMNIGLOT/chardata.mat, or download it there.
+
+    Returns uint8 (N, 1, 28, 28), ink bright on a dark ground. A label is a character (a pair of alphabet and
+    character within it), numbered from 0 over training and test images together.
+    The validation set is the last tenth of the training images after one shuffle with `SPLIT_SEED`.
+    Raises InputError, naming file and key, when the file cannot be had or is not laid out like Burda's.
+    """
+    path = Path(data_dir) / "OMNIGLOT" / FILE_NAME
+    if not path.is_file():
+        download_files(path.parent, [FILE_NAME], _fetch, URL)
+    arrays = _read_mat(path)
+    images = [_images(path, arrays, key) for key in _PIXELS]
+    counts = [len(part) for part in images]
+    labels = _characters(path, arrays, counts).split(counts)
+    training, test = (LabelledImages(*part) for part in zip(images, labels, strict=True))
+    if len(training) < 10:
+        raise InputError(
+            f"{path}: expected 10 images or more in 'data', to hold a tenth out, found {counts[0]}."
+        )
+    train, validation = training.shuffled(SPLIT_SEED).split_last(len(training) // 10)
+    return ImageSplits("omniglot", train, validation, test)
+
+
+def _fetch(temporary: Path) -> Path:
+    download_url(URL, str(temporary), FILE_NAME)
+    return temporary
+
+
+def _read_mat(path: Path) -> dict[str, np.ndarray]:
+    """Return the six arrays of the file, each two-dimensional and numeric."""
+    try:
+        content = loadmat(path)
+    except Exception as error:  # scipy raises a dozen different types, depending on which byte is wrong
+        raise InputError(f"{path}: expected a MATLAB file, found a corrupt or foreign one.") from error
+    arrays = {}
+    for key in (*_PIXELS, *_ALPHABET, *_CHARACTER):
+        if key not in content:
+            found = ", ".join(sorted(name for name in content if not name.startswith("__")))
+            raise InputError(f"{path}: expected the key '{key}', found {found or 'no keys at all'}.")
+        arrays[key] = np.asarray(content[key])
+        if arrays[key].ndim != 2 or arrays[key].dtype.kind not in "buif":
+            raise InputError(
+                f"{path}: expected '{key}' to be a matrix of numbers, found {_describe(arrays[key])}."
+            )
+    return arrays
+
+
+def _images(path: Path, arrays: dict[str, np.ndarray], key: str) -> Tensor:
+    """Return uint8 (N, 1, 28, 28) from columns of intensities in [0, 1] in Fortran order."""
+    columns = arrays[key]  # (784, N)
+    if columns.shape[0] != SIZE_PIXELS**2 or columns.shape[1] == 0:
+        raise InputError(f"{path}: expected '{key}' to be ({SIZE_PIXELS**2}, N), found {_describe(columns)}.")
+    if not (columns.min() >= 0 and columns.max() <= 1):  # written so that NaN fails too
+        raise InputError(
+            f"{path}: expected '{key}' to hold numbers in [0, 1], found {columns.min()} to {columns.max()}."
+        )
+    grey = torch.from_numpy(np.rint(columns.T * 255.0).astype(np.uint8))  # (N, 784)
+    # Fortran order runs down the columns of an image first, so rows and columns change places.
+    return grey.reshape(-1, 1, SIZE_PIXELS, SIZE_PIXELS).transpose(-1, -2).contiguous()
+
+
+def _characters(path: Path, arrays: dict[str, np.ndarray], counts: list[int]) -> Tensor:
+    """Return int64 (N_train + N_test,), one number for each pair of alphabet and character."""
+    pairs = []
+    for alphabet_key, character_key, count in zip(_ALPHABET, _CHARACTER, counts, strict=True):
+        alphabet, character = arrays[alphabet_key] != 0, arrays[character_key]  # (A, N), (1, N)
+        if alphabet.shape[1] != count:
+            raise InputError(f"{path}: expected '{alphabet_key}' to be (A, {count}), found {alphabet.shape}.")
+        if not (alphabet.sum(0) == 1).all():
+            raise InputError(f"{path}: expected '{alphabet_key}' to have one-hot columns, found others.")
+        if character.shape != (1, count):
+            raise InputError(
+                f"{path}: expected '{character_key}' to be (1, {count}), found {character.shape}."
+            )
+        pairs.append(np.stack([alphabet.argmax(0), character[0].astype(np.int64)]))
+    _, labels = np.unique(np.concatenate(pairs, axis=1), axis=1, return_inverse=True)
+    return torch.from_numpy(labels.reshape(-1)).long()
+
+
+def _describe(array: np.ndarray) -> str:
+    return f"{array.dtype} {array.shape}"

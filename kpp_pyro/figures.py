@@ -1,0 +1,116 @@
+"""Figures of a run, one function each: tensors in, a PNG file out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+_DPI = 130
+_KEY_COLOURS = plt.get_cmap("turbo")
+
+
+def draw_reconstructions(originals: Tensor, reconstructions: Tensor, path: Path, columns: int = 16) -> Figure:
+    """Draw images (N, C, H, W) over their reconstructions (pixel probabilities), in pairs of rows."""
+    shown = min(len(originals), 2 * columns)
+    rows: list[tuple[str, Tensor]] = []
+    for start in range(0, shown, columns):
+        rows.append(("original", originals[start : start + columns]))
+        rows.append(("reconstruction", reconstructions[start : start + columns]))
+    return _draw_image_rows(rows, "Images of an episode, and what is read back from its memory", path)
+
+
+def draw_samples(samples: Tensor, path: Path) -> Figure:
+    """Draw samples (memories, S, C, H, W), pixel probabilities: a row for each memory."""
+    rows = [(f"memory {index + 1}", images) for index, images in enumerate(samples)]
+    return _draw_image_rows(rows, "Samples: keys drawn from the prior, read from a memory", path)
+
+
+def draw_memory(memory: Tensor, boxes: Tensor, path: Path, most_channels: int = 8) -> Figure:
+    """Draw the channels of one memory (C_m, H_m, W_m) with the boxes (T, R, 4) that its keys read.
+
+    Boxes are (left, top, width, height) in memory pixels, one colour per image of the episode.
+    """
+    channels = min(memory.shape[0], most_channels)
+    columns = min(channels, 2 if memory.shape[2] > 1.5 * memory.shape[1] else 4)
+    rows = -(-channels // columns)
+    panel_width = 4.2 if columns == 2 else 2.6
+    size = (columns * panel_width, rows * (panel_width * memory.shape[1] / memory.shape[2] + 0.35) + 0.5)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    limit = float(memory.abs().max()) or 1.0
+    for channel, axis in enumerate(axes.flat):
+        axis.set_axis_off()
+        if channel >= channels:
+            continue
+        extent = (0, memory.shape[2], memory.shape[1], 0)
+        image = axis.imshow(memory[channel].cpu(), cmap="RdBu_r", vmin=-limit, vmax=limit, extent=extent)
+        axis.set_title(f"channel {channel + 1} of {memory.shape[0]}", fontsize=9)
+        _draw_boxes(axis, boxes)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="value")
+    figure.suptitle("Memory of an episode, with the block that each image's key reads", fontsize=10)
+    return _save(figure, path)
+
+
+def draw_curves(metrics: Sequence[dict[str, Any]], path: Path) -> Figure:
+    """Draw the negative ELBO, its terms and the memory gain on the validation set against the step."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    seen = [record for record in metrics if record["split"] == "validation"]
+    steps = [record["step"] for record in seen]
+    left.plot(steps, [-record["elbo_nats_per_image"] for record in seen], color="black", label="-ELBO")
+    left.plot(
+        steps, [-record["reconstruction_nats_per_image"] for record in seen], "--", color="tab:blue", label="-reconstruction"
+    )
+    if seen and max(steps) > 0:
+        left.set_yscale("log")
+    kls = sorted({name for record in seen for name in record if name.startswith("kl_")})
+    for name, colour in zip(kls, ("tab:orange", "tab:green", "tab:red", "tab:purple"), strict=False):
+        label = f"KL of {name.removeprefix('kl_').removesuffix('_nats_per_image')}"
+        if any(record.get(name, 0) for record in seen):
+            right.plot(steps, [record.get(name) for record in seen], color=colour, label=label)
+    for axis, title in ((left, "Validation set"), (right, "KL terms, validation set")):
+        axis.set(xlabel="step", ylabel="nats per image", title=title)
+        axis.grid(alpha=0.3, which="both")
+        axis.legend()
+    right.set_ylim(bottom=0)
+    return _save(figure, path)
+
+
+def _draw_image_rows(rows: Sequence[tuple[str, Tensor]], title: str, path: Path) -> Figure:
+    columns = max(len(images) for _, images in rows)
+    figure, axes = plt.subplots(
+        len(rows), 1, figsize=(0.62 * columns + 1.2, 0.62 * len(rows) + 0.45), squeeze=False, layout="constrained"
+    )
+    for axis, (label, images) in zip(axes[:, 0], rows, strict=True):
+        strip = images.detach().cpu()[:, 0]  # (N, H, W)
+        padded = strip.new_full((columns, strip.shape[1], strip.shape[2] + 1), float("nan"))
+        padded[: len(strip), :, :-1] = strip
+        axis.imshow(padded.movedim(0, 1).flatten(1), cmap="gray", vmin=0, vmax=1)
+        axis.set_yticks([strip.shape[1] / 2], [label], fontsize=9)
+        axis.set_xticks([])
+        axis.tick_params(left=False)
+        axis.spines[:].set_visible(False)
+    figure.suptitle(title, fontsize=10)
+    return _save(figure, path)
+
+
+def _draw_boxes(axis: Any, boxes: Tensor) -> None:
+    images = boxes.shape[0]
+    inset = 0.12  # so that neighbours' edges do not hide each other
+    for index, box in enumerate(boxes.detach().cpu()):
+        for left, top, width, height in box.tolist():
+            colour = _KEY_COLOURS(index / max(1, images - 1))
+            corner = (left + inset, top + inset)
+            frame = Rectangle(corner, width - 2 * inset, height - 2 * inset, fill=False, edgecolor=colour, lw=1.1)
+            axis.add_patch(frame)
+
+
+def _save(figure: Figure, path: Path) -> Figure:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=_DPI)
+    plt.close(figure)
+    return figure

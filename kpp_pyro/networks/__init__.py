@@ -1,0 +1,1 @@
+"""Encoders, decoders, readings and their heads: plain modules that return tensors."""

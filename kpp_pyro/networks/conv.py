@@ -1,0 +1,67 @@
+"""The `conv` family: residual convolutions with GroupNorm, at a half and a quarter of the image's side."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from kpp_pyro.networks.residual import ResidualConv
+
+
+class ConvEncoder(nn.Module):
+    """f_enc: an episode (B, T, C, H, W) to one encoding per image (B, T, encoding size).
+
+    `width` is the number of channels at half resolution, 2 `width` at a quarter, `depth` the residual blocks at each.
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], width: int, depth: int, shift_fraction: float
+    ) -> None:
+        super().__init__()
+        channels, height, image_width = image_shape
+        self.encoding_size = 4 * width
+        self.to_half = nn.Conv2d(channels, width, 4, stride=2, padding=1)
+        self.at_half = nn.Sequential(*(ResidualConv(width, shift_fraction) for _ in range(depth)))
+        self.to_quarter = nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)
+        self.at_quarter = nn.Sequential(*(ResidualConv(2 * width, shift_fraction) for _ in range(depth)))
+        self.head = nn.Sequential(
+            nn.GroupNorm(8, 2 * width),
+            nn.GELU(),
+            nn.Flatten(),
+            nn.Linear(2 * width * (height // 4) * (image_width // 4), self.encoding_size),
+            nn.LayerNorm(self.encoding_size),
+        )
+
+    def forward(self, episode: Tensor) -> Tensor:
+        """Encode episodes; pixels in [0, 1]."""
+        batch = episode.shape[:2]
+        half = self.at_half(self.to_half(episode.flatten(0, 1) - 0.5).unflatten(0, batch))
+        quarter = self.at_quarter(self.to_quarter(half.flatten(0, 1)).unflatten(0, batch))
+        return self.head(quarter.flatten(0, 1)).unflatten(0, batch)
+
+
+class ConvDecoder(nn.Module):
+    """p(x|z): latents (..., D) to logits (..., C, H, W)."""
+
+    def __init__(self, latent_size: int, image_shape: tuple[int, int, int], width: int, depth: int) -> None:
+        super().__init__()
+        channels, height, image_width = image_shape
+        quarter = (2 * width, height // 4, image_width // 4)
+        self.stem = nn.Sequential(
+            nn.Linear(latent_size, quarter[0] * quarter[1] * quarter[2]), nn.Unflatten(-1, quarter)
+        )
+        self.at_quarter = nn.Sequential(*(ResidualConv(2 * width) for _ in range(depth)))
+        self.to_half = nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1)
+        self.at_half = nn.Sequential(*(ResidualConv(width) for _ in range(depth)))
+        self.head = nn.Sequential(
+            nn.GroupNorm(8, width),
+            nn.GELU(),
+            nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1),
+        )
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Decode latents to logits."""
+        batch = latent.shape[:-1]
+        flat = latent.reshape(1, -1, latent.shape[-1])  # (1, N, D): residual blocks take (B, T, ...)
+        quarter = self.at_quarter(self.stem(flat))
+        half = self.at_half(self.to_half(quarter.flatten(0, 1)).unsqueeze(0))
+        return self.head(half.flatten(0, 1)).unflatten(0, batch)

@@ -1,0 +1,41 @@
+"""The `mlp` family: residual MLPs with LayerNorm, many times cheaper on a CPU than convolutions."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from kpp_pyro.networks.residual import ResidualMlp
+
+
+class MlpEncoder(nn.Module):
+    """f_enc: an episode (B, T, C, H, W) to one encoding per image (B, T, width)."""
+
+    def __init__(
+        self, image_shape: tuple[int, int, int], width: int, depth: int, shift_fraction: float
+    ) -> None:
+        super().__init__()
+        self.encoding_size = width
+        self.stem = nn.Linear(math.prod(image_shape), width)
+        self.blocks = nn.Sequential(*(ResidualMlp(width, shift_fraction) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, episode: Tensor) -> Tensor:
+        """Encode episodes; pixels in [0, 1]."""
+        return self.norm(self.blocks(self.stem(episode.flatten(2) - 0.5)))
+
+
+class MlpDecoder(nn.Module):
+    """p(x|z): latents (..., D) to logits (..., C, H, W)."""
+
+    def __init__(self, latent_size: int, image_shape: tuple[int, int, int], width: int, depth: int) -> None:
+        super().__init__()
+        self.image_shape = image_shape
+        self.stem = nn.Linear(latent_size, width)
+        self.blocks = nn.Sequential(*(ResidualMlp(width) for _ in range(depth)))
+        self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, math.prod(image_shape)))
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Decode latents to logits."""
+        return self.head(self.blocks(self.stem(latent))).unflatten(-1, self.image_shape)

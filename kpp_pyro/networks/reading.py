@@ -1,0 +1,42 @@
+"""From what was read to the prior of the latent: the networks of p(z | M, y)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from kpp_pyro.memory import MemoryLayout
+from kpp_pyro.networks.heads import LocScaleHead, positive
+from kpp_pyro.networks.residual import ResidualMlp
+
+
+class IdentityReading(nn.Module):
+    """p(z | M, y): the location is the read itself, the scale is learned, one per latent dimension."""
+
+    def __init__(self, layout: MemoryLayout, smallest_scale: float) -> None:
+        super().__init__()
+        self.latent_size = layout.read_scalars
+        self.smallest_scale = smallest_scale
+        self.raw_scale = nn.Parameter(torch.zeros(self.latent_size))
+
+    def forward(self, block: Tensor) -> tuple[Tensor, Tensor]:
+        """Return loc and scale (..., D) of the latent, from blocks (..., R, C_m, h, w)."""
+        loc = block.flatten(-4)
+        return loc, positive(self.raw_scale, self.smallest_scale).expand_as(loc)
+
+
+class MlpReading(nn.Module):
+    """p(z | M, y): location and scale by a residual MLP from the read."""
+
+    def __init__(
+        self, layout: MemoryLayout, latent_size: int, width: int, depth: int, smallest_scale: float
+    ) -> None:
+        super().__init__()
+        self.latent_size = latent_size
+        self.stem = nn.Linear(layout.read_scalars, width)
+        self.blocks = nn.Sequential(*(ResidualMlp(width) for _ in range(depth)), nn.LayerNorm(width))
+        self.head = LocScaleHead(width, latent_size, smallest_scale)
+
+    def forward(self, block: Tensor) -> tuple[Tensor, Tensor]:
+        """Return loc and scale (..., D) of the latent, from blocks (..., R, C_m, h, w)."""
+        return self.head(self.blocks(self.stem(block.flatten(-4))))

@@ -1,0 +1,132 @@
+"""A run folder: the one place that holds everything of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kpp_pyro.errors import InputError
+
+_LIBRARIES = ("torch", "torchvision", "pyro-ppl", "numpy")
+
+
+class RunFolder:
+    """Files of a run: configuration, metrics, checkpoints and figures."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoint = path / "checkpoint.pt"
+        self.best = path / "best.pt"
+        self.figures = path / "figures"
+        self.tensorboard = path / "tensorboard"
+
+    @classmethod
+    def create(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
+        """Make a new run folder and write its configuration.
+
+        Raises:
+            InputError: the folder holds a run already, or cannot be made.
+        """
+        run = cls(path)
+        if run.config.exists():
+            raise InputError(f"--out {path}: expected a new folder, found a run; continue it with --resume {path}")
+        try:
+            run.figures.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"--out {path}: expected a folder that can be written, found {error.strerror}"
+            ) from error
+        run.write_config(config)
+        run.metrics.touch()
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open the folder of a run.
+
+        Raises:
+            InputError: the folder holds no run.
+        """
+        run = cls(path)
+        if not run.config.is_file():
+            raise InputError(f"{path}: expected a run folder with config.json, found none")
+        return run
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write the resolved configuration, with what it runs on."""
+        write_json(self.config, {"config": config, "environment": environment()})
+
+    def read_config(self) -> dict[str, Any]:
+        """Read the resolved configuration.
+
+        Raises:
+            InputError: the file is not what `write_config` writes.
+        """
+        try:
+            return json.loads(self.config.read_text())["config"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{self.config}: expected a configuration written by svi_train, found {error!r}") from error
+
+    def log(self, step: int, split: str, quantities: Mapping[str, float]) -> None:
+        """Append one line of metrics."""
+        with self.metrics.open("a") as file:
+            file.write(json.dumps({"step": step, "split": split, **quantities}) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Every line of metrics; a last line cut short by a crash is left out."""
+        lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
+        records = []
+        for line in lines:
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                continue
+        return records
+
+    def forget_after(self, step: int) -> None:
+        """Drop the metrics of later steps, which a resumed run will write again."""
+        kept = [json.dumps(record) for record in self.read_metrics() if record["step"] <= step]
+        write_text(self.metrics, "".join(f"{line}\n" for line in kept))
+
+
+def environment() -> dict[str, Any]:
+    """Library versions, machine and git commit."""
+    return {
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "python": platform.python_version(),
+        "machine": platform.processor() or platform.machine(),
+        "cpu_threads": torch.get_num_threads(),
+        "cuda_device": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    """Commit of the source that runs; None for an installed copy."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, default=str) + "\n")
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write text to a temporary file and rename it."""
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(content)
+    os.replace(temporary, path)

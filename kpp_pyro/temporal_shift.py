@@ -1,0 +1,25 @@
+"""Temporal shift: images of an episode exchange channels with their neighbours at no cost (Lin et al. 2019)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def temporal_shift(features: Tensor, fraction: float = 1 / 8) -> Tensor:
+    """Take a fraction of the channels from the previous image, as many from the next, zero at the ends.
+
+    Args:
+        features: (B, T, C, ...).
+        fraction: share of the C channels taken from each side, 0 (off) to 1/2.
+
+    Returns:
+        Features of the same shape.
+    """
+    channels = int(features.shape[2] * fraction)
+    if channels == 0:
+        return features
+    ends = torch.zeros_like(features[:, :1, :channels])
+    previous = torch.cat([ends, features[:, :-1, :channels]], 1)
+    following = torch.cat([features[:, 1:, channels : 2 * channels], ends], 1)
+    return torch.cat([previous, following, features[:, :, 2 * channels :]], 2)

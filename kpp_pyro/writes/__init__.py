@@ -1,0 +1,7 @@
+"""Writes: how an episode's encodings become a memory."""
+
+from kpp_pyro.writes.allocate import AllocateWrite
+from kpp_pyro.writes.feed_forward import FeedForwardWrite
+from kpp_pyro.writes.interface import Write
+
+__all__ = ["AllocateWrite", "FeedForwardWrite", "Write"]

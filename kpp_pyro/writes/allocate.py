@@ -1,0 +1,93 @@
+"""An explicit, differentiable malloc: every image gets a block of memory of its own."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Distribution
+
+from kpp_pyro.block_key import BlockKey
+from kpp_pyro.memory import Addressing, MemoryLayout, cut_blocks, join_blocks
+from kpp_pyro.networks.heads import LocScaleHead
+from kpp_pyro.networks.precision import InPrecision
+from kpp_pyro.writes.interface import Encoding, Write
+
+
+class AllocateWrite(Write):
+    """Image t's content goes into a block of its own, and its key's posterior is centred on that block.
+
+    Blocks are given out in order; read r of image t gets block (t R + r) mod N. With more reads than blocks, blocks
+    are shared: they hold the mean of what was written. This departs from the paper, whose write is `feed_forward`.
+
+    Args:
+        layout: a memory that whole blocks tile.
+        encoding_size: F, of the encodings f_enc(X).
+        smallest_scale: lower bound of the latents' scale.
+        match_scale: noise that a match of contents allows for, relative to the root mean square of the memory.
+        match_prior_prob: probability of a key from the prior where a block was found by a match.
+        dtype: precision of the networks.
+
+    Raises:
+        InputError: a memory that is not a whole number of blocks.
+    """
+
+    def __init__(
+        self,
+        layout: MemoryLayout,
+        encoding_size: int,
+        smallest_scale: float,
+        match_scale: float = 0.3,
+        match_prior_prob: float = 0.01,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        layout.require_tiling()
+        self.layout = layout
+        self.addressing = Addressing(layout, "blockwise")
+        self.latent_size = layout.read_scalars
+        self.match_scale = match_scale
+        self.match_prior_prob = match_prior_prob
+        self.to_content = InPrecision(LocScaleHead(encoding_size, self.latent_size, smallest_scale), dtype)
+
+    def encode(self, features: Tensor) -> Encoding:
+        """Add the parameters of q(z|X): its location is the content that is written."""
+        return Encoding(features, *self.to_content(features))
+
+    def forward(self, encoding: Encoding) -> Tensor:
+        """Write every content into its block; blocks that nothing was written to are zero."""
+        contents = self._contents(encoding).flatten(1, 2)  # (B, T * R, C_m, h, w)
+        blocks = self.own_blocks(encoding.images, contents.device).flatten()
+        counts = torch.bincount(blocks, minlength=self.layout.blocks).clamp(min=1)
+        empty = contents.new_zeros(contents.shape[0], self.layout.blocks, *self.layout.block_shape)
+        written = empty.index_add(1, blocks, contents) / counts[:, None, None, None]
+        return join_blocks(written, self.layout).unsqueeze(1)
+
+    def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
+        """q(y|X, M): written images point to their own blocks, cues to those whose content matches theirs."""
+        if memory is not None:
+            return BlockKey(self.match(encoding, memory), self.addressing, self.match_prior_prob)
+        blocks = self.own_blocks(encoding.images, encoding.features.device)
+        known = F.one_hot(blocks, self.layout.blocks).to(encoding.features.dtype)  # (T, R, N)
+        return BlockKey(known.expand(encoding.features.shape[0], *known.shape), self.addressing)
+
+    def own_blocks(self, images: int, device: torch.device | None = None) -> Tensor:
+        """Block of every read of every image of an episode, (T, R)."""
+        order = torch.arange(images * self.layout.reads, device=device)
+        return order.remainder(self.layout.blocks).unflatten(0, (images, self.layout.reads))
+
+    def match(self, encoding: Encoding, memory: Tensor) -> Tensor:
+        """Probability of every block to hold a cue's content, (B, T, R, N).
+
+        It is the posterior of the block under a uniform prior, were cues the contents plus normal noise of
+        `match_scale` times the root mean square of the memory.
+        """
+        cue = self._contents(encoding).flatten(3)  # (B, T, R, S)
+        held = cut_blocks(memory.squeeze(1), self.layout).flatten(2)  # (B, N, S)
+        squared_distance = torch.cdist(cue.flatten(1, 2), held).square().unflatten(1, cue.shape[1:3])
+        variance = self.match_scale**2 * held.square().mean((1, 2)).clamp(min=1e-12)  # (B,)
+        return torch.softmax(-squared_distance / (2 * variance[:, None, None, None]), -1)
+
+    def _contents(self, encoding: Encoding) -> Tensor:
+        """Contents (B, T, R, C_m, h, w)."""
+        return encoding.latent_loc.unflatten(-1, (self.layout.reads, *self.layout.block_shape))

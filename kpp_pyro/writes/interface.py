@@ -1,0 +1,59 @@
+"""What every write offers, whatever its networks: a memory, keys and latents for the images of an episode."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from kpp_pyro.memory import Addressing
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What is known of the images of an episode before any memory.
+
+    Attributes:
+        features: f_enc(X), (B, T, F).
+        latent_loc: location of q(z|X), (B, T, D).
+        latent_scale: scale of q(z|X), (B, T, D).
+    """
+
+    features: Tensor
+    latent_loc: Tensor
+    latent_scale: Tensor
+
+    @property
+    def images(self) -> int:
+        """T, the images of an episode."""
+        return self.features.shape[1]
+
+
+class Write(nn.Module, ABC):
+    """The networks behind q(M|X), q(y|X, M) and q(z|X), from the encodings f_enc(X).
+
+    Attributes:
+        addressing: how the memory that this write makes is to be read.
+        latent_size: D, the size of the latents whose posterior it gives.
+    """
+
+    addressing: Addressing
+    latent_size: int
+
+    @abstractmethod
+    def encode(self, features: Tensor) -> Encoding:
+        """Complete features f_enc(X), (B, T, F), with the parameters of q(z|X)."""
+
+    @abstractmethod
+    def forward(self, encoding: Encoding) -> Tensor:
+        """f_mem: encodings of episodes to memories (B, 1, C_m, H_m, W_m)."""
+
+    @abstractmethod
+    def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
+        """q(y | X, M), batch (B, T), event (R, 3).
+
+        Without a memory the images are those that were written and may be found by where they were put; with one,
+        (B, 1, C_m, H_m, W_m), they are cues, to be found in it by what they look like.
+        """

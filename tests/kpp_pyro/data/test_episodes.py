@@ -1,0 +1,225 @@
+"""Episodes: what they hold, what is random about them, and what they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from kpp_pyro.data import EpisodeSampler, EpisodeSet, LabelledImages
+from kpp_pyro.errors import InputError
+
+BITS = 10
+WEIGHTS = 2 ** torch.arange(BITS)
+
+
+def numbered(labels: list[int] | Tensor) -> LabelledImages:
+    """Return black and white images (N, 1, 1, 10) that spell their own number in binary."""
+    labels = torch.as_tensor(labels)
+    spelled = (torch.arange(len(labels))[:, None] // WEIGHTS) % 2  # (N, 10)
+    return LabelledImages((spelled * 255).byte().view(-1, 1, 1, BITS), labels)
+
+
+def numbers(episodes: Tensor) -> Tensor:
+    """Return the number (B, T) that each image spells."""
+    return (episodes.flatten(2).long() * WEIGHTS).sum(-1)
+
+
+def grey(count: int) -> LabelledImages:
+    """Return images (N, 1, 6, 6) of middle grey, in three classes."""
+    return LabelledImages(torch.full((count, 1, 6, 6), 128).byte(), torch.arange(count) % 3)
+
+
+def dealt(episodes: EpisodeSet, batch: int = 3) -> tuple[Tensor, Tensor]:
+    """Return the numbers (E, T) and what counts of them (E, T)."""
+    parts = [(numbers(images), counted) for images, counted in episodes.batches(batch)]
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_episodes", [1, 6, 7, 25])
+def test_training_episodes_hold_distinct_images(num_episodes: int) -> None:
+    images = numbered([0] * 50)
+    sampler = EpisodeSampler(images, 8, "threshold", seed=0)
+    episodes = sampler.sample(num_episodes)
+    assert episodes.shape == (num_episodes, 8, 1, 1, BITS) and episodes.dtype == torch.float32
+    assert (sampler.num_images, sampler.image_shape) == (50, (1, 1, BITS))
+    assert all(len(set(row)) == 8 and max(row) < 50 for row in numbers(episodes).tolist())
+
+
+@pytest.mark.parametrize("classes_per_episode", [None, 3])
+def test_every_image_is_drawn_equally_often_in_every_place(classes_per_episode: int | None) -> None:
+    sampler = EpisodeSampler(numbered(torch.arange(40) % 5), 4, "threshold", 0, classes_per_episode)
+    drawn = numbers(sampler.sample(8000))  # (8000, 4)
+    for place in drawn.T:
+        often = place.bincount(minlength=40).double()  # binomial, mean 200, deviation 14
+        assert (often - 200).abs().max() < 5 * 14
+
+
+def test_an_episode_is_drawn_from_exactly_as_many_classes_as_asked() -> None:
+    labels = torch.tensor(
+        [3, 3, 3, 7, 7, 7, 7, 20, 20, 20, 41, 41, 41, 41]
+    )  # labels with gaps, sizes that differ
+    sampler = EpisodeSampler(numbered(labels), 6, "threshold", 0, classes_per_episode=2)
+    seen = labels[numbers(sampler.sample(300))]  # (300, 6)
+    pairs = {tuple(sorted(set(row))) for row in seen.tolist()}
+    assert pairs == {(3, 7), (3, 20), (3, 41), (7, 20), (7, 41), (20, 41)}
+
+
+@pytest.mark.parametrize("classes_per_episode", [None, 2])
+@pytest.mark.parametrize("augment", [False, True])
+def test_ten_and_ten_resumed_are_twenty(
+    tmp_path: Path, classes_per_episode: int | None, augment: bool
+) -> None:
+    def sampler(seed: int) -> EpisodeSampler:
+        return EpisodeSampler(grey(30), 4, "dynamic", seed, classes_per_episode, augment)
+
+    whole, first = sampler(5), sampler(5)
+    expected = [whole.sample(3) for _ in range(20)]
+    drawn = [first.sample(3) for _ in range(10)]
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    resumed = sampler(6)
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    drawn += [resumed.sample(3) for _ in range(10)]
+    assert all(torch.equal(a, b) for a, b in zip(expected, drawn, strict=True))
+    assert not torch.equal(sampler(6).sample(3), expected[0])
+
+
+def test_drawing_leaves_the_global_seed_alone() -> None:
+    before = torch.get_rng_state()
+    EpisodeSampler(grey(30), 4, "dynamic", 0, 2, augment=True).sample(2)
+    list(EpisodeSet(grey(30), 4, "dynamic").batches(2))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_static_images_never_change_and_dynamic_ones_do() -> None:
+    images = grey(1)
+    static, dynamic = (EpisodeSampler(images, 1, how, 0).sample(20) for how in ("static", "dynamic"))
+    assert len(static.unique(dim=0)) == 1 and len(dynamic.unique(dim=0)) == 20
+    for batch, _ in EpisodeSet(images, 1, "static").batches(1):
+        assert torch.equal(batch[0], static[0])  # the same bits for training and for scoring
+
+
+def test_augmentation_moves_the_grey_image_before_it_is_binarized() -> None:
+    white = torch.zeros(1, 1, 9, 9).byte()
+    white[..., 3:6, 3:6] = 255
+    sampler = EpisodeSampler(LabelledImages(white, torch.zeros(1).long()), 1, "threshold", 0, augment=True)
+    episodes = sampler.sample(50)
+    assert set(episodes.unique().tolist()) == {0.0, 1.0} and len(episodes.unique(dim=0)) > 10
+    assert (episodes.sum((-1, -2)) - 9).abs().max() <= 4  # about as much ink as before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"episode_length": 0}, "--episode-length: .* found 0"),
+        ({"episode_length": 8}, "--episode-length: .* 7 images .* found 8"),
+        ({"classes_per_episode": 0}, "--classes-per-episode: .* found 0"),
+        ({"classes_per_episode": 4}, "--classes-per-episode: .* 3 classes .* found 4"),
+        ({"classes_per_episode": 2, "episode_length": 4}, "--episode-length: expected at most 3, .* found 4"),
+        (
+            {"binarization": "grey"},
+            "--binarization: expected one of dynamic, static, threshold, found 'grey'",
+        ),
+    ],
+)
+def test_impossible_training_episodes_are_refused(changes: dict, message: str) -> None:
+    request = {"episode_length": 2, "binarization": "static", "seed": 0} | changes
+    with pytest.raises(InputError, match=message):
+        EpisodeSampler(numbered([0, 1, 1, 2, 2, 2, 2]), **request)
+
+
+def test_the_largest_possible_training_episode_is_drawn() -> None:
+    EpisodeSampler(numbered([0, 1, 1, 2, 2, 2, 2]), 7, "static", 0).sample(3)
+    EpisodeSampler(numbered([0, 1, 1, 2, 2, 2, 2]), 3, "static", 0, classes_per_episode=2).sample(3)
+
+
+def test_bad_states_and_counts_are_named() -> None:
+    sampler = EpisodeSampler(grey(5), 2, "static", 0)
+    with pytest.raises(InputError, match="'generator', found epoch"):
+        sampler.load_state_dict({"epoch": torch.zeros(1)})
+    with pytest.raises(InputError, match=r"bytes of a cpu device, found torch.uint8 \(16,\)"):
+        sampler.load_state_dict({"generator": torch.zeros(16, dtype=torch.uint8)})
+    with pytest.raises(InputError, match="num_episodes: expected at least 1, found 0"):
+        sampler.sample(0)
+
+
+# --- evaluation -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes_per_episode", [None, 1, 3, 7])
+@pytest.mark.parametrize("count", [64, 61, 8])
+def test_every_image_counts_exactly_once(count: int, classes_per_episode: int | None) -> None:
+    episodes = EpisodeSet(numbered(torch.arange(count) % 7), 8, "threshold", 0, classes_per_episode)
+    index, counted = dealt(episodes)
+    assert sorted(index[counted].tolist()) == list(range(count))
+    assert len(index) == len(episodes) and episodes.num_images == count
+
+
+def test_a_short_last_episode_is_filled_with_other_images_that_do_not_count() -> None:
+    index, counted = dealt(EpisodeSet(numbered([0] * 21), 8, "threshold"))
+    assert counted.sum(1).tolist() == [8, 8, 5] and counted[2].tolist() == [True] * 5 + [False] * 3
+    assert all(len(set(row)) == 8 for row in index.tolist())
+
+
+def test_evaluation_episodes_keep_to_their_classes_filling_included() -> None:
+    labels = torch.tensor([5] * 11 + [6] * 11 + [8] * 11 + [9] * 11 + [30] * 2)
+    index, counted = dealt(EpisodeSet(numbered(labels), 8, "threshold", seed=1, classes_per_episode=2))
+    seen = [tuple(sorted(set(row))) for row in labels[index].tolist()]
+    assert len(set(seen)) == 3 and sum(len(group) for group in set(seen)) == 5  # 2 + 2 + 1 classes
+    assert all(len(set(row)) == 8 or group == (30,) for row, group in zip(index.tolist(), seen, strict=True))
+    assert not counted.all()
+
+
+def test_classes_that_are_too_small_are_filled_with_repeated_images() -> None:
+    index, counted = dealt(EpisodeSet(numbered([0, 0, 1, 1, 1]), 5, "threshold", classes_per_episode=1))
+    assert sorted(counted.sum(1).tolist()) == [2, 3]
+    assert sorted(sorted(set(row)) for row in index.tolist()) == [[0, 1], [2, 3, 4]]
+
+
+def test_episodes_of_all_classes_come_early() -> None:
+    labels = torch.arange(800) % 4
+    index, _ = dealt(EpisodeSet(numbered(labels), 10, "threshold", classes_per_episode=1, max_episodes=30))
+    assert labels[index[:, 0]].unique().tolist() == [0, 1, 2, 3]
+
+
+def test_the_seed_decides_the_order_and_max_episodes_takes_its_beginning() -> None:
+    images = numbered([0] * 30)
+    first, again, other = (dealt(EpisodeSet(images, 4, "threshold", seed))[0] for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    quick = EpisodeSet(images, 4, "threshold", 1, max_episodes=3)
+    assert torch.equal(dealt(quick)[0], first[:3]) and len(quick) == 3 and quick.num_images == 12
+
+
+def test_every_pass_gives_the_same_bits_whatever_the_batch() -> None:
+    episodes = EpisodeSet(grey(23), 4, "dynamic", seed=3)
+    passes = [torch.cat([images for images, _ in episodes.batches(batch)]) for batch in (2, 2, 5, 100)]
+    assert all(torch.equal(passes[0], other) for other in passes[1:])
+    assert (
+        len(passes[0].flatten(0, 1).unique(dim=0)) == 24
+    )  # six episodes of four, each image drawn by itself
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"episode_length": 0}, "--episode-length: .* found 0"),
+        ({"episode_length": 8}, "--episode-length: .* 7 images .* found 8"),
+        ({"classes_per_episode": 0}, "--classes-per-episode: .* found 0"),
+        ({"classes_per_episode": 4}, "--classes-per-episode: .* 3 classes .* found 4"),
+        ({"binarization": "grey"}, "--binarization: .* found 'grey'"),
+        ({"max_episodes": 0}, "max_episodes: .* found 0"),
+    ],
+)
+def test_impossible_evaluation_episodes_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        EpisodeSet(numbered([0, 1, 1, 2, 2, 2, 2]), **({"episode_length": 2} | changes))
+
+
+def test_a_batch_of_no_episodes_is_refused_at_once() -> None:
+    with pytest.raises(InputError, match="num_episodes: expected at least 1, found 0"):
+        EpisodeSet(grey(5), 2).batches(0)

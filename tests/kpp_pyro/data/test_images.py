@@ -1,0 +1,54 @@
+"""Labelled images: what they accept, and how they are cut."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kpp_pyro.data import LabelledImages
+from kpp_pyro.errors import InputError
+
+
+def numbered(count: int) -> LabelledImages:
+    """Return images whose only pixel is their own number."""
+    return LabelledImages(torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1), torch.arange(count))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (torch.zeros(3, 1, 2, 2), torch.zeros(3).long(), r"images: expected a uint8 .* found float32"),
+        (torch.zeros(3, 2, 2).byte(), torch.zeros(3).long(), r"images: .* found uint8 \(3, 2, 2\)"),
+        (torch.zeros(3, 1, 2, 2).byte(), torch.zeros(3), "labels: expected an int64 .* found float32"),
+        (torch.zeros(3, 1, 2, 2).byte(), torch.zeros(3, 1).long(), r"labels: .* found int64 \(3, 1\)"),
+        (torch.zeros(3, 1, 2, 2).byte(), torch.zeros(4).long(), "labels: .* 3 images, found 4"),
+        (torch.zeros(3, 1, 2, 2).byte(), torch.zeros(3, device="meta").long(), "labels: .*cpu, found meta"),
+    ],
+)
+def test_wrong_tensors_are_named(images: torch.Tensor, labels: torch.Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        LabelledImages(images, labels)
+
+
+def test_selecting_and_moving_keep_images_with_their_labels() -> None:
+    chosen = numbered(9).select(torch.tensor([7, 2])).to("cpu")
+    assert chosen.images.flatten().tolist() == chosen.labels.tolist() == [7, 2]
+    assert len(chosen) == 2 and chosen.image_shape == (1, 1, 1)
+
+
+def test_shuffling_is_a_permutation_that_the_seed_decides() -> None:
+    first, again, other = (numbered(50).shuffled(seed) for seed in (1, 1, 2))
+    assert first.images.flatten().tolist() == first.labels.tolist()
+    assert sorted(first.labels.tolist()) == list(range(50))
+    assert torch.equal(first.labels, again.labels) and not torch.equal(first.labels, other.labels)
+
+
+def test_split_last_keeps_the_order() -> None:
+    head, tail = numbered(5).split_last(2)
+    assert head.labels.tolist() == [0, 1, 2] and tail.labels.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("count", [0, 5, 6])
+def test_split_last_leaves_neither_part_empty(count: int) -> None:
+    with pytest.raises(InputError, match=f"between 1 and 4 images, found {count}"):
+        numbered(5).split_last(count)
