@@ -12,6 +12,7 @@ from torch import nn
 from experiments.config import Config, config_from_json
 from inference.objectives import KLSchedule, make_objective
 from inference.training import Trainer, TrainingPlan
+from kpp_pyro.checkpoint import MISMATCH, load_checkpoint, mismatch
 from kpp_pyro.data import EpisodeSampler, EpisodeSet, ImageSplits, load_dataset
 from kpp_pyro.errors import InputError
 from kpp_pyro.memory import MemoryLayout
@@ -25,7 +26,10 @@ from kpp_pyro.writes import AllocateWrite, FeedForwardWrite, Write
 from models.kanerva_plus_plus import KanervaPlusPlusGuide, KanervaPlusPlusModel
 
 ImageShape = tuple[int, int, int]
-_FAMILIES = {"mlp": (MlpEncoder, MlpDecoder), "conv": (ConvEncoder, ConvDecoder)}
+_FAMILIES: dict[str, tuple[type[MlpEncoder | ConvEncoder], type[MlpDecoder | ConvDecoder]]] = {
+    "mlp": (MlpEncoder, MlpDecoder),
+    "conv": (ConvEncoder, ConvDecoder),
+}
 
 
 @dataclass(frozen=True)
@@ -157,3 +161,18 @@ def read_run(path: Path) -> tuple[RunFolder, Config]:
     """Open a run folder and its configuration."""
     run = RunFolder.open(path)
     return run, config_from_json(run.read_config(), run.config)
+
+
+def load_program(program: Program, checkpoint: Path) -> int:
+    """Load parameters from a checkpoint; returns the step it was saved at.
+
+    Raises:
+        InputError: the file is missing, damaged, or of a model of another shape.
+    """
+    state = load_checkpoint(checkpoint)
+    try:
+        program.model.load_state_dict(state["model"])
+        program.guide.load_state_dict(state["guide"])
+        return int(state["step"])
+    except MISMATCH as error:
+        raise mismatch(checkpoint, error) from error

@@ -180,7 +180,12 @@ def default_config(arguments: Sequence[str] = ()) -> Config:
 def _named_choices(arguments: Sequence[str]) -> dict[str, str | None]:
     """Read the choices that other defaults depend on, leaving everything else to the real parser."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name, choices in (("dataset", DatasetName), ("write", WriteName), ("networks", NetworkFamily), ("preset", Preset)):
+    for name, choices in (
+        ("dataset", DatasetName),
+        ("write", WriteName),
+        ("networks", NetworkFamily),
+        ("preset", Preset),
+    ):
         parser.add_argument(f"--{name}", choices=get_args(choices))
     try:
         return vars(parser.parse_known_args(arguments)[0])
@@ -190,12 +195,12 @@ def _named_choices(arguments: Sequence[str]) -> dict[str, str | None]:
 
 def replace_flat(config: Config, values: dict[str, Any]) -> Config:
     """Replace fields by their names, whichever part of the configuration holds them."""
-    parts = {}
+    parts: dict[str, Any] = {}
     for part in dataclasses.fields(Config):
         current = getattr(config, part.name)
-        if dataclasses.is_dataclass(current):
+        if dataclasses.is_dataclass(current) and not isinstance(current, type):
             inside = {f.name: values[f.name] for f in dataclasses.fields(current) if f.name in values}
-            parts[part.name] = dataclasses.replace(current, **inside)  # type: ignore[type-var]
+            parts[part.name] = dataclasses.replace(current, **inside)
         elif part.name in values:
             parts[part.name] = values[part.name]
     return dataclasses.replace(config, **parts)

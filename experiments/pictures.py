@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from matplotlib.figure import Figure
-from pyro import poutine
 
 from experiments.build import Program
+from inference.traces import site_mean, trace_pair
 from kpp_pyro import figures
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.run_folder import RunFolder
@@ -21,17 +21,14 @@ def draw_figures(run: RunFolder, program: Program, episodes: EpisodeSet) -> dict
     with torch.random.fork_rng():
         torch.manual_seed(_SEED)
         episode, _ = next(episodes.batches(_MEMORIES))
-        guide_trace = poutine.trace(program.guide).get_trace(episode)
-        model_trace = poutine.trace(poutine.replay(program.model, trace=guide_trace)).get_trace(episode)
-        memory, key = guide_trace.nodes["memory"]["value"], guide_trace.nodes["key"]["value"]
-        samples = program.model.generate(memory, _SAMPLES)
-    boxes = program.model.addressing.boxes(key[0])
-    drawn = {
-        "reconstructions": lambda path: figures.draw_reconstructions(
-            episode[0], model_trace.nodes["image"]["fn"].mean[0], path
+        pair = trace_pair(program.model, program.guide, episode)
+        samples = program.model.generate(pair.value("memory"), _SAMPLES)
+    folder, boxes = run.figures, program.model.addressing.boxes(pair.value("key")[0])
+    return {
+        "reconstructions": figures.draw_reconstructions(
+            episode[0], pair.mean("image")[0], folder / "reconstructions.png"
         ),
-        "samples": lambda path: figures.draw_samples(samples.nodes["image"]["fn"].mean, path),
-        "memory": lambda path: figures.draw_memory(memory[0, 0], boxes, path),
-        "curves": lambda path: figures.draw_curves(run.read_metrics(), path),
+        "samples": figures.draw_samples(site_mean(samples, "image"), folder / "samples.png"),
+        "memory": figures.draw_memory(pair.value("memory")[0, 0], boxes, folder / "memory.png"),
+        "curves": figures.draw_curves(run.read_metrics(), folder / "curves.png"),
     }
-    return {name: draw(run.figures / f"{name}.png") for name, draw in drawn.items()}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from inference.training import TrainingDiverged
+from inference.training import DivergenceError
 from kpp_pyro.errors import InputError
 
 
@@ -54,7 +54,7 @@ def run_script(main: Callable[[], int]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except TrainingDiverged as error:
+    except DivergenceError as error:
         print(f"error: {error}; the last good checkpoint is kept", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

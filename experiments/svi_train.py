@@ -23,15 +23,22 @@ import tyro
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from experiments.build import Episodes, Program, build_episodes, build_program, build_trainer, read_run, resolve_device
+from experiments.build import (
+    Episodes,
+    Program,
+    build_episodes,
+    build_program,
+    build_trainer,
+    load_program,
+    read_run,
+    resolve_device,
+)
 from experiments.config import Config, default_config, require_sensible
 from experiments.pictures import draw_figures
 from experiments.script import Interruption, run_script
 from inference.evaluation import evaluate
-from inference.training import Trainer
-from kpp_pyro.checkpoint import load_checkpoint, save_checkpoint
+from kpp_pyro.checkpoint import MISMATCH, load_checkpoint, mismatch, save_checkpoint
 from kpp_pyro.data import EpisodeSet
-from kpp_pyro.errors import InputError
 from kpp_pyro.run_folder import RunFolder
 
 _LOG_EVERY = 50  # steps
@@ -110,16 +117,15 @@ class Run:
         try:
             self.trainer.load_state_dict(state)
             self.best_elbo = state["best_elbo"]
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise InputError(f"{path}: expected a checkpoint of this run's model, found another ({reason})") from error
+        except MISMATCH as error:
+            raise mismatch(path, error) from error
 
     def finish(self) -> None:
         """Score the test set once, with the best checkpoint, and say where everything is."""
-        self.load(self.folder.best)
+        step = load_program(self.program, self.folder.best)
         results = score(self.program, self.episodes.test, progress=True)
-        self.folder.log(self.trainer.step, "test", results)
-        print(f"test: {describe(results)} (the checkpoint of step {self.trainer.step}, the best on the validation set)")
+        self.folder.log(step, "test", results)
+        print(f"test: {describe(results)} (checkpoint of step {step}, the best on the validation set)")
         gain = results.get("memory_gain_nats_per_image")
         print(
             f"Test ELBO {results['elbo_nats_per_image']:.2f} nats per image, "

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from pyro import poutine
-from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-Program = Callable[..., object]  # a Pyro model or guide, called as (episode, memory=None)
+from inference.traces import Program, TracedPair, trace_pair
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,7 @@ class ElboTerms:
 
     Attributes:
         elbo: (B, T), or scalar once averaged; higher is better.
-        reconstruction: E[ln p(x|z)], of the observed sites.
+        reconstruction: E[ln p(x|z)], of the observed image.
         kl: E[ln q - ln p] of every latent site, by its name; of a site that an episode shares, 1/T of it.
     """
 
@@ -39,7 +37,7 @@ def elbo_terms(model: Program, guide: Program, episode: Tensor, memory: Tensor |
     """Estimate each image's ELBO terms with one draw of the guide, without KL weights.
 
     Args:
-        model: Pyro model, sites batched (B, T) or (B, 1).
+        model: Pyro model, sites batched (B, T) or (B, 1), the observed one named "image".
         guide: its guide.
         episode: images (B, T, C, H, W).
         memory: (B, 1, ...) to read `episode` from as cues; without it, `episode` is written and read back.
@@ -47,26 +45,16 @@ def elbo_terms(model: Program, guide: Program, episode: Tensor, memory: Tensor |
     Returns:
         Terms of shape (B, T).
     """
-    return _terms_of_traces(*_traces(model, guide, episode, memory))
+    return _terms_of(trace_pair(model, guide, episode, memory))
 
 
-def _traces(
-    model: Program, guide: Program, episode: Tensor, memory: Tensor | None
-) -> tuple[poutine.Trace, poutine.Trace]:
-    guide_trace = poutine.trace(guide).get_trace(episode, memory)
-    replayed = poutine.replay(model, trace=guide_trace)
-    model_trace = poutine.trace(replayed).get_trace(episode, memory)
-    return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
-
-
-def _terms_of_traces(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> ElboTerms:
-    model_trace.compute_log_prob()
-    guide_trace.compute_log_prob()
-    (image,) = (name for name in model_trace.observation_nodes if name != "memory")
-    reconstruction = model_trace.nodes[image]["log_prob"]
+def _terms_of(pair: TracedPair) -> ElboTerms:
+    pair.model.compute_log_prob()
+    pair.guide.compute_log_prob()
+    reconstruction = pair.model.nodes["image"]["log_prob"]  # (B, T)
     kl = {}
-    for name in guide_trace.stochastic_nodes:
-        gap = guide_trace.nodes[name]["log_prob"] - model_trace.nodes[name]["log_prob"]
+    for name in pair.guide.stochastic_nodes:
+        gap = pair.guide.nodes[name]["log_prob"] - pair.model.nodes[name]["log_prob"]
         share = gap.shape[-1] / reconstruction.shape[-1]  # 1/T for a site that the episode shares
         kl[name] = (gap * share).expand_as(reconstruction)
     return ElboTerms(reconstruction - sum(kl.values()), reconstruction, kl)
@@ -87,20 +75,19 @@ def evaluate(model: Program, guide: Program, episodes: Iterable[tuple[Tensor, Te
     Returns:
         Quantities by their full name, in nats per image.
     """
-    own, other, gain_counted = _Averages(), _Averages(), False
+    own, other = _Averages(), _Averages()
     previous: Tensor | None = None
     for episode, counted in episodes:
-        model_trace, guide_trace = _traces(model, guide, episode, None)
-        own.add(_terms_of_traces(model_trace, guide_trace), counted)
-        memory = guide_trace.nodes["memory"]["value"]
+        pair = trace_pair(model, guide, episode)
+        own.add(_terms_of(pair), counted)
+        memory = pair.value("memory")
         others = _previous_memories(memory, previous)
         previous = memory[-1:]
         if others is not None:
             other.add(elbo_terms(model, guide, episode, others), counted)
-            gain_counted = True
     results = own.means().as_dict()
-    if gain_counted:
-        results["memory_gain_nats_per_image"] = own.means().elbo.item() - other.means().elbo.item()
+    if other.count == own.count:
+        results["memory_gain_nats_per_image"] = (own.means().elbo - other.means().elbo).item()
     return results
 
 
@@ -120,10 +107,9 @@ class _Averages:
 
     def add(self, terms: ElboTerms, counted: Tensor) -> None:
         self.count += int(counted.sum())
-        flat = {"elbo": terms.elbo, "reconstruction": terms.reconstruction, **terms.kl}
-        for name, value in flat.items():
+        for name, value in {"elbo": terms.elbo, "reconstruction": terms.reconstruction, **terms.kl}.items():
             total = value[counted].double().sum()
-            self.sums[name] = self.sums.get(name, 0) + total
+            self.sums[name] = self.sums[name] + total if name in self.sums else total
 
     def means(self) -> ElboTerms:
         means = {name: total / self.count for name, total in self.sums.items()}

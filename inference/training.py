@@ -31,7 +31,7 @@ class EpisodeSource(Protocol):
         """Continue from a state."""
 
 
-class TrainingDiverged(RuntimeError):
+class DivergenceError(RuntimeError):
     """The loss or its gradient became NaN or infinite; the message names the step and the terms."""
 
 
@@ -91,7 +91,7 @@ class Trainer:
             Its quantities by full name; the ELBO is the annealed one, with this step's KL weights.
 
         Raises:
-            TrainingDiverged: the loss or its gradient is not finite; no parameter has been changed by it.
+            DivergenceError: the loss or its gradient is not finite; no parameter has been changed by it.
         """
         episode = self.episodes.sample(self.plan.episodes_per_step)
         weights = {name: schedule.weight(self.step) for name, schedule in self.plan.kl_schedules.items()}
@@ -103,7 +103,7 @@ class Trainer:
             loss.backward()
             gradient_norm = nn.utils.clip_grad_norm_(self.parameters, self.plan.gradient_norm)
         if not loss.isfinite() or not gradient_norm.isfinite():
-            raise TrainingDiverged(self._diagnosis(episode, loss))
+            raise DivergenceError(self._diagnosis(episode, loss))
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()
         self.step += 1

@@ -33,7 +33,9 @@ class BlockKey(TorchDistribution):
         prior_prob: probability of a key from the prior.
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"block_probs": constraints.independent(constraints.simplex, 1)}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
+        "block_probs": constraints.independent(constraints.simplex, 1)
+    }
     support = constraints.independent(constraints.real, 2)
 
     def __init__(

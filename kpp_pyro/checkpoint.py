@@ -45,3 +45,12 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     if state.get("version") != VERSION:
         raise InputError(f"{path}: expected checkpoint version {VERSION}, found {state.get('version')}")
     return state
+
+
+MISMATCH = (KeyError, RuntimeError, ValueError, TypeError)  # what torch raises when a state does not fit a module
+
+
+def mismatch(path: Path, error: Exception) -> InputError:
+    """Say that a whole checkpoint is not one of this run's model."""
+    reason = " ".join(str(error).split())[:160]
+    return InputError(f"{path}: expected a checkpoint of this run's model, found another ({reason})")

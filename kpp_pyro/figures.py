@@ -63,7 +63,11 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path) -> Figure:
     steps = [record["step"] for record in seen]
     left.plot(steps, [-record["elbo_nats_per_image"] for record in seen], color="black", label="-ELBO")
     left.plot(
-        steps, [-record["reconstruction_nats_per_image"] for record in seen], "--", color="tab:blue", label="-reconstruction"
+        steps,
+        [-record["reconstruction_nats_per_image"] for record in seen],
+        "--",
+        color="tab:blue",
+        label="-reconstruction",
     )
     if seen and max(steps) > 0:
         left.set_yscale("log")

@@ -43,9 +43,7 @@ class RunFolder:
         try:
             run.figures.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(
-                f"--out {path}: expected a folder that can be written, found {error.strerror}"
-            ) from error
+            raise InputError(f"--out {path}: expected a folder that can be written, found {error.strerror}") from error
         run.write_config(config)
         run.metrics.touch()
         return run
@@ -75,7 +73,9 @@ class RunFolder:
         try:
             return json.loads(self.config.read_text())["config"]
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{self.config}: expected a configuration written by svi_train, found {error!r}") from error
+            raise InputError(
+                f"{self.config}: expected a configuration written by svi_train, found {error!r}"
+            ) from error
 
     def log(self, step: int, split: str, quantities: Mapping[str, float]) -> None:
         """Append one line of metrics."""

@@ -17,9 +17,9 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from pyro.nn import PyroModule
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from kpp_pyro.likelihoods import bernoulli_likelihood
 from kpp_pyro.memory import KEY_SIZE, Addressing, read

@@ -39,9 +39,7 @@ def binarize_once(images: Tensor) -> Tensor:
     return (level.to(images.device) < images).to(torch.uint8) * 255
 
 
-def binarize(
-    pixels: Tensor, how: Literal["dynamic", "threshold"], generator: torch.Generator | None = None
-) -> Tensor:
+def binarize(pixels: Tensor, how: Literal["dynamic", "threshold"], generator: torch.Generator | None = None) -> Tensor:
     """Return float32 of the same shape in {0, 1}.
 
     pixels: float, intensities in [0, 1].

@@ -163,9 +163,7 @@ class EpisodeSet:
         return ((binarize(_grey(self._images, i), self._how, generator), counted) for i, counted in parts)
 
 
-def _deal(
-    classes: Tensor, episode_length: int, classes_per_episode: int | None, seed: int
-) -> tuple[Tensor, Tensor]:
+def _deal(classes: Tensor, episode_length: int, classes_per_episode: int | None, seed: int) -> tuple[Tensor, Tensor]:
     """Return indices and counted, both (E, T): every image once, and filling that does not count."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(classes), generator=generator)  # (N,)

@@ -29,9 +29,7 @@ class LabelledImages:
         if self.labels.dtype != torch.int64 or self.labels.ndim != 1:
             raise InputError(f"labels: expected an int64 tensor (N,), found {_describe(self.labels)}.")
         if len(self.images) != len(self.labels):
-            raise InputError(
-                f"labels: expected one for each of {len(self.images)} images, found {len(self.labels)}."
-            )
+            raise InputError(f"labels: expected one for each of {len(self.images)} images, found {len(self.labels)}.")
         if self.images.device != self.labels.device:
             raise InputError(
                 f"labels: expected on the images' device {self.images.device}, found {self.labels.device}."

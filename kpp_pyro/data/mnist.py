@@ -52,15 +52,12 @@ def _load(name: str, source: type[MNIST], data_dir: Path) -> ImageSplits:
 def _read_pair(raw: Path, images_stem: str, labels_stem: str) -> LabelledImages:
     images, labels = _read(raw, images_stem), _read(raw, labels_stem)
     if images.ndim != 3:
-        raise InputError(
-            f"{raw / images_stem}: expected images (N, H, W), found labels {tuple(images.shape)}."
-        )
+        raise InputError(f"{raw / images_stem}: expected images (N, H, W), found labels {tuple(images.shape)}.")
     if labels.ndim != 1:
         raise InputError(f"{raw / labels_stem}: expected labels (N,), found images {tuple(labels.shape)}.")
     if len(images) != len(labels):
         raise InputError(
-            f"{raw / labels_stem}: expected {len(images)} labels, one for each of {images_stem}, "
-            f"found {len(labels)}."
+            f"{raw / labels_stem}: expected {len(images)} labels, one for each of {images_stem}, found {len(labels)}."
         )
     return LabelledImages(images.unsqueeze(1), labels.long())
 

@@ -40,9 +40,7 @@ def load_omniglot(data_dir: Path) -> ImageSplits:
     labels = _characters(path, arrays, counts).split(counts)
     training, test = (LabelledImages(*part) for part in zip(images, labels, strict=True))
     if len(training) < 10:
-        raise InputError(
-            f"{path}: expected 10 images or more in 'data', to hold a tenth out, found {counts[0]}."
-        )
+        raise InputError(f"{path}: expected 10 images or more in 'data', to hold a tenth out, found {counts[0]}.")
     train, validation = training.shuffled(SPLIT_SEED).split_last(len(training) // 10)
     return ImageSplits("omniglot", train, validation, test)
 
@@ -65,9 +63,7 @@ def _read_mat(path: Path) -> dict[str, np.ndarray]:
             raise InputError(f"{path}: expected the key '{key}', found {found or 'no keys at all'}.")
         arrays[key] = np.asarray(content[key])
         if arrays[key].ndim != 2 or arrays[key].dtype.kind not in "buif":
-            raise InputError(
-                f"{path}: expected '{key}' to be a matrix of numbers, found {_describe(arrays[key])}."
-            )
+            raise InputError(f"{path}: expected '{key}' to be a matrix of numbers, found {_describe(arrays[key])}.")
     return arrays
 
 
@@ -95,9 +91,7 @@ def _characters(path: Path, arrays: dict[str, np.ndarray], counts: list[int]) ->
         if not (alphabet.sum(0) == 1).all():
             raise InputError(f"{path}: expected '{alphabet_key}' to have one-hot columns, found others.")
         if character.shape != (1, count):
-            raise InputError(
-                f"{path}: expected '{character_key}' to be (1, {count}), found {character.shape}."
-            )
+            raise InputError(f"{path}: expected '{character_key}' to be (1, {count}), found {character.shape}.")
         pairs.append(np.stack([alphabet.argmax(0), character[0].astype(np.int64)]))
     _, labels = np.unique(np.concatenate(pairs, axis=1), axis=1, return_inverse=True)
     return torch.from_numpy(labels.reshape(-1)).long()

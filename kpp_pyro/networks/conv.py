@@ -13,9 +13,9 @@ class ConvEncoder(nn.Module):
     `width` is the number of channels at half resolution, 2 `width` at a quarter, `depth` the residual blocks at each.
     """
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], width: int, depth: int, shift_fraction: float
-    ) -> None:
+    encoding_size: int
+
+    def __init__(self, image_shape: tuple[int, int, int], width: int, depth: int, shift_fraction: float) -> None:
         super().__init__()
         channels, height, image_width = image_shape
         self.encoding_size = 4 * width

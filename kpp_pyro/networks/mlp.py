@@ -12,9 +12,9 @@ from kpp_pyro.networks.residual import ResidualMlp
 class MlpEncoder(nn.Module):
     """f_enc: an episode (B, T, C, H, W) to one encoding per image (B, T, width)."""
 
-    def __init__(
-        self, image_shape: tuple[int, int, int], width: int, depth: int, shift_fraction: float
-    ) -> None:
+    encoding_size: int
+
+    def __init__(self, image_shape: tuple[int, int, int], width: int, depth: int, shift_fraction: float) -> None:
         super().__init__()
         self.encoding_size = width
         self.stem = nn.Linear(math.prod(image_shape), width)

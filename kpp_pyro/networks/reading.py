@@ -28,9 +28,7 @@ class IdentityReading(nn.Module):
 class MlpReading(nn.Module):
     """p(z | M, y): location and scale by a residual MLP from the read."""
 
-    def __init__(
-        self, layout: MemoryLayout, latent_size: int, width: int, depth: int, smallest_scale: float
-    ) -> None:
+    def __init__(self, layout: MemoryLayout, latent_size: int, width: int, depth: int, smallest_scale: float) -> None:
         super().__init__()
         self.latent_size = latent_size
         self.stem = nn.Linear(layout.read_scalars, width)

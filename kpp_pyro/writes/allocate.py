@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
-from torch.distributions import Distribution
 
 from kpp_pyro.block_key import BlockKey
 from kpp_pyro.memory import Addressing, MemoryLayout, cut_blocks, join_blocks

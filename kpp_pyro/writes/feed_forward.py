@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from kpp_pyro.memory import KEY_SIZE, Addressing, MemoryLayout
 from kpp_pyro.networks.heads import LocScaleHead

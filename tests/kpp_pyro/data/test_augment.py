@@ -32,9 +32,7 @@ def test_an_integer_shift_is_a_roll_with_zeros_from_outside() -> None:
 
 def test_a_quarter_turn_is_rot90() -> None:
     pixels = noise(2, 1, 7, 7).double()
-    turned = warp(
-        pixels, torch.zeros(2, 2).double(), torch.tensor([math.pi / 2, -math.pi / 2], dtype=torch.float64)
-    )
+    turned = warp(pixels, torch.zeros(2, 2).double(), torch.tensor([math.pi / 2, -math.pi / 2], dtype=torch.float64))
     torch.testing.assert_close(turned[0], pixels[0].rot90(1, (-2, -1)), rtol=0, atol=1e-9)
     torch.testing.assert_close(turned[1], pixels[1].rot90(-1, (-2, -1)), rtol=0, atol=1e-9)
 
@@ -42,9 +40,7 @@ def test_a_quarter_turn_is_rot90() -> None:
 def test_it_rotates_first_and_shifts_then_without_distorting_a_wide_image() -> None:
     pixels = torch.zeros(1, 1, 9, 21).double()
     pixels[..., 4, 13] = 1  # three to the right of the centre (4, 10)
-    moved = warp(
-        pixels, torch.tensor([[5.0, 1.0]]).double(), torch.tensor([math.pi / 2], dtype=torch.float64)
-    )
+    moved = warp(pixels, torch.tensor([[5.0, 1.0]]).double(), torch.tensor([math.pi / 2], dtype=torch.float64))
     expected = torch.zeros_like(pixels)
     expected[..., 4 - 3 + 1, 10 + 5] = 1  # turned three above the centre, then five right and one down
     torch.testing.assert_close(moved, expected, rtol=0, atol=1e-9)

@@ -28,15 +28,11 @@ STEMS = [
 
 def idx(values: np.ndarray) -> bytes:
     """Return an IDX file of unsigned bytes."""
-    return (
-        bytes([0, 0, 8, values.ndim])
-        + np.array(values.shape, ">u4").tobytes()
-        + values.astype("u1").tobytes()
-    )
+    return bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">u4").tobytes() + values.astype("u1").tobytes()
 
 
 def mnist_files() -> dict[str, bytes]:
-    """Return 30 training and 6 test images, each filled with its own number and labelled with its last digit."""
+    """Return 30 training and 6 test images, each filled with its number and labelled with its last digit."""
     train, test = np.arange(30), np.arange(100, 106)
     contents = [
         train[:, None, None] + np.zeros((28, 28)),
@@ -105,9 +101,7 @@ def test_digits_need_no_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_mnist_reads_plain_and_gzipped_files_in_order(
-    tmp_path: Path, name: str, folder: str, suffix: str
-) -> None:
+def test_mnist_reads_plain_and_gzipped_files_in_order(tmp_path: Path, name: str, folder: str, suffix: str) -> None:
     raw = write_mnist(tmp_path, {stem + suffix: content for stem, content in mnist_files().items()}, folder)
     before = sorted(raw.iterdir())
     splits = load_dataset(name, tmp_path)
@@ -120,9 +114,7 @@ def test_mnist_reads_plain_and_gzipped_files_in_order(
 
 @pytest.mark.parametrize("missing", STEMS)
 def test_mnist_names_the_file_that_is_missing_beside_others(tmp_path: Path, missing: str) -> None:
-    write_mnist(
-        tmp_path, {f"{stem}.gz": content for stem, content in mnist_files().items() if stem != missing}
-    )
+    write_mnist(tmp_path, {f"{stem}.gz": content for stem, content in mnist_files().items() if stem != missing})
     with pytest.raises(InputError, match=f"MNIST/raw/{missing}: expected it or {missing}.gz"):
         load_dataset("mnist", tmp_path)
 
@@ -142,9 +134,7 @@ def test_mnist_names_the_file_that_is_wrong(tmp_path: Path, stem: str, content: 
         load_dataset("mnist", tmp_path)
 
 
-def test_mnist_says_when_nothing_would_be_left_to_train_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mnist_says_when_nothing_would_be_left_to_train_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mnist, "VALIDATION_IMAGES", 30)
     write_mnist(tmp_path, mnist_files())
     with pytest.raises(InputError, match=r"train-images-idx3-ubyte: expected more than the 30 .* found 30"):
@@ -258,9 +248,7 @@ def test_omniglot_is_downloaded_when_it_is_not_there(tmp_path: Path, home: Path)
 def test_omniglot_names_a_missing_key_and_those_it_found(tmp_path: Path, key: str) -> None:
     arrays = {name: array for name, array in omniglot_arrays().items() if name != key}
     write_omniglot(tmp_path / "OMNIGLOT" / "chardata.mat", arrays)
-    with pytest.raises(
-        InputError, match=f"chardata.mat: expected the key '{key}', found {', '.join(sorted(arrays))}"
-    ):
+    with pytest.raises(InputError, match=f"chardata.mat: expected the key '{key}', found {', '.join(sorted(arrays))}"):
         load_dataset("omniglot", tmp_path)
 
 
@@ -279,9 +267,7 @@ def test_omniglot_names_a_missing_key_and_those_it_found(tmp_path: Path, key: st
         ("testtargetchar", np.ones((1, 5)), r"'testtargetchar' to be \(1, 4\), found \(1, 5\)"),
     ],
 )
-def test_omniglot_names_the_array_that_is_wrong(
-    tmp_path: Path, key: str, array: np.ndarray, message: str
-) -> None:
+def test_omniglot_names_the_array_that_is_wrong(tmp_path: Path, key: str, array: np.ndarray, message: str) -> None:
     write_omniglot(tmp_path / "OMNIGLOT" / "chardata.mat", omniglot_arrays() | {key: array})
     with pytest.raises(InputError, match=f"chardata.mat: expected {message}"):
         load_dataset("omniglot", tmp_path)
@@ -308,7 +294,5 @@ def test_a_corrupt_omniglot_file_is_named(tmp_path: Path, damage: str) -> None:
         "flipped": whole[:140] + b"\xff" * 40 + whole[180:],
     }
     path.write_bytes(damaged[damage])
-    with pytest.raises(
-        InputError, match=r"chardata.mat: expected a MATLAB file, found a corrupt or foreign one"
-    ):
+    with pytest.raises(InputError, match=r"chardata.mat: expected a MATLAB file, found a corrupt or foreign one"):
         load_dataset("omniglot", tmp_path)

@@ -61,9 +61,7 @@ def test_every_image_is_drawn_equally_often_in_every_place(classes_per_episode: 
 
 
 def test_an_episode_is_drawn_from_exactly_as_many_classes_as_asked() -> None:
-    labels = torch.tensor(
-        [3, 3, 3, 7, 7, 7, 7, 20, 20, 20, 41, 41, 41, 41]
-    )  # labels with gaps, sizes that differ
+    labels = torch.tensor([3, 3, 3, 7, 7, 7, 7, 20, 20, 20, 41, 41, 41, 41])  # labels with gaps, sizes that differ
     sampler = EpisodeSampler(numbered(labels), 6, "threshold", 0, classes_per_episode=2)
     seen = labels[numbers(sampler.sample(300))]  # (300, 6)
     pairs = {tuple(sorted(set(row))) for row in seen.tolist()}
@@ -72,9 +70,7 @@ def test_an_episode_is_drawn_from_exactly_as_many_classes_as_asked() -> None:
 
 @pytest.mark.parametrize("classes_per_episode", [None, 2])
 @pytest.mark.parametrize("augment", [False, True])
-def test_ten_and_ten_resumed_are_twenty(
-    tmp_path: Path, classes_per_episode: int | None, augment: bool
-) -> None:
+def test_ten_and_ten_resumed_are_twenty(tmp_path: Path, classes_per_episode: int | None, augment: bool) -> None:
     def sampler(seed: int) -> EpisodeSampler:
         return EpisodeSampler(grey(30), 4, "dynamic", seed, classes_per_episode, augment)
 
@@ -199,9 +195,7 @@ def test_every_pass_gives_the_same_bits_whatever_the_batch() -> None:
     episodes = EpisodeSet(grey(23), 4, "dynamic", seed=3)
     passes = [torch.cat([images for images, _ in episodes.batches(batch)]) for batch in (2, 2, 5, 100)]
     assert all(torch.equal(passes[0], other) for other in passes[1:])
-    assert (
-        len(passes[0].flatten(0, 1).unique(dim=0)) == 24
-    )  # six episodes of four, each image drawn by itself
+    assert len(passes[0].flatten(0, 1).unique(dim=0)) == 24  # six episodes of four, each image drawn by itself
 
 
 @pytest.mark.parametrize(
