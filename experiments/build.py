@@ -26,10 +26,8 @@ from kpp_pyro.writes import AllocateWrite, FeedForwardWrite, Write
 from models.kanerva_plus_plus import KanervaPlusPlusGuide, KanervaPlusPlusModel
 
 ImageShape = tuple[int, int, int]
-_FAMILIES: dict[str, tuple[type[MlpEncoder | ConvEncoder], type[MlpDecoder | ConvDecoder]]] = {
-    "mlp": (MlpEncoder, MlpDecoder),
-    "conv": (ConvEncoder, ConvDecoder),
-}
+Families = dict[str, tuple[type[MlpEncoder | ConvEncoder], type[MlpDecoder | ConvDecoder]]]
+_FAMILIES: Families = {"mlp": (MlpEncoder, MlpDecoder), "conv": (ConvEncoder, ConvDecoder)}
 
 
 @dataclass(frozen=True)

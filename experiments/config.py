@@ -158,7 +158,7 @@ _BY_WRITE: dict[str, dict[str, Any]] = {
 }
 _BY_PRESET: dict[tuple[str, str], dict[str, Any]] = {
     ("mlp", "tiny"): {"width": 256, "depth": 1},
-    ("mlp", "small"): {"width": 768, "depth": 2},
+    ("mlp", "small"): {"width": 768, "depth": 1},
     ("mlp", "base"): {"width": 2048, "depth": 4},
     ("conv", "tiny"): {"width": 16, "depth": 1},
     ("conv", "small"): {"width": 32, "depth": 1},

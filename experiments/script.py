@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from inference.training import DivergenceError
+from inference.errors import DivergenceError
 from kpp_pyro.errors import InputError
 
 

@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import pyro
 import torch
 import tyro
 from torch.utils.tensorboard import SummaryWriter
@@ -36,7 +37,8 @@ from experiments.build import (
 from experiments.config import Config, default_config, require_sensible
 from experiments.pictures import draw_figures
 from experiments.script import Interruption, run_script
-from inference.evaluation import evaluate
+from inference.errors import DivergenceError
+from inference.evaluation import describe, evaluate
 from kpp_pyro.checkpoint import MISMATCH, load_checkpoint, mismatch, save_checkpoint
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.run_folder import RunFolder
@@ -88,7 +90,10 @@ class Run:
 
     def _evaluate(self, board: SummaryWriter, bar: Any) -> None:
         """Look at the validation set, keep the best checkpoint beside the last, and draw."""
-        results = score(self.program, self.episodes.validation)
+        try:
+            results = score(self.program, self.episodes.validation)
+        except DivergenceError as error:
+            raise DivergenceError(f"step {self.trainer.step}, validation: {error}") from error
         self._log("validation", results, board)
         bar.write(f"step {self.trainer.step:>6}  validation: {describe(results)}")
         if results["elbo_nats_per_image"] > self.best_elbo:
@@ -138,16 +143,9 @@ def score(program: Program, episodes: EpisodeSet, progress: bool = False) -> dic
     """Evaluate a program on all episodes, leaving the random state of training untouched."""
     batches = episodes.batches(_EVALUATION_EPISODES)
     total = -(-len(episodes) // _EVALUATION_EPISODES)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), pyro.validation_enabled(False):
         torch.manual_seed(_EVALUATION_SEED)
         return evaluate(program.model, program.guide, tqdm(batches, "test", total, disable=not progress, leave=False))
-
-
-def describe(results: dict[str, float]) -> str:
-    """Say an evaluation in one line, in nats per image."""
-    return ", ".join(
-        f"{name.removesuffix('_nats_per_image').replace('_', ' ')} {value:.2f}" for name, value in results.items()
-    )
 
 
 def start(arguments: Arguments) -> Run:

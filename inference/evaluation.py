@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from inference.errors import DivergenceError
 from inference.traces import Program, TracedPair, trace_pair
 
 
@@ -24,6 +25,11 @@ class ElboTerms:
     elbo: Tensor
     reconstruction: Tensor
     kl: dict[str, Tensor]
+
+    def mean(self) -> ElboTerms:
+        """Average over the images."""
+        kl = {name: value.mean() for name, value in self.kl.items()}
+        return ElboTerms(self.elbo.mean(), self.reconstruction.mean(), kl)
 
     def as_dict(self) -> dict[str, float]:
         """Every averaged term under its full name."""
@@ -74,12 +80,17 @@ def evaluate(model: Program, guide: Program, episodes: Iterable[tuple[Tensor, Te
 
     Returns:
         Quantities by their full name, in nats per image.
+
+    Raises:
+        DivergenceError: an ELBO is not finite.
     """
     own, other = _Averages(), _Averages()
     previous: Tensor | None = None
     for episode, counted in episodes:
         pair = trace_pair(model, guide, episode)
         own.add(_terms_of(pair), counted)
+        if not own.means().elbo.isfinite():
+            raise DivergenceError(f"the ELBO is not finite ({describe(own.means().as_dict())})")
         memory = pair.value("memory")
         others = _previous_memories(memory, previous)
         previous = memory[-1:]
@@ -89,6 +100,12 @@ def evaluate(model: Program, guide: Program, episodes: Iterable[tuple[Tensor, Te
     if other.count == own.count:
         results["memory_gain_nats_per_image"] = (own.means().elbo - other.means().elbo).item()
     return results
+
+
+def describe(results: dict[str, float]) -> str:
+    """Say quantities in nats per image in one line."""
+    named = ((name.removesuffix("_nats_per_image").replace("_", " "), value) for name, value in results.items())
+    return ", ".join(f"{name} {value:.2f}" for name, value in named) + " nats per image"
 
 
 def _previous_memories(memory: Tensor, previous: Tensor | None) -> Tensor | None:

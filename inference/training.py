@@ -12,7 +12,8 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from inference.evaluation import elbo_terms
+from inference.errors import DivergenceError
+from inference.evaluation import describe, elbo_terms
 from inference.objectives import KLSchedule, ScaleSites
 
 _VALIDATED_STEPS = 1  # Pyro's checks of shapes and supports cost time, and catch what they can in the first step
@@ -29,10 +30,6 @@ class EpisodeSource(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state."""
-
-
-class DivergenceError(RuntimeError):
-    """The loss or its gradient became NaN or infinite; the message names the step and the terms."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,13 @@ class Trainer:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the next step depends on, as tensors and plain data."""
+        """Everything the next step depends on, as tensors and plain data.
+
+        Raises:
+            DivergenceError: a parameter is not finite, so that no state is worth keeping.
+        """
+        if not all(bool(parameter.isfinite().all()) for parameter in self.parameters):
+            raise DivergenceError(f"step {self.step}: a parameter is not finite; try a lower --learning-rate")
         return {
             "step": self.step,
             "model": self.model.state_dict(),
@@ -139,11 +142,9 @@ class Trainer:
 
     def _diagnosis(self, episode: Tensor, loss: Tensor) -> str:
         with pyro.validation_enabled(False):
-            terms = elbo_terms(self.model, self.guide, episode)
-        named = {"reconstruction": terms.reconstruction} | {f"KL of {name}": kl for name, kl in terms.kl.items()}
-        listed = ", ".join(f"{name} {value.mean().item():.4g}" for name, value in named.items())
+            listed = describe(elbo_terms(self.model, self.guide, episode).mean().as_dict())
         culprit = "the loss" if not loss.isfinite() else "the gradient of the loss"
         return (
-            f"step {self.step + 1}: {culprit} is not finite (loss {loss.item():.4g}; in nats per image: {listed}); "
+            f"step {self.step + 1}: {culprit} is not finite (loss {loss.item():.4g}; {listed}); "
             "try a lower --learning-rate"
         )

@@ -48,7 +48,9 @@ def draw_memory(memory: Tensor, boxes: Tensor, path: Path, most_channels: int = 
         if channel >= channels:
             continue
         extent = (0, memory.shape[2], memory.shape[1], 0)
-        image = axis.imshow(memory[channel].cpu(), cmap="RdBu_r", vmin=-limit, vmax=limit, extent=extent)
+        image = axis.imshow(
+            memory[channel].detach().cpu().numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, extent=extent
+        )
         axis.set_title(f"channel {channel + 1} of {memory.shape[0]}", fontsize=9)
         _draw_boxes(axis, boxes)
     figure.colorbar(image, ax=axes, shrink=0.8, label="value")
@@ -93,7 +95,7 @@ def _draw_image_rows(rows: Sequence[tuple[str, Tensor]], title: str, path: Path)
         strip = images.detach().cpu()[:, 0]  # (N, H, W)
         padded = strip.new_full((columns, strip.shape[1], strip.shape[2] + 1), float("nan"))
         padded[: len(strip), :, :-1] = strip
-        axis.imshow(padded.movedim(0, 1).flatten(1), cmap="gray", vmin=0, vmax=1)
+        axis.imshow(padded.movedim(0, 1).flatten(1).numpy(), cmap="gray", vmin=0, vmax=1)
         axis.set_yticks([strip.shape[1] / 2], [label], fontsize=9)
         axis.set_xticks([])
         axis.tick_params(left=False)

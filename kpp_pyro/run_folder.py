@@ -94,8 +94,9 @@ class RunFolder:
         return records
 
     def forget_after(self, step: int) -> None:
-        """Drop the metrics of later steps, which a resumed run will write again."""
-        kept = [json.dumps(record) for record in self.read_metrics() if record["step"] <= step]
+        """Drop the metrics of later steps and of the test set, which a resumed run will write again."""
+        records = self.read_metrics()
+        kept = [json.dumps(record) for record in records if record["step"] <= step and record["split"] != "test"]
         write_text(self.metrics, "".join(f"{line}\n" for line in kept))
 
 

@@ -16,6 +16,8 @@ def temporal_shift(features: Tensor, fraction: float = 1 / 8) -> Tensor:
     Returns:
         Features of the same shape.
     """
+    if fraction == 0:
+        return features  # of any shape
     channels = int(features.shape[2] * fraction)
     if channels == 0:
         return features

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 def positive(raw: Tensor, smallest: float) -> Tensor:
     """Map raw network outputs to scales above `smallest`; zero maps to about 0.13 + smallest."""
-    return smallest + F.softplus(raw.float() - 2)
+    precise = raw if raw.dtype == torch.float64 else raw.float()
+    return smallest + F.softplus(precise - 2)
 
 
 class LocScaleHead(nn.Module):

@@ -1,0 +1,290 @@
+"""Every script is smoke-run; a script that is not listed here fails."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.script import run_script
+from kpp_pyro.checkpoint import load_checkpoint, save_checkpoint
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = {"svi_train.py", "draw_figures.py"}
+TINY = ["--width", "32", "--episodes-per-step", "2", "--steps", "6", "--evaluate-every", "3", "--warmup-steps", "2"]
+FIGURES = {"reconstructions.png", "samples.png", "memory.png", "curves.png"}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a script left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def command(script: str, *arguments: object) -> list[str]:
+    return [sys.executable, str(ROOT / "experiments" / script), *map(str, arguments)]
+
+
+def run(script: str, *arguments: object, cwd: Path | None = None) -> Finished:
+    """Run a script's main in this process: importing torch anew for each would take most of the suite's time."""
+    main = importlib.import_module(f"experiments.{script.removesuffix('.py')}").main
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors), contextlib.chdir(cwd or Path.cwd()):
+        try:
+            status = run_script(lambda: main([*map(str, arguments)]))
+        except SystemExit as end:
+            status = int(end.code or 0)
+    return Finished(status, output.getvalue(), errors.getvalue())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    return folder, run("svi_train.py", *TINY, "--out", folder)
+
+
+def metrics(folder: Path) -> list[dict[str, float | str]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_every_script_is_listed_here():
+    scripts = {path.name for path in (ROOT / "experiments").glob("*.py") if "__main__" in path.read_text()}
+    assert scripts == SCRIPTS
+
+
+def test_a_run_folder_holds_everything(finished):
+    folder, process = finished
+    assert process.returncode == 0, process.stderr
+    assert {path.name for path in (folder / "figures").iterdir()} == FIGURES
+    assert any((folder / "tensorboard").iterdir())
+    config = json.loads((folder / "config.json").read_text())
+    assert config["config"]["training"]["steps"] == 6
+    assert config["environment"]["libraries"]["torch"] == version("torch")
+    assert [(r["step"], r["split"]) for r in metrics(folder) if r["split"] != "train"][:2] == [
+        (3, "validation"),
+        (6, "validation"),
+    ]
+    assert not list(folder.glob(".*"))
+    for name in ("checkpoint.pt", "best.pt"):
+        torch.load(folder / name, weights_only=True)
+    assert load_checkpoint(folder / "checkpoint.pt")["step"] == 6
+
+
+def test_the_last_line_states_what_the_metrics_file_holds(finished):
+    folder, process = finished
+    last = process.stdout.strip().splitlines()[-1]
+    found = re.fullmatch(
+        r"Test ELBO (-?[\d.]+) nats per image, memory gain (-?[\d.]+) nats per image, run folder (.+)", last
+    )
+    assert found, last
+    (test,) = [record for record in metrics(folder) if record["split"] == "test"]
+    assert float(found[1]) == pytest.approx(test["elbo_nats_per_image"], abs=0.01)
+    assert float(found[2]) == pytest.approx(test["memory_gain_nats_per_image"], abs=0.01)
+    assert Path(found[3]) == folder
+    terms = test["reconstruction_nats_per_image"] - sum(v for k, v in test.items() if k.startswith("kl_"))
+    assert test["elbo_nats_per_image"] == pytest.approx(terms)
+
+
+def test_the_best_checkpoint_is_that_of_the_best_validation_elbo(finished):
+    folder, _ = finished
+    best = max((r for r in metrics(folder) if r["split"] == "validation"), key=lambda r: r["elbo_nats_per_image"])
+    state = load_checkpoint(folder / "best.pt")
+    assert state["step"] == best["step"]
+    assert state["best_elbo"] == pytest.approx(best["elbo_nats_per_image"])
+
+
+def test_figures_are_drawn_again_pixel_for_pixel(finished):
+    folder, _ = finished
+    before = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
+    for path in (folder / "figures").iterdir():
+        path.unlink()
+    process = run("draw_figures.py", folder)
+    assert process.returncode == 0, process.stderr
+    again = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
+    assert set(again) == FIGURES
+    assert again["curves.png"] == before["curves.png"]
+    if load_checkpoint(folder / "best.pt")["step"] == 6:  # the figures on file were drawn with the last parameters
+        assert again["memory.png"] == before["memory.png"]
+
+
+def test_the_same_seed_gives_the_same_run(finished, tmp_path):
+    first, second = finished[0], tmp_path / "again"
+    assert run("svi_train.py", *TINY, "--out", second).returncode == 0
+    assert_equal_states(load_checkpoint(first / "checkpoint.pt"), load_checkpoint(second / "checkpoint.pt"))
+    assert metrics(first) == metrics(second)
+
+
+def assert_equal_states(first: dict, second: dict) -> None:
+    for part in ("model", "guide"):
+        assert first[part].keys() == second[part].keys()
+        for name, value in first[part].items():
+            assert torch.equal(value, second[part][name]), name
+    assert torch.equal(first["rng"], second["rng"])
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_the_step_saves_and_says_so_and_the_run_goes_on_as_if_nothing_had_been(
+    number, status, tmp_path
+):
+    arguments = [*TINY[:4], "--steps", "400", "--evaluate-every", "400", "--warmup-steps", "20"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    folder = tmp_path / "stopped"
+    with subprocess.Popen(
+        command("svi_train.py", *arguments, "--out", folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (folder / "metrics.jsonl").exists():
+            time.sleep(0.05)
+        while time.monotonic() < deadline and not (folder / "metrics.jsonl").read_text():
+            time.sleep(0.05)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == status
+    stopped = load_checkpoint(folder / "checkpoint.pt")
+    assert 50 <= stopped["step"] < 400
+    assert f"Interrupted after step {stopped['step']}; saved" in output
+    assert f"--resume {folder}" in output
+    if number == signal.SIGTERM:
+        return
+    resumed = run("svi_train.py", "--resume", folder)
+    assert resumed.returncode == 0, resumed.stderr
+    straight = tmp_path / "straight"
+    assert run("svi_train.py", *arguments, "--out", straight).returncode == 0
+    assert_equal_states(load_checkpoint(straight / "checkpoint.pt"), load_checkpoint(folder / "checkpoint.pt"))
+    steps = [(r["step"], r["split"]) for r in metrics(folder)]
+    assert len(steps) == len(set(steps))
+    assert metrics(folder) == metrics(straight)
+
+
+def test_a_finished_run_is_extended_by_more_steps(finished, tmp_path):
+    """Within the warm-up the schedule does not depend on the number of steps: 3 and 3 more equal 6."""
+    arguments = [*TINY[:4], "--evaluate-every", "3", "--warmup-steps", "100"]
+    straight, folder = tmp_path / "straight", tmp_path / "extended"
+    assert run("svi_train.py", *arguments, "--steps", 6, "--out", straight).returncode == 0
+    assert run("svi_train.py", *arguments, "--steps", 3, "--out", folder).returncode == 0
+    assert run("svi_train.py", "--resume", folder, "--steps", 6).returncode == 0
+    assert_equal_states(load_checkpoint(straight / "checkpoint.pt"), load_checkpoint(folder / "checkpoint.pt"))
+    assert [r["split"] for r in metrics(folder)].count("test") == 1
+
+
+def refused(process: Finished) -> str:
+    assert process.returncode == 2, process.stdout + process.stderr
+    assert "Traceback" not in process.stderr
+    (sentence,) = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--dataset", "mnist"], "MNIST"),
+        (["--dataset", "omniglot"], "chardata.mat"),
+        (["--episode-length", "5000"], "--episode-length"),
+        (["--classes-per-episode", "11"], "--classes-per-episode"),
+        (["--memory-width", "41"], "20x41"),
+        (["--latent-size", "7"], "--latent-size"),
+        (["--steps", "0"], "--steps"),
+        (["--temporal-shift", "0.7"], "--temporal-shift"),
+        (["--device", "cuda:99"], "--device"),
+        (["--resume", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_leaves_nothing(arguments, named, tmp_path):
+    data = tmp_path / "data"
+    data.write_text("a file where the folder of the data sets should be")
+    sentence = refused(run("svi_train.py", *arguments, "--data-dir", data, cwd=tmp_path))
+    assert named in sentence
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+
+def test_an_existing_run_is_not_overwritten(finished):
+    folder, _ = finished
+    before = (folder / "checkpoint.pt").read_bytes()
+    assert "--resume" in refused(run("svi_train.py", *TINY, "--out", folder))
+    assert (folder / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "other_model"])
+def test_a_damaged_or_foreign_checkpoint_is_refused(finished, tmp_path, damage):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    source, path = finished[0], folder / "checkpoint.pt"
+    (folder / "config.json").write_bytes((source / "config.json").read_bytes())
+    (folder / "metrics.jsonl").write_bytes((source / "metrics.jsonl").read_bytes())
+    whole = (source / "checkpoint.pt").read_bytes()
+    if damage == "truncated":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "foreign":
+        path.write_text("not a checkpoint")
+    else:
+        state = load_checkpoint(source / "checkpoint.pt")
+        save_checkpoint(path, {**state, "model": {"other": torch.zeros(1)}})
+    before = path.read_bytes(), (folder / "metrics.jsonl").read_bytes()
+    assert str(path) in refused(run("svi_train.py", "--resume", folder, "--steps", 9))
+    assert (path.read_bytes(), (folder / "metrics.jsonl").read_bytes()) == before
+
+
+def test_divergence_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    folder = tmp_path / "run"
+    arguments = [*TINY, "--out", folder, "--learning-rate", "1e30", "--warmup-steps", 0, "--evaluate-every", "1"]
+    process = run("svi_train.py", *arguments)
+    assert process.returncode == 1
+    assert re.search(r"error: step \d+[:,] .*not finite.*reconstruction.*last good checkpoint", process.stderr)
+    assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS))
+def test_every_script_starts_as_a_program_from_any_folder(script, tmp_path):
+    process = subprocess.run(command(script, "--help"), capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert process.returncode == 0, process.stderr
+    assert "Run folder" in process.stdout
+
+
+def test_a_program_that_is_refused_exits_with_status_2(tmp_path):
+    arguments = command("svi_train.py", "--resume", tmp_path / "nowhere")
+    process = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert process.returncode == 2
+    assert process.stderr == f"error: {tmp_path / 'nowhere'}: expected a run folder with config.json, found none\n"
+
+
+def test_a_mistyped_flag_is_answered_with_the_nearest():
+    process = run("svi_train.py", "--lerning-rate", "0.1")
+    assert process.returncode == 2
+    assert "--learning-rate" in process.stdout + process.stderr
+
+
+def test_help_explains_every_flag_with_the_defaults_of_the_data_set():
+    text = re.sub(r"\s+", " ", run("svi_train.py", "--dataset", "omniglot", "--help").stdout)
+    for flag in ("--dataset", "--write", "--binarize", "--kl-key-start", "--precision", "--resume", "--augment"):
+        assert flag in text
+    assert "default: omniglot" in text
+    assert "default: threshold" in text
+
+
+def test_dry_run_prints_the_resolved_configuration_and_leaves_nothing(tmp_path):
+    process = run("svi_train.py", "--dry-run", "--write", "feed_forward", "--steps", "7", cwd=tmp_path)
+    shown = json.loads(process.stdout)
+    assert shown["training"]["steps"] == 7
+    assert shown["memory"]["reads"] == 2
+    assert shown["network"]["width"] > 0
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+
+from inference.evaluation import elbo_terms, evaluate
+from tests.programs import WRITES, random_episodes, small_program
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_terms_add_up_to_pyros_elbo_with_the_same_noise(write):
+    program, episode = small_program(write), random_episodes()
+    torch.manual_seed(2)
+    terms = elbo_terms(program.model, program.guide, episode)
+    torch.manual_seed(2)
+    loss = Trace_ELBO(max_plate_nesting=2)(program.model, program.guide)(episode)
+    torch.testing.assert_close(terms.elbo.sum(), -loss.detach(), rtol=1e-12, atol=1e-9)
+    torch.testing.assert_close(terms.elbo, terms.reconstruction - sum(terms.kl.values()))
+    assert terms.elbo.shape == episode.shape[:2]
+    assert not terms.kl["memory"].any()
+
+
+def test_averages_leave_out_the_filling():
+    program, episode = small_program(), random_episodes()
+    counted = torch.ones(3, 6, dtype=torch.bool)
+    counted[2, 2:] = False
+    torch.manual_seed(4)
+    terms = elbo_terms(program.model, program.guide, episode)
+    torch.manual_seed(4)
+    results = evaluate(program.model, program.guide, [(episode, counted)])
+    assert results["elbo_nats_per_image"] == pytest.approx(terms.elbo[counted].mean().item())
+    assert results["kl_key_nats_per_image"] == pytest.approx(terms.kl["key"][counted].mean().item())
+
+
+def test_memory_gain_is_own_minus_another_episodes_elbo():
+    program, episode = small_program("feed_forward"), random_episodes()
+    counted = torch.ones(3, 6, dtype=torch.bool)
+    program.model.double(), program.guide.double()
+    with torch.no_grad():
+        memory = program.guide.write(program.guide.encode(episode))
+        torch.manual_seed(4)
+        own = elbo_terms(program.model, program.guide, episode)
+        other = elbo_terms(program.model, program.guide, episode, memory.roll(1, 0))
+        torch.manual_seed(4)
+        results = evaluate(program.model, program.guide, [(episode, counted)])
+    assert results["memory_gain_nats_per_image"] == pytest.approx((own.elbo - other.elbo).mean().item())
+
+
+def test_memories_of_other_episodes_are_found_across_batches():
+    program, episode = small_program("feed_forward"), random_episodes()
+    seen = []
+
+    def guide(images, memory=None):
+        seen.append(memory)
+        return program.guide(images, memory)
+
+    batches = [(episode[i : i + 1], torch.ones(1, 6, dtype=torch.bool)) for i in range(3)]
+    results = evaluate(program.model, guide, batches)
+    written = program.guide.write(program.guide.encode(episode))
+    others = [memory for memory in seen if memory is not None]
+    torch.testing.assert_close(torch.cat(others), written[:2])
+    assert "memory_gain_nats_per_image" not in results  # the first episode had no other memory to compare with
+
+
+def test_a_single_episode_has_no_memory_gain():
+    program, episode = small_program(), random_episodes(1)
+    results = evaluate(program.model, program.guide, [(episode, torch.ones(1, 6, dtype=torch.bool))])
+    assert "memory_gain_nats_per_image" not in results

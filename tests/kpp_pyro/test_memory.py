@@ -1,0 +1,269 @@
+"""The block memory: keys become places, places are read, and blocks are cut and joined."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kpp_pyro.errors import InputError
+from kpp_pyro.memory import Addressing, MemoryLayout, cut_blocks, join_blocks, read
+
+KINDS = ("smooth", "blockwise")
+LAYOUTS = {
+    "square": MemoryLayout(2, 8, 8, 4, 4),
+    "two reads": MemoryLayout(1, 6, 9, 2, 3, reads=2),
+    "does not tile": MemoryLayout(3, 7, 11, 3, 2, reads=2),
+    "one row": MemoryLayout(2, 3, 10, 3, 2),
+    "whole": MemoryLayout(1, 4, 6, 4, 6),
+}
+every_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+both_kinds = pytest.mark.parametrize("kind", KINDS)
+TILED = MemoryLayout(2, 6, 12, 2, 3)  # 3 rows of 4 blocks
+
+
+def random_memory(layout, *batch):
+    return torch.randn(*batch, 1, *layout.shape, dtype=torch.float64)
+
+
+def random_key(layout, *batch, spread=1.0):
+    return spread * torch.randn(*batch, layout.reads, 3, dtype=torch.float64)
+
+
+def key_of(scale, x, y):
+    """Key with these values of the normal CDF."""
+    return torch.special.ndtri(torch.tensor([scale, x, y], dtype=torch.float64))
+
+
+def corner_by_hand(cdf, free, steps, addressing):
+    """First memory pixel of a block that can move by `free` pixels, for one axis."""
+    if addressing.kind == "smooth":
+        return cdf * free
+    if steps == 1:
+        return free / 2
+    for border in range(1, steps):
+        distance = cdf * steps - border
+        if abs(distance) < addressing.edge / 2:
+            return (border - 0.5 + distance / addressing.edge) * free / (steps - 1)
+    return min(math.floor(cdf * steps), steps - 1) * free / (steps - 1)
+
+
+def bilinear_by_hand(image, down, across):
+    """Value between pixel centres (0, 0) ... (H - 1, W - 1), those at the border repeated outwards."""
+    top, left = math.floor(down), math.floor(across)
+    value = 0.0
+    for row, column in itertools.product((top, top + 1), (left, left + 1)):
+        weight = (1 - abs(down - row)) * (1 - abs(across - column))
+        value += weight * image[min(max(row, 0), image.shape[0] - 1), min(max(column, 0), image.shape[1] - 1)]
+    return value
+
+
+def read_by_hand(memory, key, addressing):
+    """Read one memory (C, H, W) through one key (3,), numpy and loops only."""
+    layout = addressing.layout
+    scale, x, y = ((1 + math.erf(float(k) / math.sqrt(2))) / 2 for k in key)
+    if addressing.kind == "blockwise":
+        scale = max(0.0, (scale - (1 - addressing.broad)) / addressing.broad)
+    zoom = 1 + scale * (min(layout.height / layout.block_height, layout.width / layout.block_width) - 1)
+    left = corner_by_hand(x, layout.width - zoom * layout.block_width, layout.columns, addressing)
+    top = corner_by_hand(y, layout.height - zoom * layout.block_height, layout.rows, addressing)
+    block = np.empty(layout.block_shape)
+    for channel, i, j in np.ndindex(block.shape):
+        block[channel, i, j] = bilinear_by_hand(
+            memory[channel], top + (i + 0.5) * zoom - 0.5, left + (j + 0.5) * zoom - 0.5
+        )
+    return block
+
+
+@every_layout
+@both_kinds
+def test_the_read_equals_a_slow_double_loop(layout, kind):
+    addressing = Addressing(layout, kind, edge=0.3, broad=0.4)  # wide, so that random keys fall on every part
+    memory, key = random_memory(layout, 2), random_key(layout, 2, 4, spread=1.5)
+    blocks = read(memory, key, addressing)
+    assert blocks.shape == (2, 4, layout.reads, *layout.block_shape)
+    for episode, image, r in np.ndindex(2, 4, layout.reads):
+        expected = read_by_hand(memory[episode, 0].numpy(), key[episode, image, r].numpy(), addressing)
+        np.testing.assert_allclose(blocks[episode, image, r].numpy(), expected, atol=1e-12)
+
+
+@both_kinds
+def test_gradients_of_the_read_equal_finite_differences(kind):
+    layout = MemoryLayout(2, 4, 5, 2, 2, reads=2)
+    addressing = Addressing(layout, kind, edge=0.5, broad=0.5)
+    memory = random_memory(layout, 2).requires_grad_()
+    key = random_key(layout, 2, 3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda m, k: read(m, k, addressing), (memory, key))
+    (slope,) = torch.autograd.grad(read(memory, key, addressing).sum(), key)
+    assert (slope != 0).any()
+
+
+@both_kinds
+@pytest.mark.parametrize("scale", [40.0, math.inf])
+def test_the_identity_key_returns_the_grid_of_the_memory(kind, scale):
+    layout = LAYOUTS["whole"]
+    memory, key = random_memory(layout, 2), torch.tensor([scale, 0.0, 0.0], dtype=torch.float64).expand(2, 3, 1, 3)
+    blocks = read(memory, key, Addressing(layout, kind))
+    torch.testing.assert_close(blocks, memory.unsqueeze(1).expand_as(blocks), atol=1e-14, rtol=0)
+
+
+@both_kinds
+@pytest.mark.parametrize("scale", [40.0, math.inf])
+def test_the_largest_scale_reads_the_whole_memory_at_a_lower_resolution(kind, scale):
+    layout = LAYOUTS["square"]
+    memory, key = random_memory(layout, 2), torch.tensor([scale, 0.0, 0.0], dtype=torch.float64).expand(2, 1, 1, 3)
+    blocks = read(memory, key, Addressing(layout, kind))
+    torch.testing.assert_close(blocks[:, 0, 0], F.avg_pool2d(memory[:, 0], 2))  # zoom 2: between four pixels
+
+
+@every_layout
+@both_kinds
+def test_no_key_leaves_the_memory(layout, kind):
+    addressing = Addressing(layout, kind)
+    extremes = (-math.inf, -1e3, -6.0, -0.3, 0.0, 1.1, 1e3, math.inf)
+    key = torch.tensor(list(itertools.product(extremes, repeat=3)), dtype=torch.float64)
+    place = addressing.place(key)
+    assert ((place.zoom >= 1) & (place.zoom <= layout.largest_zoom + 1e-12)).all()
+    assert (place.centre.abs() + place.half_extent <= 1 + 1e-12).all()
+    left, top, width, height = addressing.boxes(key).unbind(-1)
+    assert (torch.stack([left, top]) >= -1e-12).all()
+    assert (left + width <= layout.width + 1e-12).all() and (top + height <= layout.height + 1e-12).all()
+    torch.testing.assert_close(width / layout.block_width, height / layout.block_height)  # isotropic
+    blocks = read(random_memory(layout, 1), key.unsqueeze(-2).expand(-1, layout.reads, -1).unsqueeze(0), addressing)
+    assert blocks.isfinite().all()
+
+
+@both_kinds
+def test_extreme_keys_have_finite_gradients(kind):
+    layout = LAYOUTS["square"]
+    key = torch.tensor([[-1e3, 1e3, math.inf], [math.inf, -math.inf, 40.0]]).reshape(1, 2, 1, 3).requires_grad_()
+    read(random_memory(layout, 1).float(), key, Addressing(layout, kind)).sum().backward()
+    assert key.grad.isfinite().all()
+
+
+@both_kinds
+def test_leading_particles_broadcast_like_a_loop_over_them(kind):
+    layout = LAYOUTS["two reads"]
+    addressing = Addressing(layout, kind, edge=0.3)
+    memories, keys = random_memory(layout, 3, 2), random_key(layout, 3, 2, 4)
+    both = read(memories, keys, addressing)
+    one_memory = read(memories[0], keys, addressing)
+    one_key = read(memories, keys[0], addressing)
+    kept_dimension = read(memories[:1], keys, addressing)
+    assert both.shape == (3, 2, 4, 2, *layout.block_shape)
+    for particle in range(3):
+        torch.testing.assert_close(both[particle], read(memories[particle], keys[particle], addressing))
+        torch.testing.assert_close(one_memory[particle], read(memories[0], keys[particle], addressing))
+        torch.testing.assert_close(kept_dimension[particle], one_memory[particle])
+        torch.testing.assert_close(one_key[particle], read(memories[particle], keys[0], addressing))
+
+
+def test_cut_blocks_agrees_with_slicing_row_by_row():
+    memory = random_memory(TILED, 2)
+    blocks = cut_blocks(memory, TILED)
+    assert blocks.shape == (2, 1, TILED.blocks, *TILED.block_shape)
+    for number in range(TILED.blocks):
+        row, column = divmod(number, TILED.columns)
+        sliced = memory[..., 2 * row : 2 * row + 2, 3 * column : 3 * column + 3]
+        assert torch.equal(blocks[:, :, number], sliced)
+
+
+def test_join_blocks_is_the_inverse_of_cut_blocks():
+    memory = random_memory(TILED, 3, 2)
+    assert torch.equal(join_blocks(cut_blocks(memory, TILED), TILED), memory)
+    blocks = torch.randn(2, TILED.blocks, *TILED.block_shape)
+    assert torch.equal(cut_blocks(join_blocks(blocks, TILED), TILED), blocks)
+
+
+def test_a_key_in_the_middle_of_a_block_reads_that_block():
+    memory, addressing = random_memory(TILED, 1), Addressing(TILED, "blockwise")
+    keys, corners = [], []
+    for number in range(TILED.blocks):
+        row, column = divmod(number, TILED.columns)
+        keys.append(key_of(0.5, (column + 0.5) / TILED.columns, (row + 0.5) / TILED.rows))
+        corners.append([3.0 * column, 2.0 * row, 3.0, 2.0])
+    key = torch.stack(keys)[None, :, None]
+    torch.testing.assert_close(read(memory, key, addressing)[0, :, 0], cut_blocks(memory, TILED)[0, 0], atol=1e-13, rtol=0)
+    boxes = torch.tensor(corners, dtype=torch.float64)
+    torch.testing.assert_close(addressing.boxes(key)[0, :, 0], boxes, atol=1e-13, rtol=0)
+
+
+def test_a_read_is_flat_inside_a_block():
+    memory, addressing = random_memory(TILED, 1), Addressing(TILED, "blockwise", edge=0.1, broad=0.05)
+    number = torch.arange(TILED.blocks).expand(50, -1)
+    inside = 0.05 + 0.9 * torch.rand(50, TILED.blocks, 2, dtype=torch.float64)
+    inside[:2] = torch.tensor([0.0501, 0.9499], dtype=torch.float64)[:, None, None]  # just before its edges
+    x = (number % TILED.columns + inside[..., 0]) / TILED.columns
+    y = (number // TILED.columns + inside[..., 1]) / TILED.rows
+    scale = 0.95 * torch.rand(50, TILED.blocks, dtype=torch.float64)
+    key = torch.special.ndtri(torch.stack([scale, x, y], -1))[None].flatten(1, 2).unsqueeze(-2).requires_grad_()
+    blocks = read(memory, key, addressing).reshape(50, TILED.blocks, *TILED.block_shape)
+    expected = cut_blocks(memory, TILED)[0].expand_as(blocks)
+    torch.testing.assert_close(blocks, expected, atol=1e-13, rtol=0)
+    (slope,) = torch.autograd.grad(blocks.square().sum(), key)
+    assert not slope.any()
+
+
+def test_a_read_crosses_to_the_next_block_within_the_edge():
+    layout = MemoryLayout(1, 2, 8, 2, 4)
+    memory, addressing = random_memory(layout, 1), Addressing(layout, "blockwise", edge=0.02)
+    cdf_x = [0.5 - 0.0051, 0.5 - 0.0025, 0.5, 0.5 + 0.0025, 0.5 + 0.0051]  # of the memory: half of it is one block
+    key = torch.stack([key_of(0.5, x, 0.5) for x in cdf_x])[None, :, None]
+    blocks = read(memory, key, addressing)[0, :, 0]
+    for block, shift in zip(blocks, (0, 1, 2, 3, 4), strict=True):
+        torch.testing.assert_close(block, memory[0, 0, :, :, shift : shift + 4], atol=1e-11, rtol=0)
+
+
+def test_only_the_broadest_scales_zoom_out():
+    addressing = Addressing(LAYOUTS["square"], "blockwise", broad=0.1)
+    key = torch.stack([key_of(scale, 0.25, 0.25) for scale in (0.0, 0.5, 0.8999, 0.95, 1.0)])
+    expected = torch.tensor([1, 1, 1, 1.5, 2], dtype=torch.float64)
+    torch.testing.assert_close(addressing.place(key).zoom, expected)
+    narrow = Addressing(LAYOUTS["square"], "blockwise", broad=0.0)
+    assert torch.equal(narrow.place(key).zoom, torch.ones_like(expected))
+
+
+def test_the_prior_covers_the_memory_evenly():
+    key = torch.randn(100_000, 3, dtype=torch.float64)
+    left, top, width, height = Addressing(TILED, "smooth").boxes(key).unbind(-1)
+    for cdf in (left / (TILED.width - width), top / (TILED.height - height)):
+        counts = torch.histc(cdf, 10, 0, 1)
+        assert (counts - 10_000).abs().max() < 4 * math.sqrt(10_000 * 0.9)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"channels": 0}, "memory channels: expected at least 1, found 0"),
+        ({"height": 0}, "memory height: .* found 0"),
+        ({"width": -3}, "memory width: .* found -3"),
+        ({"block_height": 0}, "memory block_height: .* found 0"),
+        ({"block_width": -1}, "memory block_width: .* found -1"),
+        ({"reads": 0}, "memory reads: .* found 0"),
+        ({"block_height": 9}, r"memory block: expected at most the memory's 8x6 \(height x width\), found 9x3"),
+        ({"block_width": 7}, r"memory block: .* 8x6 .* found 4x7"),
+    ],
+)
+def test_a_layout_that_cannot_be_is_refused(sizes, message):
+    fitting = {"channels": 2, "height": 8, "width": 6, "block_height": 4, "block_width": 3, "reads": 1}
+    with pytest.raises(InputError, match=message):
+        MemoryLayout(**{**fitting, **sizes})
+
+
+@pytest.mark.parametrize(("height", "width"), [(7, 12), (6, 13)])
+def test_blocks_that_do_not_tile_are_refused(height, width):
+    TILED.require_tiling()
+    with pytest.raises(InputError, match=f"memory {height}x{width} .* whole multiples of the block 2x3"):
+        MemoryLayout(2, height, width, 2, 3).require_tiling()
+
+
+def test_a_layout_counts_what_it_holds():
+    layout = MemoryLayout(3, 7, 11, 3, 2, reads=2)
+    assert (layout.rows, layout.columns, layout.blocks) == (2, 5, 10)
+    assert layout.scalars == torch.empty(layout.shape).numel() == 231
+    assert layout.read_scalars == read(random_memory(layout, 1), random_key(layout, 1, 1), Addressing(layout)).numel()
+    assert layout.largest_zoom == 7 / 3

@@ -1,0 +1,32 @@
+"""Small model/guide pairs, in float64 and without a temporal shift unless asked for."""
+
+from __future__ import annotations
+
+import torch
+
+from experiments.build import Program, build_program
+from experiments.config import Config, default_config, replace_flat
+
+IMAGE_SHAPE = (1, 16, 16)
+SMALL = {"width": 16, "depth": 1, "precision": "float32"}
+WRITES = ("allocate", "feed_forward")
+
+
+def small_config(write: str = "allocate", networks: str = "mlp", **changes: object) -> Config:
+    flags = [f"--write={write}", f"--networks={networks}"]
+    memory = {"memory_channels": 2, "memory_height": 8, "memory_width": 8, "block_height": 2, "block_width": 2}
+    latent = {} if write == "allocate" else {"latent_size": 5}
+    return replace_flat(default_config(flags), {**SMALL, **memory, **latent, "temporal_shift": 0.0, **changes})
+
+
+def small_program(write: str = "allocate", networks: str = "mlp", **changes: object) -> Program:
+    program = build_program(small_config(write, networks, **changes), IMAGE_SHAPE, torch.device("cpu"))
+    program.model.double()
+    program.guide.double()
+    return program
+
+
+def random_episodes(episodes: int = 3, images: int = 6, seed: int = 1) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    grey = torch.rand(episodes, images, *IMAGE_SHAPE, dtype=torch.float64, generator=generator)
+    return (grey < 0.4).double()
