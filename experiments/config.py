@@ -146,15 +146,24 @@ _BY_DATASET: dict[str, dict[str, Any]] = {
 _BY_WRITE: dict[str, dict[str, Any]] = {
     "allocate": {},
     "feed_forward": {
-        "memory_channels": 8,
-        "memory_width": 20,
-        "reads": 2,
+        "memory_channels": 50,
+        "memory_height": 8,
+        "memory_width": 8,
+        "block_height": 2,
+        "block_width": 2,
         "latent_size": 64,
         "temporal_shift": 0.125,
         "kl_key_start": 0.0,
         "kl_key_begin_step": 1500,
         "kl_key_ramp_steps": 2000,
     },
+}
+# A learned map has to discover what `allocate` is given: it needs several times the steps.
+_BY_DATASET_AND_WRITE: dict[tuple[str, str], dict[str, Any]] = {
+    ("digits", "feed_forward"): {"steps": 6000, "evaluate_every": 500},
+    ("mnist", "feed_forward"): {"steps": 18000},
+    ("fashion_mnist", "feed_forward"): {"steps": 18000},
+    ("omniglot", "feed_forward"): {"steps": 18000, "evaluate_every": 1000},
 }
 _BY_PRESET: dict[tuple[str, str], dict[str, Any]] = {
     ("mlp", "tiny"): {"width": 256, "depth": 1},
@@ -171,7 +180,8 @@ def default_config(arguments: Sequence[str] = ()) -> Config:
     named = {name: value for name, value in _named_choices(arguments).items() if value is not None}
     dataset = named.get("dataset", DataConfig.dataset)
     write = named.get("write", MemoryConfig.write)
-    chosen = {"dataset": dataset, "write": write, **_BY_DATASET.get(dataset, {}), **_BY_WRITE.get(write, {}), **named}
+    chosen = {"dataset": dataset, "write": write, **_BY_DATASET.get(dataset, {}), **_BY_WRITE.get(write, {})}
+    chosen |= _BY_DATASET_AND_WRITE.get((dataset, write), {}) | named
     networks, preset = chosen.get("networks", NetworkConfig.networks), chosen.get("preset", NetworkConfig.preset)
     chosen |= _BY_PRESET.get((networks, preset), {})
     return replace_flat(Config(), chosen)
@@ -204,6 +214,15 @@ def replace_flat(config: Config, values: dict[str, Any]) -> Config:
         elif part.name in values:
             parts[part.name] = values[part.name]
     return dataclasses.replace(config, **parts)
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Every field of a configuration by its name, whichever part holds it."""
+    fields: dict[str, Any] = {}
+    for name in (part.name for part in dataclasses.fields(Config)):
+        value = getattr(config, name)
+        fields |= vars(value) if dataclasses.is_dataclass(value) else {name: value}
+    return fields
 
 
 def config_from_json(content: dict[str, Any], source: Path) -> Config:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,17 +35,20 @@ from experiments.build import (
     read_run,
     resolve_device,
 )
-from experiments.config import Config, default_config, require_sensible
+from experiments.config import Config, default_config, flat, replace_flat, require_sensible
 from experiments.pictures import draw_figures
 from experiments.script import Interruption, run_script
 from inference.errors import DivergenceError
 from inference.evaluation import describe, evaluate
 from kpp_pyro.checkpoint import MISMATCH, load_checkpoint, mismatch, save_checkpoint
 from kpp_pyro.data import EpisodeSet
+from kpp_pyro.errors import InputError
 from kpp_pyro.run_folder import RunFolder
 
 _LOG_EVERY = 50  # steps
 _EVALUATION_EPISODES = 32  # episodes in memory at a time
+_RESUMABLE = ("steps", "evaluate-every", "data-dir", "device")  # what may change when a run goes on
+_KEPT = ("best_elbo", "training_seconds")  # what a run keeps in a checkpoint beside the trainer's state
 _EVALUATION_SEED = 0  # of the noise of every evaluation, so that two checkpoints meet the same draws
 
 
@@ -58,7 +62,7 @@ class Arguments(Config):
     out: Path | None = None
     """Run folder; runs/DATASET-WRITE-TIME if None."""
     resume: Path | None = None
-    """Continue the run in this folder, with its configuration; --steps alone may be given anew."""
+    """Continue the run in this folder; only --steps, --evaluate-every, --data-dir and --device may be given anew."""
     dry_run: bool = False
     """Print the resolved configuration and stop."""
 
@@ -70,6 +74,7 @@ class Run:
         self.folder, self.config, self.program, self.episodes = folder, config, program, episodes
         self.trainer = build_trainer(config, program, episodes.train)
         self.best_elbo = float("-inf")
+        self.training_seconds = 0.0  # of steps alone, over all sessions of the run
 
     def train(self, interruption: Interruption) -> None:
         """Step to the end of the plan, or to an interruption; either leaves a checkpoint."""
@@ -79,7 +84,9 @@ class Run:
             tqdm(total=steps, initial=trainer.step, unit="step", desc="training", dynamic_ncols=True) as bar,
         ):
             while trainer.step < steps and not interruption.signal:
+                began = time.perf_counter()
                 quantities = trainer.train_step()
+                self.training_seconds += time.perf_counter() - began
                 bar.update()
                 if trainer.step % _LOG_EVERY == 0 or trainer.step == steps:
                     self._log("train", quantities, board)
@@ -94,7 +101,7 @@ class Run:
             results = score(self.program, self.episodes.validation)
         except DivergenceError as error:
             raise DivergenceError(f"step {self.trainer.step}, validation: {error}") from error
-        self._log("validation", results, board)
+        self._log("validation", {**results, "training_seconds": round(self.training_seconds, 1)}, board)
         bar.write(f"step {self.trainer.step:>6}  validation: {describe(results)}")
         if results["elbo_nats_per_image"] > self.best_elbo:
             self.best_elbo = results["elbo_nats_per_image"]
@@ -110,7 +117,7 @@ class Run:
 
     def save(self, path: Path) -> None:
         """Save everything that the next step depends on."""
-        save_checkpoint(path, {**self.trainer.state_dict(), "best_elbo": self.best_elbo})
+        save_checkpoint(path, {**self.trainer.state_dict(), **{name: getattr(self, name) for name in _KEPT}})
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint.
@@ -121,7 +128,8 @@ class Run:
         state = load_checkpoint(path)
         try:
             self.trainer.load_state_dict(state)
-            self.best_elbo = state["best_elbo"]
+            for name in _KEPT:
+                setattr(self, name, state[name])
         except MISMATCH as error:
             raise mismatch(path, error) from error
 
@@ -151,28 +159,36 @@ def score(program: Program, episodes: EpisodeSet, progress: bool = False) -> dic
 def start(arguments: Arguments) -> Run:
     """Make a new run folder, after everything that can be refused has been."""
     config = Config(**{part.name: getattr(arguments, part.name) for part in dataclasses.fields(Config)})
-    require_sensible(config)
-    device = resolve_device(config.device)
-    episodes = build_episodes(config, device)
-    program = build_program(config, episodes.train.image_shape, device)
+    config = replace_flat(config, {"data_dir": config.data.data_dir.expanduser().resolve()})
     name = f"{config.data.dataset}-{config.memory.write}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder = RunFolder.create(arguments.out or Path("runs") / name, dataclasses.asdict(config))
-    return Run(folder, config, program, episodes)
+    run = prepare(config, RunFolder(arguments.out or Path("runs") / name))
+    run.folder.create(dataclasses.asdict(config))
+    return run
 
 
-def resume(path: Path, steps: int | None) -> Run:
-    """Continue the run in a folder, to another number of steps if one is given."""
-    folder, config = read_run(path)
-    if steps is not None:
-        config = dataclasses.replace(config, training=dataclasses.replace(config.training, steps=steps))
-        require_sensible(config)
-    device = resolve_device(config.device)
-    episodes = build_episodes(config, device)
-    run = Run(folder, config, build_program(config, episodes.train.image_shape, device), episodes)
+def resume(arguments: Arguments, given: Sequence[str]) -> Run:
+    """Continue the run in a folder, with what may change of its configuration and was given."""
+    assert arguments.resume is not None
+    odd = [flag for flag in given if flag not in (*_RESUMABLE, "resume", "dry-run")]
+    if odd:
+        allowed = ", ".join(f"--{flag}" for flag in _RESUMABLE)
+        raise InputError(f"--resume: expected no other flags beside it but {allowed}, found --{odd[0]}")
+    folder, config = read_run(arguments.resume)
+    anew = flat(arguments)
+    config = replace_flat(config, {name: anew[name] for name in map(_field_name, given) if name in flat(config)})
+    run = prepare(config, folder)
     run.load(folder.checkpoint)
     folder.write_config(dataclasses.asdict(config))
     folder.forget_after(run.trainer.step)
     return run
+
+
+def prepare(config: Config, folder: RunFolder) -> Run:
+    """Build everything that a run needs; nothing is written."""
+    require_sensible(config)
+    device = resolve_device(config.device)
+    episodes = build_episodes(config, device)
+    return Run(folder, config, build_program(config, episodes.train.image_shape, device), episodes)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -183,10 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(dataclasses.asdict(arguments), indent=2, default=str))
         return 0
     with Interruption() as interruption:
-        if arguments.resume is not None:
-            run = resume(arguments.resume, arguments.training.steps if _gives(argv, "steps") else None)
-        else:
-            run = start(arguments)
+        run = start(arguments) if arguments.resume is None else resume(arguments, _flags(argv))
         run.train(interruption)
         if interruption.signal:
             print(
@@ -209,8 +222,13 @@ def parse(argv: Sequence[str]) -> Arguments:
     )
 
 
-def _gives(argv: Sequence[str], flag: str) -> bool:
-    return any(argument.split("=")[0] == f"--{flag}" for argument in argv)
+def _flags(argv: Sequence[str]) -> list[str]:
+    """Names of the flags that a command line gives."""
+    return [argument.split("=")[0].removeprefix("--") for argument in argv if argument.startswith("--")]
+
+
+def _field_name(flag: str) -> str:
+    return flag.replace("-", "_")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,8 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path) -> Figure:
     for axis, title in ((left, "Validation set"), (right, "KL terms, validation set")):
         axis.set(xlabel="step", ylabel="nats per image", title=title)
         axis.grid(alpha=0.3, which="both")
-        axis.legend()
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend()
     right.set_ylim(bottom=0)
     return _save(figure, path)
 

@@ -30,23 +30,22 @@ class RunFolder:
         self.figures = path / "figures"
         self.tensorboard = path / "tensorboard"
 
-    @classmethod
-    def create(cls, path: Path, config: Mapping[str, Any]) -> RunFolder:
-        """Make a new run folder and write its configuration.
+    def create(self, config: Mapping[str, Any]) -> None:
+        """Make the folder of a new run and write its configuration.
 
         Raises:
             InputError: the folder holds a run already, or cannot be made.
         """
-        run = cls(path)
-        if run.config.exists():
-            raise InputError(f"--out {path}: expected a new folder, found a run; continue it with --resume {path}")
+        if self.config.exists():
+            raise InputError(f"--out {self.path}: expected a new folder, found a run; go on with --resume {self.path}")
         try:
-            run.figures.mkdir(parents=True, exist_ok=True)
+            self.figures.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"--out {path}: expected a folder that can be written, found {error.strerror}") from error
-        run.write_config(config)
-        run.metrics.touch()
-        return run
+            raise InputError(
+                f"--out {self.path}: expected a folder that can be written, found {error.strerror}"
+            ) from error
+        self.write_config(config)
+        self.metrics.touch()
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

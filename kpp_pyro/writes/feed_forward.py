@@ -10,16 +10,23 @@ from torch import Tensor, nn
 from kpp_pyro.memory import KEY_SIZE, Addressing, MemoryLayout
 from kpp_pyro.networks.heads import LocScaleHead
 from kpp_pyro.networks.precision import InPrecision
-from kpp_pyro.networks.residual import ResidualMlp
 from kpp_pyro.writes.interface import Encoding, Write
+
+_CLAIM_GAIN = 4.0  # sharpens the first choices, which learning then has something to tell apart by
 
 
 class FeedForwardWrite(Write):
-    """Every image writes onto the whole memory, the memory is the sum over the episode divided by sqrt(T).
+    """Every place of the memory chooses among what the images offer, by a softmax over the episode.
+
+        M(u) = sum_t softmax_t(claim_t(u)) content_t   for every place u
+
+    Claims (H_m x W_m) and contents (C_m) are learned maps of an image's encoding, one for each of its R reads. The
+    paper does not say how f_mem joins the encodings. A plain sum over images of learned maps onto the memory was
+    ignored by the reads for thousands of steps; with a softmax an image can have a place to itself, and a content
+    that is the same wherever it lies can be understood by one reading network.
 
     The keys' and latents' posteriors are normal, with parameters from the encodings alone: a cue finds its place
-    since places are learned from what images look like. The paper does not fix how f_mem joins the encodings; the sum
-    makes the episode exchangeable but for the temporal shift.
+    since places are learned from what images look like.
     """
 
     def __init__(
@@ -34,10 +41,10 @@ class FeedForwardWrite(Write):
         self.layout = layout
         self.addressing = Addressing(layout, "smooth")
         self.latent_size = latent_size
-        self.to_memory = InPrecision(
-            nn.Sequential(ResidualMlp(encoding_size), nn.Linear(encoding_size, layout.scalars)), dtype
-        )
-        self.to_key = InPrecision(LocScaleHead(encoding_size, layout.reads * KEY_SIZE, smallest_scale), dtype)
+        reads, places = layout.reads, layout.height * layout.width
+        self.to_content = InPrecision(nn.Linear(encoding_size, reads * layout.channels), dtype)
+        self.to_claim = InPrecision(nn.Linear(encoding_size, reads * places), dtype)
+        self.to_key = InPrecision(LocScaleHead(encoding_size, reads * KEY_SIZE, smallest_scale), dtype)
         self.to_latent = InPrecision(LocScaleHead(encoding_size, latent_size, smallest_scale), dtype)
 
     def encode(self, features: Tensor) -> Encoding:
@@ -45,9 +52,11 @@ class FeedForwardWrite(Write):
         return Encoding(features, *self.to_latent(features))
 
     def forward(self, encoding: Encoding) -> Tensor:
-        """Sum the images' maps onto the memory."""
-        total = self.to_memory(encoding.features).sum(1, keepdim=True) / encoding.images**0.5
-        return total.unflatten(-1, self.layout.shape)
+        """Let every place choose."""
+        contents = self.to_content(encoding.features).unflatten(-1, (self.layout.reads, -1)).flatten(1, 2)
+        claims = self.to_claim(encoding.features).unflatten(-1, (self.layout.reads, -1)).flatten(1, 2)
+        memory = torch.einsum("bsc,bsu->bcu", contents, (_CLAIM_GAIN * claims).softmax(1))
+        return memory.unflatten(-1, self.layout.shape[1:]).unsqueeze(1)
 
     def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
         """q(y|X): normal, the same for written images and cues."""

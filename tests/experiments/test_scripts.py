@@ -60,7 +60,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
 
 
 def metrics(folder: Path) -> list[dict[str, float | str]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    """Every line of metrics, without the seconds that no two runs share."""
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for record in records:
+        assert (record.pop("training_seconds", 0) > 0) == (record["split"] == "validation")
+    return records
 
 
 def test_every_script_is_listed_here():
@@ -217,6 +221,12 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(arguments, named, tmp_pa
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
 
 
+def test_a_resumed_run_takes_no_other_configuration(finished):
+    sentence = refused(run("svi_train.py", "--resume", finished[0], "--learning-rate", "0.1"))
+    assert "--learning-rate" in sentence
+    assert "--steps" in sentence
+
+
 def test_an_existing_run_is_not_overwritten(finished):
     folder, _ = finished
     before = (folder / "checkpoint.pt").read_bytes()
@@ -285,6 +295,6 @@ def test_dry_run_prints_the_resolved_configuration_and_leaves_nothing(tmp_path):
     process = run("svi_train.py", "--dry-run", "--write", "feed_forward", "--steps", "7", cwd=tmp_path)
     shown = json.loads(process.stdout)
     assert shown["training"]["steps"] == 7
-    assert shown["memory"]["reads"] == 2
+    assert shown["memory"]["memory_channels"] == 50
     assert shown["network"]["width"] > 0
     assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,7 @@ from kpp_pyro.memory import Addressing, MemoryLayout, cut_blocks, read
 
 LAYOUT = MemoryLayout(2, 4, 9, 2, 3)  # 2 rows of 3 blocks
 BLOCKS = LAYOUT.blocks
+CELLS = (5, 60, 40)  # of the cube, see cube_of_cdfs
 ADDRESSING = Addressing(LAYOUT, "blockwise", edge=0.1, broad=0.2)
 ONE_HOT = torch.eye(BLOCKS, dtype=torch.float64).unsqueeze(1)  # (N, 1, N)
 SOFT = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05, 0.0], dtype=torch.float64).unsqueeze(0)  # (1, N)
@@ -22,8 +23,8 @@ every_prior_prob = pytest.mark.parametrize("prior_prob", [0.0, 0.01, 0.3, 1.0])
 
 def cube_of_cdfs():
     """Midpoints of cells with whose faces all of q's jumps are aligned: sums over them are exact, (G, 1, 3)."""
-    cells = (5, 60, 40)  # broad = 1/5; edge/2 of a column = 1/60; edge/2 of a row = 1/40
-    axes = [(torch.arange(count, dtype=torch.float64) + 0.5) / count for count in cells]
+    # broad = 1/5; edge/2 of a column = 1/60; edge/2 of a row = 1/40
+    axes = [(torch.arange(count, dtype=torch.float64) + 0.5) / count for count in CELLS]
     return torch.special.ndtri(torch.cartesian_prod(*axes)).unsqueeze(1)
 
 
@@ -139,16 +140,18 @@ def test_samples_fall_into_the_blocks_as_often_as_they_should(prior_prob):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("prior_prob", [0.0, 0.3])
 def test_samples_follow_the_density(dtype, prior_prob):
-    # E_q[1 / ratio] is the prior mass of q's support, and the CDFs have the means that the density gives them
-    q, draws = BlockKey(SOFT.to(dtype), ADDRESSING, prior_prob), 50_000
-    key, cube = q.sample((draws,)), cube_of_cdfs()
+    draws, density = 50_000, log_ratio(cube_of_cdfs(), BlockKey(SOFT, ADDRESSING, prior_prob)).exp()
+    q = BlockKey(SOFT.to(dtype), ADDRESSING, prior_prob)
+    key = q.sample((draws,))
     assert key.dtype == dtype and q.log_prob(key).isfinite().all()
-    cdf = torch.special.ndtr(key.double()).squeeze(1)
-    ratio = log_ratio(cube, BlockKey(SOFT, ADDRESSING, prior_prob)).exp()
-    for moment in (1, 2):
-        expected = (ratio[:, None] * torch.special.ndtr(cube).squeeze(1) ** moment).mean(0)
-        allowed = 4 * (cdf**moment).std(0) / math.sqrt(draws) + 2e-4  # squares are not constant inside a cell
-        assert ((cdf**moment).mean(0) - expected).abs().lt(allowed + (1e-2 if moment == 2 else 0)).all()
+    for axis, count in enumerate(CELLS):
+        expected = draws * density.reshape(CELLS).movedim(axis, 0).flatten(1).mean(1) / count
+        found = torch.histc(torch.special.ndtr(key[:, 0, axis].double()), count, 0, 1)
+        possible = expected > 0
+        assert not found[~possible].any()
+        chi_square = ((found - expected).square() / expected)[possible].sum()
+        freedom = possible.sum() - 1
+        assert chi_square < freedom + 4 * (2 * freedom).sqrt()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -187,7 +187,9 @@ def test_a_key_in_the_middle_of_a_block_reads_that_block():
         keys.append(key_of(0.5, (column + 0.5) / TILED.columns, (row + 0.5) / TILED.rows))
         corners.append([3.0 * column, 2.0 * row, 3.0, 2.0])
     key = torch.stack(keys)[None, :, None]
-    torch.testing.assert_close(read(memory, key, addressing)[0, :, 0], cut_blocks(memory, TILED)[0, 0], atol=1e-13, rtol=0)
+    torch.testing.assert_close(
+        read(memory, key, addressing)[0, :, 0], cut_blocks(memory, TILED)[0, 0], atol=1e-13, rtol=0
+    )
     boxes = torch.tensor(corners, dtype=torch.float64)
     torch.testing.assert_close(addressing.boxes(key)[0, :, 0], boxes, atol=1e-13, rtol=0)
 

@@ -1,0 +1,132 @@
+"""The run folder: what is written is read again, and a crash costs at most its last line."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+
+import pytest
+import torch
+
+from kpp_pyro.errors import InputError
+from kpp_pyro.run_folder import RunFolder, environment, write_json, write_text
+
+CONFIG = {"data": {"dataset": "digits", "classes": None}, "rate": 2e-3, "seed": 0, "augment": False, "name": "Ω"}
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = RunFolder(tmp_path / "runs" / "one")
+    folder.create(CONFIG)
+    return folder
+
+
+def hidden_files(folder):
+    return [file.name for file in folder.path.iterdir() if file.name.startswith(".")]
+
+
+def test_the_configuration_comes_back(run):
+    assert RunFolder.open(run.path).read_config() == CONFIG
+    assert not hidden_files(run)
+
+
+def test_the_configuration_says_what_it_ran_on(run):
+    found = json.loads(run.config.read_text())["environment"]
+    assert found["libraries"]["torch"] == importlib.metadata.version("torch")
+    assert found["libraries"]["pyro-ppl"] == importlib.metadata.version("pyro-ppl")
+    assert found["cpu_threads"] == torch.get_num_threads()
+    assert found == environment()
+
+
+def test_a_run_is_not_overwritten(run):
+    run.log(1, "train", {"loss": 2.0})
+    with pytest.raises(InputError, match=f"--out {run.path}: .* found a run; .*--resume {run.path}"):
+        RunFolder(run.path).create({"seed": 1})
+    assert run.read_config() == CONFIG and len(run.read_metrics()) == 1
+
+
+def test_an_empty_folder_may_become_a_run(tmp_path):
+    RunFolder(tmp_path).create(CONFIG)
+    assert RunFolder.open(tmp_path).read_metrics() == []
+
+
+@pytest.mark.parametrize("below", ["", "run"])
+def test_a_file_in_the_way_of_a_new_run_is_named(tmp_path, below):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match=f"--out {tmp_path / 'file'}.*: expected a folder that can be written"):
+        RunFolder(tmp_path / "file" / below).create(CONFIG)
+
+
+@pytest.mark.parametrize("name", ["", "absent"])
+def test_a_folder_without_a_run_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match=f"{tmp_path / name}: expected a run folder with config.json"):
+        RunFolder.open(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"config": {"seed"', b"{}", b"[1]", b"null", b"3", b"\xff\xfe\x00", b'"config"']
+)
+def test_a_damaged_configuration_is_refused(run, content):
+    run.config.write_bytes(content)
+    with pytest.raises(InputError, match=f"^{run.config}: expected a configuration"):
+        run.read_config()
+
+
+def test_metrics_come_back_in_order_and_exactly(run):
+    run.log(1, "train", {"elbo_nats_per_image": 0.1 + 0.2, "loss": -1e-300})
+    run.log(2, "validation", {"elbo_nats_per_image": -math.inf})
+    assert run.read_metrics() == [
+        {"step": 1, "split": "train", "elbo_nats_per_image": 0.1 + 0.2, "loss": -1e-300},
+        {"step": 2, "split": "validation", "elbo_nats_per_image": -math.inf},
+    ]
+    assert len(run.metrics.read_text().splitlines()) == 2
+
+
+def test_a_run_without_metrics_has_none(tmp_path):
+    assert RunFolder(tmp_path).read_metrics() == []
+
+
+def test_a_last_line_cut_short_anywhere_is_ignored(run):
+    for step in (1, 2):
+        run.log(step, "train", {"loss": 1.25})
+    whole = run.metrics.read_text()
+    first = whole.index("\n") + 1
+    for size in range(first, len(whole) - 2):
+        run.metrics.write_text(whole[:size])
+        assert [record["step"] for record in run.read_metrics()] == [1]
+
+
+def test_forgetting_drops_later_steps_and_the_test_set(run):
+    for step in (1, 5, 10, 15):
+        run.log(step, "train", {"loss": 1 / step})
+    run.log(10, "validation", {"loss": math.inf})
+    run.log(10, "test", {"loss": 0.0})
+    before = run.read_metrics()
+    run.forget_after(10)
+    kept = [(record["step"], record["split"]) for record in run.read_metrics()]
+    assert kept == [(1, "train"), (5, "train"), (10, "train"), (10, "validation")]
+    assert all(record in before for record in run.read_metrics())
+    assert not hidden_files(run)
+
+
+def test_a_resumed_run_writes_on_after_a_line_cut_short(run):
+    run.log(1, "train", {"loss": 1.0})
+    with run.metrics.open("a") as file:
+        file.write('{"step": 2, "spl')
+    run.forget_after(1)
+    run.log(2, "train", {"loss": 0.5})
+    assert [record["step"] for record in run.read_metrics()] == [1, 2]
+
+
+def test_an_interrupted_write_leaves_the_previous_file_whole(tmp_path, monkeypatch):
+    path = tmp_path / "evaluation.json"
+    write_json(path, {"elbo_nats_per_image": -17.5})
+
+    def refused(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("os.replace", refused)
+    with pytest.raises(OSError, match="No space"):
+        write_text(path, "{}")
+    assert json.loads(path.read_text()) == {"elbo_nats_per_image": -17.5}
