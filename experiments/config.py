@@ -131,12 +131,12 @@ class Config:
 
 # What a data set, a write and a preset set, unless the command line says otherwise.
 _BY_DATASET: dict[str, dict[str, Any]] = {
-    "digits": {"preset": "tiny", "steps": 2000, "evaluate_every": 250},
-    "mnist": {"preset": "small", "steps": 9000, "evaluate_every": 1000},
-    "fashion_mnist": {"preset": "small", "steps": 9000, "evaluate_every": 1000},
+    "digits": {"preset": "tiny", "steps": 2500, "evaluate_every": 250},
+    "mnist": {"preset": "small", "steps": 15000, "evaluate_every": 1000},
+    "fashion_mnist": {"preset": "small", "steps": 15000, "evaluate_every": 1000},
     "omniglot": {
         "preset": "small",
-        "steps": 7000,
+        "steps": 14000,
         "evaluate_every": 500,
         "augment": True,
         "binarize": "threshold",
@@ -161,9 +161,9 @@ _BY_WRITE: dict[str, dict[str, Any]] = {
 # A learned map has to discover what `allocate` is given: it needs several times the steps.
 _BY_DATASET_AND_WRITE: dict[tuple[str, str], dict[str, Any]] = {
     ("digits", "feed_forward"): {"steps": 6000, "evaluate_every": 500},
-    ("mnist", "feed_forward"): {"steps": 18000},
-    ("fashion_mnist", "feed_forward"): {"steps": 18000},
-    ("omniglot", "feed_forward"): {"steps": 18000, "evaluate_every": 1000},
+    ("mnist", "feed_forward"): {"steps": 24000},
+    ("fashion_mnist", "feed_forward"): {"steps": 24000},
+    ("omniglot", "feed_forward"): {"steps": 24000, "evaluate_every": 1000},
 }
 _BY_PRESET: dict[tuple[str, str], dict[str, Any]] = {
     ("mlp", "tiny"): {"width": 256, "depth": 1},
