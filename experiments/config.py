@@ -273,5 +273,5 @@ def require_sensible(config: Config) -> None:
             raise InputError(f"--{flag}: expected a positive number, found {positive}")
     if not 0 <= network.temporal_shift <= 0.5:
         raise InputError(f"--temporal-shift: expected a share from 0 to 0.5, found {network.temporal_shift}")
-    if network.networks == "conv" and network.width % 8:
-        raise InputError(f"--width: expected a multiple of 8 for --networks conv (GroupNorm), found {network.width}")
+    if network.networks == "conv" and network.width % 16:
+        raise InputError(f"--width: expected a multiple of 16 for --networks conv (GroupNorm), found {network.width}")

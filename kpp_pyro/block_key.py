@@ -18,8 +18,9 @@ _MARGIN = 1e-5  # of a block: keeps a sample inside its block when its CDF is ro
 class BlockKey(TorchDistribution):
     """Keys of R reads, each pointing into a block known up to probabilities.
 
-    For each read: n ~ Categorical(block_probs), then y ~ N(0, I) restricted to the keys that read block n and nothing
-    else; with probability `prior_prob`, y ~ N(0, I) instead. Its density is the prior's times a constant per block:
+    For each read: n ~ Categorical(block_probs), then y ~ N(0, I) restricted to the keys inside block n, off its edges
+    (at the memory's border too, where they need not be), all of which read the same; with probability `prior_prob`,
+    y ~ N(0, I) instead. Its density is the prior's times a constant per block:
 
         q(y) = N(y; 0, I) (sum_n (1 - prior_prob) block_probs_n 1[y in block n] / P_n + prior_prob)
 
@@ -58,7 +59,7 @@ class BlockKey(TorchDistribution):
 
     @property
     def block_mass(self) -> float:
-        """P_n, the prior probability of the keys that read block n and nothing else."""
+        """P_n, the prior probability of block n: of keys off its edges, whose scale is one block."""
         layout, shape = self.addressing.layout, self.addressing
         return (1 - shape.edge) ** 2 * (1 - shape.broad) / layout.blocks
 
@@ -131,6 +132,6 @@ class BlockKey(TorchDistribution):
 def _kl_block_key(q: BlockKey, p: Independent) -> Tensor:
     base = p.base_dist
     standard = isinstance(base, Normal) and not base.loc.any() and bool((base.scale == 1).all())
-    if not standard or p.reinterpreted_batch_ndims != 2:
+    if not standard or p.event_shape != q.event_shape:
         raise NotImplementedError("closed form only for a standard normal prior over keys (R, 3)")
     return q.kl_to_prior()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
 _DPI = 130
@@ -40,7 +41,8 @@ def draw_memory(memory: Tensor, boxes: Tensor, path: Path, most_channels: int = 
     columns = min(channels, 2 if memory.shape[2] > 1.5 * memory.shape[1] else 4)
     rows = -(-channels // columns)
     panel_width = 4.2 if columns == 2 else 2.6
-    size = (columns * panel_width, rows * (panel_width * memory.shape[1] / memory.shape[2] + 0.35) + 0.5)
+    panel_height = panel_width * memory.shape[1] / memory.shape[2]
+    size = (1.1 * columns * panel_width, rows * (panel_height + 0.25) + 0.3)  # the colour bar takes a tenth
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     limit = float(memory.abs().max()) or 1.0
     for channel, axis in enumerate(axes.flat):
@@ -73,6 +75,8 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path) -> Figure:
     )
     if seen and max(steps) > 0:
         left.set_yscale("log")
+        left.yaxis.set_major_formatter(ScalarFormatter())
+        left.yaxis.set_minor_formatter(ScalarFormatter())
     kls = sorted({name for record in seen for name in record if name.startswith("kl_")})
     for name, colour in zip(kls, ("tab:orange", "tab:green", "tab:red", "tab:purple"), strict=False):
         label = f"KL of {name.removeprefix('kl_').removesuffix('_nats_per_image')}"
@@ -84,6 +88,21 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path) -> Figure:
         if axis.get_legend_handles_labels()[0]:
             axis.legend()
     right.set_ylim(bottom=0)
+    return _save(figure, path)
+
+
+def draw_comparison(metrics: Mapping[str, Sequence[dict[str, Any]]], path: Path) -> Figure:
+    """Draw the negative ELBO on the validation set against training time, a line for each run by its name."""
+    figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    for name, records in metrics.items():
+        seen = [record for record in records if record["split"] == "validation"]
+        minutes = [record["training_seconds"] / 60 for record in seen]
+        axis.plot(minutes, [-record["elbo_nats_per_image"] for record in seen], marker=".", label=name)
+    axis.set(xlabel="minutes of training", ylabel="-ELBO, nats per image", title="Validation set", yscale="log")
+    axis.yaxis.set_major_formatter(ScalarFormatter())
+    axis.yaxis.set_minor_formatter(ScalarFormatter())
+    axis.grid(alpha=0.3, which="both")
+    axis.legend()
     return _save(figure, path)
 
 

@@ -125,6 +125,13 @@ class Addressing:
     edge: float = 0.02
     broad: float = 0.01
 
+    def __post_init__(self) -> None:
+        """Check the shares; without an edge the read would not be a function of the key at it."""
+        if not (0 < self.edge < 1 and 0 <= self.broad < 1):
+            raise InputError(
+                f"addressing: expected 0 < edge < 1 and 0 <= broad < 1, found edge {self.edge} and broad {self.broad}"
+            )
+
     def place(self, key: Tensor) -> Placement:
         """Place keys (..., R, 3), standard normal under the prior, in the memory."""
         uniform = torch.special.ndtr(key)

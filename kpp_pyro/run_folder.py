@@ -70,7 +70,7 @@ class RunFolder:
             InputError: the file is not what `write_config` writes.
         """
         try:
-            return json.loads(self.config.read_text())["config"]
+            return dict(json.loads(self.config.read_text())["config"])
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{self.config}: expected a configuration written by svi_train, found {error!r}"
@@ -82,7 +82,7 @@ class RunFolder:
             file.write(json.dumps({"step": step, "split": split, **quantities}) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Every line of metrics; a last line cut short by a crash is left out."""
+        """Every line of metrics; a line cut short by a crash is left out."""
         lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
         records = []
         for line in lines:
@@ -128,5 +128,8 @@ def write_json(path: Path, content: Any) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write text to a temporary file and rename it."""
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(content)
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

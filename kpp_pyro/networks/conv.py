@@ -44,6 +44,7 @@ class ConvDecoder(nn.Module):
 
     def __init__(self, latent_size: int, image_shape: tuple[int, int, int], width: int, depth: int) -> None:
         super().__init__()
+        self.image_shape = image_shape
         channels, height, image_width = image_shape
         quarter = (2 * width, height // 4, image_width // 4)
         self.stem = nn.Sequential(
@@ -64,4 +65,4 @@ class ConvDecoder(nn.Module):
         flat = latent.reshape(1, -1, latent.shape[-1])  # (1, N, D): residual blocks take (B, T, ...)
         quarter = self.at_quarter(self.stem(flat))
         half = self.at_half(self.to_half(quarter.flatten(0, 1)).unsqueeze(0))
-        return self.head(half.flatten(0, 1)).unflatten(0, batch)
+        return self.head(half.flatten(0, 1)).reshape(*batch, *self.image_shape)

