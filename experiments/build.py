@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,8 +130,7 @@ def _build_reading(config: Config, layout: MemoryLayout, latent_size: int) -> nn
     smallest = config.memory.smallest_scale
     if config.memory.write == "allocate":
         return IdentityReading(layout, smallest)
-    width = min(512, 2 ** math.ceil(math.log2(4 * latent_size)))
-    return MlpReading(layout, latent_size, width, 2, smallest)
+    return MlpReading(layout, latent_size, 4 * latent_size, 2, smallest)
 
 
 def build_trainer(config: Config, program: Program, episodes: EpisodeSampler) -> Trainer:

@@ -34,6 +34,7 @@ from experiments.build import (
     load_program,
     read_run,
     resolve_device,
+    resolve_precision,
 )
 from experiments.config import Config, default_config, flat, replace_flat, require_sensible
 from experiments.pictures import draw_figures
@@ -156,10 +157,21 @@ def score(program: Program, episodes: EpisodeSet, progress: bool = False) -> dic
         return evaluate(program.model, program.guide, tqdm(batches, "test", total, disable=not progress, leave=False))
 
 
+def resolve(arguments: Arguments) -> Config:
+    """Return the configuration with nothing left to be decided by the machine it runs on."""
+    config = Config(**{part.name: getattr(arguments, part.name) for part in dataclasses.fields(Config)})
+    device = resolve_device(config.device)
+    decided = {
+        "data_dir": config.data.data_dir.expanduser().resolve(),
+        "device": str(device),
+        "precision": str(resolve_precision(config.precision, device)).removeprefix("torch."),
+    }
+    return replace_flat(config, decided)
+
+
 def start(arguments: Arguments) -> Run:
     """Make a new run folder, after everything that can be refused has been."""
-    config = Config(**{part.name: getattr(arguments, part.name) for part in dataclasses.fields(Config)})
-    config = replace_flat(config, {"data_dir": config.data.data_dir.expanduser().resolve()})
+    config = resolve(arguments)
     name = f"{config.data.dataset}-{config.memory.write}-{datetime.now():%Y%m%d-%H%M%S}"
     run = prepare(config, RunFolder(arguments.out or Path("runs") / name))
     run.folder.create(dataclasses.asdict(config))
@@ -196,18 +208,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = parse(argv)
     if arguments.dry_run:
-        print(json.dumps(dataclasses.asdict(arguments), indent=2, default=str))
+        print(json.dumps(dataclasses.asdict(resolve(arguments)), indent=2, default=str))
         return 0
+    run = start(arguments) if arguments.resume is None else resume(arguments, _flags(argv))
     with Interruption() as interruption:
-        run = start(arguments) if arguments.resume is None else resume(arguments, _flags(argv))
         run.train(interruption)
-        if interruption.signal:
-            print(
-                f"Interrupted after step {run.trainer.step}; saved. "
-                f"Continue with: python experiments/svi_train.py --resume {run.folder.path}"
-            )
-            return interruption.exit_status
-        run.finish()
+    if interruption.signal:
+        print(
+            f"Interrupted after step {run.trainer.step}; saved. "
+            f"Continue with: python experiments/svi_train.py --resume {run.folder.path}"
+        )
+        return interruption.exit_status
+    run.finish()
     return 0
 
 
