@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from experiments.config import Config, config_from_json
+from experiments.config import Config, config_from_json, replace_flat, require_sensible
 from inference.objectives import KLSchedule, make_objective
 from inference.training import Trainer, TrainingPlan
-from kpp_pyro.checkpoint import MISMATCH, load_checkpoint, mismatch
-from kpp_pyro.data import EpisodeSampler, EpisodeSet, ImageSplits, load_dataset
+from kpp_pyro.checkpoint import fitting, load_checkpoint
+from kpp_pyro.data import EpisodeSampler, EpisodeSet, load_dataset
 from kpp_pyro.errors import InputError
 from kpp_pyro.memory import MemoryLayout
 from kpp_pyro.networks.conv import ConvDecoder, ConvEncoder
@@ -36,6 +37,18 @@ class Program:
     model: KanervaPlusPlusModel
     guide: KanervaPlusPlusGuide
 
+    def state_dicts(self) -> dict[str, Any]:
+        """Parameters of both, as `load_program` reads them."""
+        return {"model": self.model.state_dict(), "guide": self.guide.state_dict()}
+
+    def sizes(self) -> dict[str, int]:
+        """What any table of results has to state."""
+        parameters = (*self.model.parameters(), *self.guide.parameters())
+        return {
+            "memory_scalars": self.model.addressing.layout.scalars,
+            "parameters": sum(parameter.numel() for parameter in parameters),
+        }
+
 
 @dataclass(frozen=True)
 class Episodes:
@@ -44,6 +57,22 @@ class Episodes:
     train: EpisodeSampler
     validation: EpisodeSet
     test: EpisodeSet
+
+
+def resolve(config: Config) -> Config:
+    """Return a configuration that no run must refuse, with nothing left to be decided by the machine it runs on.
+
+    Raises:
+        InputError: a number that no run can use, or a device that is not there.
+    """
+    require_sensible(config)
+    device = resolve_device(config.device)
+    decided = {
+        "data_dir": config.data.data_dir.expanduser().resolve(),
+        "device": str(device),
+        "precision": str(resolve_precision(config.precision, device)).removeprefix("torch."),
+    }
+    return replace_flat(config, decided)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -60,6 +89,8 @@ def resolve_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name}: expected a device of this machine, found none ({reason})") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {name}: expected cpu or cuda, found {device.type}")
     return device
 
 
@@ -69,10 +100,10 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     return named[name] if name in named else fast_precision(device)
 
 
-def build_episodes(config: Config, device: torch.device, splits: ImageSplits | None = None) -> Episodes:
-    """Load the data set, unless it is given, and put its episodes on the device."""
+def build_episodes(config: Config, device: torch.device) -> Episodes:
+    """Load the data set and put its episodes on the device."""
     data = config.data
-    splits = splits or load_dataset(data.dataset, data.data_dir)
+    splits = load_dataset(data.dataset, data.data_dir)
     held_out = (data.episode_length, data.test_binarize, config.seed, data.classes_per_episode)
     return Episodes(
         EpisodeSampler(
@@ -153,7 +184,7 @@ def build_trainer(config: Config, program: Program, episodes: EpisodeSampler) ->
     return Trainer(program.model, program.guide, make_objective(training.objective), episodes, plan)
 
 
-def read_run(path: Path) -> tuple[RunFolder, Config]:
+def read_run(path: Path | str) -> tuple[RunFolder, Config]:
     """Open a run folder and its configuration."""
     run = RunFolder.open(path)
     return run, config_from_json(run.read_config(), run.config)
@@ -166,9 +197,31 @@ def load_program(program: Program, checkpoint: Path) -> int:
         InputError: the file is missing, damaged, or of a model of another shape.
     """
     state = load_checkpoint(checkpoint)
-    try:
+    with fitting(checkpoint):
         program.model.load_state_dict(state["model"])
         program.guide.load_state_dict(state["guide"])
         return int(state["step"])
-    except MISMATCH as error:
-        raise mismatch(checkpoint, error) from error
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A run folder with its program, of the best checkpoint, and its episodes."""
+
+    folder: RunFolder
+    config: Config
+    program: Program
+    episodes: Episodes
+
+
+def open_run(path: Path | str, device: str = "auto", data_dir: Path | None = None) -> OpenedRun:
+    """Open a run to look at it, on any device, with its data wherever they are now.
+
+    Raises:
+        InputError: no run, no such device, no such data, or a checkpoint that does not fit.
+    """
+    folder, config = read_run(path)
+    config = resolve(replace_flat(config, {"device": device, "data_dir": data_dir or config.data.data_dir}))
+    episodes = build_episodes(config, torch.device(config.device))
+    program = build_program(config, episodes.train.image_shape, torch.device(config.device))
+    load_program(program, folder.best)
+    return OpenedRun(folder, config, program, episodes)

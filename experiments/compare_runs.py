@@ -34,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = tyro.cli(Arguments, args=argv)
     if not arguments.runs:
         raise InputError("compare_runs: expected at least one run folder, found none")
+    if arguments.out.suffix != ".png":
+        raise InputError(f"--out {arguments.out}: expected a name that ends in .png, found {arguments.out.suffix!r}")
+    if len({path.name for path in arguments.runs}) < len(arguments.runs):
+        raise InputError("compare_runs: expected run folders of different names, found one name twice")
     metrics = {path.name: RunFolder.open(path).read_metrics() for path in arguments.runs}
     draw_comparison(metrics, arguments.out)
     print(arguments.out)

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from inference.objectives import ObjectiveName
 from kpp_pyro.data import Binarization
@@ -34,9 +34,9 @@ class DataConfig:
     binarize: Binarization = "dynamic"
     """Training images: pixels drawn anew each time (dynamic), once with a fixed seed (static), or cut at 1/2."""
     test_binarize: Binarization = "static"
-    """Validation and test images, likewise."""
+    """Validation and test images, likewise; dynamic pixels are the same in every pass over them."""
     augment: bool = False
-    """Shift and rotate training images a little."""
+    """Shift and rotate training images a little (up to 2 pixels and 10 degrees)."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class MemoryConfig:
     latent_size: int | None = None
     """D, size of an image's latent; allocate always takes the number of scalars that are read."""
     smallest_scale: float = 0.05
-    """Lower bound of the scales of latents and keys, so that neither becomes a point."""
+    """Lower bound of the scales of latents, and of keys with feed_forward, so that neither becomes a point."""
 
 
 @dataclass(frozen=True)
@@ -132,14 +132,13 @@ class Config:
 # What a data set, a write and a preset set, unless the command line says otherwise.
 _BY_DATASET: dict[str, dict[str, Any]] = {
     "digits": {"preset": "tiny", "steps": 2500, "evaluate_every": 250},
-    "mnist": {"preset": "small", "steps": 15000, "evaluate_every": 1000},
-    "fashion_mnist": {"preset": "small", "steps": 15000, "evaluate_every": 1000},
+    "mnist": {"preset": "small", "steps": 13500, "evaluate_every": 1000},
+    "fashion_mnist": {"preset": "small", "steps": 13500, "evaluate_every": 1000},
     "omniglot": {
         "preset": "small",
-        "steps": 14000,
+        "steps": 13500,
         "evaluate_every": 500,
         "augment": True,
-        "binarize": "threshold",
         "weight_decay": 0.05,
     },
 }
@@ -243,9 +242,15 @@ def config_from_json(content: dict[str, Any], source: Path) -> Config:
 
 def _part_from_json(kind: Any, content: dict[str, Any], source: Path) -> Any:
     expected = {f.name for f in dataclasses.fields(kind)}
+    if not isinstance(content, dict):
+        raise InputError(f"{source}: expected the keys of {kind.__name__}, found {content!r}")
     if set(content) != expected:
         odd = ", ".join(sorted(expected.symmetric_difference(content)))
         raise InputError(f"{source}: expected the keys of {kind.__name__} of this version, found a difference in {odd}")
+    for name, hint in get_type_hints(kind).items():
+        if get_origin(hint) is Literal and content[name] not in get_args(hint):
+            choices = ", ".join(map(str, get_args(hint)))
+            raise InputError(f"{source}: expected {name} to be one of {choices}, found {content[name]!r}")
     return kind(**{name: Path(value) if name == "data_dir" else value for name, value in content.items()})
 
 
@@ -269,8 +274,21 @@ def require_sensible(config: Config) -> None:
         "learning-rate": training.learning_rate,
         "gradient-norm": training.gradient_norm,
     }.items():
-        if not positive > 0:
-            raise InputError(f"--{flag}: expected a positive number, found {positive}")
+        if not 0 < positive < float("inf"):
+            raise InputError(f"--{flag}: expected a positive, finite number, found {positive}")
+    for flag, not_negative in {
+        "seed": config.seed,
+        "weight-decay": training.weight_decay,
+        "warmup-steps": training.warmup_steps,
+        "kl-key-start": training.kl_key_start,
+        "kl-key-begin-step": training.kl_key_begin_step,
+        "kl-key-ramp-steps": training.kl_key_ramp_steps,
+        "kl-latent-start": training.kl_latent_start,
+        "kl-latent-begin-step": training.kl_latent_begin_step,
+        "kl-latent-ramp-steps": training.kl_latent_ramp_steps,
+    }.items():
+        if not 0 <= not_negative < 2**63:
+            raise InputError(f"--{flag}: expected a number of at least 0, found {not_negative}")
     if not 0 <= network.temporal_shift <= 0.5:
         raise InputError(f"--temporal-shift: expected a share from 0 to 0.5, found {network.temporal_shift}")
     if network.networks == "conv" and network.width % 16:

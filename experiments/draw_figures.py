@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.build import build_episodes, build_program, load_program, read_run, resolve_device
+from experiments.build import open_run
 from experiments.pictures import draw_figures
 from experiments.script import run_script
 
@@ -24,18 +24,18 @@ class Arguments:
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
+    data_dir: Path | None = None
+    """Folder of the data sets; the run's own if None."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = tyro.cli(Arguments, args=argv)
-    folder, config = read_run(arguments.run)
-    device = resolve_device(config.device)
-    episodes = build_episodes(config, device)
-    program = build_program(config, episodes.train.image_shape, device)
-    load_program(program, folder.best)
-    for name in draw_figures(folder, program, episodes.validation):
-        print(folder.figures / f"{name}.png")
+    run = open_run(arguments.run, arguments.device, arguments.data_dir)
+    for name in draw_figures(run.folder, run.program, run.episodes.validation):
+        print(run.folder.figures / f"{name}.png")
     return 0
 
 

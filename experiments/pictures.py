@@ -6,6 +6,7 @@ import torch
 from matplotlib.figure import Figure
 
 from experiments.build import Program
+from inference.randomness import own_randomness
 from inference.traces import site_mean, trace_pair
 from kpp_pyro import figures
 from kpp_pyro.data import EpisodeSet
@@ -18,8 +19,7 @@ _SEED = 0  # of the noise in the figures, so that they can be drawn again
 @torch.no_grad()
 def draw_figures(run: RunFolder, program: Program, episodes: EpisodeSet) -> dict[str, Figure]:
     """Draw every figure of a run into its folder, from the first held-out episodes; returns them by name."""
-    with torch.random.fork_rng():
-        torch.manual_seed(_SEED)
+    with own_randomness(_SEED, next(program.model.parameters()).device):
         episode, _ = next(episodes.batches(_MEMORIES))
         pair = trace_pair(program.model, program.guide, episode)
         samples = program.model.generate(pair.value("memory"), _SAMPLES)

@@ -55,7 +55,7 @@ def run_script(main: Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except DivergenceError as error:
-        print(f"error: {error}; the last good checkpoint is kept", file=sys.stderr)
+        print(f"error: {error}; checkpoint.pt is the last good one", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from pyro.distributions import ImproperUniform
 from torch import Tensor
 
 from inference.errors import DivergenceError
-from inference.traces import Program, TracedPair, trace_pair
+from inference.traces import PyroProgram, TracedPair, trace_pair
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class ElboTerms:
     Attributes:
         elbo: (B, T), or scalar once averaged; higher is better.
         reconstruction: E[ln p(x|z)], of the observed image.
-        kl: E[ln q - ln p] of every latent site, by its name; of a site that an episode shares, 1/T of it.
+        kl: E[ln q - ln p] of every latent site with a proper prior, by its name; of one that the images of an episode
+            share, 1/T of it.
     """
 
     elbo: Tensor
@@ -39,7 +41,7 @@ class ElboTerms:
 
 
 @torch.no_grad()
-def elbo_terms(model: Program, guide: Program, episode: Tensor, memory: Tensor | None = None) -> ElboTerms:
+def elbo_terms(model: PyroProgram, guide: PyroProgram, episode: Tensor, memory: Tensor | None = None) -> ElboTerms:
     """Estimate each image's ELBO terms with one draw of the guide, without KL weights.
 
     Args:
@@ -60,6 +62,8 @@ def _terms_of(pair: TracedPair) -> ElboTerms:
     reconstruction = pair.model.nodes["image"]["log_prob"]  # (B, T)
     kl = {}
     for name in pair.guide.stochastic_nodes:
+        if isinstance(pair.model.nodes[name]["fn"], ImproperUniform):
+            continue  # a flat prior's KL is a constant that is dropped
         gap = pair.guide.nodes[name]["log_prob"] - pair.model.nodes[name]["log_prob"]
         share = gap.shape[-1] / reconstruction.shape[-1]  # 1/T for a site that the episode shares
         kl[name] = (gap * share).expand_as(reconstruction)
@@ -67,7 +71,7 @@ def _terms_of(pair: TracedPair) -> ElboTerms:
 
 
 @torch.no_grad()
-def evaluate(model: Program, guide: Program, episodes: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+def evaluate(model: PyroProgram, guide: PyroProgram, episodes: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """Average the ELBO terms and the memory gain over the counted images of many episodes.
 
     The memory gain is the ELBO with the episode's own memory minus the ELBO with the memory of the episode before it
@@ -89,8 +93,6 @@ def evaluate(model: Program, guide: Program, episodes: Iterable[tuple[Tensor, Te
     for episode, counted in episodes:
         pair = trace_pair(model, guide, episode)
         own.add(_terms_of(pair), counted)
-        if not own.means().elbo.isfinite():
-            raise DivergenceError(f"the ELBO is not finite ({describe(own.means().as_dict())})")
         memory = pair.value("memory")
         others = _previous_memories(memory, previous)
         previous = memory[-1:]
@@ -124,6 +126,8 @@ class _Averages:
 
     def add(self, terms: ElboTerms, counted: Tensor) -> None:
         self.count += int(counted.sum())
+        if not terms.elbo[counted].isfinite().all():
+            raise DivergenceError(f"the ELBO is not finite ({describe(terms.mean().as_dict())})")
         for name, value in {"elbo": terms.elbo, "reconstruction": terms.reconstruction, **terms.kl}.items():
             total = value[counted].double().sum()
             self.sums[name] = self.sums[name] + total if name in self.sums else total

@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-Program = Callable[..., object]  # a Pyro model or guide, called as (episode, memory=None)
+PyroProgram = Callable[..., object]  # a Pyro model or guide, called as (episode, memory=None)
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class TracedPair:
         return site_mean(self.model, site)
 
 
-def trace_pair(model: Program, guide: Program, episode: Tensor, memory: Tensor | None = None) -> TracedPair:
+def trace_pair(model: PyroProgram, guide: PyroProgram, episode: Tensor, memory: Tensor | None = None) -> TracedPair:
     """Run the guide on an episode, and the model with the values that the guide drew."""
     guide_trace = poutine.trace(guide).get_trace(episode, memory)
     model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(episode, memory)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from inference.errors import DivergenceError
 from inference.evaluation import describe, elbo_terms
 from inference.objectives import KLSchedule, ScaleSites
+from inference.randomness import random_state, restore_random_state
 
 _VALIDATED_STEPS = 1  # Pyro's checks of shapes and supports cost time, and catch what they can in the first step
 
@@ -75,8 +76,8 @@ class Trainer:
     ) -> None:
         self.model, self.guide, self.episodes, self.plan = model, guide, episodes, plan
         self.step = 0
-        self.loss = objective(model, guide)
-        self.parameters = list(self.loss.parameters())
+        self.objective = objective(model, guide)
+        self.parameters = list(self.objective.parameters())
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
         )
@@ -94,7 +95,7 @@ class Trainer:
         weights = {name: schedule.weight(self.step) for name, schedule in self.plan.kl_schedules.items()}
         learning_rate = self.plan.learning_rate_at(self.step)
         with pyro.validation_enabled(self.step < _VALIDATED_STEPS), ScaleSites(weights):
-            loss = self.loss(episode) / (episode.shape[0] * episode.shape[1])
+            loss = self.objective(episode) / (episode.shape[0] * episode.shape[1])
         self.optimizer.zero_grad(set_to_none=True)
         if loss.isfinite():
             loss.backward()
@@ -125,8 +126,7 @@ class Trainer:
             "guide": self.guide.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "episodes": self.episodes.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "random": random_state(self.parameters[0].device),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -136,9 +136,7 @@ class Trainer:
         self.guide.load_state_dict(state["guide"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.episodes.load_state_dict(state["episodes"])
-        torch.set_rng_state(state["rng"].cpu())
-        if torch.cuda.is_available() and len(state["cuda_rng"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([rng.cpu() for rng in state["cuda_rng"]])
+        restore_random_state(state["random"], self.parameters[0].device)
 
     def _diagnosis(self, episode: Tensor, loss: Tensor) -> str:
         with pyro.validation_enabled(False):

@@ -12,7 +12,7 @@ from torch.distributions import Independent, Normal, constraints, register_kl
 
 from kpp_pyro.memory import KEY_SIZE, SCALE, Addressing, X, Y
 
-_MARGIN = 1e-5  # of a block: keeps a sample inside its block when its CDF is rounded
+_ROUNDING = 64  # units in the last place of a CDF, by which a sample is kept inside its block
 
 
 class BlockKey(TorchDistribution):
@@ -84,7 +84,9 @@ class BlockKey(TorchDistribution):
         shape = self._extended_shape(sample_shape)
         probs = self.block_probs.detach().expand(*shape[:-1], self.block_probs.shape[-1])
         blocks = torch.multinomial(probs.reshape(-1, probs.shape[-1]), 1).reshape(shape[:-1])
-        uniform = torch.rand(shape, dtype=probs.dtype, device=probs.device).clamp(_MARGIN, 1 - _MARGIN)
+        layout = self.addressing.layout
+        margin = _ROUNDING * torch.finfo(probs.dtype).eps * max(layout.rows, layout.columns)
+        uniform = torch.rand(shape, dtype=probs.dtype, device=probs.device).clamp(margin, 1 - margin)
         inside = self._inside_block(blocks, uniform)
         if self.prior_prob > 0:
             from_prior = torch.rand_like(uniform[..., :1]) < self.prior_prob

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +50,13 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     return state
 
 
-MISMATCH = (KeyError, RuntimeError, ValueError, TypeError)  # what torch raises when a state does not fit a module
-
-
-def mismatch(path: Path, error: Exception) -> InputError:
-    """Say that a whole checkpoint is not one of this run's model."""
-    reason = " ".join(str(error).split())[:160]
-    return InputError(f"{path}: expected a checkpoint of this run's model, found another ({reason})")
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Turn what torch raises when a state does not fit a module into an InputError that names the checkpoint."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"{path}: expected a checkpoint of this run's model, found another ({reason})") from error

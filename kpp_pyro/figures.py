@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
+import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
 _DPI = 130
-_KEY_COLOURS = plt.get_cmap("turbo")
+_KEY_COLOURS = matplotlib.colormaps["turbo"]
 
 
 def draw_reconstructions(originals: Tensor, reconstructions: Tensor, path: Path, columns: int = 16) -> Figure:
@@ -43,7 +43,8 @@ def draw_memory(memory: Tensor, boxes: Tensor, path: Path, most_channels: int = 
     panel_width = 4.2 if columns == 2 else 2.6
     panel_height = panel_width * memory.shape[1] / memory.shape[2]
     size = (1.1 * columns * panel_width, rows * (panel_height + 0.25) + 0.3)  # the colour bar takes a tenth
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    figure = Figure(size, layout="constrained")  # no pyplot: it would keep every figure, and may want a screen
+    axes = figure.subplots(rows, columns, squeeze=False)
     limit = float(memory.abs().max()) or 1.0
     for channel, axis in enumerate(axes.flat):
         axis.set_axis_off()
@@ -62,45 +63,36 @@ def draw_memory(memory: Tensor, boxes: Tensor, path: Path, most_channels: int = 
 
 def draw_curves(metrics: Sequence[dict[str, Any]], path: Path) -> Figure:
     """Draw the negative ELBO, its terms and the memory gain on the validation set against the step."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     seen = [record for record in metrics if record["split"] == "validation"]
     steps = [record["step"] for record in seen]
-    left.plot(steps, [-record["elbo_nats_per_image"] for record in seen], color="black", label="-ELBO")
-    left.plot(
-        steps,
-        [-record["reconstruction_nats_per_image"] for record in seen],
-        "--",
-        color="tab:blue",
-        label="-reconstruction",
-    )
-    if seen and max(steps) > 0:
-        left.set_yscale("log")
-        left.yaxis.set_major_formatter(ScalarFormatter())
-        left.yaxis.set_minor_formatter(ScalarFormatter())
-    kls = sorted({name for record in seen for name in record if name.startswith("kl_")})
-    for name, colour in zip(kls, ("tab:orange", "tab:green", "tab:red", "tab:purple"), strict=False):
-        label = f"KL of {name.removeprefix('kl_').removesuffix('_nats_per_image')}"
-        if any(record.get(name, 0) for record in seen):
-            right.plot(steps, [record.get(name) for record in seen], color=colour, label=label)
-    for axis, title in ((left, "Validation set"), (right, "KL terms, validation set")):
+    figure = Figure((12, 3.4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    for name, style, label in (("elbo", "-", "-ELBO"), ("reconstruction", "--", "-reconstruction")):
+        left.plot(steps, [-record[f"{name}_nats_per_image"] for record in seen], style, label=label)
+    for name in sorted({name for record in seen for name in record if name.startswith("kl_")}):
+        site = name.removeprefix("kl_").removesuffix("_nats_per_image")
+        middle.plot(steps, [record.get(name) for record in seen], label=f"KL of {site}")
+    right.plot(steps, [record.get("memory_gain_nats_per_image") for record in seen], label="memory gain")
+    for axis, title in ((left, "Validation set"), (middle, "KL terms"), (right, "Own minus another's memory")):
         axis.set(xlabel="step", ylabel="nats per image", title=title)
         axis.grid(alpha=0.3, which="both")
-        if axis.get_legend_handles_labels()[0]:
+        if seen:
             axis.legend()
-    right.set_ylim(bottom=0)
+    _logarithmic(left)
+    middle.set_ylim(bottom=0)
     return _save(figure, path)
 
 
 def draw_comparison(metrics: Mapping[str, Sequence[dict[str, Any]]], path: Path) -> Figure:
     """Draw the negative ELBO on the validation set against training time, a line for each run by its name."""
-    figure, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+    figure = Figure((6.4, 3.6), layout="constrained")
+    axis = figure.subplots()
     for name, records in metrics.items():
         seen = [record for record in records if record["split"] == "validation"]
         minutes = [record["training_seconds"] / 60 for record in seen]
         axis.plot(minutes, [-record["elbo_nats_per_image"] for record in seen], marker=".", label=name)
-    axis.set(xlabel="minutes of training", ylabel="-ELBO, nats per image", title="Validation set", yscale="log")
-    axis.yaxis.set_major_formatter(ScalarFormatter())
-    axis.yaxis.set_minor_formatter(ScalarFormatter())
+    axis.set(xlabel="minutes of training", ylabel="-ELBO, nats per image", title="Validation set")
+    _logarithmic(axis)
     axis.grid(alpha=0.3, which="both")
     axis.legend()
     return _save(figure, path)
@@ -108,9 +100,8 @@ def draw_comparison(metrics: Mapping[str, Sequence[dict[str, Any]]], path: Path)
 
 def _draw_image_rows(rows: Sequence[tuple[str, Tensor]], title: str, path: Path) -> Figure:
     columns = max(len(images) for _, images in rows)
-    figure, axes = plt.subplots(
-        len(rows), 1, figsize=(0.62 * columns + 1.2, 0.62 * len(rows) + 0.45), squeeze=False, layout="constrained"
-    )
+    figure = Figure((0.62 * columns + 1.2, 0.62 * len(rows) + 0.45), layout="constrained")
+    axes = figure.subplots(len(rows), 1, squeeze=False)
     for axis, (label, images) in zip(axes[:, 0], rows, strict=True):
         strip = images.detach().cpu()[:, 0]  # (N, H, W)
         padded = strip.new_full((columns, strip.shape[1], strip.shape[2] + 1), float("nan"))
@@ -135,8 +126,14 @@ def _draw_boxes(axis: Any, boxes: Tensor) -> None:
             axis.add_patch(frame)
 
 
+def _logarithmic(axis: Any) -> None:
+    """Make the y axis logarithmic, with plain numbers on it."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(ScalarFormatter())
+    axis.yaxis.set_minor_formatter(ScalarFormatter())
+
+
 def _save(figure: Figure, path: Path) -> Figure:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=_DPI)
-    plt.close(figure)
     return figure

@@ -15,13 +15,14 @@ import torch
 
 from kpp_pyro.errors import InputError
 
-_LIBRARIES = ("torch", "torchvision", "pyro-ppl", "numpy")
+_LIBRARIES = ("torch", "torchvision", "pyro-ppl", "numpy", "scipy", "scikit-learn", "matplotlib", "arviz")
 
 
 class RunFolder:
     """Files of a run: configuration, metrics, checkpoints and figures."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
+        path = Path(path)
         self.path = path
         self.config = path / "config.json"
         self.metrics = path / "metrics.jsonl"
@@ -30,25 +31,28 @@ class RunFolder:
         self.figures = path / "figures"
         self.tensorboard = path / "tensorboard"
 
-    def create(self, config: Mapping[str, Any]) -> None:
-        """Make the folder of a new run and write its configuration.
+    def require_new(self) -> None:
+        """Raise InputError if the folder holds a run already."""
+        if self.config.exists():
+            raise InputError(f"--out {self.path}: expected a new folder, found a run; go on with --resume {self.path}")
+
+    def create(self) -> None:
+        """Make the folder of a new run.
 
         Raises:
             InputError: the folder holds a run already, or cannot be made.
         """
-        if self.config.exists():
-            raise InputError(f"--out {self.path}: expected a new folder, found a run; go on with --resume {self.path}")
+        self.require_new()
         try:
             self.figures.mkdir(parents=True, exist_ok=True)
+            self.metrics.touch()
         except OSError as error:
             raise InputError(
                 f"--out {self.path}: expected a folder that can be written, found {error.strerror}"
             ) from error
-        self.write_config(config)
-        self.metrics.touch()
 
     @classmethod
-    def open(cls, path: Path) -> RunFolder:
+    def open(cls, path: Path | str) -> RunFolder:
         """Open the folder of a run.
 
         Raises:
@@ -59,9 +63,9 @@ class RunFolder:
             raise InputError(f"{path}: expected a run folder with config.json, found none")
         return run
 
-    def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write the resolved configuration, with what it runs on."""
-        write_json(self.config, {"config": config, "environment": environment()})
+    def write_config(self, config: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+        """Write the resolved configuration, the sizes that follow from it, and what it runs on."""
+        write_json(self.config, {"config": config, "sizes": sizes, "environment": environment()})
 
     def read_config(self) -> dict[str, Any]:
         """Read the resolved configuration.
@@ -112,12 +116,17 @@ def environment() -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    """Commit of the source that runs; None for an installed copy."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """Commit of the source that runs, marked if files have changed since; None for a copy that git does not track."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        _git("ls-files", "--error-unmatch", __file__)
+        return _git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -28,6 +28,14 @@ from kpp_pyro.writes import Write
 from kpp_pyro.writes.interface import Encoding
 
 
+class FlatPrior(dist.ImproperUniform):
+    """A flat density that follows its value's device and type; Pyro's own stays on the CPU."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return zero, the constant that is dropped."""
+        return value.new_zeros(()).expand(super().log_prob(value).shape)
+
+
 class KanervaPlusPlusModel(PyroModule):
     """The generative model: reads a memory and decodes what was read.
 
@@ -63,7 +71,7 @@ class KanervaPlusPlusModel(PyroModule):
 
     def memory_prior(self) -> Distribution:
         """p(M): flat, so that its term is a constant that is dropped, as in the paper."""
-        return dist.ImproperUniform(dist.constraints.real, (), event_shape=self.addressing.layout.shape)
+        return FlatPrior(dist.constraints.real, (), event_shape=self.addressing.layout.shape)
 
     def key_prior(self) -> Distribution:
         """p(y): event (R, 3)."""

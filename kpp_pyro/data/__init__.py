@@ -1,7 +1,8 @@
 """Data sets of images, and the episodes that are made of them.
 
 To add a data set, write a loader `(data_dir: Path) -> ImageSplits` in a file of its own (`digits.py` is the
-shortest) and register it under its name in `DATASETS` (`datasets.py`). Every script knows it from then on.
+shortest) and register it under its name in `DATASETS` (`datasets.py`). The command
+line takes its names from `DatasetName` in `experiments/config.py`, which a test compares with `DATASETS`.
 """
 
 from kpp_pyro.data.augment import augment, warp

@@ -59,4 +59,4 @@ def require_binarization(name: str) -> None:
     """Raise InputError unless `name` is a `Binarization`."""
     if name not in get_args(Binarization):
         known = ", ".join(get_args(Binarization))
-        raise InputError(f"--binarization: expected one of {known}, found {name!r}.")
+        raise InputError(f"--binarize: expected one of {known}, found {name!r}.")

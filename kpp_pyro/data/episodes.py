@@ -23,7 +23,8 @@ class EpisodeSampler:
     """Training episodes of T distinct images, drawn at random.
 
     classes_per_episode: draw that many distinct classes for each episode, and its images from those alone.
-    augment: shift and rotate the grey images at random before they are binarized.
+    augment: shift and rotate the images at random before they are binarized; images that are black and white to begin
+        with are cut at 1/2 again, whatever the binarization.
     `static` binarizes once at construction, so that each image looks the same in every episode.
     All randomness comes from one generator on the images' device, seeded with `seed`.
     Raises InputError, naming the flag, for an episode that these images cannot fill.
@@ -49,6 +50,8 @@ class EpisodeSampler:
         self.num_images = len(images)
         self.image_shape = images.image_shape
         self._images, self._how = _prepare(images.images, binarization)
+        if augment and _is_black_and_white(self._images):
+            self._how = "threshold"  # the grey at the edge of a moved drawing is not a probability of ink
         self._classes = classes
         self._num_classes = int(classes.max()) + 1
         self._generator = torch.Generator(images.images.device).manual_seed(seed)
@@ -190,6 +193,11 @@ def _prepare(images: Tensor, binarization: Binarization) -> tuple[Tensor, Litera
     if binarization == "static":
         return binarize_once(images), "threshold"
     return images, binarization
+
+
+def _is_black_and_white(images: Tensor) -> bool:
+    """Whether a set (N, C, H, W) knows no grey."""
+    return bool(((images == 0) | (images == 255)).all())
 
 
 def _grey(images: Tensor, index: Tensor) -> Tensor:

@@ -77,16 +77,18 @@ class AllocateWrite(Write):
         return order.remainder(self.layout.blocks).unflatten(0, (images, self.layout.reads))
 
     def match(self, encoding: Encoding, memory: Tensor) -> Tensor:
-        """Probability of every block to hold a cue's content, (B, T, R, N).
+        """Probability of every block to hold a cue's content, (B, T, R, N); blocks never written to hold none.
 
         It is the posterior of the block under a uniform prior, were cues the contents plus normal noise of
         `match_scale` times the root mean square of the memory.
         """
-        cue = self._contents(encoding).flatten(3)  # (B, T, R, S)
-        held = cut_blocks(memory.squeeze(1), self.layout).flatten(2)  # (B, N, S)
-        squared_distance = torch.cdist(cue.flatten(1, 2), held).square().unflatten(1, cue.shape[1:3])
-        variance = self.match_scale**2 * held.square().mean((1, 2)).clamp(min=1e-12)  # (B,)
-        return torch.softmax(-squared_distance / (2 * variance[:, None, None, None]), -1)
+        cue = self._contents(encoding).flatten(-3)  # (B, T, R, S)
+        held = cut_blocks(memory.squeeze(-4), self.layout).flatten(-3)  # (..., B, N, S)
+        distance = torch.cdist(cue.flatten(-3, -2), held).unflatten(-2, cue.shape[-3:-1])  # (..., B, T, R, N)
+        power = held.square().mean((-2, -1), keepdim=True).clamp(min=1e-12).unsqueeze(-1)  # (..., B, 1, 1, 1)
+        score = -distance.square() / (2 * self.match_scale**2 * power)
+        empty = ~held.any(-1) & held.flatten(-2).any(-1, keepdim=True)  # nobody's block, unless nothing was written
+        return score.masked_fill(empty[..., None, None, :], -torch.inf).softmax(-1)
 
     def _contents(self, encoding: Encoding) -> Tensor:
         """Contents (B, T, R, C_m, h, w)."""

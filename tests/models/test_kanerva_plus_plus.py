@@ -15,6 +15,7 @@ from kpp_pyro.memory import read
 from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_program
 
 CASES = [(write, networks, reads) for write in WRITES for networks in ("mlp", "conv") for reads in (1, 2)]
+BOTH = {"episodes": -2, "images": -1}
 both_writes = pytest.mark.parametrize("write", WRITES)
 
 
@@ -28,18 +29,13 @@ def test_model_and_guide_agree_on_sites_shapes_and_plates(write, networks, reads
         guide, model = plate(guide), plate(model)
     guide_trace = poutine.trace(guide).get_trace(episode)
     model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(episode)
-    plates = {name for name, node in guide_trace.nodes.items() if node.get("is_observed") is False and "plate" in name}
-    assert plates <= set(model_trace.nodes)
     for trace in (guide_trace, model_trace):
         trace.compute_log_prob()
-        prune = prune_subsample_sites(trace)
-        frames = {
-            name: {f.name: f.dim for f in prune.nodes[name]["cond_indep_stack"]}
-            for name in prune.nodes
-            if name[0] != "_"
-        }
-        assert frames["memory"].items() >= {"episodes": -2}.items()
-        assert frames["key"].items() >= {"episodes": -2, "images": -1}.items()
+        lead_frames = {"particles": -3} if particles else {}
+        for site, plates in {"memory": {"episodes": -2}, "key": BOTH, "latent": BOTH, "image": BOTH}.items():
+            if site in trace.nodes:
+                frames = {frame.name: frame.dim for frame in trace.nodes[site]["cond_indep_stack"]}
+                assert frames == lead_frames | plates, site
     layout, lead = program.model.addressing.layout, (particles,) if particles else ()
     shapes = {
         "memory": (3, 1, *layout.shape),
@@ -172,6 +168,13 @@ def test_cues_are_read_from_the_given_memory_and_nothing_is_written(write):
     assert pair.value("memory") is memory
     assert pair.model.nodes["memory"]["is_observed"]
     assert set(elbo_terms(program.model, program.guide, episode, memory).kl) == {"key", "latent"}
+
+
+def test_the_flat_priors_term_follows_its_value():
+    program = small_program()
+    value = torch.zeros(3, 1, *program.model.addressing.layout.shape, dtype=torch.float64, device="meta")
+    term = program.model.memory_prior().log_prob(value)
+    assert (term.shape, term.dtype, term.device.type) == ((3, 1), torch.float64, "meta")
 
 
 def test_a_written_image_is_found_by_its_content_as_by_its_place():
