@@ -136,6 +136,7 @@ def record(step, split, elbo, **kls):
         "split": split,
         "elbo_nats_per_image": elbo,
         "reconstruction_nats_per_image": elbo + sum(kls.values()),
+        "memory_gain_nats_per_image": 7.0,
         **terms,
     }
 
@@ -148,13 +149,13 @@ def test_curves_show_the_validation_set_only(path):
         record(20, "test", -41.0, key=3.0, latent=9.0),
     ]
     figure = draw_curves(metrics, path)
-    left, right = figure.axes
-    lines = {line.get_label(): line.get_xydata().tolist() for axis in (left, right) for line in axis.lines}
+    lines = {line.get_label(): line.get_xydata().tolist() for axis in figure.axes for line in axis.lines}
     assert lines == {
         "-ELBO": [[10, 80], [20, 40]],
         "-reconstruction": [[10, 72], [20, 27.5]],
         "KL of key": [[10, 3], [20, 3.5]],
         "KL of latent": [[10, 5], [20, 9]],
+        "memory gain": [[10, 7.0], [20, 7.0]],
     }
     assert imread(path).std() > 0
 

@@ -18,7 +18,8 @@ CONFIG = {"data": {"dataset": "digits", "classes": None}, "rate": 2e-3, "seed": 
 @pytest.fixture
 def run(tmp_path):
     folder = RunFolder(tmp_path / "runs" / "one")
-    folder.create(CONFIG)
+    folder.create()
+    folder.write_config(CONFIG, {"memory_scalars": 3200})
     return folder
 
 
@@ -32,7 +33,9 @@ def test_the_configuration_comes_back(run):
 
 
 def test_the_configuration_says_what_it_ran_on(run):
-    found = json.loads(run.config.read_text())["environment"]
+    content = json.loads(run.config.read_text())
+    assert content["sizes"] == {"memory_scalars": 3200}
+    found = content["environment"]
     assert found["libraries"]["torch"] == importlib.metadata.version("torch")
     assert found["libraries"]["pyro-ppl"] == importlib.metadata.version("pyro-ppl")
     assert found["cpu_threads"] == torch.get_num_threads()
@@ -42,12 +45,13 @@ def test_the_configuration_says_what_it_ran_on(run):
 def test_a_run_is_not_overwritten(run):
     run.log(1, "train", {"loss": 2.0})
     with pytest.raises(InputError, match=f"--out {run.path}: .* found a run; .*--resume {run.path}"):
-        RunFolder(run.path).create({"seed": 1})
+        RunFolder(run.path).create()
     assert run.read_config() == CONFIG and len(run.read_metrics()) == 1
 
 
 def test_an_empty_folder_may_become_a_run(tmp_path):
-    RunFolder(tmp_path).create(CONFIG)
+    RunFolder(tmp_path).create()
+    RunFolder(tmp_path).write_config(CONFIG, {})
     assert RunFolder.open(tmp_path).read_metrics() == []
 
 
@@ -55,7 +59,7 @@ def test_an_empty_folder_may_become_a_run(tmp_path):
 def test_a_file_in_the_way_of_a_new_run_is_named(tmp_path, below):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match=f"--out {tmp_path / 'file'}.*: expected a folder that can be written"):
-        RunFolder(tmp_path / "file" / below).create(CONFIG)
+        RunFolder(tmp_path / "file" / below).create()
 
 
 @pytest.mark.parametrize("name", ["", "absent"])

@@ -119,7 +119,7 @@ def test_augmentation_moves_the_grey_image_before_it_is_binarized() -> None:
         ({"classes_per_episode": 2, "episode_length": 4}, "--episode-length: expected at most 3, .* found 4"),
         (
             {"binarization": "grey"},
-            "--binarization: expected one of dynamic, static, threshold, found 'grey'",
+            "--binarize: expected one of dynamic, static, threshold, found 'grey'",
         ),
     ],
 )
@@ -205,7 +205,7 @@ def test_every_pass_gives_the_same_bits_whatever_the_batch() -> None:
         ({"episode_length": 8}, "--episode-length: .* 7 images .* found 8"),
         ({"classes_per_episode": 0}, "--classes-per-episode: .* found 0"),
         ({"classes_per_episode": 4}, "--classes-per-episode: .* 3 classes .* found 4"),
-        ({"binarization": "grey"}, "--binarization: .* found 'grey'"),
+        ({"binarization": "grey"}, "--binarize: .* found 'grey'"),
         ({"max_episodes": 0}, "max_episodes: .* found 0"),
     ],
 )
