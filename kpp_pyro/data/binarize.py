@@ -32,7 +32,7 @@ def binarize_once(images: Tensor) -> Tensor:
     Raises InputError for another type.
     """
     if images.dtype != torch.uint8:
-        raise InputError(f"images: expected uint8 to binarize once, found {images.dtype}.")
+        raise InputError(f"images: expected uint8 to binarize once, found {images.dtype}")
     generator = torch.Generator().manual_seed(STATIC_BINARIZATION_SEED)
     # A level uniform on 0..254 lies below v with probability v / 255 exactly, in a quarter of the memory.
     level = torch.randint(0, 255, images.shape, dtype=torch.uint8, generator=generator)
@@ -52,11 +52,11 @@ def binarize(pixels: Tensor, how: Literal["dynamic", "threshold"], generator: to
         device = pixels.device if generator is None else generator.device
         level = torch.rand(pixels.shape, generator=generator, device=device)
         return (level.to(pixels.device) < pixels).float()
-    raise InputError(f"how: expected 'dynamic' or 'threshold', found {how!r}.")
+    raise InputError(f"how: expected 'dynamic' or 'threshold', found {how!r}")
 
 
 def require_binarization(name: str) -> None:
     """Raise InputError unless `name` is a `Binarization`."""
     if name not in get_args(Binarization):
         known = ", ".join(get_args(Binarization))
-        raise InputError(f"--binarize: expected one of {known}, found {name!r}.")
+        raise InputError(f"--binarize: expected one of {known}, found {name!r}")

@@ -25,5 +25,5 @@ def load_dataset(name: str, data_dir: Path | str) -> ImageSplits:
     Raises InputError for a name that is not in `DATASETS`, and for whatever the loader finds wrong.
     """
     if name not in DATASETS:
-        raise InputError(f"--dataset: expected one of {', '.join(DATASETS)}, found {name!r}.")
+        raise InputError(f"--dataset: expected one of {', '.join(DATASETS)}, found {name!r}")
     return DATASETS[name](Path(data_dir))

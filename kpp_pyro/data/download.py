@@ -30,5 +30,5 @@ def download_files(folder: Path, names: Sequence[str], fetch: Callable[[Path], P
         reason = " ".join(str(error).split())
         raise InputError(
             f"{folder}: expected {', '.join(names)}, found none and could not download ({reason}); "
-            f"download from {source} by hand and put the files there."
+            f"download from {source} by hand and put the files there"
         ) from error

@@ -73,12 +73,12 @@ class EpisodeSampler:
         """Restore `state_dict()`. Raises InputError for a state that this device's generator cannot take."""
         if set(state) != {"generator"}:
             found = ", ".join(state) or "no keys"
-            raise InputError(f"Sampler state: expected the key 'generator', found {found}.")
+            raise InputError(f"Sampler state: expected the key 'generator', found {found}")
         own, given = self._generator.get_state(), state["generator"].cpu()
         if given.dtype != own.dtype or given.shape != own.shape:
             raise InputError(
                 f"Sampler state 'generator': expected {len(own)} bytes of a {self._generator.device.type} "
-                f"device, found {given.dtype} {tuple(given.shape)} from another kind of device."
+                f"device, found {given.dtype} {tuple(given.shape)} from another kind of device"
             )
         self._generator.set_state(given)
 
@@ -212,7 +212,7 @@ def _dense_classes(images: LabelledImages) -> Tensor:
 
 def _require_positive(name: str, value: int) -> None:
     if value < 1:
-        raise InputError(f"{name}: expected at least 1, found {value}.")
+        raise InputError(f"{name}: expected at least 1, found {value}")
 
 
 def _require_episode(
@@ -221,7 +221,7 @@ def _require_episode(
     _require_positive("--episode-length", episode_length)
     if episode_length > len(images):
         raise InputError(
-            f"--episode-length: expected at most the {len(images)} images of the set, found {episode_length}."
+            f"--episode-length: expected at most the {len(images)} images of the set, found {episode_length}"
         )
     if classes_per_episode is None:
         return
@@ -230,7 +230,7 @@ def _require_episode(
     if classes_per_episode > num_classes:
         raise InputError(
             f"--classes-per-episode: expected at most the {num_classes} classes of the set, "
-            f"found {classes_per_episode}."
+            f"found {classes_per_episode}"
         )
 
 
@@ -240,5 +240,5 @@ def _require_full_classes(classes: Tensor, episode_length: int, classes_per_epis
     if episode_length > fewest:
         raise InputError(
             f"--episode-length: expected at most {fewest}, what the smallest classes hold together "
-            f"with --classes-per-episode {classes_per_episode}, found {episode_length}."
+            f"with --classes-per-episode {classes_per_episode}, found {episode_length}"
         )

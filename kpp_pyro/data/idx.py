@@ -33,7 +33,7 @@ def read_idx(path: Path | str) -> Tensor:
     if len(content) < 4 or magic not in (LABELS_MAGIC, IMAGES_MAGIC):
         raise InputError(
             f"{path}: expected an IDX file with magic number 0x{IMAGES_MAGIC:08x} (images) or "
-            f"0x{LABELS_MAGIC:08x} (labels), found 0x{content[:4].hex()}."
+            f"0x{LABELS_MAGIC:08x} (labels), found 0x{content[:4].hex()}"
         )
     header_bytes = 4 + 4 * (magic & 0xFF)
     sizes = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header_bytes, 4)]
@@ -41,7 +41,7 @@ def read_idx(path: Path | str) -> Tensor:
     if len(content) != expected or expected == header_bytes:
         raise InputError(
             f"{path}: the header announces sizes {tuple(sizes)}, so expected {expected} bytes "
-            f"and at least one value, found {len(content)} bytes."
+            f"and at least one value, found {len(content)} bytes"
         )
     # A bytearray, because torch warns about a buffer that it could not write to.
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header_bytes).reshape(sizes)

@@ -25,14 +25,14 @@ class LabelledImages:
     def __post_init__(self) -> None:
         """Check types and shapes once, so that nobody downstream has to."""
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            raise InputError(f"images: expected a uint8 tensor (N, C, H, W), found {_describe(self.images)}.")
+            raise InputError(f"images: expected a uint8 tensor (N, C, H, W), found {_describe(self.images)}")
         if self.labels.dtype != torch.int64 or self.labels.ndim != 1:
-            raise InputError(f"labels: expected an int64 tensor (N,), found {_describe(self.labels)}.")
+            raise InputError(f"labels: expected an int64 tensor (N,), found {_describe(self.labels)}")
         if len(self.images) != len(self.labels):
-            raise InputError(f"labels: expected one for each of {len(self.images)} images, found {len(self.labels)}.")
+            raise InputError(f"labels: expected one for each of {len(self.images)} images, found {len(self.labels)}")
         if self.images.device != self.labels.device:
             raise InputError(
-                f"labels: expected on the images' device {self.images.device}, found {self.labels.device}."
+                f"labels: expected on the images' device {self.images.device}, found {self.labels.device}"
             )
 
     def __len__(self) -> int:
@@ -61,7 +61,7 @@ class LabelledImages:
     def split_last(self, count: int) -> tuple[LabelledImages, LabelledImages]:
         """Return all but the last `count` images, and the last `count`."""
         if not 0 < count < len(self):
-            raise InputError(f"Expected to split off between 1 and {len(self) - 1} images, found {count}.")
+            raise InputError(f"Expected to split off between 1 and {len(self) - 1} images, found {count}")
         return self.select(slice(0, len(self) - count)), self.select(slice(len(self) - count, None))
 
 

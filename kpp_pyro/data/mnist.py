@@ -43,7 +43,7 @@ def _load(name: str, source: type[MNIST], data_dir: Path) -> ImageSplits:
     if len(training) <= VALIDATION_IMAGES:
         raise InputError(
             f"{raw / _PARTS['train'][0]}: expected more than the {VALIDATION_IMAGES} images held out for "
-            f"validation, found {len(training)}."
+            f"validation, found {len(training)}"
         )
     train, validation = training.split_last(VALIDATION_IMAGES)
     return ImageSplits(name, train, validation, test)
@@ -52,12 +52,12 @@ def _load(name: str, source: type[MNIST], data_dir: Path) -> ImageSplits:
 def _read_pair(raw: Path, images_stem: str, labels_stem: str) -> LabelledImages:
     images, labels = _read(raw, images_stem), _read(raw, labels_stem)
     if images.ndim != 3:
-        raise InputError(f"{raw / images_stem}: expected images (N, H, W), found labels {tuple(images.shape)}.")
+        raise InputError(f"{raw / images_stem}: expected images (N, H, W), found labels {tuple(images.shape)}")
     if labels.ndim != 1:
-        raise InputError(f"{raw / labels_stem}: expected labels (N,), found images {tuple(labels.shape)}.")
+        raise InputError(f"{raw / labels_stem}: expected labels (N,), found images {tuple(labels.shape)}")
     if len(images) != len(labels):
         raise InputError(
-            f"{raw / labels_stem}: expected {len(images)} labels, one for each of {images_stem}, found {len(labels)}."
+            f"{raw / labels_stem}: expected {len(images)} labels, one for each of {images_stem}, found {len(labels)}"
         )
     return LabelledImages(images.unsqueeze(1), labels.long())
 
@@ -65,7 +65,7 @@ def _read_pair(raw: Path, images_stem: str, labels_stem: str) -> LabelledImages:
 def _read(raw: Path, stem: str) -> Tensor:
     path = _find(raw, stem)
     if path is None:
-        raise InputError(f"{raw / stem}: expected it or {stem}.gz beside the other files, found neither.")
+        raise InputError(f"{raw / stem}: expected it or {stem}.gz beside the other files, found neither")
     return read_idx(path)
 
 

@@ -40,7 +40,7 @@ def load_omniglot(data_dir: Path) -> ImageSplits:
     labels = _characters(path, arrays, counts).split(counts)
     training, test = (LabelledImages(*part) for part in zip(images, labels, strict=True))
     if len(training) < 10:
-        raise InputError(f"{path}: expected 10 images or more in 'data', to hold a tenth out, found {counts[0]}.")
+        raise InputError(f"{path}: expected 10 images or more in 'data', to hold a tenth out, found {counts[0]}")
     train, validation = training.shuffled(SPLIT_SEED).split_last(len(training) // 10)
     return ImageSplits("omniglot", train, validation, test)
 
@@ -60,10 +60,10 @@ def _read_mat(path: Path) -> dict[str, np.ndarray]:
     for key in (*_PIXELS, *_ALPHABET, *_CHARACTER):
         if key not in content:
             found = ", ".join(sorted(name for name in content if not name.startswith("__")))
-            raise InputError(f"{path}: expected the key '{key}', found {found or 'no keys at all'}.")
+            raise InputError(f"{path}: expected the key '{key}', found {found or 'no keys at all'}")
         arrays[key] = np.asarray(content[key])
         if arrays[key].ndim != 2 or arrays[key].dtype.kind not in "buif":
-            raise InputError(f"{path}: expected '{key}' to be a matrix of numbers, found {_describe(arrays[key])}.")
+            raise InputError(f"{path}: expected '{key}' to be a matrix of numbers, found {_describe(arrays[key])}")
     return arrays
 
 
@@ -71,10 +71,10 @@ def _images(path: Path, arrays: dict[str, np.ndarray], key: str) -> Tensor:
     """Return uint8 (N, 1, 28, 28) from columns of intensities in [0, 1] in Fortran order."""
     columns = arrays[key]  # (784, N)
     if columns.shape[0] != SIZE_PIXELS**2 or columns.shape[1] == 0:
-        raise InputError(f"{path}: expected '{key}' to be ({SIZE_PIXELS**2}, N), found {_describe(columns)}.")
+        raise InputError(f"{path}: expected '{key}' to be ({SIZE_PIXELS**2}, N), found {_describe(columns)}")
     if not (columns.min() >= 0 and columns.max() <= 1):  # written so that NaN fails too
         raise InputError(
-            f"{path}: expected '{key}' to hold numbers in [0, 1], found {columns.min()} to {columns.max()}."
+            f"{path}: expected '{key}' to hold numbers in [0, 1], found {columns.min()} to {columns.max()}"
         )
     grey = torch.from_numpy(np.rint(columns.T * 255.0).astype(np.uint8))  # (N, 784)
     # Fortran order runs down the columns of an image first, so rows and columns change places.
@@ -87,11 +87,11 @@ def _characters(path: Path, arrays: dict[str, np.ndarray], counts: list[int]) ->
     for alphabet_key, character_key, count in zip(_ALPHABET, _CHARACTER, counts, strict=True):
         alphabet, character = arrays[alphabet_key] != 0, arrays[character_key]  # (A, N), (1, N)
         if alphabet.shape[1] != count:
-            raise InputError(f"{path}: expected '{alphabet_key}' to be (A, {count}), found {alphabet.shape}.")
+            raise InputError(f"{path}: expected '{alphabet_key}' to be (A, {count}), found {alphabet.shape}")
         if not (alphabet.sum(0) == 1).all():
-            raise InputError(f"{path}: expected '{alphabet_key}' to have one-hot columns, found others.")
+            raise InputError(f"{path}: expected '{alphabet_key}' to have one-hot columns, found others")
         if character.shape != (1, count):
-            raise InputError(f"{path}: expected '{character_key}' to be (1, {count}), found {character.shape}.")
+            raise InputError(f"{path}: expected '{character_key}' to be (1, {count}), found {character.shape}")
         pairs.append(np.stack([alphabet.argmax(0), character[0].astype(np.int64)]))
     _, labels = np.unique(np.concatenate(pairs, axis=1), axis=1, return_inverse=True)
     return torch.from_numpy(labels.reshape(-1)).long()

@@ -21,9 +21,9 @@ class FeedForwardWrite(Write):
         M(u) = sum_t softmax_t(claim_t(u)) content_t   for every place u
 
     Claims (H_m x W_m) and contents (C_m) are learned maps of an image's encoding, one for each of its R reads. The
-    paper does not say how f_mem joins the encodings. A plain sum over images of learned maps onto the memory was
-    ignored by the reads for thousands of steps; with a softmax an image can have a place to itself, and a content
-    that is the same wherever it lies can be understood by one reading network.
+    paper does not say how f_mem joins the encodings. A plain sum of learned maps onto the memory mixes all images at
+    every place; with a softmax an image can have a place to itself, and a content that is the same wherever it lies
+    can be understood by one reading network.
 
     The keys' and latents' posteriors are normal, with parameters from the encodings alone: a cue finds its place
     since places are learned from what images look like.
