@@ -229,8 +229,7 @@ def _require_episode(
     num_classes = int(classes.max()) + 1
     if classes_per_episode > num_classes:
         raise InputError(
-            f"--classes-per-episode: expected at most the {num_classes} classes of the set, "
-            f"found {classes_per_episode}"
+            f"--classes-per-episode: expected at most the {num_classes} classes of the set, found {classes_per_episode}"
         )
 
 

@@ -31,9 +31,7 @@ class LabelledImages:
         if len(self.images) != len(self.labels):
             raise InputError(f"labels: expected one for each of {len(self.images)} images, found {len(self.labels)}")
         if self.images.device != self.labels.device:
-            raise InputError(
-                f"labels: expected on the images' device {self.images.device}, found {self.labels.device}"
-            )
+            raise InputError(f"labels: expected on the images' device {self.images.device}, found {self.labels.device}")
 
     def __len__(self) -> int:
         """Return the number of images."""
