@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -56,6 +57,9 @@ def run_script(main: Callable[[], int]) -> int:
         return 2
     except DivergenceError as error:
         print(f"error: {error}; checkpoint.pt is the last good one", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of our output has seen enough, as in `... --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
