@@ -14,6 +14,7 @@ from torch import Tensor
 
 _DPI = 130
 _KEY_COLOURS = matplotlib.colormaps["turbo"]
+_INK = matplotlib.colormaps["gray"].with_extremes(bad="slategray")  # between the images
 
 
 def draw_reconstructions(originals: Tensor, reconstructions: Tensor, path: Path, columns: int = 16) -> Figure:
@@ -104,10 +105,11 @@ def _draw_image_rows(rows: Sequence[tuple[str, Tensor]], title: str, path: Path)
     axes = figure.subplots(len(rows), 1, squeeze=False)
     for axis, (label, images) in zip(axes[:, 0], rows, strict=True):
         strip = images.detach().cpu()[:, 0]  # (N, H, W)
-        padded = strip.new_full((columns, strip.shape[1], strip.shape[2] + 1), float("nan"))
-        padded[: len(strip), :, :-1] = strip
-        axis.imshow(padded.movedim(0, 1).flatten(1).numpy(), cmap="gray", vmin=0, vmax=1)
-        axis.set_yticks([strip.shape[1] / 2], [label], fontsize=9)
+        height, width = strip.shape[1:]
+        framed = strip.new_full((columns, height + 2, width + 2), float("nan"))
+        framed[: len(strip), 1:-1, 1:-1] = strip
+        axis.imshow(framed.movedim(0, 1).flatten(1).numpy(), cmap=_INK, vmin=0, vmax=1)
+        axis.set_yticks([(height + 1) / 2], [label], fontsize=9)
         axis.set_xticks([])
         axis.tick_params(left=False)
         axis.spines[:].set_visible(False)
