@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class Episodes:
 
 
 def resolve(config: Config) -> Config:
-    """Return a configuration that no run must refuse, with nothing left to be decided by the machine it runs on.
+    """Return a configuration of sensible numbers, with nothing left to be decided by the machine it runs on.
 
     Raises:
         InputError: a number that no run can use, or a device that is not there.
@@ -97,7 +98,7 @@ def resolve_device(name: str) -> torch.device:
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     """Return the dtype of a `--precision` flag."""
     named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    return named[name] if name in named else fast_precision(device)
+    return fast_precision(device) if name == "auto" else named[name]
 
 
 def build_episodes(config: Config, device: torch.device) -> Episodes:
@@ -152,6 +153,10 @@ def _build_write(config: Config, layout: MemoryLayout, encoding_size: int, dtype
                 f"--latent-size: expected the {layout.read_scalars} scalars of a read with --write allocate, "
                 f"found {memory.latent_size}"
             )
+        reads = config.data.episode_length * layout.reads
+        if reads > layout.blocks:
+            remark = f"note: {reads} reads of an episode share the memory's {layout.blocks} blocks, which hold averages"
+            print(remark, file=sys.stderr)
         return AllocateWrite(layout, encoding_size, memory.smallest_scale, dtype=dtype)
     latent_size = layout.read_scalars if memory.latent_size is None else memory.latent_size
     return FeedForwardWrite(layout, encoding_size, latent_size, memory.smallest_scale, dtype)

@@ -25,8 +25,8 @@ class Arguments:
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders; the figure names each by its folder."""
-    out: Path = Path("curves.png")
-    """Figure to write."""
+    out: Path
+    """Figure to write, a .png."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len({path.name for path in arguments.runs}) < len(arguments.runs):
         raise InputError("compare_runs: expected run folders of different names, found one name twice")
     metrics = {path.name: RunFolder.open(path).read_metrics() for path in arguments.runs}
-    draw_comparison(metrics, arguments.out)
+    try:
+        draw_comparison(metrics, arguments.out)
+    except OSError as error:
+        raise InputError(f"--out {arguments.out}: expected a file to write, found {error.strerror}") from error
     print(arguments.out)
     return 0
 

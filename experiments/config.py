@@ -237,6 +237,7 @@ def config_from_json(content: dict[str, Any], source: Path) -> Config:
         value = content[part.name]
         kind = get_type_hints(Config)[part.name]
         parts[part.name] = _part_from_json(kind, value, source) if dataclasses.is_dataclass(kind) else value
+        _require_kind(part.name, parts[part.name], kind, source)
     return Config(**parts)
 
 
@@ -247,11 +248,22 @@ def _part_from_json(kind: Any, content: dict[str, Any], source: Path) -> Any:
     if set(content) != expected:
         odd = ", ".join(sorted(expected.symmetric_difference(content)))
         raise InputError(f"{source}: expected the keys of {kind.__name__} of this version, found a difference in {odd}")
+    values = {name: Path(str(value)) if name == "data_dir" else value for name, value in content.items()}
     for name, hint in get_type_hints(kind).items():
-        if get_origin(hint) is Literal and content[name] not in get_args(hint):
-            choices = ", ".join(map(str, get_args(hint)))
-            raise InputError(f"{source}: expected {name} to be one of {choices}, found {content[name]!r}")
-    return kind(**{name: Path(value) if name == "data_dir" else value for name, value in content.items()})
+        _require_kind(name, values[name], hint, source)
+    return kind(**values)
+
+
+def _require_kind(name: str, value: Any, hint: Any, source: Path) -> None:
+    """Raise InputError unless a value is what a field of this type may hold."""
+    if get_origin(hint) is Literal:
+        fits, expected = value in get_args(hint), "one of " + ", ".join(map(str, get_args(hint)))
+    else:
+        kinds = get_args(hint) or ((int, float) if hint is float else (hint,))
+        fits = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+        expected = " or ".join(kind.__name__ for kind in kinds)
+    if not fits:
+        raise InputError(f"{source}: expected {name} to be {expected}, found {value!r}")
 
 
 def require_sensible(config: Config) -> None:
@@ -288,7 +300,7 @@ def require_sensible(config: Config) -> None:
         "kl-latent-ramp-steps": training.kl_latent_ramp_steps,
     }.items():
         if not 0 <= not_negative < 2**63:
-            raise InputError(f"--{flag}: expected a number of at least 0, found {not_negative}")
+            raise InputError(f"--{flag}: expected a number from 0 to 2^63 - 1, found {not_negative}")
     if not 0 <= network.temporal_shift <= 0.5:
         raise InputError(f"--temporal-shift: expected a share from 0 to 0.5, found {network.temporal_shift}")
     if network.networks == "conv" and network.width % 16:

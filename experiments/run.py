@@ -81,9 +81,9 @@ class Run:
         best = results["elbo_nats_per_image"] > self.best_elbo_nats_per_image
         if best:
             self.best_elbo_nats_per_image = results["elbo_nats_per_image"]
-        self.save()
-        if best:
+        if best:  # first: a run that is killed between the two repeats the steps, and finds it again
             save_checkpoint(self.folder.best, {"step": self.trainer.step, **self.program.state_dicts()})
+        self.save()
         for name, figure in draw_figures(self.folder, self.program, self.episodes.validation).items():
             board.add_figure(name, figure, self.trainer.step)
 

@@ -41,6 +41,7 @@ class Interruption:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.signal = number
         self._restore()
+        os.write(2, b"\nstopping after this step; once more to stop at once\n")  # print is not safe in a handler
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

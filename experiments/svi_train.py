@@ -1,7 +1,7 @@
 """Train Kanerva++ by stochastic variational inference.
 
     python experiments/svi_train.py                                        # handwritten digits, no download
-    python experiments/svi_train.py --dataset mnist --data-dir DIR --steps 9000 --out runs/mnist
+    python experiments/svi_train.py --dataset mnist --data-dir DIR --steps 20000 --out runs/mnist
     python experiments/svi_train.py --resume runs/mnist                    # go on after an interruption
 
 Defaults depend on --dataset, --write, --networks and --preset: name them beside --help to see those they set.
@@ -27,6 +27,7 @@ from experiments.script import Interruption, run_script
 from kpp_pyro.errors import InputError
 from kpp_pyro.run_folder import RunFolder
 
+_RESUME = "python experiments/svi_train.py --resume"
 _RESUMABLE = ("steps", "evaluate_every", "data_dir")  # what may change when a run goes on
 
 
@@ -40,7 +41,8 @@ class Arguments(Config):
     out: Path | None = None
     """Run folder; runs/DATASET-WRITE-TIME if None."""
     resume: Path | None = None
-    """Continue the run in this folder; only --steps, --evaluate-every and --data-dir may be given anew."""
+    """Continue the run in this folder; only --steps, --evaluate-every and --data-dir may be given anew. The learning
+    rate falls over --steps in all: with more of them it rises again."""
     dry_run: bool = False
     """Print the resolved configuration and stop."""
 
@@ -58,12 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     with Interruption() as interruption:
         run.train(interruption)
     if interruption.signal:
-        print(
-            f"Interrupted after step {run.trainer.step}; saved. "
-            f"Continue with: python experiments/svi_train.py --resume {folder.path}"
-        )
+        print(f"Interrupted after step {run.trainer.step}; saved. Continue with: {_RESUME} {folder.path}")
         return interruption.exit_status
-    run.finish()
+    try:
+        run.finish()
+    except KeyboardInterrupt:
+        print(f"Interrupted; training is complete, score it with: {_RESUME} {folder.path}")
+        return 130
     return 0
 
 

@@ -60,8 +60,8 @@ class BlockKey(TorchDistribution):
     @property
     def block_mass(self) -> float:
         """P_n, the prior probability of block n: of keys off its edges, whose scale is one block."""
-        layout, shape = self.addressing.layout, self.addressing
-        return (1 - shape.edge) ** 2 * (1 - shape.broad) / layout.blocks
+        addressing = self.addressing
+        return (1 - addressing.edge) ** 2 * (1 - addressing.broad) / addressing.layout.blocks
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> BlockKey:
         """Expand to a batch shape."""

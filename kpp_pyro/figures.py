@@ -69,11 +69,12 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path) -> Figure:
     figure = Figure((12, 3.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     for name, style, label in (("elbo", "-", "-ELBO"), ("reconstruction", "--", "-reconstruction")):
-        left.plot(steps, [-record[f"{name}_nats_per_image"] for record in seen], style, label=label)
+        left.plot(steps, [-record[f"{name}_nats_per_image"] for record in seen], style, marker=".", label=label)
     for name in sorted({name for record in seen for name in record if name.startswith("kl_")}):
         site = name.removeprefix("kl_").removesuffix("_nats_per_image")
-        middle.plot(steps, [record.get(name) for record in seen], label=f"KL of {site}")
-    right.plot(steps, [record.get("memory_gain_nats_per_image") for record in seen], label="memory gain")
+        middle.plot(steps, [record.get(name) for record in seen], marker=".", label=f"KL of {site}")
+    gain = [record.get("memory_gain_nats_per_image") for record in seen]
+    right.plot(steps, gain, marker=".", label="memory gain")
     for axis, title in ((left, "Validation set"), (middle, "KL terms"), (right, "Own minus another's memory")):
         axis.set(xlabel="step", ylabel="nats per image", title=title)
         axis.grid(alpha=0.3, which="both")
@@ -101,7 +102,7 @@ def draw_comparison(metrics: Mapping[str, Sequence[dict[str, Any]]], path: Path)
 
 def _draw_image_rows(rows: Sequence[tuple[str, Tensor]], title: str, path: Path) -> Figure:
     columns = max(len(images) for _, images in rows)
-    figure = Figure((0.62 * columns + 1.2, 0.62 * len(rows) + 0.45), layout="constrained")
+    figure = Figure((max(5.0, 0.62 * columns + 1.4), 0.62 * len(rows) + 0.45), layout="constrained")
     axes = figure.subplots(len(rows), 1, squeeze=False)
     for axis, (label, images) in zip(axes[:, 0], rows, strict=True):
         strip = images.detach().cpu()[:, 0]  # (N, H, W)

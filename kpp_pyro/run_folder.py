@@ -64,8 +64,13 @@ class RunFolder:
         return run
 
     def write_config(self, config: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
-        """Write the resolved configuration, the sizes that follow from it, and what it runs on."""
-        write_json(self.config, {"config": config, "sizes": sizes, "environment": environment()})
+        """Write the resolved configuration, the sizes that follow from it, and what it runs on, now and before."""
+        earlier = []
+        if self.config.exists():
+            written = json.loads(self.config.read_text())
+            earlier = [*written.get("earlier_environments", []), written.get("environment")]
+        content = {"config": config, "sizes": sizes, "environment": environment(), "earlier_environments": earlier}
+        write_json(self.config, content)
 
     def read_config(self) -> dict[str, Any]:
         """Read the resolved configuration.
@@ -86,14 +91,19 @@ class RunFolder:
             file.write(json.dumps({"step": step, "split": split, **quantities}) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Every line of metrics; a line cut short by a crash is left out."""
-        lines = self.metrics.read_text().splitlines() if self.metrics.exists() else []
+        """Every line of metrics; a last line cut short by a crash is left out.
+
+        Raises:
+            InputError: another line that `log` did not write.
+        """
+        lines = self.metrics.read_bytes().splitlines() if self.metrics.exists() else []
         records = []
-        for line in lines:
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                continue
+        for number, line in enumerate(lines, 1):
+            record = _parse_record(line)
+            if record is not None:
+                records.append(record)
+            elif number < len(lines):
+                raise InputError(f"{self.metrics}: expected an object with step and split in line {number}, found none")
         return records
 
     def forget_after(self, step: int) -> None:
@@ -101,6 +111,14 @@ class RunFolder:
         records = self.read_metrics()
         kept = [json.dumps(record) for record in records if record["step"] <= step and record["split"] != "test"]
         write_text(self.metrics, "".join(f"{line}\n" for line in kept))
+
+
+def _parse_record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:  # not JSON, or not text
+        return None
+    return record if isinstance(record, dict) and {"step", "split"} <= record.keys() else None
 
 
 def environment() -> dict[str, Any]:

@@ -70,6 +70,25 @@ def test_unknown_and_missing_keys_are_errors(part):
 
 
 @pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("training", "steps", "many"),
+        ("training", "steps", True),
+        ("training", "learning_rate", None),
+        ("memory", "write", "foo"),
+        ("data", "augment", 1),
+        (None, "precision", "float8"),
+        (None, "seed", 0.5),
+    ],
+)
+def test_values_of_another_kind_are_errors(part, name, value):
+    content = json.loads(json.dumps(dataclasses.asdict(Config()), default=str))
+    (content if part is None else content[part])[name] = value
+    with pytest.raises(InputError, match=rf"config\.json: expected {name} to be "):
+        config_from_json(content, Path("config.json"))
+
+
+@pytest.mark.parametrize(
     ("changes", "flag"),
     [
         ({"episode_length": 0}, "--episode-length"),

@@ -133,7 +133,7 @@ def test_runs_are_compared_in_one_figure(finished, tmp_path):
     assert run("compare_runs.py", finished[0], "--out", figure).stdout == f"{figure}\n"
     height, width, _ = matplotlib.image.imread(figure).shape
     assert width > height > 300
-    assert "nowhere" in refused(run("compare_runs.py", tmp_path / "nowhere"))
+    assert "nowhere" in refused(run("compare_runs.py", tmp_path / "nowhere", "--out", figure))
 
 
 def test_the_same_seed_gives_the_same_run(finished, tmp_path):

@@ -134,3 +134,22 @@ def test_an_interrupted_write_leaves_the_previous_file_whole(tmp_path, monkeypat
     with pytest.raises(OSError, match="No space"):
         write_text(path, "{}")
     assert json.loads(path.read_text()) == {"elbo_nats_per_image": -17.5}
+
+
+@pytest.mark.parametrize("line", [b'{"a": 1}', b"not json", b"\xff\xfe", b"[1, 2]"])
+def test_a_foreign_line_of_metrics_is_refused_and_nothing_is_lost(run, line):
+    run.log(1, "train", {"loss": 2.0})
+    with run.metrics.open("ab") as file:
+        file.write(line + b"\n")
+    run.log(2, "train", {"loss": 1.0})
+    before = run.metrics.read_bytes()
+    with pytest.raises(InputError, match="expected an object with step and split in line 2"):
+        run.forget_after(1)
+    assert run.metrics.read_bytes() == before
+
+
+def test_a_configuration_written_again_keeps_what_the_run_ran_on_before(run):
+    run.write_config({**CONFIG, "seed": 1}, {})
+    content = json.loads(run.config.read_text())
+    assert content["config"]["seed"] == 1
+    assert content["earlier_environments"] == [environment()]
