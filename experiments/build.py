@@ -38,6 +38,11 @@ class Program:
     model: KanervaPlusPlusModel
     guide: KanervaPlusPlusGuide
 
+    @property
+    def device(self) -> torch.device:
+        """Device that both run on."""
+        return next(self.model.parameters()).device
+
     def state_dicts(self) -> dict[str, Any]:
         """Parameters of both, as `load_program` reads them."""
         return {"model": self.model.state_dict(), "guide": self.guide.state_dict()}

@@ -19,7 +19,7 @@ _SEED = 0  # of the noise in the figures, so that they can be drawn again
 @torch.no_grad()
 def draw_figures(run: RunFolder, program: Program, episodes: EpisodeSet) -> dict[str, Figure]:
     """Draw every figure of a run into its folder, from the first held-out episodes; returns them by name."""
-    with own_randomness(_SEED, next(program.model.parameters()).device):
+    with own_randomness(_SEED, program.device):
         episode, _ = next(episodes.batches(_MEMORIES))
         pair = trace_pair(program.model, program.guide, episode)
         samples = program.model.generate(pair.value("memory"), _SAMPLES)

@@ -78,10 +78,9 @@ class Run:
             raise DivergenceError(f"step {self.trainer.step}, validation: {error}") from error
         self._log("validation", {**results, "training_seconds": round(self.training_seconds, 1)}, board)
         bar.write(f"step {self.trainer.step:>6}  validation: {describe(results)}")
-        best = results["elbo_nats_per_image"] > self.best_elbo_nats_per_image
-        if best:
+        if results["elbo_nats_per_image"] > self.best_elbo_nats_per_image:
             self.best_elbo_nats_per_image = results["elbo_nats_per_image"]
-        if best:  # first: a run that is killed between the two repeats the steps, and finds it again
+            # Before the other: a run that is killed between the two repeats the steps, and finds it again.
             save_checkpoint(self.folder.best, {"step": self.trainer.step, **self.program.state_dicts()})
         self.save()
         for name, figure in draw_figures(self.folder, self.program, self.episodes.validation).items():
@@ -134,6 +133,5 @@ def score(program: Program, episodes: EpisodeSet, progress: bool = False) -> dic
     """Evaluate a program on all episodes, leaving the random state of training untouched."""
     batches = episodes.batches(_EVALUATION_EPISODES)
     total = -(-len(episodes) // _EVALUATION_EPISODES)
-    device = next(program.model.parameters()).device
-    with own_randomness(_EVALUATION_SEED, device), pyro.validation_enabled(False):
+    with own_randomness(_EVALUATION_SEED, program.device), pyro.validation_enabled(False):
         return evaluate(program.model, program.guide, tqdm(batches, "test", total, disable=not progress, leave=False))

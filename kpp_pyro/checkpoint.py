@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,19 +11,16 @@ from typing import Any
 import torch
 
 from kpp_pyro.errors import InputError
+from kpp_pyro.files import write_whole
 
 FORMAT = "kpp_pyro.checkpoint"
 VERSION = 1
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` to a temporary file beside `path` and rename it, so that `path` is always whole."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        torch.save({"format": FORMAT, "version": VERSION, **state}, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write `state`, marked as this project's, whole or not at all."""
+    content = {"format": FORMAT, "version": VERSION, **state}
+    write_whole(path, lambda file: torch.save(content, file))
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

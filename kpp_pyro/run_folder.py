@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from kpp_pyro.errors import InputError
+from kpp_pyro.files import write_whole
 
 _LIBRARIES = ("torch", "torchvision", "pyro-ppl", "numpy", "scipy", "scikit-learn", "matplotlib", "arviz")
 
@@ -153,10 +153,5 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write text to a temporary file and rename it."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_text(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write text whole or not at all."""
+    write_whole(path, lambda file: file.write_text(content))

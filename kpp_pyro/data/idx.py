@@ -52,10 +52,10 @@ def _read_bytes(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: expected a readable IDX file, found none ({error.strerror}).") from error
+        raise InputError(f"{path}: expected a readable IDX file, found none ({error.strerror})") from error
     if not content.startswith(_GZIP_SIGNATURE):
         return content
     try:
         return gzip.decompress(content)
     except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"{path}: expected a whole gzip file, found a truncated or corrupt one.") from error
+        raise InputError(f"{path}: expected a whole gzip file, found a truncated or corrupt one") from error

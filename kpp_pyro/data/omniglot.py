@@ -55,7 +55,7 @@ def _read_mat(path: Path) -> dict[str, np.ndarray]:
     try:
         content = loadmat(path)
     except Exception as error:  # scipy raises a dozen different types, depending on which byte is wrong
-        raise InputError(f"{path}: expected a MATLAB file, found a corrupt or foreign one.") from error
+        raise InputError(f"{path}: expected a MATLAB file, found a corrupt or foreign one") from error
     arrays = {}
     for key in (*_PIXELS, *_ALPHABET, *_CHARACTER):
         if key not in content:

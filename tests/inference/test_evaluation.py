@@ -36,7 +36,6 @@ def test_averages_leave_out_the_filling():
 def test_memory_gain_is_own_minus_another_episodes_elbo():
     program, episode = small_program("feed_forward"), random_episodes()
     counted = torch.ones(3, 6, dtype=torch.bool)
-    program.model.double(), program.guide.double()
     with torch.no_grad():
         memory = program.guide.write(program.guide.encode(episode))
         torch.manual_seed(4)
