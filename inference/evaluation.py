@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from pyro.distributions import ImproperUniform
 from torch import Tensor
 
 from inference.errors import DivergenceError
-from inference.traces import PyroProgram, TracedPair, trace_pair
+from inference.traces import PyroProgram, SiteLogProbs, trace_pair
 
 
 @dataclass(frozen=True)
@@ -53,21 +52,17 @@ def elbo_terms(model: PyroProgram, guide: PyroProgram, episode: Tensor, memory: 
     Returns:
         Terms of shape (B, T).
     """
-    return _terms_of(trace_pair(model, guide, episode, memory))
+    return terms_of(trace_pair(model, guide, episode, memory).log_probs())
 
 
-def _terms_of(pair: TracedPair) -> ElboTerms:
-    pair.model.compute_log_prob()
-    pair.guide.compute_log_prob()
-    reconstruction = pair.model.nodes["image"]["log_prob"]  # (B, T)
+def terms_of(log_probs: SiteLogProbs) -> ElboTerms:
+    """Sort the log-probabilities of draws of the guide into ELBO terms (..., B, T)."""
     kl = {}
-    for name in pair.guide.stochastic_nodes:
-        if isinstance(pair.model.nodes[name]["fn"], ImproperUniform):
-            continue  # a flat prior's KL is a constant that is dropped
-        gap = pair.guide.nodes[name]["log_prob"] - pair.model.nodes[name]["log_prob"]
-        share = gap.shape[-1] / reconstruction.shape[-1]  # 1/T for a site that the episode shares
-        kl[name] = (gap * share).expand_as(reconstruction)
-    return ElboTerms(reconstruction - sum(kl.values()), reconstruction, kl)
+    for name, posterior in log_probs.posterior.items():
+        gap = posterior - log_probs.prior[name]
+        share = gap.shape[-1] / log_probs.image.shape[-1]  # 1/T for a site that the episode shares
+        kl[name] = (gap * share).expand_as(log_probs.image)
+    return ElboTerms(log_probs.image - sum(kl.values()), log_probs.image, kl)
 
 
 @torch.no_grad()
@@ -92,7 +87,7 @@ def evaluate(model: PyroProgram, guide: PyroProgram, episodes: Iterable[tuple[Te
     previous: Tensor | None = None
     for episode, counted in episodes:
         pair = trace_pair(model, guide, episode)
-        own.add(_terms_of(pair), counted)
+        own.add(terms_of(pair.log_probs()), counted)
         memory = pair.value("memory")
         others = _previous_memories(memory, previous)
         previous = memory[-1:]

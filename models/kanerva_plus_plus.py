@@ -13,6 +13,8 @@ Plates: `"episodes"` at dim -2, `"images"` at dim -1. A particle plate, where th
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -139,12 +141,25 @@ class KanervaPlusPlusGuide(PyroModule):
         """q(z|X): event (D,)."""
         return dist.Normal(encoding.latent_loc, encoding.latent_scale).to_event(1)
 
+    def amortize(self, episode: Tensor, memory: Tensor | None = None) -> Callable[..., None]:
+        """Encode and write once, and return the posterior as a program, to be run as often as draws are wanted.
+
+        The program is called like the guide, with the same episode and memory.
+        """
+        encoding = self.encode(episode)
+        written = self.memory_posterior(encoding) if memory is None else None  # what is given is not written
+        key, latent = self.key_posterior(encoding, memory), self.latent_posterior(encoding)
+
+        def posterior(episode: Tensor, memory: Tensor | None = None) -> None:
+            with pyro.plate("episodes", episode.shape[0], dim=-2):
+                if written is not None:
+                    pyro.sample("memory", written)
+                with pyro.plate("images", episode.shape[1], dim=-1):
+                    pyro.sample("key", key)
+                    pyro.sample("latent", latent)
+
+        return posterior
+
     def forward(self, episode: Tensor, memory: Tensor | None = None) -> None:
         """Run the guide on an episode (B, T, C, H, W), and a memory (B, 1, C_m, H_m, W_m) if one is given."""
-        encoding = self.encode(episode)
-        with pyro.plate("episodes", episode.shape[0], dim=-2):
-            if memory is None:
-                pyro.sample("memory", self.memory_posterior(encoding))
-            with pyro.plate("images", episode.shape[1], dim=-1):
-                pyro.sample("key", self.key_posterior(encoding, memory))
-                pyro.sample("latent", self.latent_posterior(encoding))
+        self.amortize(episode, memory)(episode, memory)

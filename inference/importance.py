@@ -1,0 +1,301 @@
+"""Importance-sampled log-likelihoods of images given a memory, for any model/guide pair, from traces.
+
+    ln p-hat_K = logsumexp_k [ln p(x, latents_k | M) - ln q(latents_k)] - ln K
+
+Given M the images are independent, so that each has weights of its own; where the memory is random, each episode has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from inference.evaluation import ElboTerms, terms_of
+from inference.traces import PyroProgram, SiteLogProbs, amortized, retrace_guide, trace_pair
+from inference.weights import WeightStream
+from kpp_pyro.errors import InputError
+
+PARTICLE_IMAGES_AT_ONCE = 2048  # bounds the memory in use, whatever K is
+_BOUND_STEPS = (1, 2, 5)  # ln p-hat_K is reported at these times powers of ten
+
+
+@dataclass(frozen=True)
+class Part:
+    """One way to draw the latents of images: from a guide, but for some sites from the model, given the others.
+
+    Attributes:
+        share: of the particles.
+        guide: a program for these very images and their memory, see `amortized`.
+        from_prior: sites that the model draws; the last ones in the guide's order, so that what the guide draws does
+            not depend on them.
+    """
+
+    share: float
+    guide: PyroProgram
+    from_prior: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A mixture of ways to draw; its shares add up to one.
+
+    The weights are those of the mixture (the balance heuristic of Veach & Guibas 1995): p over the average of the
+    parts' q by their numbers of particles. A part that draws everything from the model bounds them by p(x|z) over its
+    share (defensive importance sampling, Hesterberg 1995), and covers whatever the other parts leave out.
+    """
+
+    parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        """Check the shares."""
+        shares = [part.share for part in self.parts]
+        if min(shares) < 0 or not math.isclose(sum(shares), 1):
+            raise InputError(f"proposal: expected shares that add up to one, found {shares}")
+
+    def counts(self, particles: int) -> list[int]:
+        """Particles of every part, of K in all; what is left by rounding down goes to the first part."""
+        counts = [math.floor(part.share * particles + 1e-9) for part in self.parts]
+        counts[0] += particles - sum(counts)
+        return counts
+
+
+def latent_sites(model: PyroProgram, guide: PyroProgram, episode: Tensor, memory: Tensor | None = None) -> list[str]:
+    """Names of the latent sites with a proper prior, in the guide's order.
+
+    Raises:
+        InputError: the guide has a point in place of a density at one of them.
+    """
+    pair = trace_pair(model, guide, episode, memory)
+    if pair.points():
+        raise InputError(
+            f"guide: expected densities, found a Delta at {', '.join(pair.points())}: "
+            "importance weights from a point mean nothing"
+        )
+    return pair.latent_sites()
+
+
+def defensive_proposal(
+    model: PyroProgram, guide: PyroProgram, episode: Tensor, memory: Tensor | None = None, prior_share: float = 0.01
+) -> Proposal:
+    """The guide, with a little of the model's prior: for images read from the memory that they were written to."""
+    bound = amortized(guide, episode, memory)
+    sites = tuple(latent_sites(model, bound, episode, memory))
+    return Proposal((Part(1 - prior_share, bound), Part(prior_share, bound, sites)))
+
+
+@dataclass(frozen=True)
+class ImportanceScore:
+    """Scores of B x T images, or of B episodes where the memory is random; all in nats, per datum.
+
+    Attributes:
+        log_likelihood: ln p-hat_K, (B, T) or (B,).
+        monte_carlo_error: standard error of it, by the delta method.
+        effective_sample_size: of the K weights.
+        pareto_k: PSIS k-hat of the weights; above 0.7 the estimate is not to be trusted.
+        elbos: the ELBO and its terms (B, T) of every part that draws all sites from its guide, in their order.
+        bounds: ln p-hat_k of fewer particles, and of all, by their number k.
+    """
+
+    log_likelihood: Tensor
+    monte_carlo_error: Tensor
+    effective_sample_size: Tensor
+    pareto_k: Tensor
+    elbos: tuple[ElboTerms, ...]
+    bounds: dict[int, Tensor]
+
+    @property
+    def elbo(self) -> ElboTerms:
+        """The ELBO of the proposal's first part."""
+        return self.elbos[0]
+
+
+@dataclass(frozen=True)
+class WeightedDraws:
+    """K draws of the latents with their weights, for a look at the posterior.
+
+    Attributes:
+        values: of every latent site, (K, B, T, *event).
+        log_joint: ln p(x, latents | M), (K, B, T).
+        log_proposal: ln q(latents), of the mixture, (K, B, T).
+    """
+
+    values: dict[str, Tensor]
+    log_joint: Tensor
+    log_proposal: Tensor
+
+    @property
+    def log_weights(self) -> Tensor:
+        """ln p - ln q, (K, B, T)."""
+        return self.log_joint - self.log_proposal
+
+
+@torch.no_grad()
+def importance_score(
+    model: PyroProgram,
+    proposal: Proposal,
+    episode: Tensor,
+    memory: Tensor | None = None,
+    *,
+    particles: int,
+    at_once: int = PARTICLE_IMAGES_AT_ONCE,
+) -> ImportanceScore:
+    """Estimate ln p(x | M) of every image, with K particles each.
+
+    The memory in use does not grow with K, and grows with the images of `episode` only where these alone exceed
+    `at_once`. The encoder and the write run in making the proposal, once, where the guide offers `amortize`.
+
+    Args:
+        model: Pyro model; plates "episodes" at dim -2, "images" at dim -1, the observed site named "image".
+        proposal: how to draw, made for this episode and memory.
+        episode: images (B, T, C, H, W).
+        memory: (B, 1, ...) to read them from as cues; without it, `episode` is written and read back.
+        particles: K.
+        at_once: most particle-images in one pass.
+
+    Raises:
+        InputError: K below one.
+    """
+    chunks = _Chunks(model, episode, memory, proposal, particles, at_once)
+    bounds = [_Bound(proposal.counts(k), tail=k == particles) for k in bound_steps(particles)]
+    elbos = {index: _Means() for index, part in enumerate(proposal.parts) if not part.from_prior}
+    for part, start, draws in chunks:
+        for bound in bounds:
+            bound.add(part, start, draws)
+        if part in elbos:
+            elbos[part].add(terms_of(draws.log_probs))
+    final = bounds[-1].weights
+    return ImportanceScore(
+        final.log_mean(),
+        final.monte_carlo_error(),
+        final.effective_sample_size(),
+        final.pareto_k(),
+        tuple(means.terms() for means in elbos.values() if means.particles),
+        {bound.weights.held: bound.weights.log_mean() for bound in bounds},
+    )
+
+
+@torch.no_grad()
+def weighted_draws(
+    model: PyroProgram,
+    proposal: Proposal,
+    episode: Tensor,
+    memory: Tensor | None = None,
+    *,
+    particles: int,
+    at_once: int = PARTICLE_IMAGES_AT_ONCE,
+) -> WeightedDraws:
+    """Draw as `importance_score` does, and keep the draws: for a few images."""
+    chunks = [draws for _, _, draws in _Chunks(model, episode, memory, proposal, particles, at_once)]
+    shares = _Bound(proposal.counts(particles))
+    return WeightedDraws(
+        {name: torch.cat([draws.values[name] for draws in chunks]) for name in chunks[0].values},
+        torch.cat([draws.log_joint for draws in chunks]),
+        torch.cat([shares.log_mixture(draws.log_parts) for draws in chunks]),
+    )
+
+
+def bound_steps(particles: int) -> list[int]:
+    """1, 2, 5, 10, ... up to and with K."""
+    steps = {step * 10**power for power in range(len(str(particles))) for step in _BOUND_STEPS}
+    return sorted({step for step in steps if step < particles} | {particles})
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """A chunk of n particles from one part of a proposal.
+
+    Attributes:
+        values: of every latent site.
+        log_probs: of the run of this part.
+        log_joint: ln p(x, latents), (n, B, T), or (n, B) with a random memory.
+        log_parts: ln q(latents) of every part, (parts, n, B, T) or (parts, n, B).
+    """
+
+    values: dict[str, Tensor]
+    log_probs: SiteLogProbs
+    log_joint: Tensor
+    log_parts: Tensor
+
+
+@dataclass(frozen=True)
+class _Chunks:
+    """The particles of a proposal, a chunk at a time: (part, index of its first in the part, draws)."""
+
+    model: PyroProgram
+    episode: Tensor
+    memory: Tensor | None
+    proposal: Proposal
+    particles: int
+    at_once: int
+
+    def __iter__(self) -> Iterator[tuple[int, int, _Draws]]:
+        if self.particles < 1:
+            raise InputError(f"particles: expected at least 1, found {self.particles}")
+        chunk = max(1, self.at_once // (self.episode.shape[0] * self.episode.shape[1]))
+        for part, count in enumerate(self.proposal.counts(self.particles)):
+            for start in range(0, count, chunk):
+                yield part, start, self._draw(self.proposal.parts[part], min(chunk, count - start))
+
+    def _draw(self, part: Part, particles: int) -> _Draws:
+        arguments = (self.episode, self.memory)
+        pair = trace_pair(self.model, part.guide, *arguments, particles, part.from_prior)
+        own = pair.log_probs()
+        log_parts = []
+        for other in self.proposal.parts:
+            posterior = own.posterior
+            if other.guide is not part.guide:
+                posterior = retrace_guide(pair, other.guide, *arguments, particles).log_probs().posterior
+            mixed = {**posterior, **{name: own.prior[name] for name in other.from_prior}}
+            log_parts.append(_over_data(own, list(mixed.values())))
+        values = {name: pair.value(name) for name in own.prior}
+        return _Draws(values, own, _over_data(own, [own.image, *own.prior.values()]), torch.stack(log_parts))
+
+
+def _over_data(log_probs: SiteLogProbs, terms: list[Tensor]) -> Tensor:
+    """Add terms (n, B, T) or (n, B, 1) for every image; for every episode if its images share a latent site."""
+    images = log_probs.image.shape[-1]
+    if all(value.shape[-1] == images for value in log_probs.prior.values()):
+        return sum(term.double() for term in terms)  # type: ignore[return-value]
+    return sum(term.double().sum(-1) for term in terms)  # type: ignore[return-value]
+
+
+class _Bound:
+    """ln p-hat_k of the first particles of every part, whose numbers also are the shares of the mixture."""
+
+    def __init__(self, counts: Sequence[int], tail: bool = False) -> None:
+        self.counts = counts
+        self.weights = WeightStream(sum(counts), tail)
+
+    def log_mixture(self, log_parts: Tensor) -> Tensor:
+        """ln q of the mixture (n, ...), from that of its parts (parts, n, ...)."""
+        drawn = [part for part, count in enumerate(self.counts) if count]
+        shares = log_parts.new_tensor([self.counts[part] for part in drawn]) / sum(self.counts)
+        return (log_parts[drawn] + shares.log().view(-1, *[1] * (log_parts.dim() - 1))).logsumexp(0)
+
+    def add(self, part: int, start: int, draws: _Draws) -> None:
+        """Take what it wants of a chunk that begins with a part's particle number `start`."""
+        wanted = max(0, min(len(draws.log_joint), self.counts[part] - start))
+        if wanted:
+            self.weights.add(draws.log_joint[:wanted] - self.log_mixture(draws.log_parts[:, :wanted]))
+
+
+class _Means:
+    """Running means of ELBO terms over particles."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.particles = 0
+
+    def add(self, terms: ElboTerms) -> None:
+        self.particles += len(terms.elbo)
+        for name, value in {"elbo": terms.elbo, "reconstruction": terms.reconstruction, **terms.kl}.items():
+            total = value.double().sum(0)
+            self.sums[name] = self.sums[name] + total if name in self.sums else total
+
+    def terms(self) -> ElboTerms:
+        means = {name: total / self.particles for name, total in self.sums.items()}
+        return ElboTerms(means.pop("elbo"), means.pop("reconstruction"), means)
