@@ -223,14 +223,20 @@ class OpenedRun:
     episodes: Episodes
 
 
-def open_run(path: Path | str, device: str = "auto", data_dir: Path | None = None) -> OpenedRun:
+def open_run(path: Path | str, device: str = "auto", data_dir: Path | None = None, **changes: object) -> OpenedRun:
     """Open a run to look at it, on any device, with its data wherever they are now.
+
+    Args:
+        path: run folder.
+        device: auto, cpu, cuda, ...
+        data_dir: folder of the data sets; the run's own if None.
+        changes: fields of the configuration to change by name, such as `precision` or `classes_per_episode`.
 
     Raises:
         InputError: no run, no such device, no such data, or a checkpoint that does not fit.
     """
     folder, config = read_run(path)
-    config = resolve(replace_flat(config, {"device": device, "data_dir": data_dir or config.data.data_dir}))
+    config = resolve(replace_flat(config, {"device": device, "data_dir": data_dir or config.data.data_dir, **changes}))
     episodes = build_episodes(config, torch.device(config.device))
     program = build_program(config, episodes.train.image_shape, torch.device(config.device))
     load_program(program, folder.best)

@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 
 from experiments.build import open_run
-from experiments.pictures import draw_figures
+from experiments.pictures import draw_figures, draw_score_figures
 from experiments.script import run_script
 
 
@@ -34,7 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = tyro.cli(Arguments, args=argv)
     run = open_run(arguments.run, arguments.device, arguments.data_dir)
-    for name in draw_figures(run.folder, run.program, run.episodes.validation):
+    drawn = draw_figures(run.folder, run.program, run.episodes.validation)
+    if run.folder.evaluation.exists():
+        drawn |= draw_score_figures(run.folder)
+    for name in drawn:
         print(run.folder.figures / f"{name}.png")
     return 0
 

@@ -1,4 +1,4 @@
-"""The figures of a run, drawn from its programs, its episodes and its metrics."""
+"""The figures of a run, drawn from its programs, its episodes, its metrics and its scores."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from experiments.build import Program
 from inference.randomness import own_randomness
+from inference.scoring import OWN
 from inference.traces import site_mean, trace_pair
 from kpp_pyro import figures
 from kpp_pyro.data import EpisodeSet
@@ -14,6 +15,17 @@ from kpp_pyro.run_folder import RunFolder
 
 _MEMORIES, _SAMPLES = 4, 16
 _SEED = 0  # of the noise in the figures, so that they can be drawn again
+
+
+def draw_score_figures(run: RunFolder) -> dict[str, Figure]:
+    """Draw the figures of a run's evaluation into its folder; returns them by name."""
+    content, folder = run.read_evaluation(), run.figures
+    own, limit = content["scores"][OWN], content["limit_nats_per_image"]
+    return {
+        "pareto_k": figures.draw_pareto_k(content["per_image"]["pareto_k"], folder / "pareto_k.png"),
+        "bounds": figures.draw_bounds(own["bounds"], own["elbo_nats_per_image"], limit, folder / "bounds.png"),
+        "controls": figures.draw_controls(content["scores"], limit, folder / "controls.png"),
+    }
 
 
 @torch.no_grad()

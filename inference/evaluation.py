@@ -89,7 +89,7 @@ def evaluate(model: PyroProgram, guide: PyroProgram, episodes: Iterable[tuple[Te
         pair = trace_pair(model, guide, episode)
         own.add(terms_of(pair.log_probs()), counted)
         memory = pair.value("memory")
-        others = _previous_memories(memory, previous)
+        others = previous_memories(memory, previous)
         previous = memory[-1:]
         if others is not None:
             other.add(elbo_terms(model, guide, episode, others), counted)
@@ -105,7 +105,7 @@ def describe(results: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.2f}" for name, value in named) + " nats per image"
 
 
-def _previous_memories(memory: Tensor, previous: Tensor | None) -> Tensor | None:
+def previous_memories(memory: Tensor, previous: Tensor | None) -> Tensor | None:
     """Memory of the episode before each, (B, 1, ...); None where there is no other episode at all."""
     if previous is None and len(memory) == 1:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -30,6 +31,8 @@ class RunFolder:
         self.best = path / "best.pt"
         self.figures = path / "figures"
         self.tensorboard = path / "tensorboard"
+        self.evaluation = path / "evaluation.json"
+        self.posterior = path / "posterior.nc"
 
     def require_new(self) -> None:
         """Raise InputError if the folder holds a run already."""
@@ -84,6 +87,20 @@ class RunFolder:
             raise InputError(
                 f"{self.config}: expected a configuration written by svi_train, found {error!r}"
             ) from error
+
+    def read_evaluation(self) -> dict[str, Any]:
+        """Read the scores that evaluate.py wrote.
+
+        Raises:
+            InputError: there are none, or the file is not one of evaluate.py.
+        """
+        if not self.evaluation.is_file():
+            raise InputError(f"{self.evaluation}: expected scores, found no such file; write them with evaluate.py")
+        try:
+            content = json.loads(self.evaluation.read_text())
+            return {"settings": content["settings"], "scores": content["scores"], **content}
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{self.evaluation}: expected scores written by evaluate.py, found {error!r}") from error
 
     def log(self, step: int, split: str, quantities: Mapping[str, float]) -> None:
         """Append one line of metrics."""
@@ -148,8 +165,16 @@ def _git(*arguments: str) -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, default=str) + "\n")
+    """Write JSON whole or not at all; a number that is not finite becomes null."""
+    write_text(path, json.dumps(_finite(content), indent=2, default=str, allow_nan=False) + "\n")
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_text(path: Path, content: str) -> None:

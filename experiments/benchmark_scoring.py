@@ -1,0 +1,172 @@
+"""Time the scorer of a run against the loop of published code, and measure the memory that it needs.
+
+python experiments/benchmark_scoring.py runs/mnist
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyro
+import torch
+import tyro
+from torch import Tensor
+from tqdm import tqdm
+
+from experiments.build import Program, open_run
+from experiments.script import run_script
+from inference.evaluation import elbo_terms
+from inference.importance import defensive_proposal, importance_score
+from inference.randomness import own_randomness
+from kpp_pyro.errors import InputError
+from kpp_pyro.run_folder import environment, write_json
+
+_NAIVE_PASSES = 50  # in one timing; the loop's speed does not depend on how long it runs
+_PEAK_PARTICLES = (100, 10_000)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Time the scorer of a run against the loop of published code, on the same images and in turns.
+
+    The loop encodes, writes, reads and decodes again for every particle of every image; a kinder one does so for every
+    particle, but for all images of an episode at once. Writes RUN/benchmark_scoring.json.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    particles: int = 1000
+    """K of the scorer."""
+    repeats: int = 5
+    """Timings of each, in turns; the medians are compared."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
+    data_dir: Path | None = None
+    """Folder of the data sets; the run's own if None."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; returns its exit status."""
+    arguments = tyro.cli(Arguments, args=argv)
+    for name in ("particles", "repeats"):
+        if getattr(arguments, name) < 1:
+            raise InputError(f"--{name}: expected at least 1, found {getattr(arguments, name)}")
+    run = open_run(arguments.run, arguments.device, arguments.data_dir)
+    episode, _ = next(run.episodes.test.batches(2))
+    with own_randomness(0, run.program.device), pyro.validation_enabled(False):
+        rates = particle_images_per_second(run.program, episode, arguments)
+    peaks = {str(k): peak_mebibytes(arguments, k) for k in tqdm(_PEAK_PARTICLES, "peak memory")}
+    content = {
+        "particles": arguments.particles,
+        "images": episode.shape[0] * episode.shape[1],
+        "episode_length": episode.shape[1],
+        "particle_images_per_second": {name: statistics.median(values) for name, values in rates.items()},
+        "all_timings": rates,
+        "peak_mebibytes_by_particles": peaks,
+        **run.program.sizes(),
+        "precision": run.config.precision,
+        "environment": environment(),
+    }
+    path = run.folder.path / "benchmark_scoring.json"
+    write_json(path, content)
+    print(describe(content))
+    print(path)
+    return 0
+
+
+def particle_images_per_second(program: Program, episode: Tensor, arguments: Arguments) -> dict[str, list[float]]:
+    """Time every way of scoring in turns."""
+    model, guide = program.model, program.guide
+    one = episode[:1]
+    images = episode.shape[0] * episode.shape[1]
+
+    def scorer() -> int:
+        importance_score(model, defensive_proposal(model, guide, episode), episode, particles=arguments.particles)
+        return images * arguments.particles
+
+    def every_image() -> int:
+        for _ in range(_NAIVE_PASSES):
+            elbo_terms(model, guide, one)  # the whole episode has to be written, for one image of it
+        return _NAIVE_PASSES
+
+    def every_episode() -> int:
+        return every_image() * one.shape[1]
+
+    ways: dict[str, Callable[[], int]] = {
+        "scorer": scorer,
+        "loop over particles and images": every_image,
+        "loop over particles": every_episode,
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in tqdm(range(arguments.repeats + 1), "timing"):  # the first warms up
+        for name, way in ways.items():
+            began = time.perf_counter()
+            done = way()
+            if episode.is_cuda:
+                torch.cuda.synchronize()
+            rates[name].append(done / (time.perf_counter() - began))
+    return {name: values[1:] for name, values in rates.items()}
+
+
+def peak_mebibytes(arguments: Arguments, particles: int) -> float:
+    """Most memory that scoring with K particles takes, of the device or of a process of its own, without the run's."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak, (arguments.run, arguments.device, arguments.data_dir, particles))
+
+
+def _peak(run_path: Path, device: str, data_dir: Path | None, particles: int) -> float:
+    run = open_run(run_path, device, data_dir)
+    model, guide = run.program.model, run.program.guide
+    episode, _ = next(run.episodes.test.batches(2))
+    with torch.no_grad(), pyro.validation_enabled(False):
+        proposal = defensive_proposal(model, guide, episode)
+        before = _forget_peak(episode)
+        importance_score(model, proposal, episode, particles=particles)
+    return round((_peak_bytes(episode) - before) / 2**20, 1)
+
+
+def _forget_peak(episode: Tensor) -> int:
+    """Begin to measure the peak anew, where the system can (Linux, CUDA); returns what it is now."""
+    if episode.is_cuda:
+        torch.cuda.reset_peak_memory_stats(episode.device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return _peak_bytes(episode)
+
+
+def _peak_bytes(episode: Tensor) -> int:
+    if episode.is_cuda:
+        return torch.cuda.max_memory_allocated(episode.device)
+    try:  # a child's ru_maxrss begins with its parent's
+        status = Path("/proc/self/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def describe(content: dict[str, Any]) -> str:
+    """Say what was measured."""
+    rates = content["particle_images_per_second"]
+    lines = [f"K = {content['particles']:,}, {content['images']} images, {json.dumps(content['precision'])} networks"]
+    lines += [
+        f"  {name:<32} {rate:>12,.0f} particle-images per second  (scorer: {rates['scorer'] / rate:,.1f} times)"
+        for name, rate in rates.items()
+    ]
+    peaks = content["peak_mebibytes_by_particles"].items()
+    lines.append("  peak memory of scoring: " + ", ".join(f"{peak:.0f} MiB at K = {int(k):,}" for k, peak in peaks))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

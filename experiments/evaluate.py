@@ -1,0 +1,173 @@
+"""Score a run: importance-sampled ln p(x | M) of held-out images, beside the controls that say what it means.
+
+python experiments/evaluate.py runs/mnist --limit 1000
+python experiments/evaluate.py runs/mnist --particles 5000 --gaps
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pyro
+import tyro
+from torch import Tensor
+from tqdm import tqdm
+
+from experiments.build import OpenedRun, open_run
+from experiments.pictures import draw_score_figures
+from experiments.score_table import describe_scores
+from experiments.script import run_script
+from inference.arviz_data import posterior_data, save
+from inference.importance import defensive_proposal, weighted_draws
+from inference.randomness import own_randomness
+from inference.scoring import OWN, Scores, ScoringPlan, inference_gap, score_episodes, summarize
+from kpp_pyro.data import EpisodeSet
+from kpp_pyro.errors import InputError
+from kpp_pyro.run_folder import environment, write_json
+
+_IMAGES_AT_ONCE = 64
+_POSTERIOR_DRAWS = 4000
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Score a run: ln p(x | M) of held-out images by importance sampling, in nats per image, with an error bar.
+
+    Beside the score of images read from the memory of their own episode stand three controls: a memory that the image
+    was left out of, another episode's, and none. Everything printed is also in RUN/evaluation.json.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    particles: int = 1000
+    """K, draws per image."""
+    split: Literal["test", "validation"] = "test"
+    """Which held-out images."""
+    limit: int | None = None
+    """Score only the first N images; all of them if None."""
+    seed: int = 0
+    """Of the draws: the same seed gives the same numbers, on a CPU with as many threads."""
+    gaps: bool = False
+    """Refine the posterior of every image by itself, which splits ln p-hat_K - ELBO into amortisation and
+    approximation gap; the refined posteriors also help to draw."""
+    refine_steps: int = 300
+    """Steps of that refinement."""
+    control_particles: int = 200
+    """K of the controls, after a search of each; 0 leaves the controls out."""
+    classes_per_episode: int | None = None
+    """Draw the images of an episode from this many classes; as in training if None."""
+    posterior_images: int = 8
+    """Keep posterior draws of the first N images in RUN/posterior.nc, for ArviZ; 0 keeps none."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
+    data_dir: Path | None = None
+    """Folder of the data sets; the run's own if None."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; returns its exit status."""
+    arguments = tyro.cli(Arguments, args=argv)
+    require_sensible(arguments)
+    changes = {} if arguments.classes_per_episode is None else {"classes_per_episode": arguments.classes_per_episode}
+    run = open_run(arguments.run, arguments.device, arguments.data_dir, **changes)
+    episodes: EpisodeSet = getattr(run.episodes, arguments.split)
+    with own_randomness(arguments.seed, run.program.device), pyro.validation_enabled(False):
+        scores = score(run, episodes, arguments)
+        posterior = draw_posterior(run, episodes, arguments.posterior_images) if arguments.posterior_images else None
+    content = report(run, arguments, scores)
+    write_json(run.folder.evaluation, content)
+    if posterior is not None:
+        save(posterior, run.folder.posterior)
+    print(describe_scores(content))
+    for name in draw_score_figures(run.folder):
+        print(run.folder.figures / f"{name}.png")
+    return 0
+
+
+def require_sensible(arguments: Arguments) -> None:
+    """Raise InputError for a number that no score can use."""
+    least = {"particles": 1, "limit": 1, "refine_steps": 1, "control_particles": 0, "posterior_images": 0}
+    for name, smallest in least.items():
+        value = getattr(arguments, name)
+        if value is not None and value < smallest:
+            raise InputError(f"--{name.replace('_', '-')}: expected at least {smallest}, found {value}")
+
+
+def score(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments) -> Scores:
+    """Score the images asked for, with a progress bar."""
+    plan = ScoringPlan(
+        arguments.particles, arguments.refine_steps if arguments.gaps else 0, arguments.control_particles
+    )
+    batches = episodes.batches(max(2, _IMAGES_AT_ONCE // episodes.episode_length))  # two, so that there is another
+    limit = min(episodes.num_images, arguments.limit or episodes.num_images)
+    with tqdm(total=limit, unit="image", desc="scoring", dynamic_ncols=True) as bar:
+        return score_episodes(run.program.model, run.program.guide, first_images(batches, limit), plan, bar.update)
+
+
+def first_images(batches: Iterable[tuple[Tensor, Tensor]], limit: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of episodes and of which of their images count, as long as these are among the first `limit`."""
+    left = limit
+    for episode, counted in batches:
+        rank = counted.flatten().cumsum(0).view_as(counted)
+        counted = counted & (rank <= left)
+        left -= int(counted.sum())
+        yield episode, counted
+        if left == 0:
+            return
+
+
+def draw_posterior(run: OpenedRun, episodes: EpisodeSet, images: int) -> Any:
+    """Posterior draws of the first images of the first episode, as ArviZ data."""
+    model, guide = run.program.model, run.program.guide
+    episode, _ = next(episodes.batches(1))
+    proposal = defensive_proposal(model, guide, episode)
+    draws = weighted_draws(model, proposal, episode, particles=_POSTERIOR_DRAWS)
+    return posterior_data(draws, episode, images=images)
+
+
+def report(run: OpenedRun, arguments: Arguments, scores: Scores) -> dict[str, Any]:
+    """Everything that is known of the scores, as plain data."""
+    data, own = run.config.data, scores.own
+    pixels, images = math.prod(run.program.model.image_shape), len(own.log_likelihood)
+    return {
+        "settings": {
+            "dataset": data.dataset,
+            "split": arguments.split,
+            "images": images,
+            "episode_length": data.episode_length,
+            "classes_per_episode": data.classes_per_episode,
+            "binarization": data.test_binarize,
+            "pixels": pixels,
+            "particles": arguments.particles,
+            "control_particles": arguments.control_particles,
+            "refine_steps": arguments.refine_steps if arguments.gaps else 0,
+            "seed": arguments.seed,
+            "precision": run.config.precision,
+            "write": run.config.memory.write,
+            **run.program.sizes(),
+        },
+        "scores": {name: summarize(score) for name, score in scores.by_memory.items()},
+        "limit_nats_per_image": -math.log(data.episode_length),
+        "log_likelihood_bits_per_dim": own.log_likelihood.mean().item() / (pixels * math.log(2)),
+        "gaps": inference_gap(own) if arguments.gaps else None,
+        "seconds": {name: round(seconds, 2) for name, seconds in scores.seconds.items()},
+        "particle_images_per_second": round(images * arguments.particles / scores.seconds[OWN]),
+        "environment": environment(),
+        "per_image": {
+            "log_likelihood_nats": _rounded(own.log_likelihood),
+            "pareto_k": _rounded(own.pareto_k),
+        },
+    }
+
+
+def _rounded(values: Tensor) -> list[float]:
+    return [round(value, 4) for value in values.tolist()]
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

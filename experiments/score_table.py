@@ -1,0 +1,72 @@
+"""The scores of a run as a short text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from inference.scoring import MEANINGS, OWN
+
+_ADVICE = (
+    "this number is not to be trusted: k-hat is above 0.7 for {share:.0%} of the images, so that a few draws decide "
+    "it. It is a lower bound; more --particles raise it, and {more}"
+)
+
+
+def describe_scores(content: dict[str, Any]) -> str:
+    """Say what evaluation.json holds, and how far it can be trusted."""
+    settings, scores = content["settings"], content["scores"]
+    lines = [_heading(settings), ""]
+    for name, score in scores.items():
+        mark = "" if score["trustworthy"] else "  (lower bound, k-hat > 0.7)"
+        value, error = score["log_likelihood_nats_per_image"], score["log_likelihood_standard_error"]
+        lines.append(f"  {name.replace('_', ' '):<9} {value:>10.2f} ± {_number(error)} nats per image{mark}")
+        lines.append(f"            {MEANINGS[name]}")
+    own = scores[OWN]
+    lines += [
+        f"  -ln T     {content['limit_nats_per_image']:>10.2f}   a perfect memory that still has to say which image",
+        "",
+        f"Own memory: ELBO {own['elbo_nats_per_image']:.2f} ({_terms(own)}), "
+        f"Monte-Carlo error {_number(own['monte_carlo_error_nats_per_image'], 3)}, "
+        f"{content['log_likelihood_bits_per_dim']:.4f} bits per dim; "
+        f"median k-hat {_number(own['pareto_k_median'])}, median effective sample size "
+        f"{own['effective_sample_size_median']:.0f} of {settings['particles']:,}.",
+    ]
+    if content["gaps"]:
+        lines.append(_gaps(content["gaps"]))
+    if not own["trustworthy"]:
+        more = "look at RUN/figures/pareto_k.png." if content["gaps"] else "--gaps draws from refined posteriors."
+        lines.append("WARNING: " + _ADVICE.format(share=own["pareto_k_above_0.7_share"], more=more))
+    seconds, rate = content["seconds"], content["particle_images_per_second"]
+    controls = f", {sum(seconds.values()) - seconds[OWN]:.0f} s for the controls" if len(seconds) > 1 else ""
+    lines.append(f"{seconds[OWN]:.0f} s ({rate:,} particle-images per second){controls}.")
+    return "\n".join(lines)
+
+
+def _heading(settings: dict[str, Any]) -> str:
+    classes = settings["classes_per_episode"]
+    return (
+        f"{settings['images']:,} {settings['split']} images of {settings['dataset']} ({settings['binarization']}), "
+        f"T = {settings['episode_length']}{'' if classes is None else f' of {classes} classes'}, "
+        f"memory of {settings['memory_scalars']:,} scalars ({settings['write']}), "
+        f"K = {settings['particles']:,}, seed {settings['seed']}. ln p(x | M), higher is better:"
+    )
+
+
+def _terms(score: dict[str, Any]) -> str:
+    kls = {name: value for name, value in score.items() if name.startswith("kl_")}
+    named = [f"KL of {name.removeprefix('kl_').split('_')[0]} {value:.2f}" for name, value in kls.items()]
+    return ", ".join([f"reconstruction {score['reconstruction_nats_per_image']:.2f}", *named])
+
+
+def _gaps(gaps: dict[str, float]) -> str:
+    return (
+        f"Inference gap: amortisation {gaps['amortisation_gap_nats_per_image']:.3f} "
+        f"± {_number(gaps['amortisation_gap_standard_error'], 3)}, "
+        f"approximation {gaps['approximation_gap_nats_per_image']:.3f} "
+        f"± {_number(gaps['approximation_gap_standard_error'], 3)} nats per image "
+        f"(refined ELBO {gaps['refined_elbo_nats_per_image']:.2f})."
+    )
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "?" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,215 @@
+"""The score of a set of episodes, beside the controls that say what it means."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inference.evaluation import previous_memories
+from inference.importance import PARTICLE_IMAGES_AT_ONCE, ImportanceScore, defensive_proposal, importance_score
+from inference.refinement import refined_proposal, searching_proposal
+from inference.traces import PyroProgram, written_memory
+
+OWN = "own"
+MEANINGS = {
+    OWN: "ln p(x_t | M(X)): the memory that the image's own episode wrote, this image among others",
+    "left_out": "ln p(x_t | M(X without x_t)): what the memory knows of an image that it has not seen",
+    "other": "ln p(x_t | M(X' without one)): the memory of another episode, of as many images as in left_out",
+    "empty": "ln p(x_t | M = 0): no memory at all",
+}
+LARGEST_PARETO_K = 0.7  # above, an estimate is not to be trusted
+TOLERATED_SHARE = 0.05  # of images above
+
+
+@dataclass(frozen=True)
+class ScoringPlan:
+    """How to score.
+
+    Attributes:
+        particles: K.
+        refine_steps: of each image's own posterior, which its proposal then holds; 0 leaves the guide as it is.
+        control_particles: K of the controls; 0 leaves them out.
+    """
+
+    particles: int = 1000
+    refine_steps: int = 0
+    control_particles: int = 200
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of N images.
+
+    Attributes:
+        by_memory: score of every image read from its own memory ("own") and from those of `MEANINGS`.
+        seconds: time that each of them took.
+    """
+
+    by_memory: dict[str, ImportanceScore]
+    seconds: dict[str, float]
+
+    @property
+    def own(self) -> ImportanceScore:
+        """Score of the images read from the memory that they were written to."""
+        return self.by_memory[OWN]
+
+
+@torch.no_grad()
+def score_episodes(
+    model: PyroProgram,
+    guide: PyroProgram,
+    episodes: Iterable[tuple[Tensor, Tensor]],
+    plan: ScoringPlan,
+    on_progress: Callable[[int], object] = lambda images: None,
+) -> Scores:
+    """Score the counted images of many episodes, read from their own memory and from those of `MEANINGS`.
+
+    "other" is written without one of its images too: in a memory of blocks an empty block explains strange images
+    better than a full one, and the two controls would not compare. A single episode has no "other"; images alone in
+    their episode have neither "other" nor "left_out".
+
+    Args:
+        model: Pyro model in which images are independent given the memory.
+        guide: its guide.
+        episodes: batches of images (B, T, C, H, W) and of which of them count (B, T).
+        plan: how.
+        on_progress: called with the number of counted images that are done.
+
+    Returns:
+        Scores of the N counted images, in their order, on the CPU.
+    """
+    parts: dict[str, list[ImportanceScore]] = {}
+    seconds: dict[str, float] = {}
+    previous: Tensor | None = None
+    for episode, counted in episodes:
+        chosen = counted.flatten()
+        began = time.perf_counter()
+        memories: dict[str, Tensor | None] = {OWN: None}
+        if plan.control_particles:
+            controls, previous = _control_memories(guide, episode, previous)
+            memories |= controls
+        for name, memory in memories.items():
+            score = (
+                _score_own(model, guide, episode, plan)
+                if memory is None
+                else _score_control(model, guide, episode, memory, plan.control_particles)
+            )
+            parts.setdefault(name, []).append(_of_images(score, chosen))
+            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began
+            began = time.perf_counter()
+        on_progress(int(chosen.sum()))
+    whole = [name for name in MEANINGS if len(parts.get(name, [])) == len(parts[OWN])]
+    return Scores({name: _combine(parts[name], torch.cat) for name in whole}, seconds)
+
+
+def _control_memories(
+    guide: PyroProgram, episode: Tensor, previous: Tensor | None
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Memories of the controls for every image, (B, T, 1, ...), and what the next batch needs of them."""
+    own = written_memory(guide, episode)  # (B, 1, ...)
+    controls = {"empty": torch.zeros_like(own).unsqueeze(1).expand(-1, episode.shape[1], *own.shape[1:])}
+    if episode.shape[1] == 1:
+        return controls, None
+    left_out = leave_one_out_memories(guide, episode)
+    controls["left_out"] = left_out
+    other = previous_memories(left_out, previous)
+    if other is not None:
+        controls["other"] = other
+    return controls, left_out[-1:]
+
+
+def leave_one_out_memories(guide: PyroProgram, episode: Tensor, at_once: int = PARTICLE_IMAGES_AT_ONCE) -> Tensor:
+    """Memories (B, T, 1, ...) that episodes (B, T, C, H, W) write, each without the image t that it is for; T > 1."""
+    images = episode.shape[1]
+    index = torch.arange(images, device=episode.device)
+    rest = index.expand(images, -1)[index[:, None] != index].view(images, images - 1)  # (T, T - 1)
+    chunk = max(1, at_once // (episode.shape[0] * images))
+    written = [
+        written_memory(guide, episode[:, part].flatten(0, 1)).unflatten(0, (len(episode), len(part)))
+        for part in rest.split(chunk)
+    ]
+    return torch.cat(written, 1)
+
+
+def _score_own(model: PyroProgram, guide: PyroProgram, episode: Tensor, plan: ScoringPlan) -> ImportanceScore:
+    proposal = (
+        refined_proposal(model, guide, episode, steps=plan.refine_steps)
+        if plan.refine_steps
+        else defensive_proposal(model, guide, episode)
+    )
+    return importance_score(model, proposal, episode, particles=plan.particles)
+
+
+def _score_control(
+    model: PyroProgram, guide: PyroProgram, episode: Tensor, memories: Tensor, particles: int
+) -> ImportanceScore:
+    """Score every image (B, T, ...) with a memory of its own (B, T, 1, ...), as an episode of one cue."""
+    cues, memory = episode.flatten(0, 1).unsqueeze(1), memories.flatten(0, 1)
+    proposal = searching_proposal(model, guide, cues, memory)
+    return importance_score(model, proposal, cues, memory, particles=particles)
+
+
+def summarize(score: ImportanceScore) -> dict[str, Any]:
+    """Averages over N images in nats per image, with their errors, and how far they can be trusted."""
+    images = len(score.log_likelihood)
+    shaky = (score.pareto_k > LARGEST_PARETO_K).double().mean().item()
+    return {
+        "log_likelihood_nats_per_image": score.log_likelihood.mean().item(),
+        "log_likelihood_standard_error": _standard_error(score.log_likelihood),
+        "monte_carlo_error_nats_per_image": score.monte_carlo_error.square().sum().sqrt().item() / images,
+        **score.elbo.mean().as_dict(),
+        "effective_sample_size_median": score.effective_sample_size.median().item(),
+        "pareto_k_median": score.pareto_k.median().item(),
+        "pareto_k_above_0.7_share": shaky,
+        "trustworthy": shaky <= TOLERATED_SHARE,
+        "bounds": [
+            {
+                "particles": particles,
+                "log_likelihood_nats_per_image": bound.mean().item(),
+                "log_likelihood_standard_error": _standard_error(bound),
+            }
+            for particles, bound in score.bounds.items()
+        ],
+    }
+
+
+def inference_gap(score: ImportanceScore) -> dict[str, float]:
+    """Split ln p-hat_K - ELBO of a score by `refined_proposal` into its gaps, in nats per image."""
+    amortised, refined = (elbo.elbo for elbo in score.elbos)
+    return {
+        "elbo_nats_per_image": amortised.mean().item(),
+        "refined_elbo_nats_per_image": refined.mean().item(),
+        "amortisation_gap_nats_per_image": (refined - amortised).mean().item(),
+        "amortisation_gap_standard_error": _standard_error(refined - amortised),
+        "approximation_gap_nats_per_image": (score.log_likelihood - refined).mean().item(),
+        "approximation_gap_standard_error": _standard_error(score.log_likelihood - refined),
+    }
+
+
+def _standard_error(values: Tensor) -> float:
+    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def _of_images(score: ImportanceScore, chosen: Tensor) -> ImportanceScore:
+    """Scores of some of B x T images, flat, on the CPU."""
+    return _combine([score], lambda values: values[0].flatten()[chosen].cpu())
+
+
+def _combine(records: Sequence[Any], join: Callable[[Sequence[Tensor]], Tensor]) -> Any:
+    """One record from records of the same form, by joining their tensors one by one."""
+    first = records[0]
+    if isinstance(first, Tensor):
+        return join(records)
+    if isinstance(first, dict):
+        return {key: _combine([record[key] for record in records], join) for key in first}
+    if isinstance(first, tuple):
+        return tuple(_combine(parts, join) for parts in zip(*records, strict=True))
+    fields = [field.name for field in dataclasses.fields(first)]
+    return type(first)(*(_combine([getattr(record, name) for record in records], join) for name in fields))
