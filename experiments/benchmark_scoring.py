@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import resource
 import statistics
 import sys
@@ -65,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     episode, _ = next(run.episodes.test.batches(2))
     with own_randomness(0, run.program.device), pyro.validation_enabled(False):
         rates = particle_images_per_second(run.program, episode, arguments)
-    peaks = {str(k): peak_mebibytes(arguments, k) for k in tqdm(_PEAK_PARTICLES, "peak memory")}
+        peaks = {
+            str(k): peak_mebibytes(run.program, episode, k) for k in tqdm(_PEAK_PARTICLES, "peak memory", leave=False)
+        }
     content = {
         "particles": arguments.particles,
         "images": episode.shape[0] * episode.shape[1],
@@ -108,7 +109,7 @@ def particle_images_per_second(program: Program, episode: Tensor, arguments: Arg
         "loop over particles": every_episode,
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in tqdm(range(arguments.repeats + 1), "timing"):  # the first warms up
+    for _ in tqdm(range(arguments.repeats + 1), "timing", leave=False):  # the first warms up
         for name, way in ways.items():
             began = time.perf_counter()
             done = way()
@@ -118,41 +119,27 @@ def particle_images_per_second(program: Program, episode: Tensor, arguments: Arg
     return {name: values[1:] for name, values in rates.items()}
 
 
-def peak_mebibytes(arguments: Arguments, particles: int) -> float:
-    """Most memory that scoring with K particles takes, of the device or of a process of its own, without the run's."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (arguments.run, arguments.device, arguments.data_dir, particles))
+@torch.no_grad()
+def peak_mebibytes(program: Program, episode: Tensor, particles: int) -> float:
+    """Most memory that scoring with K particles takes, of the device or of this process, beyond what is held before.
 
-
-def _peak(run_path: Path, device: str, data_dir: Path | None, particles: int) -> float:
-    run = open_run(run_path, device, data_dir)
-    model, guide = run.program.model, run.program.guide
-    episode, _ = next(run.episodes.test.batches(2))
-    with torch.no_grad(), pyro.validation_enabled(False):
-        proposal = defensive_proposal(model, guide, episode)
-        before = _forget_peak(episode)
-        importance_score(model, proposal, episode, particles=particles)
-    return round((_peak_bytes(episode) - before) / 2**20, 1)
-
-
-def _forget_peak(episode: Tensor) -> int:
-    """Begin to measure the peak anew, where the system can (Linux, CUDA); returns what it is now."""
+    Where the peak cannot be forgotten (not Linux, not CUDA), only what exceeds everything before is seen.
+    """
+    proposal = defensive_proposal(program.model, program.guide, episode)
     if episode.is_cuda:
         torch.cuda.reset_peak_memory_stats(episode.device)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    return _peak_bytes(episode)
+    before = _peak_bytes(episode)
+    importance_score(program.model, proposal, episode, particles=particles)
+    return round((_peak_bytes(episode) - before) / 2**20, 1)
 
 
 def _peak_bytes(episode: Tensor) -> int:
     if episode.is_cuda:
         return torch.cuda.max_memory_allocated(episode.device)
-    try:  # a child's ru_maxrss begins with its parent's
-        status = Path("/proc/self/status").read_text()
-        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
-    except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def describe(content: dict[str, Any]) -> str:

@@ -215,11 +215,12 @@ def load_program(program: Program, checkpoint: Path) -> int:
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """A run folder with its program, of the best checkpoint, and its episodes."""
+    """A run folder with its program, of the best checkpoint, the step of that, and its episodes."""
 
     folder: RunFolder
     config: Config
     program: Program
+    step: int
     episodes: Episodes
 
 
@@ -239,5 +240,5 @@ def open_run(path: Path | str, device: str = "auto", data_dir: Path | None = Non
     config = resolve(replace_flat(config, {"device": device, "data_dir": data_dir or config.data.data_dir, **changes}))
     episodes = build_episodes(config, torch.device(config.device))
     program = build_program(config, episodes.train.image_shape, torch.device(config.device))
-    load_program(program, folder.best)
-    return OpenedRun(folder, config, program, episodes)
+    step = load_program(program, folder.best)
+    return OpenedRun(folder, config, program, step, episodes)

@@ -116,7 +116,8 @@ def first_images(batches: Iterable[tuple[Tensor, Tensor]], limit: int) -> Iterat
         rank = counted.flatten().cumsum(0).view_as(counted)
         counted = counted & (rank <= left)
         left -= int(counted.sum())
-        yield episode, counted
+        wanted = max(2, int(counted.any(1).sum()))
+        yield episode[:wanted], counted[:wanted]
         if left == 0:
             return
 
@@ -147,6 +148,7 @@ def report(run: OpenedRun, arguments: Arguments, scores: Scores) -> dict[str, An
             "control_particles": arguments.control_particles,
             "refine_steps": arguments.refine_steps if arguments.gaps else 0,
             "seed": arguments.seed,
+            "checkpoint_step": run.step,
             "precision": run.config.precision,
             "write": run.config.memory.write,
             **run.program.sizes(),

@@ -23,7 +23,7 @@ def draw_score_figures(run: RunFolder) -> dict[str, Figure]:
     own, limit = content["scores"][OWN], content["limit_nats_per_image"]
     return {
         "pareto_k": figures.draw_pareto_k(content["per_image"]["pareto_k"], folder / "pareto_k.png"),
-        "bounds": figures.draw_bounds(own["bounds"], own["elbo_nats_per_image"], limit, folder / "bounds.png"),
+        "bounds": figures.draw_bounds(own["bounds"], own["elbo_nats_per_image"], folder / "bounds.png"),
         "controls": figures.draw_controls(content["scores"], limit, folder / "controls.png"),
     }
 

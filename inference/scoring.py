@@ -106,7 +106,7 @@ def score_episodes(
             began = time.perf_counter()
         on_progress(int(chosen.sum()))
     whole = [name for name in MEANINGS if len(parts.get(name, [])) == len(parts[OWN])]
-    return Scores({name: _combine(parts[name], torch.cat) for name in whole}, seconds)
+    return Scores({name: _combine(parts[name], _cat) for name in whole}, seconds)
 
 
 def _control_memories(
@@ -200,6 +200,10 @@ def _standard_error(values: Tensor) -> float:
 def _of_images(score: ImportanceScore, chosen: Tensor) -> ImportanceScore:
     """Scores of some of B x T images, flat, on the CPU."""
     return _combine([score], lambda values: values[0].flatten()[chosen].cpu())
+
+
+def _cat(values: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(values))
 
 
 def _combine(records: Sequence[Any], join: Callable[[Sequence[Tensor]], Tensor]) -> Any:

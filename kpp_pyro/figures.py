@@ -111,25 +111,24 @@ def draw_pareto_k(pareto_k: Sequence[float | None], path: Path) -> Figure:
     known = [value for value in pareto_k if value is not None]
     figure = Figure((5.2, 3.4), layout="constrained")
     axis = figure.subplots()
-    axis.hist(known, bins=40, color="steelblue")
-    axis.axvspan(0.7, max(1.0, *known) if known else 1.0, color="firebrick", alpha=0.12, lw=0)
+    axis.hist([min(max(value, -1.0), 2.0) for value in known], bins=60, range=(-1, 2), color="steelblue")
+    axis.axvspan(0.7, 2, color="firebrick", alpha=0.12, lw=0)
     axis.axvline(0.7, color="firebrick", label="0.7: above, not to be trusted")
     bad = 1 - sum(value <= 0.7 for value in known) / max(1, len(pareto_k))
     missing = len(pareto_k) - len(known)
     title = f"k-hat of the importance weights: {bad:.1%} of {len(pareto_k):,} images above 0.7"
     axis.set_title(title + (f" ({missing:,} not finite)" if missing else ""), fontsize=9)
-    axis.set(xlabel="k-hat (PSIS)", ylabel="images")
+    axis.set(xlabel="k-hat (PSIS), from -1 or less to 2 or more", ylabel="images", xlim=(-1.05, 2.05))
     axis.legend(fontsize=8)
     return _save(figure, path)
 
 
-def draw_bounds(bounds: Sequence[dict[str, float]], elbo: float, limit: float, path: Path) -> Figure:
+def draw_bounds(bounds: Sequence[dict[str, float]], elbo: float, path: Path) -> Figure:
     """Draw -ln p-hat_K, the upper bound on the cost of an image, against the particles K, with standard errors.
 
     Args:
         bounds: by number of particles, as `evaluation.json` has them.
         elbo: nats per image.
-        limit: ln p of a perfect memory that still has to say which image, nats per image.
         path: file to write.
     """
     figure = Figure((5.2, 3.4), layout="constrained")
@@ -139,7 +138,6 @@ def draw_bounds(bounds: Sequence[dict[str, float]], elbo: float, limit: float, p
     errors = [bound["log_likelihood_standard_error"] or 0.0 for bound in bounds]
     axis.errorbar(particles, costs, errors, marker=".", capsize=2, label="-ln p-hat, K particles")
     axis.axhline(-elbo, color="darkorange", ls="--", label=f"-ELBO, {-elbo:.2f}")
-    axis.axhline(-limit, color="gray", ls=":", label=f"ln T, {-limit:.2f}")
     axis.set(xscale="log", xlabel="particles K", ylabel="nats per image", title="Bound on the cost of an image")
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
@@ -162,12 +160,12 @@ def draw_controls(scores: Mapping[str, dict[str, Any]], limit: float, path: Path
         cost, error = -score["log_likelihood_nats_per_image"], score["log_likelihood_standard_error"] or 0.0
         axis.barh(row, cost, xerr=error, color="steelblue" if row == 0 else "lightsteelblue", capsize=2)
         axis.annotate(f" {cost:.2f}" if cost < 100 else f" {cost:.0f}", (cost + error, row), va="center", fontsize=9)
-    axis.axvline(-limit, color="firebrick", ls=":", label=f"ln T, {-limit:.2f}: which image")
+    axis.axvline(-limit, color="firebrick", ls=":")
+    axis.set_title(f"Dotted: ln T = {-limit:.2f}, to say which image", fontsize=9)
     axis.set_yticks(range(len(names)), [_MEMORY_NAMES.get(name, name) for name in names])
     axis.invert_yaxis()
     axis.set(xscale="log", xlabel="-ln p(x | memory), nats per image; less is better")
     axis.margins(x=0.25)
-    axis.legend(fontsize=8)
     return _save(figure, path)
 
 

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import io
 import json
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,39 +15,12 @@ import matplotlib.image
 import pytest
 import torch
 
-from experiments.script import run_script
 from inference.training import Trainer
 from kpp_pyro.checkpoint import load_checkpoint, save_checkpoint
+from tests.experiments.running import ROOT, TINY, Finished, command, refused, run
 
-ROOT = Path(__file__).parents[2]
-SCRIPTS = {"svi_train.py", "draw_figures.py", "compare_runs.py"}
-TINY = ["--width", "32", "--episodes-per-step", "2", "--steps", "6", "--evaluate-every", "3", "--warmup-steps", "2"]
+SCRIPTS = {"svi_train.py", "draw_figures.py", "compare_runs.py", "evaluate.py", "benchmark_scoring.py"}
 FIGURES = {"reconstructions.png", "samples.png", "memory.png", "curves.png"}
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What a script left behind."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def command(script: str, *arguments: object) -> list[str]:
-    return [sys.executable, str(ROOT / "experiments" / script), *map(str, arguments)]
-
-
-def run(script: str, *arguments: object, cwd: Path | None = None) -> Finished:
-    """Run a script's main in this process: importing torch anew for each would take most of the suite's time."""
-    main = importlib.import_module(f"experiments.{script.removesuffix('.py')}").main
-    output, errors = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors), contextlib.chdir(cwd or Path.cwd()):
-        try:
-            status = run_script(lambda: main([*map(str, arguments)]))
-        except SystemExit as end:
-            status = int(end.code or 0)
-    return Finished(status, output.getvalue(), errors.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -198,13 +166,6 @@ def test_a_finished_run_is_extended_by_more_steps(finished, tmp_path):
     assert run("svi_train.py", "--resume", folder, "--steps", 6).returncode == 0
     assert_equal_states(load_checkpoint(straight / "checkpoint.pt"), load_checkpoint(folder / "checkpoint.pt"))
     assert [r["split"] for r in metrics(folder)].count("test") == 1
-
-
-def refused(process: Finished) -> str:
-    assert process.returncode == 2, process.stdout + process.stderr
-    assert "Traceback" not in process.stderr
-    (sentence,) = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
-    return sentence
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,191 @@
+"""Model/guide pairs in float64 whose ln p(x | M) is known: by quadrature, or in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions import MultivariateNormal
+from torch import Tensor, nn
+
+from experiments.build import Program
+from kpp_pyro.memory import Addressing, MemoryLayout
+from kpp_pyro.writes import AllocateWrite, FeedForwardWrite
+from models.kanerva_plus_plus import KanervaPlusPlusGuide, KanervaPlusPlusModel
+
+LAYOUT = MemoryLayout(channels=1, height=2, width=3, block_height=1, block_width=1)  # six blocks of one scalar
+TINY_SHAPE = (1, 2, 2)
+_EDGE = _BROAD = 0.1
+
+
+class ContentReading(nn.Module):
+    """p(z | M, y) of a block that is one scalar c: N(c, 0.3^2)."""
+
+    def forward(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        content = blocks.flatten(-4)  # (..., 1)
+        return content, torch.full_like(content, 0.3)
+
+
+def tiny_program(write: Literal["allocate", "feed_forward"] = "allocate", gain: float = 2.0) -> Program:
+    """A Kanerva++ of one read and one latent, untrained; `gain` says how much of an image its latent decides."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        encoder = nn.Sequential(nn.Flatten(2), nn.Linear(4, 4), nn.Tanh())
+        if write == "allocate":
+            writing = AllocateWrite(LAYOUT, 4, smallest_scale=0.6)
+            writing.addressing = Addressing(LAYOUT, "blockwise", _EDGE, _BROAD)
+        else:
+            writing = FeedForwardWrite(LAYOUT, 4, latent_size=1, smallest_scale=0.6)
+        decoder = nn.Sequential(nn.Linear(1, 4), nn.Unflatten(-1, TINY_SHAPE))
+        decoder[0].weight.data = gain * torch.tensor([[1.0], [-0.5], [1.0], [0.8]])
+    model = KanervaPlusPlusModel(writing.addressing, ContentReading(), decoder, TINY_SHAPE).double()
+    return Program(model, KanervaPlusPlusGuide(encoder, writing).double())
+
+
+def tiny_episodes(episodes: int = 2, images: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return (torch.rand(episodes, images, *TINY_SHAPE, dtype=torch.float64, generator=generator) < 0.5).double()
+
+
+def tiny_memories(episodes: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(8)
+    return torch.randn(episodes, 1, *LAYOUT.shape, dtype=torch.float64, generator=generator)
+
+
+@torch.no_grad()
+def log_evidence(model: KanervaPlusPlusModel, memory: Tensor, episode: Tensor, support: object = None) -> Tensor:
+    """ln p(x | M), (B, T), of a model of one read and one latent, by quadrature over both.
+
+    With `support`, a posterior of the keys, it is the integral over the keys that this posterior can draw.
+    """
+    key, mass = _key_nodes(model.addressing)  # (N, 3), (N,)
+    latent = torch.linspace(-8, 8, 321, dtype=torch.float64)
+    drawn = mass[:, None, None].expand(-1, *episode.shape[:2])  # (N, B, T)
+    if support is not None:
+        keys = key.view(-1, 1, 1, 1, 3).expand(-1, *episode.shape[:2], 1, 3)
+        drawn = drawn * support.log_prob(keys).isfinite()
+    reads = model.latent_prior(memory, key[:, None].expand(len(memory), -1, 1, 3))  # batch (B, N)
+    density = reads.log_prob(latent.view(-1, 1, 1, 1)).exp()  # (Z, B, N)
+    prior = torch.einsum("zbn,nbt->zbt", density, drawn)
+    likelihood = model.image_likelihood(latent.view(-1, 1, 1, 1)).log_prob(episode).exp()  # (Z, B, T)
+    return torch.trapezoid(prior * likelihood, latent, dim=0).log()
+
+
+def _key_nodes(addressing: Addressing) -> tuple[Tensor, Tensor]:
+    """Keys (N, 3) and their prior mass (N,): Gauss-Legendre between the kinks of a blockwise read, else in equal parts."""
+
+    def axis(kinks: list[float]) -> tuple[Tensor, Tensor]:
+        nodes, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(4))
+        parts = [((a + b + (b - a) * nodes) / 2, (b - a) / 2 * weights) for a, b in pairwise([0.0, *kinks, 1.0])]
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+    def treads(steps: int) -> list[float]:
+        edges = [(n + side * addressing.edge / 2) / steps for n in range(steps + 1) for side in (-1, 1)]
+        return edges[1:-1]  # with those at the border, which `BlockKey` keeps off
+
+    if addressing.kind == "blockwise":
+        axes = axis([1 - addressing.broad]), axis(treads(LAYOUT.columns)), axis(treads(LAYOUT.rows))
+    else:
+        axes = axis([0.5]), axis([0.2, 0.4, 0.6, 0.8]), axis([0.25, 0.5, 0.75])
+    uniform, mass = (torch.cartesian_prod(*parts) for parts in zip(*axes, strict=True))
+    return torch.special.ndtri(uniform), mass.prod(-1)
+
+
+@dataclass(frozen=True)
+class LinearProgram:
+    """M ~ N(0, I) or flat, y_t ~ N(0, I), z_t ~ N(M + A y_t, s^2 I), x_t ~ N(B z_t, t^2 I), with its exact posterior.
+
+    A flat memory is the mean of B^T x in the guide.
+
+    Attributes:
+        random: whether the memory has a proper prior.
+        widening: of the guide's deviations.
+        offset: of the guide's means.
+    """
+
+    random: bool = False
+    widening: float = 1.0
+    offset: float = 0.0
+    s: float = 0.7
+    t: float = 0.5
+    A: Tensor = field(default_factory=lambda: _matrix(2, 3, seed=1))
+    B: Tensor = field(default_factory=lambda: _matrix(4, 2, seed=2))
+
+    def model(self, episode, memory=None):
+        with pyro.plate("episodes", episode.shape[0], dim=-2):
+            flat = dist.ImproperUniform(dist.constraints.real, (), (2,))
+            proper = dist.Normal(episode.new_zeros(2), 1.0).to_event(1)
+            memory = pyro.sample("memory", proper if self.random else flat, obs=memory)
+            with pyro.plate("images", episode.shape[1], dim=-1):
+                key = pyro.sample("key", dist.Normal(episode.new_zeros(3), 1.0).to_event(1))
+                latent = pyro.sample("latent", dist.Normal(memory + key @ self.A.mT, self.s).to_event(1))
+                image = (latent @ self.B.mT).unflatten(-1, TINY_SHAPE)
+                pyro.sample("image", dist.Normal(image, self.t).to_event(3), obs=episode)
+        return latent
+
+    def guide(self, episode, memory=None):
+        pixels = episode.flatten(2)  # (B, T, P)
+        with pyro.plate("episodes", episode.shape[0], dim=-2):
+            if memory is None:
+                memory = pyro.sample("memory", self.memory_posterior(pixels))
+            with pyro.plate("images", episode.shape[1], dim=-1):
+                left = pixels - memory @ self.B.mT
+                key = pyro.sample("key", self._near(*_regress(_eye(3), self.B @ self.A, self.latent_noise(), left)))
+                read = memory + key @ self.A.mT
+                moved = _regress(self.s**2 * _eye(2), self.B, self.t**2 * _eye(4), pixels - read @ self.B.mT)
+                pyro.sample("latent", self._near(read + moved[0], moved[1]))
+
+    def memory_posterior(self, pixels):
+        if not self.random:
+            return dist.Delta((pixels @ self.B).mean(1, keepdim=True)).to_event(1)
+        images = pixels.shape[1]
+        noise = torch.block_diag(*[self.read_noise()] * images)
+        mean, covariance = _regress(_eye(2), self.B.repeat(images, 1), noise, pixels.flatten(1))
+        return self._near(mean.unsqueeze(1), covariance)
+
+    def log_evidence(self, episode, memory=None):
+        """ln p(x | M) (B, T) given a memory; ln p(X) (B,) of whole episodes without one."""
+        pixels = episode.flatten(2)
+        if memory is not None:
+            return MultivariateNormal(memory @ self.B.mT, self.read_noise()).log_prob(pixels)
+        images = pixels.shape[1]
+        shared = torch.kron(torch.ones(images, images), self.B @ self.B.mT)
+        covariance = shared + torch.block_diag(*[self.read_noise()] * images)
+        return MultivariateNormal(covariance.new_zeros(len(covariance)), covariance).log_prob(pixels.flatten(1))
+
+    def latent_noise(self):
+        """Covariance of x_t given M and y_t."""
+        return self.s**2 * self.B @ self.B.mT + self.t**2 * _eye(4)
+
+    def read_noise(self):
+        """Covariance of x_t given M."""
+        return self.B @ self.A @ self.A.mT @ self.B.mT + self.latent_noise()
+
+    def _near(self, mean, covariance):
+        return MultivariateNormal(mean + self.offset, self.widening**2 * covariance)
+
+
+def linear_episodes(episodes: int = 2, images: int = 3) -> Tensor:
+    generator = torch.Generator().manual_seed(4)
+    return 1.5 * torch.randn(episodes, images, *TINY_SHAPE, dtype=torch.float64, generator=generator)
+
+
+def _regress(covariance: Tensor, design: Tensor, noise: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of u ~ N(0, covariance), given value = design u + noise."""
+    gain = covariance @ design.mT @ (design @ covariance @ design.mT + noise).inverse()
+    posterior = covariance - gain @ design @ covariance
+    return value @ gain.mT, (posterior + posterior.mT) / 2
+
+
+def _eye(size: int) -> Tensor:
+    return torch.eye(size, dtype=torch.float64)
+
+
+def _matrix(rows: int, columns: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return 0.7 * torch.randn(rows, columns, dtype=torch.float64, generator=generator)

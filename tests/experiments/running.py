@@ -1,0 +1,47 @@
+"""Running the scripts: in this process, or as a program."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.script import run_script
+
+ROOT = Path(__file__).parents[2]
+TINY = ["--width", "32", "--episodes-per-step", "2", "--steps", "6", "--evaluate-every", "3", "--warmup-steps", "2"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a script left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def command(script: str, *arguments: object) -> list[str]:
+    return [sys.executable, str(ROOT / "experiments" / script), *map(str, arguments)]
+
+
+def run(script: str, *arguments: object, cwd: Path | None = None) -> Finished:
+    """Run a script's main in this process: importing torch anew for each would take most of the suite's time."""
+    main = importlib.import_module(f"experiments.{script.removesuffix('.py')}").main
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors), contextlib.chdir(cwd or Path.cwd()):
+        try:
+            status = run_script(lambda: main([*map(str, arguments)]))
+        except SystemExit as end:
+            status = int(end.code or 0)
+    return Finished(status, output.getvalue(), errors.getvalue())
+
+
+def refused(process: Finished) -> str:
+    assert process.returncode == 2, process.stdout + process.stderr
+    assert "Traceback" not in process.stderr
+    (sentence,) = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+    return sentence

@@ -1,0 +1,223 @@
+"""evaluate.py and benchmark_scoring.py, on a digits run that has learned to use its memory."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+
+import arviz as az  # noqa: F401  # loaded here, so that no script is the first to pay for it
+import pyro
+import pytest
+import torch
+
+import experiments.evaluate
+from experiments.build import open_run
+from inference.arviz_data import load
+from inference.importance import defensive_proposal, importance_score
+from inference.randomness import own_randomness
+from tests.experiments.running import refused, run
+
+# fmt: off
+LEARNED = [
+    "--width", "64", "--steps", "400", "--evaluate-every", "400", "--warmup-steps", "20", "--episodes-per-step", "4",
+    "--episode-length", "16", "--memory-width", "20", "--precision", "bfloat16",
+]
+QUICK = ["--limit", "20", "--particles", "50", "--control-particles", "20", "--posterior-images", "2"]
+# fmt: on
+OWN_ONLY = [*QUICK, "--control-particles", "0"]
+SCORE_FIGURES = {"pareto_k.png", "bounds.png", "controls.png"}
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    process = run("svi_train.py", *LEARNED, "--out", folder)
+    assert process.returncode == 0, process.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluated(learned):
+    return learned, run("evaluate.py", learned, *QUICK)
+
+
+def evaluation(folder):
+    """What evaluate.py wrote, without what no two runs share."""
+    content = json.loads((folder / "evaluation.json").read_text(), parse_constant=pytest.fail)
+    del content["seconds"], content["particle_images_per_second"], content["environment"]
+    return content
+
+
+def test_the_scores_are_in_a_file_with_all_that_a_table_has_to_state(evaluated):
+    folder, process = evaluated
+    assert process.returncode == 0, process.stderr
+    content = evaluation(folder)
+    settings = content["settings"]
+    assert (settings["images"], settings["particles"], settings["episode_length"]) == (20, 50, 16)
+    assert (settings["memory_scalars"], settings["binarization"], settings["split"]) == (1600, "static", "test")
+    assert list(content["scores"]) == ["own", "left_out", "other", "empty"]
+    per_image = content["per_image"]["log_likelihood_nats"]
+    own = content["scores"]["own"]
+    assert len(per_image) == len(content["per_image"]["pareto_k"]) == 20
+    assert own["log_likelihood_nats_per_image"] == pytest.approx(sum(per_image) / 20, abs=1e-3)
+    spread = torch.tensor(per_image).std().item() / math.sqrt(20)
+    assert own["log_likelihood_standard_error"] == pytest.approx(spread, rel=1e-2)
+    kls = sum(value for name, value in own.items() if name.startswith("kl_"))
+    assert own["elbo_nats_per_image"] == pytest.approx(own["reconstruction_nats_per_image"] - kls)
+    bits = own["log_likelihood_nats_per_image"] / (256 * math.log(2))
+    assert content["log_likelihood_bits_per_dim"] == pytest.approx(bits)
+    assert {path.name for path in (folder / "figures").iterdir()} >= SCORE_FIGURES
+    assert not list(folder.glob(".*"))
+
+
+def test_what_is_printed_is_in_the_file(evaluated):
+    folder, process = evaluated
+    scores = evaluation(folder)["scores"]
+    found = dict(re.findall(r"^  (own|left out|other|empty) +(-[\d.]+) ±", process.stdout, flags=re.MULTILINE))
+    assert len(found) == 4, process.stdout
+    for name, value in found.items():
+        written = scores[name.replace(" ", "_")]["log_likelihood_nats_per_image"]
+        assert float(value) == pytest.approx(written, abs=0.006)
+    for folder_name in SCORE_FIGURES:
+        assert folder_name in process.stdout
+
+
+def test_numbers_are_ordered_as_theory_says(learned):
+    process = run("evaluate.py", learned, "--particles", 1000, "--control-particles", 50, "--limit", 96)
+    assert process.returncode == 0, process.stderr
+    scores = evaluation(learned)["scores"]
+    own = scores["own"]
+    bounds = {bound["particles"]: bound["log_likelihood_nats_per_image"] for bound in own["bounds"]}
+    noise = own["monte_carlo_error_nats_per_image"]
+    assert own["elbo_nats_per_image"] <= bounds[10] + 10 * noise
+    assert bounds[10] <= bounds[1000] + 10 * noise
+    assert bounds[1000] == own["log_likelihood_nats_per_image"]
+    assert bounds[1000] < evaluation(learned)["limit_nats_per_image"] == pytest.approx(-math.log(16))
+    value = {name: score["log_likelihood_nats_per_image"] for name, score in scores.items()}
+    assert value["own"] > max(value["left_out"], value["other"], value["empty"]) + 10
+    errors = scores["left_out"]["log_likelihood_standard_error"] + scores["other"]["log_likelihood_standard_error"]
+    assert abs(value["left_out"] - value["other"]) < 3 * errors  # random episodes: neither knows the image
+
+
+def test_a_memory_of_the_same_characters_knows_something_of_an_image_left_out(learned):
+    flags = ["--classes-per-episode", 1, "--limit", 96, "--particles", 20, "--control-particles", 50]
+    assert run("evaluate.py", learned, *flags).returncode == 0
+    scores = evaluation(learned)["scores"]
+    left_out, other = scores["left_out"], scores["other"]
+    gain = left_out["log_likelihood_nats_per_image"] - other["log_likelihood_nats_per_image"]
+    assert gain > 2 * (left_out["log_likelihood_standard_error"] + other["log_likelihood_standard_error"])
+    assert evaluation(learned)["settings"]["classes_per_episode"] == 1
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(learned):
+    contents = []
+    for seed in (3, 3, 4):
+        assert run("evaluate.py", learned, *QUICK, "--seed", seed).returncode == 0
+        contents.append(evaluation(learned))
+    assert contents[0] == contents[1]
+    assert contents[0]["scores"] != contents[2]["scores"]
+
+
+def test_bfloat16_networks_change_the_score_by_less_than_a_twentieth_of_a_nat(learned):
+    scores = []
+    for precision in ("bfloat16", "float32"):
+        opened = open_run(learned, precision=precision)
+        model, guide = opened.program.model, opened.program.guide
+        episode, _ = next(opened.episodes.test.batches(8))
+        with own_randomness(0, torch.device("cpu")), pyro.validation_enabled(False):
+            proposal = defensive_proposal(model, guide, episode)
+            scores.append(importance_score(model, proposal, episode, particles=100).log_likelihood)
+    difference = scores[0] - scores[1]
+    assert difference.abs().max() > 0  # there are two precisions
+    assert abs(difference.mean().item()) < 0.05
+
+
+def test_gaps_add_up_to_the_distance_between_the_elbo_and_the_score(learned):
+    process = run("evaluate.py", learned, *OWN_ONLY, "--gaps", "--refine-steps", 20)
+    assert process.returncode == 0, process.stderr
+    content = evaluation(learned)
+    gaps, own = content["gaps"], content["scores"]["own"]
+    assert list(content["scores"]) == ["own"]
+    total = gaps["amortisation_gap_nats_per_image"] + gaps["approximation_gap_nats_per_image"]
+    assert total == pytest.approx(own["log_likelihood_nats_per_image"] - own["elbo_nats_per_image"], abs=1e-6)
+    assert gaps["elbo_nats_per_image"] == pytest.approx(own["elbo_nats_per_image"])
+    assert "amortisation" in process.stdout
+
+
+def test_a_score_that_a_few_draws_decide_is_called_so(learned, tmp_path):
+    folder = tmp_path / "spoiled"
+    shutil.copytree(learned, folder)
+    state = torch.load(folder / "best.pt", weights_only=True)
+    names = [name for name in state["guide"] if "to_content" in name and name.endswith("bias")]
+    size = state["guide"][names[0]].numel() // 2
+    state["guide"][names[0]][size:] = -30.0  # posteriors far narrower than the priors: heavy tails
+    torch.save(state, folder / "best.pt")
+    process = run("evaluate.py", folder, *OWN_ONLY, "--particles", 400)
+    assert not evaluation(folder)["scores"]["own"]["trustworthy"]
+    assert "WARNING: this number is not to be trusted" in process.stdout
+    assert "--gaps" in process.stdout
+
+
+def test_the_posterior_is_kept_for_arviz(evaluated):
+    data = load(evaluated[0] / "posterior.nc")
+    assert data["posterior"]["key"].shape[2:] == (2, 1, 3)
+    assert data["sample_stats"]["log_weight"].shape == data["posterior"]["key"].shape[:3]
+
+
+def test_an_interruption_leaves_the_old_scores_whole(learned, monkeypatch):
+    assert run("evaluate.py", learned, *OWN_ONLY).returncode == 0
+    before = (learned / "evaluation.json").read_bytes()
+
+    def interrupted(*_arguments, **_others):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiments.evaluate, "summarize", interrupted)
+    assert run("evaluate.py", learned, *OWN_ONLY, "--seed", 9).returncode == 130
+    assert (learned / "evaluation.json").read_bytes() == before
+    assert not list(learned.glob(".*"))
+
+
+def test_figures_of_the_scores_are_drawn_again_from_the_folder(learned):
+    assert run("evaluate.py", learned, *OWN_ONLY).returncode == 0
+    before = {name: (learned / "figures" / name).read_bytes() for name in SCORE_FIGURES}
+    for name in SCORE_FIGURES:
+        (learned / "figures" / name).unlink()
+    assert run("draw_figures.py", learned).returncode == 0
+    assert {name: (learned / "figures" / name).read_bytes() for name in SCORE_FIGURES} == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--particles", 0], "--particles"),
+        (["--limit", 0], "--limit"),
+        (["--gaps", "--refine-steps", 0], "--refine-steps"),
+        (["--control-particles", -1], "--control-particles"),
+        (["--classes-per-episode", 99], "--classes-per-episode"),
+        (["--device", "abacus"], "--device"),
+    ],
+)
+def test_what_no_score_can_use_is_refused(learned, flags, named):
+    before = sorted(path.name for path in learned.iterdir())
+    assert named in refused(run("evaluate.py", learned, *flags))
+    assert sorted(path.name for path in learned.iterdir()) == before
+
+
+def test_a_folder_without_a_run_and_damaged_scores_are_refused(learned, tmp_path):
+    assert str(tmp_path) in refused(run("evaluate.py", tmp_path))
+    damaged = tmp_path / "run"
+    shutil.copytree(learned, damaged)
+    (damaged / "evaluation.json").write_text("{}")
+    assert "evaluation.json" in refused(run("draw_figures.py", damaged))
+
+
+def test_the_benchmark_compares_like_with_like_and_writes_what_it_prints(learned):
+    process = run("benchmark_scoring.py", learned, "--particles", 200, "--repeats", 1)
+    assert process.returncode == 0, process.stderr
+    content = json.loads((learned / "benchmark_scoring.json").read_text())
+    assert set(content["particle_images_per_second"]) == set(content["all_timings"])
+    assert set(content["peak_mebibytes_by_particles"]) == {"100", "10000"}
+    scorer = content["particle_images_per_second"]["scorer"]
+    assert f"{scorer:,.0f} particle-images per second" in process.stdout
