@@ -108,6 +108,11 @@ class ImportanceScore:
     bounds: dict[int, Tensor]
 
     @property
+    def standard_error(self) -> float:
+        """Of the mean of `log_likelihood` over the data; it does not tell how well each is estimated."""
+        return standard_error(self.log_likelihood)
+
+    @property
     def elbo(self) -> ElboTerms:
         """The ELBO of the proposal's first part."""
         return self.elbos[0]
@@ -196,6 +201,11 @@ def weighted_draws(
         torch.cat([draws.log_joint for draws in chunks]),
         torch.cat([shares.log_mixture(draws.log_parts) for draws in chunks]),
     )
+
+
+def standard_error(values: Tensor) -> float:
+    """Standard error of the mean of independent values; not known (NaN) from one."""
+    return values.std().item() / math.sqrt(values.numel()) if values.numel() > 1 else math.nan
 
 
 def bound_steps(particles: int) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,13 @@ import torch
 from torch import Tensor
 
 from inference.evaluation import previous_memories
-from inference.importance import PARTICLE_IMAGES_AT_ONCE, ImportanceScore, defensive_proposal, importance_score
+from inference.importance import (
+    PARTICLE_IMAGES_AT_ONCE,
+    ImportanceScore,
+    defensive_proposal,
+    importance_score,
+    standard_error,
+)
 from inference.refinement import refined_proposal, searching_proposal
 from inference.traces import PyroProgram, written_memory
 
@@ -162,7 +167,7 @@ def summarize(score: ImportanceScore) -> dict[str, Any]:
     shaky = (score.pareto_k > LARGEST_PARETO_K).double().mean().item()
     return {
         "log_likelihood_nats_per_image": score.log_likelihood.mean().item(),
-        "log_likelihood_standard_error": _standard_error(score.log_likelihood),
+        "log_likelihood_standard_error": score.standard_error,
         "monte_carlo_error_nats_per_image": score.monte_carlo_error.square().sum().sqrt().item() / images,
         **score.elbo.mean().as_dict(),
         "effective_sample_size_median": score.effective_sample_size.median().item(),
@@ -173,7 +178,7 @@ def summarize(score: ImportanceScore) -> dict[str, Any]:
             {
                 "particles": particles,
                 "log_likelihood_nats_per_image": bound.mean().item(),
-                "log_likelihood_standard_error": _standard_error(bound),
+                "log_likelihood_standard_error": standard_error(bound),
             }
             for particles, bound in score.bounds.items()
         ],
@@ -187,14 +192,10 @@ def inference_gap(score: ImportanceScore) -> dict[str, float]:
         "elbo_nats_per_image": amortised.mean().item(),
         "refined_elbo_nats_per_image": refined.mean().item(),
         "amortisation_gap_nats_per_image": (refined - amortised).mean().item(),
-        "amortisation_gap_standard_error": _standard_error(refined - amortised),
+        "amortisation_gap_standard_error": standard_error(refined - amortised),
         "approximation_gap_nats_per_image": (score.log_likelihood - refined).mean().item(),
-        "approximation_gap_standard_error": _standard_error(score.log_likelihood - refined),
+        "approximation_gap_standard_error": standard_error(score.log_likelihood - refined),
     }
-
-
-def _standard_error(values: Tensor) -> float:
-    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
 def _of_images(score: ImportanceScore, chosen: Tensor) -> ImportanceScore:
