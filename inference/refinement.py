@@ -13,12 +13,13 @@ from pyro.distributions import Normal
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from inference.evaluation import terms_of
 from inference.importance import Part, Proposal, WeightedDraws, latent_sites, weighted_draws
 from inference.objectives import make_objective
-from inference.traces import PyroProgram, amortized, base_distribution, trace_pair
+from inference.traces import PyroProgram, amortized, base_distribution, in_particle_plate, trace_pair
 
-_FITTING_RATE, _SEARCHING_RATE = 0.03, 0.3  # of Adam, from a fitted guide and from a draw
-_FOUND_SCALE, _FOUND_LAST_SCALE = 0.01, 0.3  # around a draw, in the prior's: of all sites, and of the last
+_FITTING_RATE, _SEARCHING_RATE = 0.03, 0.1  # of Adam, from a fitted guide and from a draw
+_FOUND_SCALE = 0.001  # around a draw, of all sites but the last, in their prior's; a read may change fast with its key
 
 
 @dataclass(frozen=True)
@@ -52,20 +53,20 @@ def refine(
     *,
     steps: int,
     learning_rate: float,
-) -> PyroProgram:
+) -> dict[str, Move]:
     """Maximise each image's own ELBO over where its own normals go, for all B x T images at once.
 
     Args:
         model: Pyro model; its parameters stay as they are.
         guide: a program for these very images, see `amortized`; sites that `start` leaves out stay as they are.
-        start: by site, where the normals begin.
+        start: by site, where the normals begin; (K, B, T, *event) if model and guide run under a plate of particles.
         episode: images (B, T, C, H, W).
         memory: (B, 1, ...) to read from, if the guide is not to write.
         steps: of Adam.
         learning_rate: in standard deviations at the start; falls to zero.
 
     Returns:
-        The guide with its normals moved.
+        Where the normals end.
     """
     shifts = {name: torch.zeros_like(move.shift, requires_grad=True) for name, move in start.items()}
     scales = {name: torch.zeros_like(move.log_scale, requires_grad=True) for name, move in start.items()}
@@ -73,23 +74,22 @@ def refine(
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)
     objective: Any = make_objective("mean_field")  # less noise than sampled KLs, which matters near an optimum
 
-    def moved() -> PyroProgram:
-        return MoveNormals(
-            {
-                name: Move(move.shift + move.log_scale.exp() * shifts[name], move.log_scale + scales[name])
-                for name, move in start.items()
-            }
-        )(guide)
+    def moves() -> dict[str, Move]:
+        return {
+            name: Move(move.shift + move.log_scale.exp() * shifts[name], move.log_scale + scales[name])
+            for name, move in start.items()
+        }
 
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
         with torch.enable_grad():
-            loss = objective.differentiable_loss(model, moved(), episode, memory)  # a sum: images do not mix
+            moved = MoveNormals(moves())(guide)
+            loss = objective.differentiable_loss(model, moved, episode, memory)  # a sum: images do not mix
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient
         optimizer.step()
     with torch.no_grad():
-        return moved()
+        return moves()
 
 
 @torch.no_grad()
@@ -110,8 +110,8 @@ def refined_proposal(
         fn: Any = pair.guide.nodes[name]["fn"]
         if isinstance(base_distribution(fn), Normal):
             start[name] = Move(torch.zeros_like(fn.mean), torch.zeros_like(fn.mean))
-    refined = refine(model, bound, start, episode, memory, steps=steps, learning_rate=_FITTING_RATE)
-    return Proposal((Part(0.49, bound), Part(0.5, refined), Part(0.01, bound, sites)))
+    moves = refine(model, bound, start, episode, memory, steps=steps, learning_rate=_FITTING_RATE)
+    return Proposal((Part(0.49, bound), Part(0.5, MoveNormals(moves)(bound)), Part(0.01, bound, sites)))
 
 
 @torch.no_grad()
@@ -120,14 +120,16 @@ def searching_proposal(
     guide: PyroProgram,
     episode: Tensor,
     memory: Tensor,
-    pilots: int = 300,
-    steps: int = 100,
+    pilots: int = 320,
+    starts: int = 4,
+    steps: int = 50,
 ) -> Proposal:
     """A proposal that looks for what a memory holds that is like an image which may not be in it.
 
-    Its pilots are the guide's cues, cues with what they read, p(z|M,y), and the prior. The pilot of greatest weight is
-    where a refinement starts, of the model's own prior moved there: z stays relative to what y reads, so that no key
-    is a catastrophe. All of them make up the mixture, so that the weights stay bounded.
+    Its pilots are the guide's cues, cues with what they read, p(z|M,y), and the prior. They are dealt out into groups;
+    the pilot of greatest weight of each is where a refinement starts, of the model's own prior moved there: z stays
+    relative to what y reads, so that no key is a catastrophe. The best of the refinements goes on. It and the three
+    kinds of pilots make up the mixture, so that the weights stay bounded.
 
     Args:
         model: Pyro model with normal priors.
@@ -135,29 +137,52 @@ def searching_proposal(
         episode: cues (B, T, C, H, W).
         memory: (B, 1, ...).
         pilots: draws to choose from.
-        steps: of refinement.
+        starts: groups.
+        steps: of the refinement of each group's best, and again of the best of all.
     """
     bound = amortized(guide, episode, memory)
     sites = tuple(latent_sites(model, bound, episode, memory))
     parts = (Part(0.2, bound), Part(0.3, bound, sites[-1:]), Part(0.5, bound, sites))
     draws = weighted_draws(model, Proposal(parts), episode, memory, particles=pilots)
-    moved_prior = poutine.block(model, expose=list(sites))
-    start = _around_best(model, draws, episode, memory)
-    refined = refine(model, moved_prior, start, episode, memory, steps=steps, learning_rate=_SEARCHING_RATE)
-    return Proposal((Part(0.7, refined), *(Part(0.3 * part.share, part.guide, part.from_prior) for part in parts)))
+    prior = poutine.block(model, expose=list(sites))
+    found = _around(model, _best_of_groups(draws, starts), episode, memory)
+    rivals = in_particle_plate(model, starts), in_particle_plate(prior, starts)
+    found = refine(*rivals, found, episode, memory, steps=steps, learning_rate=_SEARCHING_RATE)
+    best = _elbo(*rivals, found, episode, memory).argmax(0)  # (B, T)
+    winner = {name: Move(_pick(move.shift, best), _pick(move.log_scale, best)) for name, move in found.items()}
+    moves = refine(model, prior, winner, episode, memory, steps=steps, learning_rate=_SEARCHING_RATE)
+    rest = (Part(0.3 * part.share, part.guide, part.from_prior) for part in parts)
+    return Proposal((Part(0.7, MoveNormals(moves)(prior)), *rest))
 
 
-def _around_best(model: PyroProgram, draws: WeightedDraws, episode: Tensor, memory: Tensor) -> dict[str, Move]:
-    """Moves of the model's prior to the surroundings of every image's draw of greatest weight."""
-    best = draws.log_weights.argmax(0, keepdim=True)  # (1, B, T)
-    values = {}
-    for name, value in draws.values.items():
-        index = best.view(*best.shape, *[1] * (value.dim() - 3)).expand(1, *value.shape[1:])
-        values[name] = value.gather(0, index)[0]  # (B, T, *event)
-    trace = poutine.trace(poutine.condition(model, data=values)).get_trace(episode, memory)
+def _best_of_groups(draws: WeightedDraws, groups: int) -> dict[str, Tensor]:
+    """Values (groups, B, T, *event) of every image's draw of greatest weight among each of some groups of draws."""
+    best = [draws.log_weights[group::groups].argmax(0) * groups + group for group in range(groups)]  # (B, T) each
+    return {name: torch.stack([_pick(value, index) for index in best]) for name, value in draws.values.items()}
+
+
+def _pick(values: Tensor, index: Tensor) -> Tensor:
+    """Values (B, T, ...) at every image's own index (B, T) into the first dimension of (K, B, T, ...)."""
+    shaped = index.view(1, *index.shape, *[1] * (values.dim() - 3)).expand(1, *values.shape[1:])
+    return values.gather(0, shaped)[0]
+
+
+def _around(model: PyroProgram, values: dict[str, Tensor], episode: Tensor, memory: Tensor) -> dict[str, Move]:
+    """Moves of the model's prior to the surroundings of values (K, B, T, *event)."""
+    held = in_particle_plate(poutine.condition(model, data=values), len(next(iter(values.values()))))
+    trace = poutine.trace(held).get_trace(episode, memory)
     moves = {}
     for name, value in values.items():
         fn: Any = trace.nodes[name]["fn"]
-        scale = _FOUND_LAST_SCALE if name == list(values)[-1] else _FOUND_SCALE
+        scale = 1.0 if name == list(values)[-1] else _FOUND_SCALE
         moves[name] = Move((value - fn.mean) / fn.stddev, torch.full_like(value, math.log(scale)))
     return moves
+
+
+def _elbo(
+    model: PyroProgram, prior: PyroProgram, moves: dict[str, Move], episode: Tensor, memory: Tensor, draws: int = 8
+) -> Tensor:
+    """ELBO (K, B, T) of every one of K moved priors."""
+    moved = MoveNormals(moves)(prior)
+    runs = (trace_pair(model, moved, episode, memory).log_probs() for _ in range(draws))
+    return sum(terms_of(run).elbo for run in runs) / draws  # type: ignore[return-value]

@@ -93,7 +93,7 @@ def trace_pair(
         from_prior: latent sites that the model draws instead, from their prior given the guide's values of the others.
     """
     if particles is not None:
-        model, guide = _in_particle_plate(model, particles), _in_particle_plate(guide, particles)
+        model, guide = in_particle_plate(model, particles), in_particle_plate(guide, particles)
     drawn = poutine.block(guide, hide=list(from_prior)) if from_prior else guide
     guide_trace = poutine.trace(drawn).get_trace(episode, memory)
     model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(episode, memory)
@@ -110,7 +110,7 @@ def retrace_guide(
 ) -> TracedPair:
     """The same run of the model, seen by another guide: with the model's values, and the guide's own densities."""
     if particles is not None:
-        guide = _in_particle_plate(guide, particles)
+        guide = in_particle_plate(guide, particles)
     trace = poutine.trace(poutine.replay(guide, trace=pair.model)).get_trace(episode, memory)
     return TracedPair(pair.model, prune_subsample_sites(trace))
 
@@ -139,7 +139,9 @@ def site_mean(trace: poutine.Trace, site: str) -> Tensor:
     return node["fn"].mean
 
 
-def _in_particle_plate(program: PyroProgram, particles: int) -> PyroProgram:
+def in_particle_plate(program: PyroProgram, particles: int) -> PyroProgram:
+    """The program under a plate of K particles at dim -3."""
+
     def run(*arguments: Any) -> object:
         with pyro.plate("particles", particles, dim=PARTICLE_DIM):
             return program(*arguments)
