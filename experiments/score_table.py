@@ -26,7 +26,7 @@ def describe_scores(content: dict[str, Any]) -> str:
         f"  -ln T     {content['limit_nats_per_image']:>10.2f}   a perfect memory that still has to say which image",
         "",
         f"Own memory: ELBO {own['elbo_nats_per_image']:.2f} ({_terms(own)}), "
-        f"Monte-Carlo error {_number(own['monte_carlo_error_nats_per_image'], 3)}, "
+        f"Monte-Carlo error {_number(own['monte_carlo_error_nats_per_image'], 4)}, "
         f"{content['log_likelihood_bits_per_dim']:.4f} bits per dim; "
         f"median k-hat {_number(own['pareto_k_median'])}, median effective sample size "
         f"{own['effective_sample_size_median']:.0f} of {settings['particles']:,}.",

@@ -77,7 +77,7 @@ def log_evidence(model: KanervaPlusPlusModel, memory: Tensor, episode: Tensor, s
 
 
 def _key_nodes(addressing: Addressing) -> tuple[Tensor, Tensor]:
-    """Keys (N, 3) and their prior mass (N,): Gauss-Legendre between the kinks of a blockwise read, else in equal parts."""
+    """Keys (N, 3) and their prior mass (N,): Gauss-Legendre between the kinks of a blockwise read, or evenly."""
 
     def axis(kinks: list[float]) -> tuple[Tensor, Tensor]:
         nodes, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(4))
