@@ -159,7 +159,9 @@ def draw_controls(scores: Mapping[str, dict[str, Any]], limit: float, path: Path
         score = scores[name]
         cost, error = -score["log_likelihood_nats_per_image"], score["log_likelihood_standard_error"] or 0.0
         axis.barh(row, cost, xerr=error, color="steelblue" if row == 0 else "lightsteelblue", capsize=2)
-        axis.annotate(f" {cost:.2f}" if cost < 100 else f" {cost:.0f}", (cost + error, row), va="center", fontsize=9)
+        sign = "" if score["trustworthy"] else "≤ "  # ln p-hat is a bound, and here not known to be tight
+        text = f" {sign}{cost:.2f}" if cost < 100 else f" {sign}{cost:.0f}"
+        axis.annotate(text, (cost + error, row), va="center", fontsize=9)
     axis.axvline(-limit, color="firebrick", ls=":")
     axis.set_title(f"Dotted: ln T = {-limit:.2f}, to say which image", fontsize=9)
     axis.set_yticks(range(len(names)), [_MEMORY_NAMES.get(name, name) for name in names])
