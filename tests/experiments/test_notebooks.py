@@ -1,4 +1,4 @@
-"""Every notebook is run in small, and what is committed of it is a whole run; a notebook that is not listed here fails."""
+"""Every notebook is run in small, and what is committed of it is a whole run; a notebook not listed here fails."""
 
 from __future__ import annotations
 
