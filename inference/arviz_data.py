@@ -44,7 +44,7 @@ def rhat_and_ess(draws: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDAr
         R-hat and effective sample size, (*event) each; NaN where there are too few draws, or they are all the same.
     """
     dataset = az.convert_to_dataset({"draws": np.asarray(draws, dtype=np.float64)})
-    with np.errstate(invalid="ignore"):  # 0/0 where the draws are all the same
+    with np.errstate(invalid="ignore", divide="ignore"):  # where the draws are all the same
         return az.rhat(dataset)["draws"].to_numpy(), az.ess(dataset)["draws"].to_numpy()
 
 

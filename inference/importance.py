@@ -57,7 +57,13 @@ class Proposal:
             raise InputError(f"proposal: expected shares that add up to one, found {shares}")
 
     def counts(self, particles: int) -> list[int]:
-        """Particles of every part, of K in all; what is left by rounding down goes to the first part."""
+        """Particles of every part, of K in all; what is left by rounding down goes to the first part.
+
+        Raises:
+            InputError: K below one.
+        """
+        if particles < 1:
+            raise InputError(f"particles: expected at least 1, found {particles}")
         counts = [math.floor(part.share * particles + 1e-9) for part in self.parts]
         counts[0] += particles - sum(counts)
         return counts
@@ -165,7 +171,9 @@ def importance_score(
         InputError: K below one.
     """
     chunks = _Chunks(model, episode, memory, proposal, particles, at_once)
-    bounds = [_Bound(proposal.counts(k), tail=k == particles) for k in bound_steps(particles)]
+    everything = proposal.counts(particles)
+    splits = (proposal.counts(k) for k in bound_steps(particles))
+    bounds = [_Bound(split, tail=split == everything) for split in splits if _within(split, everything)]
     elbos = {index: _Means() for index, part in enumerate(proposal.parts) if not part.from_prior}
     for part, start, draws in chunks:
         for bound in bounds:
@@ -243,8 +251,6 @@ class _Chunks:
     at_once: int
 
     def __iter__(self) -> Iterator[tuple[int, int, _Draws]]:
-        if self.particles < 1:
-            raise InputError(f"particles: expected at least 1, found {self.particles}")
         chunk = max(1, self.at_once // (self.episode.shape[0] * self.episode.shape[1]))
         for part, count in enumerate(self.proposal.counts(self.particles)):
             for start in range(0, count, chunk):
@@ -263,6 +269,11 @@ class _Chunks:
             log_parts.append(_over_data(own, list(mixed.values())))
         values = {name: pair.value(name) for name in own.prior}
         return _Draws(values, own, _over_data(own, [own.image, *own.prior.values()]), torch.stack(log_parts))
+
+
+def _within(counts: Sequence[int], everything: Sequence[int]) -> bool:
+    """Whether every part draws as many particles; rounding may leave the first part fewer of more."""
+    return all(count <= drawn for count, drawn in zip(counts, everything, strict=True))
 
 
 def _over_data(log_probs: SiteLogProbs, terms: list[Tensor]) -> Tensor:

@@ -14,9 +14,9 @@ PLATE_NESTING = 2  # "episodes" at dim -2, "images" at dim -1
 _OBJECTIVES: dict[ObjectiveName, type[ELBO]] = {"trace": Trace_ELBO, "mean_field": TraceMeanField_ELBO}
 
 
-def make_objective(name: ObjectiveName) -> ELBO:
+def make_objective(name: ObjectiveName, plate_nesting: int = PLATE_NESTING) -> ELBO:
     """Return a new objective; it belongs to one model/guide pair, as it caches their plates."""
-    return _OBJECTIVES[name](max_plate_nesting=PLATE_NESTING)
+    return _OBJECTIVES[name](max_plate_nesting=plate_nesting)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from inference.evaluation import terms_of
 from inference.importance import Part, Proposal, WeightedDraws, latent_sites, weighted_draws
-from inference.objectives import make_objective
+from inference.objectives import PLATE_NESTING, make_objective
 from inference.traces import PyroProgram, amortized, base_distribution, in_particle_plate, trace_pair
 
 _FITTING_RATE, _SEARCHING_RATE = 0.03, 0.1  # of Adam, from a fitted guide and from a draw
@@ -58,7 +58,8 @@ def refine(
 
     Args:
         model: Pyro model; its parameters stay as they are.
-        guide: a program for these very images, see `amortized`; sites that `start` leaves out stay as they are.
+        guide: a program for these very images, see `amortized`; sites that `start` leaves out stay as they are. Those
+            that cannot be reparametrised must not depend on parameters.
         start: by site, where the normals begin; (K, B, T, *event) if model and guide run under a plate of particles.
         episode: images (B, T, C, H, W).
         memory: (B, 1, ...) to read from, if the guide is not to write.
@@ -68,11 +69,14 @@ def refine(
     Returns:
         Where the normals end.
     """
+    if not start:
+        return {}
     shifts = {name: torch.zeros_like(move.shift, requires_grad=True) for name, move in start.items()}
     scales = {name: torch.zeros_like(move.log_scale, requires_grad=True) for name, move in start.items()}
     parameters = [*shifts.values(), *scales.values()]
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-    objective: Any = make_objective("mean_field")  # less noise than sampled KLs, which matters near an optimum
+    # With closed KLs there is less noise, which matters near an optimum. There may be a plate of particles.
+    objective: Any = make_objective("mean_field", PLATE_NESTING + 1)
 
     def moves() -> dict[str, Move]:
         return {

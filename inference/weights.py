@@ -9,6 +9,7 @@ from pyro.ops.stats import fit_generalized_pareto
 from torch import Tensor
 
 _LEAST_TAIL = 5  # weights below which a Pareto fit means nothing
+_ROUNDING = 1e-12  # of weights relative to the largest
 
 
 class WeightStream:
@@ -58,15 +59,17 @@ class WeightStream:
         """
         if self._largest is None or self._tail_size < _LEAST_TAIL:
             return torch.full_like(self.log_sum, torch.nan)
-        tails = self._largest.flatten(1).movedim(0, 1).cpu()  # (data, tail + 1), falling
+        tails = self._largest.reshape(len(self._largest), -1).movedim(0, 1).cpu()  # (data, tail + 1), falling
         return torch.tensor([_tail_shape(tail) for tail in tails]).to(self.log_sum).view_as(self.log_sum)
 
 
 def _tail_shape(largest: Tensor) -> float:
     """k-hat of the log-weights (M + 1,), largest first: of M exceedances over the last."""
+    if not largest[0] > -torch.inf:
+        return math.nan  # every weight is zero, or one is not a number
     relative = (largest - largest[0]).exp()
     exceedances = relative[:-1] - relative[-1]
-    exceedances = exceedances[exceedances > 0]
+    exceedances = exceedances[exceedances > _ROUNDING]
     if len(exceedances) == 0:
         return 0.0  # equal weights have no tail
     if len(exceedances) < _LEAST_TAIL:

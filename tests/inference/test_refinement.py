@@ -190,9 +190,9 @@ def refined_score(episode, memory, steps):
 
 @own_or_given
 def test_refinement_recovers_a_normal_posterior(given):
-    program, episode = FactorisedProgram, 0.5 * linear_episodes()
-    memory = 0.5 * torch.randn(2, 1, 2, dtype=torch.float64) if given else None
-    refined, score, read = refined_score(episode, memory, steps=200)
+    program, episode = FactorisedProgram, 0.3 * linear_episodes()
+    memory = 0.3 * torch.randn(2, 1, 2, dtype=torch.float64) if given else None
+    refined, score, read = refined_score(episode, memory, steps=150)
     found = normals_of(refined, episode, memory)
     for name, (mean, deviation) in program.posterior(episode, read).items():
         assert ((found[name][0] - mean).abs() < 0.5 * deviation).all()
@@ -206,9 +206,9 @@ def test_refinement_recovers_a_normal_posterior(given):
 @pytest.mark.xfail(reason="one draw a step leaves its noise in the normals", strict=True)
 def test_at_an_exact_posterior_the_noise_of_refinement_vanishes():
     episode = 0.3 * linear_episodes()
-    _, score, read = refined_score(episode, None, steps=300)
+    _, score, read = refined_score(episode, None, steps=250)
     truth = FactorisedProgram.log_evidence(episode, read)
-    torch.testing.assert_close(score.elbo.elbo, truth, rtol=0, atol=2e-3)
+    torch.testing.assert_close(score.elbo.elbo, truth, rtol=0, atol=5e-3)
 
 
 def test_refinement_of_one_site_leaves_the_others_as_they_are():
@@ -300,7 +300,7 @@ def test_a_refined_proposal_splits_the_inference_gap(given):
     memory = 0.3 * torch.randn(2, 1, 2, dtype=torch.float64) if given else None
     read = memory if given else written_memory(program.guide, episode)
     truth = program.log_evidence(episode, read)
-    proposal = refined_proposal(program.model, program.guide, episode, memory, steps=200)
+    proposal = refined_proposal(program.model, program.guide, episode, memory, steps=150)
     score = importance_score(program.model, proposal, episode, memory, particles=4000, at_once=BIG)
     assert_within_error(score, truth, 0.05)
     amortised, refined = score.elbos
