@@ -103,8 +103,8 @@ def refined_proposal(
     """The guide, the guide refined within its own family, and a little of the prior.
 
     The ELBOs of its first two parts and ln p-hat_K split the inference gap (Cremer, Li & Duvenaud 2018): the
-    amortisation gap is the second ELBO minus the first, the approximation gap ln p(x|M) minus the second. Sites whose
-    posterior is not normal stay as they are.
+    amortisation gap is the second ELBO minus the first, the approximation gap ln p(x|M) minus the second, which also
+    holds what single-draw gradients leave undone. Sites whose posterior is not normal stay as they are.
     """
     bound = amortized(guide, episode, memory)
     sites = tuple(latent_sites(model, bound, episode, memory))
