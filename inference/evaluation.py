@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from inference.errors import DivergenceError
+from inference.records import combine
 from inference.traces import PyroProgram, SiteLogProbs, trace_pair
 
 
@@ -83,16 +84,16 @@ def evaluate(model: PyroProgram, guide: PyroProgram, episodes: Iterable[tuple[Te
     Raises:
         DivergenceError: an ELBO is not finite.
     """
-    own, other = _Averages(), _Averages()
+    own, other = ElboMeans(), ElboMeans()
     previous: Tensor | None = None
     for episode, counted in episodes:
         pair = trace_pair(model, guide, episode)
-        own.add(terms_of(pair.log_probs()), counted)
+        _add_counted(own, terms_of(pair.log_probs()), counted)
         memory = pair.value("memory")
         others = previous_memories(memory, previous)
         previous = memory[-1:]
         if others is not None:
-            other.add(elbo_terms(model, guide, episode, others), counted)
+            _add_counted(other, elbo_terms(model, guide, episode, others), counted)
     results = own.means().as_dict()
     if other.count == own.count:
         results["memory_gain_nats_per_image"] = (own.means().elbo - other.means().elbo).item()
@@ -112,21 +113,26 @@ def previous_memories(memory: Tensor, previous: Tensor | None) -> Tensor | None:
     return torch.cat([memory[-1:] if previous is None else previous, memory[:-1]])
 
 
-class _Averages:
-    """Running means of ELBO terms over counted images."""
+class ElboMeans:
+    """Running means of ELBO terms, in float64."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
+        self.sums: ElboTerms | None = None
         self.count = 0
 
-    def add(self, terms: ElboTerms, counted: Tensor) -> None:
-        self.count += int(counted.sum())
-        if not terms.elbo[counted].isfinite().all():
-            raise DivergenceError(f"the ELBO is not finite ({describe(terms.mean().as_dict())})")
-        for name, value in {"elbo": terms.elbo, "reconstruction": terms.reconstruction, **terms.kl}.items():
-            total = value[counted].double().sum()
-            self.sums[name] = self.sums[name] + total if name in self.sums else total
+    def add(self, terms: ElboTerms, total: Callable[[Tensor], Tensor], count: int) -> None:
+        """Add `count` values of every term, which `total` sums."""
+        added = combine([terms], lambda values: total(values[0].double()))
+        self.sums = added if self.sums is None else combine([self.sums, added], lambda values: values[0] + values[1])
+        self.count += count
 
     def means(self) -> ElboTerms:
-        means = {name: total / self.count for name, total in self.sums.items()}
-        return ElboTerms(means.pop("elbo"), means.pop("reconstruction"), means)
+        """Means of all that was added, which is at least one value."""
+        assert self.sums is not None
+        return combine([self.sums], lambda values: values[0] / self.count)
+
+
+def _add_counted(means: ElboMeans, terms: ElboTerms, counted: Tensor) -> None:
+    if not terms.elbo[counted].isfinite().all():
+        raise DivergenceError(f"the ELBO is not finite ({describe(terms.mean().as_dict())})")
+    means.add(terms, lambda value: value[counted].sum(), int(counted.sum()))

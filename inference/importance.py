@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inference.evaluation import ElboTerms, terms_of
+from inference.evaluation import ElboMeans, ElboTerms, terms_of
 from inference.traces import PyroProgram, SiteLogProbs, amortized, retrace_guide, trace_pair
 from inference.weights import WeightStream
 from kpp_pyro.errors import InputError
@@ -174,19 +174,19 @@ def importance_score(
     everything = proposal.counts(particles)
     splits = (proposal.counts(k) for k in bound_steps(particles))
     bounds = [_Bound(split, tail=split == everything) for split in splits if _within(split, everything)]
-    elbos = {index: _Means() for index, part in enumerate(proposal.parts) if not part.from_prior}
+    elbos = {index: ElboMeans() for index, part in enumerate(proposal.parts) if not part.from_prior}
     for part, start, draws in chunks:
         for bound in bounds:
             bound.add(part, start, draws)
         if part in elbos:
-            elbos[part].add(terms_of(draws.log_probs))
+            elbos[part].add(terms_of(draws.log_probs), lambda value: value.sum(0), len(draws.log_joint))
     final = bounds[-1].weights
     return ImportanceScore(
         final.log_mean(),
         final.monte_carlo_error(),
         final.effective_sample_size(),
         final.pareto_k(),
-        tuple(means.terms() for means in elbos.values() if means.particles),
+        tuple(means.means() for means in elbos.values() if means.count),
         {bound.weights.held: bound.weights.log_mean() for bound in bounds},
     )
 
@@ -302,21 +302,3 @@ class _Bound:
         wanted = max(0, min(len(draws.log_joint), self.counts[part] - start))
         if wanted:
             self.weights.add(draws.log_joint[:wanted] - self.log_mixture(draws.log_parts[:, :wanted]))
-
-
-class _Means:
-    """Running means of ELBO terms over particles."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.particles = 0
-
-    def add(self, terms: ElboTerms) -> None:
-        self.particles += len(terms.elbo)
-        for name, value in {"elbo": terms.elbo, "reconstruction": terms.reconstruction, **terms.kl}.items():
-            total = value.double().sum(0)
-            self.sums[name] = self.sums[name] + total if name in self.sums else total
-
-    def terms(self) -> ElboTerms:
-        means = {name: total / self.particles for name, total in self.sums.items()}
-        return ElboTerms(means.pop("elbo"), means.pop("reconstruction"), means)

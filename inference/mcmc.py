@@ -22,6 +22,7 @@ from inference.arviz_data import rhat_and_ess
 from inference.errors import DivergenceError
 from inference.objectives import PLATE_NESTING
 from inference.randomness import own_randomness
+from inference.records import concatenate
 from inference.traces import PARTICLE_DIM, PyroProgram, trace_pair
 from kpp_pyro.errors import InputError
 
@@ -107,7 +108,7 @@ def sample_posterior(
         starts = posterior.starts(guide, chains)
         with tqdm(total=plan.total, unit="draw", dynamic_ncols=True, disable=not progress) as bar:
             runs = [posterior.run(start, plan, _Record(bar, f"{n}/{chains}")) for n, start in enumerate(starts, 1)]
-    return _join(runs)
+    return concatenate(runs)
 
 
 def convergence(result: NutsResult) -> dict[str, SiteConvergence]:
@@ -249,18 +250,3 @@ def _parts(values: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """Cut draws (N, ...) by site into runs of DRAWS_AT_ONCE."""
     for parts in zip(*(value.split(DRAWS_AT_ONCE) for value in values.values()), strict=True):
         yield dict(zip(values, parts, strict=True))
-
-
-def _join(chains: list[NutsResult]) -> NutsResult:
-    """Join results along their first axis."""
-
-    def join(field: Callable[[NutsResult], Tensor]) -> Tensor:
-        return torch.cat([field(chain) for chain in chains])
-
-    return NutsResult(
-        {name: torch.cat([chain.draws[name] for chain in chains]) for name in chains[0].draws},
-        join(lambda chain: chain.log_joint),
-        join(lambda chain: chain.divergences),
-        join(lambda chain: chain.acceptance),
-        join(lambda chain: chain.step_size),
-    )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from inference.importance import (
     importance_score,
     standard_error,
 )
+from inference.records import combine, concatenate
 from inference.refinement import refined_proposal, searching_proposal
 from inference.traces import PyroProgram, written_memory
 
@@ -111,7 +111,7 @@ def score_episodes(
             began = time.perf_counter()
         on_progress(int(chosen.sum()))
     whole = [name for name in MEANINGS if len(parts.get(name, [])) == len(parts[OWN])]
-    return Scores({name: _combine(parts[name], _cat) for name in whole}, seconds)
+    return Scores({name: concatenate(parts[name]) for name in whole}, seconds)
 
 
 def _control_memories(
@@ -200,21 +200,4 @@ def inference_gap(score: ImportanceScore) -> dict[str, float]:
 
 def _of_images(score: ImportanceScore, chosen: Tensor) -> ImportanceScore:
     """Scores of some of B x T images, flat, on the CPU."""
-    return _combine([score], lambda values: values[0].flatten()[chosen].cpu())
-
-
-def _cat(values: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(values))
-
-
-def _combine(records: Sequence[Any], join: Callable[[Sequence[Tensor]], Tensor]) -> Any:
-    """One record from records of the same form, by joining their tensors one by one."""
-    first = records[0]
-    if isinstance(first, Tensor):
-        return join(records)
-    if isinstance(first, dict):
-        return {key: _combine([record[key] for record in records], join) for key in first}
-    if isinstance(first, tuple):
-        return tuple(_combine(parts, join) for parts in zip(*records, strict=True))
-    fields = [field.name for field in dataclasses.fields(first)]
-    return type(first)(*(_combine([getattr(record, name) for record in records], join) for name in fields))
+    return combine([score], lambda values: values[0].flatten()[chosen].cpu())
