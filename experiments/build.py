@@ -12,6 +12,7 @@ from torch import nn
 
 from experiments.config import Config, config_from_json, replace_flat, require_sensible
 from inference.objectives import KLSchedule, make_objective
+from inference.recall import GenerativeMemory
 from inference.training import Trainer, TrainingPlan
 from kpp_pyro.checkpoint import fitting, load_checkpoint
 from kpp_pyro.data import EpisodeSampler, EpisodeSet, load_dataset
@@ -47,10 +48,11 @@ class Program:
         """Parameters of both, as `load_program` reads them."""
         return {"model": self.model.state_dict(), "guide": self.guide.state_dict()}
 
-    def sizes(self) -> dict[str, int]:
+    def sizes(self) -> dict[str, Any]:
         """What any table of results has to state."""
         parameters = (*self.model.parameters(), *self.guide.parameters())
         return {
+            "image_shape": list(self.model.image_shape),
             "memory_scalars": self.model.addressing.layout.scalars,
             "parameters": sum(parameter.numel() for parameter in parameters),
         }
@@ -222,6 +224,24 @@ class OpenedRun:
     program: Program
     step: int
     episodes: Episodes
+
+    @property
+    def memories(self) -> GenerativeMemory:
+        """The program as a memory to use."""
+        return GenerativeMemory(self.program.model, self.program.guide)
+
+
+def open_memory(path: Path | str, device: str = "auto") -> GenerativeMemory:
+    """Open a run as a memory to write to and read from; its data set is not needed.
+
+    Raises:
+        InputError: no run, no such device, or a checkpoint that does not fit.
+    """
+    folder, config = read_run(path)
+    config = resolve(replace_flat(config, {"device": device}))
+    program = build_program(config, folder.read_image_shape(), torch.device(config.device))
+    load_program(program, folder.best)
+    return GenerativeMemory(program.model, program.guide)
 
 
 def open_run(path: Path | str, device: str = "auto", data_dir: Path | None = None, **changes: object) -> OpenedRun:

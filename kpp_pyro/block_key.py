@@ -68,8 +68,9 @@ class BlockKey(TorchDistribution):
         probs = self.block_probs.expand(*Size(batch_shape), *self.block_probs.shape[-2:])
         return BlockKey(probs, self.addressing, self.prior_prob, validate_args=False)
 
-    def centre(self) -> Tensor:
-        """Key in the middle of the most probable block, (..., R, 3)."""
+    @property
+    def mode(self) -> Tensor:
+        """Key in the middle of the most probable block, (..., R, 3): where inside the block it is, no read tells."""
         best = self.block_probs.argmax(-1)
         uniform = torch.full((*best.shape, KEY_SIZE), 0.5, dtype=self.block_probs.dtype, device=best.device)
         return torch.special.ndtri(self._inside_block(best, uniform))

@@ -153,6 +153,26 @@ class Addressing:
         corner = (place.centre - place.half_extent + 1) / 2 * size
         return torch.cat([corner, place.half_extent * size], -1)
 
+    def key_grid(self, rows: int, columns: int, scale: float = 0.0) -> Tensor:
+        """Keys (rows * columns, R, 3) evenly spaced under the prior, row by row; all R reads are of the same place.
+
+        With a blockwise addressing and as many rows and columns as there are blocks, key n reads block n.
+
+        Args:
+            rows: places along y.
+            columns: places along x.
+            scale: of all keys, the coordinate itself: 0 is the prior's median.
+
+        Raises:
+            InputError: no rows or columns.
+        """
+        if rows < 1 or columns < 1:
+            raise InputError(f"key grid: expected at least one row and one column, found {rows}x{columns}")
+        x, y = (torch.special.ndtri((torch.arange(size) + 0.5) / size) for size in (columns, rows))
+        down, across = torch.meshgrid(y, x, indexing="ij")
+        keys = torch.stack([torch.full_like(across, scale), across, down], -1)  # in the order of SCALE, X, Y
+        return keys.flatten(0, 1).unsqueeze(-2).expand(-1, self.layout.reads, -1)
+
 
 def _staircase(uniform: Tensor, steps: int, edge: float) -> Tensor:
     """Map (0, 1) onto [0, 1] through `steps` flat treads, joined by ramps `edge` of a tread wide."""

@@ -33,6 +33,8 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.evaluation = path / "evaluation.json"
         self.posterior = path / "posterior.nc"
+        self.denoising = path / "denoise.json"
+        self.generation = path / "generate.json"
 
     def require_new(self) -> None:
         """Raise InputError if the folder holds a run already."""
@@ -66,7 +68,7 @@ class RunFolder:
             raise InputError(f"{path}: expected a run folder with config.json, found none")
         return run
 
-    def write_config(self, config: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+    def write_config(self, config: Mapping[str, Any], sizes: Mapping[str, Any]) -> None:
         """Write the resolved configuration, the sizes that follow from it, and what it runs on, now and before."""
         earlier = []
         if self.config.exists():
@@ -87,6 +89,18 @@ class RunFolder:
             raise InputError(
                 f"{self.config}: expected a configuration written by svi_train, found {error!r}"
             ) from error
+
+    def read_image_shape(self) -> tuple[int, int, int]:
+        """Read (C, H, W) of the images that the run is of.
+
+        Raises:
+            InputError: the file does not say.
+        """
+        try:
+            channels, height, width = map(int, json.loads(self.config.read_text())["sizes"]["image_shape"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{self.config}: expected sizes with an image_shape, found {error!r}") from error
+        return channels, height, width
 
     def read_evaluation(self) -> dict[str, Any]:
         """Read the scores that evaluate.py wrote.

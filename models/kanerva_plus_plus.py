@@ -71,9 +71,14 @@ class KanervaPlusPlusModel(PyroModule):
         self.decoder = InPrecision(decoder, dtype)
         self.register_buffer("key_loc", torch.zeros(addressing.layout.reads, KEY_SIZE), persistent=False)
 
+    @property
+    def memory_shape(self) -> tuple[int, int, int]:
+        """Event shape of a memory, (C_m, H_m, W_m)."""
+        return self.addressing.layout.shape
+
     def memory_prior(self) -> Distribution:
         """p(M): flat, so that its term is a constant that is dropped, as in the paper."""
-        return FlatPrior(dist.constraints.real, (), event_shape=self.addressing.layout.shape)
+        return FlatPrior(dist.constraints.real, (), event_shape=self.memory_shape)
 
     def key_prior(self) -> Distribution:
         """p(y): event (R, 3)."""

@@ -11,6 +11,7 @@ from kpp_pyro.data.datasets import DATASETS, load_dataset
 from kpp_pyro.data.episodes import EpisodeSampler, EpisodeSet
 from kpp_pyro.data.idx import read_idx
 from kpp_pyro.data.images import ImageSplits, LabelledImages
+from kpp_pyro.data.picture_files import read_pictures
 
 __all__ = [
     "DATASETS",
@@ -25,5 +26,6 @@ __all__ = [
     "binarize_once",
     "load_dataset",
     "read_idx",
+    "read_pictures",
     "warp",
 ]

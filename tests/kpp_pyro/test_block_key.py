@@ -190,7 +190,7 @@ def test_extreme_keys_are_scored_without_an_error(value):
 
 
 def test_the_centre_is_the_middle_of_the_most_probable_block():
-    centre = torch.special.ndtr(BlockKey(torch.cat([ONE_HOT, SOFT[None]]), ADDRESSING).centre()).squeeze(1)
+    centre = torch.special.ndtr(BlockKey(torch.cat([ONE_HOT, SOFT[None]]), ADDRESSING).mode).squeeze(1)
     best = [*range(BLOCKS), 0]
     expected = [[0.4, (n % 3 + 0.5) / 3, (n // 3 + 0.5) / 2] for n in best]  # 0.4 = half of what is not broad
     torch.testing.assert_close(centre, torch.tensor(expected, dtype=torch.float64))

@@ -1,0 +1,375 @@
+"""A trained memory at work: write images, recall them from damaged copies, generate, interpolate, complete.
+
+    images = read_pictures("drawings", memories.image_shape)
+    memory = memories.write(images)
+    recalled = memories.recall(memory, cues, steps=5)[-1].images
+
+Reads are point estimates: a cue's key is the mode of q(y | x, M), its latent the mean of p(z | M, y), and what comes
+back are the pixel probabilities of p(x | z). Reading again with these as the cue is the paper's iterative reading,
+
+    x <- decode(read(M, q(y | x, M)))                                            (Kanerva++, section 4)
+
+with the key's mode in place of a draw, so that a recall does not wander by chance.
+
+Shapes: images, cues and masks are (T, C, H, W) of one memory, or (B, T, C, H, W) of B memories.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+import torch
+from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from torch import Tensor
+
+from inference.records import combine
+from inference.traces import site_mean, site_value, written_memory
+from kpp_pyro.errors import InputError
+from kpp_pyro.memory import KEY_SIZE, Addressing
+from kpp_pyro.memory_file import load_memory, save_memory
+
+_UNKNOWN = 0.5  # of a missing pixel, before the first read
+
+
+class ReadableModel(Protocol):
+    """What a model has to offer to be used, see `models.kanerva_plus_plus`."""
+
+    image_shape: tuple[int, int, int]
+    addressing: Addressing
+
+    @property
+    def memory_shape(self) -> tuple[int, ...]:
+        """Event shape of a memory."""
+
+    def latent_prior(self, memory: Tensor, key: Tensor) -> Distribution:
+        """p(z | M, y)."""
+
+    def image_likelihood(self, latent: Tensor) -> Distribution:
+        """p(x | z)."""
+
+    def generate(self, memory: Tensor, images: int) -> poutine.Trace:
+        """Trace of the model run forward on a memory."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Parameters."""
+
+
+class CueingGuide(Protocol):
+    """What a guide has to offer to be used."""
+
+    def __call__(self, episode: Tensor, memory: Tensor | None = None) -> object:
+        """Run the guide."""
+
+    def encode(self, episode: Tensor) -> Any:
+        """f_enc(X)."""
+
+    def key_posterior(self, encoding: Any, memory: Tensor | None = None) -> Distribution:
+        """q(y | X, M)."""
+
+    def latent_posterior(self, encoding: Any) -> Distribution:
+        """q(z | X)."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Parameters."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One memory, or B of them, and the fingerprint of the model that wrote them: no other can read them.
+
+    Attributes:
+        value: (C_m, H_m, W_m), or (B, C_m, H_m, W_m).
+        author: see `GenerativeMemory.fingerprint`.
+    """
+
+    value: Tensor
+    author: str
+
+    def __getitem__(self, index: int | slice) -> Memory:
+        """One of B memories, or some."""
+        return Memory(self.value[index], self.author)
+
+    def save(self, path: Path | str) -> None:
+        """Write a safetensors file. Raises InputError where it cannot be written."""
+        save_memory(path, self.value, self.author)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Memory:
+        """Read what `save` wrote. Raises InputError for a missing, damaged or foreign file."""
+        return cls(*load_memory(path))
+
+
+@dataclass(frozen=True)
+class Read:
+    """What N keys found in a memory; (B, N, ...) of B memories.
+
+    Attributes:
+        keys: (N, R, 3).
+        latents: (N, D), the mean of p(z | M, y), or a draw of it where images are generated.
+        images: (N, C, H, W), pixel probabilities.
+    """
+
+    keys: Tensor
+    latents: Tensor
+    images: Tensor
+
+
+class GenerativeMemory:
+    """A trained model and its guide, as a memory to use; `experiments.build.open_memory` makes one of a run folder.
+
+    Every method takes one memory and images (T, C, H, W), or B memories and images (B, T, C, H, W), and returns what
+    belongs to each memory by itself. Images are intensities in [0, 1], on any device.
+
+    Args:
+        model: a memory model.
+        guide: its guide.
+    """
+
+    def __init__(self, model: ReadableModel, guide: CueingGuide) -> None:
+        self.model, self.guide = model, guide
+        self.image_shape = model.image_shape
+        self.device = next(iter(model.state_dict().values())).device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all parameters: it tells the memories of two models apart, of equal sizes too."""
+        digest = hashlib.sha256()
+        for part in (self.model, self.guide):
+            for name, value in sorted(part.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def write(self, images: Tensor) -> Memory:
+        """Write images into one memory for each episode.
+
+        Raises:
+            InputError: images of another size than the model's.
+        """
+        episodes = self._images("images", images)
+        value = written_memory(self.guide, episodes).squeeze(1)
+        return Memory(value if images.ndim == 5 else value[0], self.fingerprint)
+
+    def load(self, path: Path | str) -> Memory:
+        """Read a memory that this model wrote and `Memory.save` saved.
+
+        Raises:
+            InputError: a missing, damaged or foreign file, or a memory of another model.
+        """
+        memory = Memory.load(path)
+        self._value(memory, str(path))
+        return Memory(memory.value.to(self.device), memory.author)
+
+    @torch.no_grad()
+    def locate(self, memory: Memory, cues: Tensor) -> Tensor:
+        """Keys (..., T, R, 3) of cues: the mode of q(y | x, M).
+
+        Raises:
+            InputError: a memory of another model, or cues of another size or number of episodes.
+        """
+        value, episodes = self._value_and_cues(memory, cues)
+        return _like(memory, self._locate(value, episodes), self.model.memory_shape)
+
+    @torch.no_grad()
+    def read(self, memory: Memory, keys: Tensor) -> Read:
+        """Read a memory through keys (..., N, R, 3).
+
+        Raises:
+            InputError: a memory of another model, or keys of another shape.
+        """
+        value = self._value(memory)
+        return _like(memory, self._read(value, self._keys(value, memory, keys)), self.model.memory_shape)
+
+    def recall(self, memory: Memory, cues: Tensor, steps: int = 1) -> list[Read]:
+        """Iterative reading: what is read after each of the steps, of which the first looks at the cues.
+
+        Raises:
+            InputError: a memory of another model, cues of another size or number of episodes, or no step.
+        """
+        return self.complete(memory, cues, torch.zeros_like(cues, dtype=torch.bool), steps)
+
+    @torch.no_grad()
+    def complete(self, memory: Memory, cues: Tensor, mask: Tensor, steps: int = 1) -> list[Read]:
+        """Iterative reading of cues with missing pixels: after each read, the known pixels are put back.
+
+        Args:
+            memory: to read from.
+            cues: images; what they hold where the mask is True does not matter.
+            mask: bool, of the cues' shape, True where a pixel is missing. Without any, nothing is put back: all
+                pixels are doubted alike, and this is `recall`.
+            steps: reads.
+
+        Raises:
+            InputError: a memory of another model, cues or mask of another size or number, or no step.
+        """
+        value, episodes = self._value_and_cues(memory, cues)
+        if mask.shape != cues.shape or mask.dtype != torch.bool:
+            raise InputError(f"mask: expected bool {tuple(cues.shape)}, found {_described(mask)}")
+        if steps < 1:
+            raise InputError(f"steps: expected at least 1, found {steps}")
+        missing = mask.to(self.device).view_as(episodes)
+        known = ~missing & missing.flatten(-3).any(-1)[..., None, None, None]  # of cues that miss something
+        estimate = torch.where(missing, _UNKNOWN, episodes)
+        reads = []
+        for _ in range(steps):
+            found = self._read(value, self._locate(value, estimate))
+            reads.append(_like(memory, found, self.model.memory_shape))
+            estimate = torch.where(known, episodes, found.images)
+        return reads
+
+    @torch.no_grad()
+    def generate(self, memory: Memory, n: int, steps: int = 0) -> Read:
+        """Draw n images of a memory: keys from the prior, latents from p(z | M, y); torch's global seed decides.
+
+        Args:
+            memory: to read from.
+            n: images of each memory.
+            steps: reads of iterated clean-up, each with the image before as its cue.
+
+        Raises:
+            InputError: a memory of another model, or less than one image.
+        """
+        value = self._value(memory)
+        if n < 1 or steps < 0:
+            raise InputError(f"generate: expected at least 1 image and 0 steps, found {n} and {steps}")
+        trace = self.model.generate(value, n)
+        drawn = Read(site_value(trace, "key"), site_value(trace, "latent"), site_mean(trace, "image"))
+        drawn = _like(memory, drawn, self.model.memory_shape)
+        return self.recall(memory, drawn.images, steps)[-1] if steps else drawn
+
+    @torch.no_grad()
+    def interpolate(
+        self, memory: Memory, cue_a: Tensor, cue_b: Tensor, n: int, through: Literal["keys", "latents"] = "keys"
+    ) -> Read:
+        """Walk in n even steps from one cue (..., C, H, W) to another, both ends included.
+
+        Args:
+            memory: to read from.
+            cue_a: where to start.
+            cue_b: where to end.
+            n: images, at least 2.
+            through: keys, so that each image is a read of the memory; or latents, from what one key found to what
+                the other did.
+
+        Raises:
+            InputError: a memory of another model, cues of another size, or less than two images.
+        """
+        if n < 2:
+            raise InputError(f"n: expected at least 2 images of an interpolation, found {n}")
+        value, cues = self._value_and_cues(memory, torch.stack([cue_a, cue_b], -4))
+        ends = self._read(value, self._locate(value, cues))
+        share = torch.linspace(0, 1, n, device=self.device)
+        keys = _between(ends.keys, share)
+        if through == "keys":
+            found = self._read(value, keys)
+        elif through == "latents":
+            latents = _between(ends.latents, share)
+            found = Read(keys, latents, self.model.image_likelihood(latents).mean)
+        else:
+            raise InputError(f"through: expected 'keys' or 'latents', found {through!r}")
+        return _like(memory, found, self.model.memory_shape)
+
+    def inspect(self, memory: Memory) -> Read:
+        """What each block holds, decoded: block n of the memory, row by row; of R reads, every R blocks in order.
+
+        Where blocks overlap (`feed_forward`) these are as many places, evenly spaced.
+
+        Raises:
+            InputError: a memory of another model.
+        """
+        layout = self.model.addressing.layout
+        keys = self.model.addressing.key_grid(layout.rows, layout.columns)[:, 0]  # (N, 3)
+        groups = max(1, len(keys) // layout.reads)
+        cells = torch.arange(groups * layout.reads).remainder(len(keys)).view(groups, layout.reads)
+        batch = self._value(memory).shape[:1] if memory.value.ndim > len(self.model.memory_shape) else ()
+        return self.read(memory, keys[cells].expand(*batch, groups, *keys[cells].shape[1:]))
+
+    @torch.no_grad()
+    def autoencode(self, images: Tensor, steps: int = 1) -> list[Tensor]:
+        """What is left of `recall` without a memory: images (..., T, C, H, W) through q(z | x) and p(x | z) alone.
+
+        Returns:
+            Pixel probabilities after each step.
+
+        Raises:
+            InputError: images of another size, or no step.
+        """
+        estimate = self._images("images", images)
+        if steps < 1:
+            raise InputError(f"steps: expected at least 1, found {steps}")
+        results = []
+        for _ in range(steps):
+            latents = self.guide.latent_posterior(self.guide.encode(estimate)).mean
+            estimate = self.model.image_likelihood(latents).mean
+            results.append(estimate.view_as(images))
+        return results
+
+    def _locate(self, value: Tensor, cues: Tensor) -> Tensor:
+        return self.guide.key_posterior(self.guide.encode(cues), value).mode  # (B, T, R, 3)
+
+    def _read(self, value: Tensor, keys: Tensor) -> Read:
+        latents = self.model.latent_prior(value, keys).mean  # (B, N, D)
+        return Read(keys, latents, self.model.image_likelihood(latents).mean)
+
+    def _value(self, memory: Memory, name: str = "memory") -> Tensor:
+        """Memories (B, 1, ...) of this model."""
+        shape, event = tuple(memory.value.shape), self.model.memory_shape
+        if shape[-len(event) :] != event or len(shape) > len(event) + 1:
+            raise InputError(f"{name}: expected memories of shape {event} of this model, found {shape}")
+        if memory.author != self.fingerprint:
+            raise InputError(
+                f"{name}: expected one written by this model ({self.fingerprint[:12]}), "
+                f"found one of another ({memory.author[:12] or 'unknown'})"
+            )
+        return memory.value.to(self.device).reshape(-1, 1, *event)
+
+    def _value_and_cues(self, memory: Memory, cues: Tensor) -> tuple[Tensor, Tensor]:
+        value, episodes = self._value(memory), self._images("cues", cues)
+        batched = memory.value.ndim > len(self.model.memory_shape)
+        if batched != (cues.ndim == 5) or len(value) != len(episodes):
+            batch = (len(value),) if batched else ()
+            expected = ", ".join(map(str, (*batch, "T", *self.image_shape)))
+            raise InputError(f"cues: expected ({expected}) for this memory, found {tuple(cues.shape)}")
+        return value, episodes
+
+    def _images(self, name: str, images: Tensor) -> Tensor:
+        """Episodes (B, T, C, H, W) on the model's device."""
+        if images.ndim not in (4, 5) or tuple(images.shape[-3:]) != self.image_shape or not images.numel():
+            expected = ", ".join(map(str, self.image_shape))
+            raise InputError(f"{name}: expected (T, {expected}) or (B, T, {expected}), found {tuple(images.shape)}")
+        if not images.is_floating_point() or not ((images >= 0) & (images <= 1)).all():  # NaN is neither
+            raise InputError(f"{name}: expected intensities from 0 to 1, found {_described(images)}")
+        return images.to(self.device).view(-1, *images.shape[-4:])
+
+    def _keys(self, value: Tensor, memory: Memory, keys: Tensor) -> Tensor:
+        event = (self.model.addressing.layout.reads, KEY_SIZE)
+        batch = tuple(memory.value.shape[: memory.value.ndim - len(self.model.memory_shape)])
+        if keys.ndim != len(batch) + 3 or tuple(keys.shape[-2:]) != event or tuple(keys.shape[:-3]) != batch:
+            expected = ", ".join(map(str, (*batch, "N", *event)))
+            raise InputError(f"keys: expected ({expected}) for this memory, found {tuple(keys.shape)}")
+        return keys.to(self.device).view(len(value), *keys.shape[-3:])
+
+
+Record = TypeVar("Record")
+
+
+def _like(memory: Memory, record: Record, event: tuple[int, ...]) -> Record:
+    """A record of tensors (B, ...), without B if the memory is a single one."""
+    single = memory.value.ndim == len(event)
+    return combine([record], lambda values: values[0].squeeze(0) if single else values[0])
+
+
+def _between(ends: Tensor, share: Tensor) -> Tensor:
+    """Points (B, n, ...) between two ends (B, 2, ...), at shares (n,) of the way."""
+    share = share.view(-1, *(1,) * (ends.ndim - 2))
+    return torch.lerp(ends[:, :1], ends[:, 1:], share)
+
+
+def _described(tensor: Tensor) -> str:
+    bounds = f" from {tensor.min():g} to {tensor.max():g}" if tensor.numel() and tensor.dtype != torch.bool else ""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}{bounds}"
