@@ -133,7 +133,8 @@ class GenerativeMemory:
     def __init__(self, model: ReadableModel, guide: CueingGuide) -> None:
         self.model, self.guide = model, guide
         self.image_shape = model.image_shape
-        self.device = next(iter(model.state_dict().values())).device
+        parameter = next(iter(model.state_dict().values()))
+        self.device, self.dtype = parameter.device, parameter.dtype
 
     @cached_property
     def fingerprint(self) -> str:
@@ -207,15 +208,16 @@ class GenerativeMemory:
         Raises:
             InputError: a memory of another model, cues or mask of another size or number, or no step.
         """
-        value, episodes = self._value_and_cues(memory, cues)
         if mask.shape != cues.shape or mask.dtype != torch.bool:
             raise InputError(f"mask: expected bool {tuple(cues.shape)}, found {_described(mask)}")
+        if cues.is_floating_point():
+            cues = cues.masked_fill(mask.to(cues.device), _UNKNOWN)  # NaN is a common sign of a missing pixel
+        value, episodes = self._value_and_cues(memory, cues)
         if steps < 1:
             raise InputError(f"steps: expected at least 1, found {steps}")
         missing = mask.to(self.device).view_as(episodes)
         known = ~missing & missing.flatten(-3).any(-1)[..., None, None, None]  # of cues that miss something
-        estimate = torch.where(missing, _UNKNOWN, episodes)
-        reads = []
+        estimate, reads = episodes, []
         for _ in range(steps):
             found = self._read(value, self._locate(value, estimate))
             reads.append(_like(memory, found, self.model.memory_shape))
@@ -261,9 +263,12 @@ class GenerativeMemory:
         """
         if n < 2:
             raise InputError(f"n: expected at least 2 images of an interpolation, found {n}")
+        if cue_a.shape != cue_b.shape or cue_a.ndim < 3:
+            shapes = f"{tuple(cue_a.shape)} and {tuple(cue_b.shape)}"
+            raise InputError(f"cue_a, cue_b: expected images of the same shape, found {shapes}")
         value, cues = self._value_and_cues(memory, torch.stack([cue_a, cue_b], -4))
         ends = self._read(value, self._locate(value, cues))
-        share = torch.linspace(0, 1, n, device=self.device)
+        share = torch.linspace(0, 1, n, device=self.device, dtype=self.dtype)
         keys = _between(ends.keys, share)
         if through == "keys":
             found = self._read(value, keys)
@@ -284,7 +289,7 @@ class GenerativeMemory:
         """
         layout = self.model.addressing.layout
         keys = self.model.addressing.key_grid(layout.rows, layout.columns)[:, 0]  # (N, 3)
-        groups = max(1, len(keys) // layout.reads)
+        groups = -(-len(keys) // layout.reads)  # the last one begins again where it is short of blocks
         cells = torch.arange(groups * layout.reads).remainder(len(keys)).view(groups, layout.reads)
         batch = self._value(memory).shape[:1] if memory.value.ndim > len(self.model.memory_shape) else ()
         return self.read(memory, keys[cells].expand(*batch, groups, *keys[cells].shape[1:]))
@@ -344,7 +349,7 @@ class GenerativeMemory:
             raise InputError(f"{name}: expected (T, {expected}) or (B, T, {expected}), found {tuple(images.shape)}")
         if not images.is_floating_point() or not ((images >= 0) & (images <= 1)).all():  # NaN is neither
             raise InputError(f"{name}: expected intensities from 0 to 1, found {_described(images)}")
-        return images.to(self.device).view(-1, *images.shape[-4:])
+        return images.to(self.device, self.dtype).view(-1, *images.shape[-4:])
 
     def _keys(self, value: Tensor, memory: Memory, keys: Tensor) -> Tensor:
         event = (self.model.addressing.layout.reads, KEY_SIZE)
@@ -352,7 +357,7 @@ class GenerativeMemory:
         if keys.ndim != len(batch) + 3 or tuple(keys.shape[-2:]) != event or tuple(keys.shape[:-3]) != batch:
             expected = ", ".join(map(str, (*batch, "N", *event)))
             raise InputError(f"keys: expected ({expected}) for this memory, found {tuple(keys.shape)}")
-        return keys.to(self.device).view(len(value), *keys.shape[-3:])
+        return keys.to(self.device, self.dtype).view(len(value), *keys.shape[-3:])
 
 
 Record = TypeVar("Record")

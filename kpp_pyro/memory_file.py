@@ -16,7 +16,7 @@ VERSION = "1"
 
 
 def save_memory(path: Path | str, memory: Tensor, author: str) -> None:
-    """Write memories (B, 1, C_m, H_m, W_m) and the fingerprint of the model that they are of, whole or not at all.
+    """Write memories (..., C_m, H_m, W_m) and the fingerprint of the model that they are of, whole or not at all.
 
     Raises:
         InputError: a folder that is not there or cannot be written to.
@@ -31,7 +31,7 @@ def save_memory(path: Path | str, memory: Tensor, author: str) -> None:
 
 
 def load_memory(path: Path | str) -> tuple[Tensor, str]:
-    """Read memories (B, 1, C_m, H_m, W_m) and their author's fingerprint.
+    """Read memories (..., C_m, H_m, W_m) and their author's fingerprint.
 
     Raises:
         InputError: a missing, damaged or foreign file, or one of another version.

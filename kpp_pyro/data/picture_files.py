@@ -49,8 +49,11 @@ def _read(path: Path, size: tuple[int, int]) -> Tensor:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: expected a picture, found a file that cannot be decoded ({reason})") from error
     pixels = pixels if pixels.ndim == 3 else pixels[0]  # an animation: its first picture
+    pixels = pixels.float() / torch.iinfo(pixels.dtype).max  # of 8 or 16 bits
+    if len(pixels) > 1:  # what has no grey form of its own (.gif, .webp), and perhaps an alpha channel
+        pixels = transforms.rgb_to_grayscale(pixels[:3])
     height, width = pixels.shape[1:]
     zoom = max(size[0] / height, size[1] / width)
     scaled = (max(size[0], round(height * zoom)), max(size[1], round(width * zoom)))
-    grey = transforms.resize(pixels.float() / 255, list(scaled), antialias=True)
+    grey = transforms.resize(pixels, list(scaled), antialias=True)
     return transforms.center_crop(grey, list(size)).clamp(0, 1)

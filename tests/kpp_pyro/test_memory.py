@@ -269,3 +269,42 @@ def test_a_layout_counts_what_it_holds():
     assert layout.scalars == torch.empty(layout.shape).numel() == 231
     assert layout.read_scalars == read(random_memory(layout, 1), random_key(layout, 1, 1), Addressing(layout)).numel()
     assert layout.largest_zoom == 7 / 3
+
+
+@pytest.mark.parametrize("layout", [TILED, LAYOUTS["two reads"], LAYOUTS["one row"], LAYOUTS["whole"]], ids=str)
+def test_a_grid_of_as_many_keys_as_blocks_reads_block_by_block(layout):
+    memory, addressing = random_memory(layout, 2), Addressing(layout, "blockwise")
+    keys = addressing.key_grid(layout.rows, layout.columns).double()
+    assert keys.shape == (layout.blocks, layout.reads, 3)
+    found = read(memory, keys.expand(2, -1, -1, -1), addressing)  # (B, N, R, C_m, h, w)
+    expected = cut_blocks(memory[:, 0], layout)[:, : layout.blocks].unsqueeze(2).expand_as(found)
+    torch.testing.assert_close(found, expected, atol=1e-13, rtol=0)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 5), (4, 3)])
+def test_a_grid_of_keys_holds_quantiles_of_the_prior(rows, columns):
+    keys = Addressing(LAYOUTS["two reads"], "blockwise").key_grid(rows, columns, scale=-0.7)
+    assert torch.equal(keys[:, 0], keys[:, 1])  # all reads are of one place
+    scale, x, y = torch.special.ndtr(keys[:, 0]).view(rows, columns, 3).unbind(-1)
+    torch.testing.assert_close(scale, torch.special.ndtr(torch.tensor(-0.7)).expand(rows, columns))
+    for row, column in np.ndindex(rows, columns):
+        assert x[row, column].item() == pytest.approx((column + 0.5) / columns, abs=1e-6)
+        assert y[row, column].item() == pytest.approx((row + 0.5) / rows, abs=1e-6)
+
+
+@pytest.mark.parametrize("layout", [TILED, LAYOUTS["does not tile"], LAYOUTS["two reads"]], ids=str)
+@pytest.mark.parametrize("scale", [-math.inf, 0.0, 1.5])
+def test_a_grid_is_of_evenly_spaced_places_where_the_addressing_is_smooth(layout, scale):
+    addressing, rows, columns = Addressing(layout, "smooth"), 3, 5
+    boxes = addressing.boxes(addressing.key_grid(rows, columns, scale).double())[:, 0].view(rows, columns, 4)
+    zoom = 1 + (layout.largest_zoom - 1) * (1 + math.erf(scale / math.sqrt(2))) / 2
+    width, height = zoom * layout.block_width, zoom * layout.block_height
+    for row, column in np.ndindex(rows, columns):
+        left, top = (layout.width - width) * (column + 0.5) / columns, (layout.height - height) * (row + 0.5) / rows
+        assert boxes[row, column].tolist() == pytest.approx([left, top, width, height], abs=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(0, 3), (3, 0), (-1, 2)])
+def test_a_grid_without_rows_or_columns_is_refused(rows, columns):
+    with pytest.raises(InputError, match=f"key grid: expected at least one row and one column, found {rows}x{columns}"):
+        Addressing(TILED).key_grid(rows, columns)

@@ -153,3 +153,31 @@ def test_a_configuration_written_again_keeps_what_the_run_ran_on_before(run):
     content = json.loads(run.config.read_text())
     assert content["config"]["seed"] == 1
     assert content["earlier_environments"] == [environment()]
+
+
+def test_the_shape_of_the_images_comes_back(run):
+    run.write_config(CONFIG, {"image_shape": [3, 16, 20], "memory_scalars": 3200})
+    assert RunFolder.open(run.path).read_image_shape() == (3, 16, 20)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[1]",
+        b"null",
+        b"\xff\xfe\x00",
+        b"{}",
+        b'{"sizes": null}',
+        b'{"sizes": {"parameters": 3}}',
+        b'{"sizes": {"image_shape": 16}}',
+        b'{"sizes": {"image_shape": [16, 16]}}',
+        b'{"sizes": {"image_shape": [1, 16, 16, 1]}}',
+        b'{"sizes": {"image_shape": [1, null, 16]}}',
+        b'{"sizes": {"image_shape": ["one", 16, 16]}}',
+    ],
+)
+def test_a_configuration_that_does_not_say_the_shape_of_its_images_is_refused(run, content):
+    run.config.write_bytes(content)
+    with pytest.raises(InputError, match=f"^{run.config}: expected sizes with an image_shape, found "):
+        run.read_image_shape()
