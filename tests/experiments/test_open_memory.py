@@ -1,0 +1,106 @@
+"""A run folder, opened as a memory: the same as with its data set, which need not be there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments import build
+from experiments.build import open_memory, open_run, resolve
+from experiments.run import Run
+from experiments.script import Interruption
+from experiments.svi_train import new_run, parse
+from inference.recall import Memory
+from kpp_pyro.checkpoint import load_checkpoint
+from kpp_pyro.errors import InputError
+from tests.experiments.running import TINY
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was trained, but has neither figures nor scores."""
+    path = tmp_path_factory.mktemp("runs") / "digits"
+    run_folder, config = new_run(parse([*TINY, "--evaluate-every", "6", "--device", "cpu", "--out", str(path)]))
+    with Interruption() as interruption:
+        Run(run_folder, resolve(config), resume=False).train(interruption)
+    return path
+
+
+@pytest.fixture
+def copied(folder, tmp_path):
+    return shutil.copytree(folder, tmp_path / "copied")
+
+
+def forget_data(monkeypatch):
+    def load_dataset(*_):
+        raise AssertionError("the data set was asked for")
+
+    monkeypatch.setattr(build, "load_dataset", load_dataset)
+
+
+def change_config(folder, change):
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_a_run_opened_as_a_memory_writes_and_recalls_as_the_run_does(folder, monkeypatch, tmp_path):
+    opened = open_run(folder, "cpu")
+    images, _ = next(opened.episodes.test.batches(2))
+    with_data = opened.memories
+    forget_data(monkeypatch)
+    memories = open_memory(folder, "cpu")
+    assert memories.fingerprint == with_data.fingerprint
+    assert memories.image_shape == with_data.image_shape == tuple(images.shape[-3:])
+    memory = memories.write(images)
+    assert torch.equal(memory.value, with_data.write(images).value)
+    cues = images.clone()
+    cues[..., :4, :] = 0
+    for found, expected in zip(memories.recall(memory, cues, 2), with_data.recall(memory, cues, 2), strict=True):
+        for name in ("keys", "latents", "images"):
+            assert torch.equal(getattr(found, name), getattr(expected, name))
+    path = tmp_path / "memory.safetensors"
+    memory.save(path)
+    assert torch.equal(with_data.load(path).value, memory.value)
+    assert Memory.load(path).author == with_data.fingerprint
+
+
+def test_the_parameters_are_those_of_the_best_checkpoint(folder):
+    memories, best = open_memory(folder, "cpu"), load_checkpoint(folder / "best.pt")
+    for part, name in ((memories.model, "model"), (memories.guide, "guide")):
+        state = part.state_dict()
+        assert state.keys() == best[name].keys()
+        assert all(torch.equal(value, best[name][key]) for key, value in state.items())
+
+
+def test_the_folder_of_the_data_set_need_not_be_there(copied, folder, monkeypatch, tmp_path):
+    forget_data(monkeypatch)
+    change_config(copied, lambda content: content["config"]["data"].update(data_dir=str(tmp_path / "nowhere")))
+    assert open_memory(str(copied), "cpu").fingerprint == open_memory(folder, "cpu").fingerprint
+
+
+def test_a_folder_that_is_no_whole_run_is_refused(copied, tmp_path):
+    with pytest.raises(InputError, match=f"^{tmp_path / 'nowhere'}: expected a run folder"):
+        open_memory(tmp_path / "nowhere", "cpu")
+    with pytest.raises(InputError, match=r"^--device nothing: expected a device of this machine"):
+        open_memory(copied, "nothing")
+    (copied / "best.pt").rename(copied / "moved.pt")
+    with pytest.raises(InputError, match=f"^{re.escape(str(copied / 'best.pt'))}: expected "):
+        open_memory(copied, "cpu")
+    change_config(copied, lambda content: content["sizes"].pop("image_shape"))
+    with pytest.raises(
+        InputError, match=f"^{re.escape(str(copied / 'config.json'))}: expected sizes with an image_shape"
+    ):
+        open_memory(copied, "cpu")
+
+
+def test_a_checkpoint_of_a_model_of_another_size_is_refused(copied):
+    change_config(copied, lambda content: content["config"]["network"].update(width=48))
+    with pytest.raises(InputError, match=f"^{re.escape(str(copied / 'best.pt'))}: expected "):
+        open_memory(copied, "cpu")
