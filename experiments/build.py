@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +226,7 @@ class OpenedRun:
     step: int
     episodes: Episodes
 
-    @property
+    @cached_property
     def memories(self) -> GenerativeMemory:
         """The program as a memory to use."""
         return GenerativeMemory(self.program.model, self.program.guide)

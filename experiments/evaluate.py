@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,7 +26,7 @@ from inference.arviz_data import posterior_data, save
 from inference.importance import defensive_proposal, weighted_draws
 from inference.randomness import own_randomness
 from inference.scoring import OWN, Scores, ScoringPlan, inference_gap, score_episodes, summarize
-from kpp_pyro.data import EpisodeSet
+from kpp_pyro.data import EpisodeSet, first_images
 from kpp_pyro.errors import InputError
 from kpp_pyro.run_folder import environment, write_json
 
@@ -107,19 +107,6 @@ def score(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments) -> Scores:
     limit = min(episodes.num_images, arguments.limit or episodes.num_images)
     with tqdm(total=limit, unit="image", desc="scoring", dynamic_ncols=True) as bar:
         return score_episodes(run.program.model, run.program.guide, first_images(batches, limit), plan, bar.update)
-
-
-def first_images(batches: Iterable[tuple[Tensor, Tensor]], limit: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of episodes and of which of their images count, as long as these are among the first `limit`."""
-    left = limit
-    for episode, counted in batches:
-        rank = counted.flatten().cumsum(0).view_as(counted)
-        counted = counted & (rank <= left)
-        left -= int(counted.sum())
-        wanted = max(2, int(counted.any(1).sum()))
-        yield episode[:wanted], counted[:wanted]
-        if left == 0:
-            return
 
 
 def draw_posterior(run: OpenedRun, episodes: EpisodeSet, images: int) -> Any:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from experiments.build import Program
+from experiments.build import OpenedRun, Program
 from inference.randomness import own_randomness
+from inference.recall import GenerativeMemory, Memory
 from inference.scoring import OWN
 from inference.traces import site_mean, trace_pair
 from kpp_pyro import figures
 from kpp_pyro.data import EpisodeSet
+from kpp_pyro.noise import damage
 from kpp_pyro.run_folder import RunFolder
 
 _MEMORIES, _SAMPLES = 4, 16
+_SHOWN_READS, _DENOISED = (1, 2, 5, 10), 2  # columns, and images of each strength
+_GENERATED, _WALK_ROWS, _WALK_IMAGES, _PAIRS = 3, 8, 14, 3
 _SEED = 0  # of the noise in the figures, so that they can be drawn again
 
 
@@ -26,6 +33,74 @@ def draw_score_figures(run: RunFolder) -> dict[str, Figure]:
         "bounds": figures.draw_bounds(own["bounds"], own["elbo_nats_per_image"], folder / "bounds.png"),
         "controls": figures.draw_controls(content["scores"], limit, folder / "controls.png"),
     }
+
+
+def draw_denoising_figures(run: OpenedRun) -> dict[str, Figure]:
+    """Draw the figures of a run's denoising into its folder, with a few images of its own; returns them by name."""
+    content = run.folder.read_denoising()
+    results, steps = content["results"], content["settings"]["steps"]
+    drawn = {"denoise_curves": figures.draw_denoising_curves(results, run.folder.figures / "denoise_curves.png")}
+    for noise in dict.fromkeys(result["noise"] for result in results):
+        strengths = [result["strength"] for result in results if result["noise"] == noise]
+        name = f"denoise_{noise}"
+        shown = [step for step in _SHOWN_READS if step <= steps]
+        titles = ["clean", "cue", *(f"{step} read{'s' * (step > 1)}" for step in shown)]
+        cases = {strength: _denoised(run, noise, strength, shown, row) for row, strength in enumerate(strengths)}
+        drawn[name] = figures.draw_denoising(noise, cases, titles, run.folder.figures / f"{name}.png")
+    return drawn
+
+
+def _denoised(run: OpenedRun, noise: str, strength: float, reads: Sequence[int], turn: int) -> Tensor:
+    """Images of a held-out episode, clean, damaged and after some reads, (N, 2 + reads, C, H, W); others each turn."""
+    images = next(run.episodes.test.batches(1))[0][0]
+    cues = damage(images, noise, strength, torch.Generator().manual_seed(_SEED)).images
+    found = run.memories.recall(run.memories.write(images), cues, max(reads))
+    columns = [images, cues, *(found[step - 1].images for step in reads)]
+    return torch.stack(columns, 1).roll(-turn * _DENOISED, 0)[:_DENOISED]
+
+
+@torch.no_grad()
+def draw_generation_figures(run: OpenedRun) -> dict[str, Figure]:
+    """Draw the figures of a run's generation into its folder, with a few images of its own; returns them by name."""
+    content, folder, memories = run.folder.read_generation(), run.folder.figures, run.memories
+    images = next(run.episodes.test.batches(_GENERATED))[0]
+    memory, reads = memories.write(images), content["settings"]["clean_up"]
+    with own_randomness(_SEED, run.program.device):
+        drawn = memories.generate(memory, _SAMPLES).images
+    cleaned = memories.recall(memory, drawn, reads)[-1].images
+    return {
+        "coverage": figures.draw_coverage(content, folder / "coverage.png"),
+        "generation": figures.draw_generation(images[:, :_SAMPLES], drawn, cleaned, folder / "generation.png"),
+        "key_walk": figures.draw_key_walk(_key_walk(memories, memory[0]), folder / "key_walk.png"),
+        "interpolation": figures.draw_interpolation(
+            _interpolations(memories, memory[0], images[0]), folder / "interpolation.png"
+        ),
+    }
+
+
+def _key_walk(memories: GenerativeMemory, memory: Memory) -> dict[str, Tensor]:
+    """What keys on a grid read, (rows, columns, C, H, W), from the smallest scale to the largest."""
+    addressing = memories.model.addressing
+    layout, walks = addressing.layout, {}
+    rows, columns = _WALK_ROWS, round(_WALK_ROWS * layout.width / layout.height)
+    for share in (0.0, 0.5, 1.0):
+        keys = addressing.key_grid(rows, columns, addressing.scale_at(share))
+        zoom = 1 + share * (layout.largest_zoom - 1)
+        name = f"scale: {zoom * layout.block_height:g}x{zoom * layout.block_width:g} of {layout.height}x{layout.width}"
+        walks[name] = memories.read(memory, keys).images.unflatten(0, (rows, columns))
+    return walks
+
+
+def _interpolations(memories: GenerativeMemory, memory: Memory, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Walks between the first pairs of written images (T, C, H, W), through keys and through latents."""
+    ends = images[: 2 * (min(2 * _PAIRS, len(images)) // 2)].unflatten(0, (-1, 2))
+    return [
+        (
+            memories.interpolate(memory, first, last, _WALK_IMAGES, "keys").images,
+            memories.interpolate(memory, first, last, _WALK_IMAGES, "latents").images,
+        )
+        for first, last in ends
+    ]
 
 
 @torch.no_grad()

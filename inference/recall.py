@@ -105,18 +105,27 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Read:
-    """What N keys found in a memory; (B, N, ...) of B memories.
+class Decoded:
+    """N latents and what they are decoded to; (B, N, ...) of B memories.
 
     Attributes:
-        keys: (N, R, 3).
-        latents: (N, D), the mean of p(z | M, y), or a draw of it where images are generated.
+        latents: (N, D).
         images: (N, C, H, W), pixel probabilities.
     """
 
-    keys: Tensor
     latents: Tensor
     images: Tensor
+
+
+@dataclass(frozen=True)
+class Read(Decoded):
+    """What N keys found in a memory; the latents are means of p(z | M, y), or draws of it where images are generated.
+
+    Attributes:
+        keys: (N, R, 3).
+    """
+
+    keys: Tensor
 
 
 class GenerativeMemory:
@@ -240,7 +249,7 @@ class GenerativeMemory:
         if n < 1 or steps < 0:
             raise InputError(f"generate: expected at least 1 image and 0 steps, found {n} and {steps}")
         trace = self.model.generate(value, n)
-        drawn = Read(site_value(trace, "key"), site_value(trace, "latent"), site_mean(trace, "image"))
+        drawn = Read(site_value(trace, "latent"), site_mean(trace, "image"), site_value(trace, "key"))
         drawn = _like(memory, drawn, self.model.memory_shape)
         return self.recall(memory, drawn.images, steps)[-1] if steps else drawn
 
@@ -274,7 +283,7 @@ class GenerativeMemory:
             found = self._read(value, keys)
         elif through == "latents":
             latents = _between(ends.latents, share)
-            found = Read(keys, latents, self.model.image_likelihood(latents).mean)
+            found = Read(latents, self._decode(latents), keys)
         else:
             raise InputError(f"through: expected 'keys' or 'latents', found {through!r}")
         return _like(memory, found, self.model.memory_shape)
@@ -295,11 +304,11 @@ class GenerativeMemory:
         return self.read(memory, keys[cells].expand(*batch, groups, *keys[cells].shape[1:]))
 
     @torch.no_grad()
-    def autoencode(self, images: Tensor, steps: int = 1) -> list[Tensor]:
+    def autoencode(self, images: Tensor, steps: int = 1) -> list[Decoded]:
         """What is left of `recall` without a memory: images (..., T, C, H, W) through q(z | x) and p(x | z) alone.
 
         Returns:
-            Pixel probabilities after each step.
+            What comes out after each step; the latents are means of q(z | x).
 
         Raises:
             InputError: images of another size, or no step.
@@ -310,16 +319,30 @@ class GenerativeMemory:
         results = []
         for _ in range(steps):
             latents = self.guide.latent_posterior(self.guide.encode(estimate)).mean
-            estimate = self.model.image_likelihood(latents).mean
-            results.append(estimate.view_as(images))
+            estimate = self._decode(latents)
+            results.append(Decoded(latents.view(*images.shape[:-3], -1), estimate.view_as(images)))
         return results
+
+    @torch.no_grad()
+    def log_likelihood(self, images: Tensor, decoded: Decoded) -> Tensor:
+        """ln p(x | z) of images (..., N, C, H, W) under what was decoded, (..., N) in nats.
+
+        Raises:
+            InputError: images of another shape than what was decoded.
+        """
+        if images.shape != decoded.images.shape:
+            raise InputError(f"images: expected {tuple(decoded.images.shape)}, found {tuple(images.shape)}")
+        return self.model.image_likelihood(decoded.latents).log_prob(images.to(self.device))
 
     def _locate(self, value: Tensor, cues: Tensor) -> Tensor:
         return self.guide.key_posterior(self.guide.encode(cues), value).mode  # (B, T, R, 3)
 
     def _read(self, value: Tensor, keys: Tensor) -> Read:
         latents = self.model.latent_prior(value, keys).mean  # (B, N, D)
-        return Read(keys, latents, self.model.image_likelihood(latents).mean)
+        return Read(latents, self._decode(latents), keys)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        return self.model.image_likelihood(latents).mean  # (B, N, C, H, W)
 
     def _value(self, memory: Memory, name: str = "memory") -> Tensor:
         """Memories (B, 1, ...) of this model."""

@@ -173,6 +173,12 @@ class Addressing:
         keys = torch.stack([torch.full_like(across, scale), across, down], -1)  # in the order of SCALE, X, Y
         return keys.flatten(0, 1).unsqueeze(-2).expand(-1, self.layout.reads, -1)
 
+    def scale_at(self, share: float) -> float:
+        """Scale of the keys that zoom this share of the way from one block (0) to the memory (1)."""
+        uniform = share if self.kind == "smooth" else 1 - self.broad * (1 - share)
+        bounded = min(max(uniform, 1e-6), 1 - 1e-6)
+        return float(torch.special.ndtri(torch.tensor(bounded, dtype=torch.float64)))
+
 
 def _staircase(uniform: Tensor, steps: int, edge: float) -> Tensor:
     """Map (0, 1) onto [0, 1] through `steps` flat treads, joined by ramps `edge` of a tread wide."""

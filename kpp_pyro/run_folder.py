@@ -103,18 +103,16 @@ class RunFolder:
         return channels, height, width
 
     def read_evaluation(self) -> dict[str, Any]:
-        """Read the scores that evaluate.py wrote.
+        """Read the scores that evaluate.py wrote. Raises InputError if there are none, or not of that script."""
+        return _read_report(self.evaluation, "evaluate.py", "scores")
 
-        Raises:
-            InputError: there are none, or the file is not one of evaluate.py.
-        """
-        if not self.evaluation.is_file():
-            raise InputError(f"{self.evaluation}: expected scores, found no such file; write them with evaluate.py")
-        try:
-            content = json.loads(self.evaluation.read_text())
-            return {"settings": content["settings"], "scores": content["scores"], **content}
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{self.evaluation}: expected scores written by evaluate.py, found {error!r}") from error
+    def read_denoising(self) -> dict[str, Any]:
+        """Read the errors that denoise.py wrote. Raises InputError if there are none, or not of that script."""
+        return _read_report(self.denoising, "denoise.py", "results")
+
+    def read_generation(self) -> dict[str, Any]:
+        """Read the numbers that generate.py wrote. Raises InputError if there are none, or not of that script."""
+        return _read_report(self.generation, "generate.py", "results")
 
     def log(self, step: int, split: str, quantities: Mapping[str, float]) -> None:
         """Append one line of metrics."""
@@ -142,6 +140,17 @@ class RunFolder:
         records = self.read_metrics()
         kept = [json.dumps(record) for record in records if record["step"] <= step and record["split"] != "test"]
         write_text(self.metrics, "".join(f"{line}\n" for line in kept))
+
+
+def _read_report(path: Path, script: str, key: str) -> dict[str, Any]:
+    """Read what a script wrote: an object with settings and `key`."""
+    if not path.is_file():
+        raise InputError(f"{path}: expected {key}, found no such file; write them with {script}")
+    try:
+        content = json.loads(path.read_text())
+        return {"settings": content["settings"], key: content[key], **content}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: expected {key} written by {script}, found {error!r}") from error
 
 
 def _parse_record(line: bytes) -> dict[str, Any] | None:

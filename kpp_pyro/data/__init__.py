@@ -8,7 +8,7 @@ line takes its names from `DatasetName` in `experiments/config.py`, which a test
 from kpp_pyro.data.augment import augment, warp
 from kpp_pyro.data.binarize import STATIC_BINARIZATION_SEED, Binarization, binarize, binarize_once
 from kpp_pyro.data.datasets import DATASETS, load_dataset
-from kpp_pyro.data.episodes import EpisodeSampler, EpisodeSet
+from kpp_pyro.data.episodes import EpisodeSampler, EpisodeSet, first_images
 from kpp_pyro.data.idx import read_idx
 from kpp_pyro.data.images import ImageSplits, LabelledImages
 from kpp_pyro.data.picture_files import read_pictures
@@ -24,6 +24,7 @@ __all__ = [
     "augment",
     "binarize",
     "binarize_once",
+    "first_images",
     "load_dataset",
     "read_idx",
     "read_pictures",

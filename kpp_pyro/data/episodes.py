@@ -7,7 +7,7 @@ once, to score. Both keep the images as one uint8 tensor on its device and index
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import torch
@@ -64,6 +64,10 @@ class EpisodeSampler:
         if self.augment:
             pixels = augment_pixels(pixels.flatten(0, 1), self._generator).unflatten(0, index.shape)
         return binarize(pixels, self._how, self._generator)
+
+    def thresholded(self) -> Tensor:
+        """Return every image once, cut at 1/2: bool (N, C, H, W)."""
+        return self._images > 127
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all random state, so that drawing goes on exactly where it stopped."""
@@ -164,6 +168,22 @@ class EpisodeSet:
         generator = torch.Generator().manual_seed(self._seed)
         parts = zip(self._index.split(num_episodes), self._counted.split(num_episodes), strict=True)
         return ((binarize(_grey(self._images, i), self._how, generator), counted) for i, counted in parts)
+
+
+def first_images(batches: Iterable[tuple[Tensor, Tensor]], limit: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of an `EpisodeSet` as long as their images are among the first `limit`; later ones do not count.
+
+    At least two episodes of a batch are kept, where it has them, so that each has another one beside it.
+    """
+    left = limit
+    for episode, counted in batches:
+        rank = counted.flatten().cumsum(0).view_as(counted)
+        counted = counted & (rank <= left)
+        left -= int(counted.sum())
+        wanted = max(2, int(counted.any(1).sum()))
+        yield episode[:wanted], counted[:wanted]
+        if left == 0:
+            return
 
 
 def _deal(classes: Tensor, episode_length: int, classes_per_episode: int | None, seed: int) -> tuple[Tensor, Tensor]:

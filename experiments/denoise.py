@@ -1,0 +1,158 @@
+"""Iterative reading: damaged copies of written images, recalled read by read.
+
+python experiments/denoise.py runs/mnist
+python experiments/denoise.py runs/mnist --noise salt_and_pepper --strength 0.2 0.4 --steps 20
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import torch
+import tyro
+from tqdm import tqdm
+
+from experiments.build import OpenedRun, open_run
+from experiments.denoise_table import describe_denoising
+from experiments.pictures import draw_denoising_figures
+from experiments.script import run_script
+from inference.denoising import Denoising, compare_first_with_last, denoise, of_images, summarize_errors
+from kpp_pyro.data import EpisodeSet, first_images
+from kpp_pyro.errors import InputError
+from kpp_pyro.noise import NoiseName, damage
+from kpp_pyro.run_folder import environment, write_json
+
+_EPISODES_AT_ONCE = 8
+_STRENGTHS: dict[str, tuple[float, ...]] = {
+    "salt_and_pepper": (0.1, 0.2, 0.3, 0.4, 0.5),
+    "speckle": (0.5, 1.0, 2.0),
+    "poisson": (0.5, 1.0, 2.0),
+    "mask": (0.1, 0.25, 0.5),
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Recall damaged copies of written images, read by read: x <- decode(read(M, q(y | x, M))).
+
+    After every read: wrong pixels and nats, with standard errors, beside one read, the same networks without the
+    memory, and the nearest written image; where iterating helps, and how often it drifts to another image. Everything
+    printed is also in RUN/denoise.json; figures are in RUN/figures.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    noise: tuple[NoiseName, ...] = get_args(NoiseName)
+    """salt_and_pepper (pixels black or white), speckle (bright pixels flicker), poisson (few photons), mask (a square
+    is missing)."""
+    strength: tuple[float, ...] | None = None
+    """Share of pixels (salt_and_pepper, mask), standard deviation (speckle), 1 / photons (poisson); several of each
+    noise if None."""
+    steps: int = 10
+    """Reads."""
+    split: Literal["test", "validation"] = "test"
+    """Which held-out images."""
+    limit: int = 1024
+    """Only the first N images."""
+    seed: int = 0
+    """Of the noise."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
+    data_dir: Path | None = None
+    """Folder of the data sets; the run's own if None."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; returns its exit status."""
+    arguments = tyro.cli(Arguments, args=argv)
+    require_sensible(arguments)
+    run = open_run(arguments.run, arguments.device, arguments.data_dir)
+    episodes: EpisodeSet = getattr(run.episodes, arguments.split)
+    content = report(run, episodes, arguments)
+    write_json(run.folder.denoising, content)
+    print(describe_denoising(content))
+    for name in draw_denoising_figures(run):
+        print(run.folder.figures / f"{name}.png")
+    return 0
+
+
+def cases(arguments: Arguments) -> Iterator[tuple[str, float]]:
+    """Every noise and strength asked for."""
+    for noise in arguments.noise:
+        for strength in arguments.strength or _STRENGTHS[noise]:
+            yield noise, strength
+
+
+def require_sensible(arguments: Arguments) -> None:
+    """Raise InputError for a number that no denoising can use."""
+    for name in ("steps", "limit"):
+        if getattr(arguments, name) < 1:
+            raise InputError(f"--{name}: expected at least 1, found {getattr(arguments, name)}")
+    if not 0 <= arguments.seed < 2**63:
+        raise InputError(f"--seed: expected a number from 0 to 2^63 - 1, found {arguments.seed}")
+    for noise, strength in cases(arguments):
+        damage(torch.zeros(1, 2, 2), noise, strength)  # refuses what it cannot have
+
+
+def report(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments) -> dict[str, Any]:
+    """Everything that is found, as plain data."""
+    wanted, images = list(cases(arguments)), min(episodes.num_images, arguments.limit)
+    with tqdm(total=len(wanted) * images, unit="image", desc="denoising", dynamic_ncols=True) as bar:
+        results = [
+            summarize(noise, strength, denoise_all(run, episodes, noise, strength, arguments, bar))
+            for noise, strength in wanted
+        ]
+    data = run.config.data
+    return {
+        "settings": {
+            "dataset": data.dataset,
+            "split": arguments.split,
+            "images": images,
+            "episode_length": data.episode_length,
+            "binarization": data.test_binarize,
+            "steps": arguments.steps,
+            "seed": arguments.seed,
+            "checkpoint_step": run.step,
+            "precision": run.config.precision,
+            "write": run.config.memory.write,
+            "reads": run.config.memory.reads,
+            **run.program.sizes(),
+        },
+        "results": results,
+        "environment": environment(),
+    }
+
+
+def denoise_all(
+    run: OpenedRun, episodes: EpisodeSet, noise: str, strength: float, arguments: Arguments, bar: Any
+) -> Denoising:
+    """Errors of all images asked for."""
+    generator = torch.Generator().manual_seed(arguments.seed)
+    parts = []
+    for images, counted in first_images(episodes.batches(_EPISODES_AT_ONCE), arguments.limit):
+        damaged = damage(images, noise, strength, generator)
+        parts.append((denoise(run.memories, images, damaged, arguments.steps), counted))
+        bar.update(int(counted.sum()))
+    return of_images(parts)
+
+
+def summarize(noise: str, strength: float, found: Denoising) -> dict[str, Any]:
+    """Means and standard errors over the images, and what iterating changes."""
+    return {
+        "noise": noise,
+        "strength": strength,
+        "cue_wrong_pixels_per_image": found.cue.double().mean().item(),
+        "recall": summarize_errors(found.recall),
+        "completion": summarize_errors(found.completion) if noise == "mask" else None,
+        "memoryless": summarize_errors(found.memoryless),
+        "nearest_written": summarize_errors(found.nearest),
+        "iterating": compare_first_with_last(found.recall),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

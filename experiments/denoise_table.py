@@ -1,0 +1,85 @@
+"""What iterative reading did to damaged cues, as a short text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_SHOWN = (1, 2, 5, 10)  # reads
+_CERTAIN = 2.0  # standard errors
+
+
+def describe_denoising(content: dict[str, Any]) -> str:
+    """Say what denoise.json holds."""
+    settings, results = content["settings"], content["results"]
+    shown = [step for step in _SHOWN if step < settings["steps"]] + [settings["steps"]]
+    rows = [(f"{result['noise']} {result['strength']:g}", result, "recall") for result in results]
+    rows += [(f"{name}, hole known", result, "completion") for name, result, _ in rows if result["completion"]]
+    _, height, width = settings["image_shape"]
+    lines = [
+        _heading(settings),
+        "",
+        _header(f"wrong pixels, of {height * width}", shown),
+        *(_row(*row, "wrong_pixels_per_image", shown) for row in rows),
+        "",
+        _header("-ln p(x | z), nats", shown),
+        *(_row(*row, "nats_per_image", shown) for row in rows),
+        "",
+        f"{'found, no other is nearer':<27}{'1 read':>11}{_reads(settings['steps']):>11}{'drifted':>11}{'rescued':>11}",
+        *(_found(name, result) for name, result, kind in rows if kind == "recall"),
+        "",
+        *_conclusions(results, settings["steps"]),
+    ]
+    return "\n".join(lines)
+
+
+def _heading(settings: dict[str, Any]) -> str:
+    return (
+        f"{settings['images']:,} {settings['split']} images of {settings['dataset']} ({settings['binarization']}), "
+        f"T = {settings['episode_length']}, memory of {settings['memory_scalars']:,} scalars ({settings['write']}, "
+        f"{settings['reads']} block{'s' * (settings['reads'] > 1)} per image), seed {settings['seed']}. "
+        f"Per image, ± standard error:"
+    )
+
+
+def _reads(steps: int) -> str:
+    return f"{steps} read{'s' * (steps > 1)}"
+
+
+def _header(what: str, shown: list[int]) -> str:
+    return f"{what:<27}{'cue':>8}{'nearest':>9}{'no memory':>11}" + "".join(f"{_reads(step):>17}" for step in shown)
+
+
+def _row(name: str, result: dict[str, Any], kind: str, quantity: str, shown: list[int]) -> str:
+    values, errors = result[kind][quantity], result[kind][f"{quantity}_standard_error"]
+    cue = f"{result['cue_wrong_pixels_per_image']:.1f}" if quantity == "wrong_pixels_per_image" else ""
+    beside = f"{result['nearest_written'][quantity][0]:>9.2f}{result['memoryless'][quantity][0]:>11.2f}"
+    steps = "".join(f"{f'{values[step - 1]:.2f} ± {_number(errors[step - 1])}':>17}" for step in shown)
+    return f"{name:<27}{cue:>8}{beside}{steps}"
+
+
+def _found(name: str, result: dict[str, Any]) -> str:
+    found, iterating = result["recall"]["found_share"], result["iterating"]
+    shares = (found[0], found[-1], iterating["drifted_share"], iterating["rescued_share"])
+    return f"{name:<27}" + "".join(f"{share:>11.1%}" for share in shares)
+
+
+def _conclusions(results: list[dict[str, Any]], steps: int) -> list[str]:
+    """Where iterating helps, harms or does neither, by more than two standard errors; and where it drifts most."""
+    named: dict[str, list[str]] = {"helps": [], "harms": [], "changes nothing that is certain": []}
+    for result in results:
+        change = result["iterating"]["change_in_wrong_pixels_per_image"]
+        error = result["iterating"]["change_in_wrong_pixels_standard_error"] or 0.0
+        certain = abs(change) > _CERTAIN * error and change
+        verdict = "changes nothing that is certain" if not certain else "helps" if change < 0 else "harms"
+        amount = f" ({change:+.2f} ± {error:.2f})" if change else ""
+        named[verdict].append(f"{result['noise']} {result['strength']:g}{amount}")
+    worst = max(results, key=lambda result: result["iterating"]["drifted_share"])
+    return [
+        *(f"{_reads(steps)} against one: {verdict}: {', '.join(cases)}." for verdict, cases in named.items() if cases),
+        f"Drift: {worst['iterating']['drifted_share']:.1%} of the images at most ({worst['noise']} "
+        f"{worst['strength']:g}) are left for another one after a first read that found them.",
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None else f"{value:.2f}"

@@ -1,0 +1,124 @@
+"""Generation: samples of memories, a walk through their key space, and interpolation between written images.
+
+python experiments/generate.py runs/mnist
+python experiments/generate.py runs/mnist --samples 5000 --clean-up 10
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tqdm import tqdm
+
+from experiments.build import OpenedRun, open_run
+from experiments.generation_table import describe_generation
+from experiments.pictures import draw_generation_figures
+from experiments.script import run_script
+from inference.generation import Generation, measure, near_distance, nearest, summarize_generation
+from inference.importance import standard_error
+from inference.randomness import own_randomness
+from kpp_pyro.data import EpisodeSet
+from kpp_pyro.errors import InputError
+from kpp_pyro.run_folder import environment, write_json
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Generate from memories of held-out episodes: keys from the prior, a walk through key space, interpolation.
+
+    How many of the written images the samples bring back (coverage), how many samples are near none of them (novelty),
+    and how far they are from written and from training images, with and without iterated clean-up. Everything printed
+    is also in RUN/generate.json; figures are in RUN/figures.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    samples: int = 1000
+    """Images drawn from each memory."""
+    memories: int = 8
+    """Episodes, each written to a memory of its own."""
+    clean_up: int = 5
+    """Reads of the iterated clean-up, each with the image before as its cue."""
+    split: Literal["test", "validation"] = "test"
+    """Which held-out images are written."""
+    seed: int = 0
+    """Of the samples."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
+    data_dir: Path | None = None
+    """Folder of the data sets; the run's own if None."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; returns its exit status."""
+    arguments = tyro.cli(Arguments, args=argv)
+    require_sensible(arguments)
+    run = open_run(arguments.run, arguments.device, arguments.data_dir)
+    episodes: EpisodeSet = getattr(run.episodes, arguments.split)
+    if len(episodes) < arguments.memories + 1:
+        raise InputError(
+            f"--memories: expected at most {len(episodes) - 1}, one less than the {arguments.split} episodes, "
+            f"found {arguments.memories}"
+        )
+    content = report(run, episodes, arguments)
+    write_json(run.folder.generation, content)
+    print(describe_generation(content))
+    for name in draw_generation_figures(run):
+        print(run.folder.figures / f"{name}.png")
+    return 0
+
+
+def require_sensible(arguments: Arguments) -> None:
+    """Raise InputError for a number that no generation can use."""
+    for name, least in {"samples": 1, "memories": 1, "clean_up": 1, "seed": 0}.items():
+        value = getattr(arguments, name)
+        if value < least:
+            raise InputError(f"--{name.replace('_', '-')}: expected at least {least}, found {value}")
+
+
+def report(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments) -> dict[str, Any]:
+    """Everything that is found, as plain data."""
+    images = next(episodes.batches(arguments.memories + 1))[0]  # one more, for the strangers of the last
+    training = run.episodes.train.thresholded()
+    to_training = nearest(images[:-1].flatten(0, 1), training)
+    near = near_distance(to_training)
+    found: dict[str, list[Generation]] = {"prior": [], "cleaned_up": []}
+    with own_randomness(arguments.seed, run.program.device):
+        for index in tqdm(range(arguments.memories), unit="memory", desc="generating", dynamic_ncols=True):
+            memory = run.memories.write(images[index])
+            drawn = run.memories.generate(memory, arguments.samples).images
+            cleaned = run.memories.recall(memory, drawn, arguments.clean_up)[-1].images
+            for name, samples in (("prior", drawn), ("cleaned_up", cleaned)):
+                found[name].append(measure(samples, images[index], images[index + 1], training, near))
+    data = run.config.data
+    return {
+        "settings": {
+            "dataset": data.dataset,
+            "split": arguments.split,
+            "memories": arguments.memories,
+            "samples": arguments.samples,
+            "clean_up": arguments.clean_up,
+            "episode_length": data.episode_length,
+            "binarization": data.test_binarize,
+            "seed": arguments.seed,
+            "checkpoint_step": run.step,
+            "precision": run.config.precision,
+            "write": run.config.memory.write,
+            "reads": run.config.memory.reads,
+            **run.program.sizes(),
+        },
+        "near_wrong_pixels": near,
+        "written_to_nearest_training_wrong_pixels": to_training.distance.mean().item(),
+        "written_to_nearest_training_standard_error": standard_error(to_training.distance.double()),
+        "results": {name: summarize_generation(memories) for name, memories in found.items()},
+        "environment": environment(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

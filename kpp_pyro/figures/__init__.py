@@ -1,0 +1,25 @@
+"""Figures of a run, one function each: tensors in, a PNG file out."""
+
+from kpp_pyro.figures.generation import draw_coverage, draw_generation, draw_interpolation, draw_key_walk
+from kpp_pyro.figures.images import draw_reconstructions, draw_samples
+from kpp_pyro.figures.memory import draw_memory
+from kpp_pyro.figures.recall import draw_denoising, draw_denoising_curves
+from kpp_pyro.figures.scores import draw_bounds, draw_controls, draw_pareto_k
+from kpp_pyro.figures.training import draw_comparison, draw_curves
+
+__all__ = [
+    "draw_bounds",
+    "draw_comparison",
+    "draw_controls",
+    "draw_coverage",
+    "draw_curves",
+    "draw_denoising",
+    "draw_denoising_curves",
+    "draw_generation",
+    "draw_interpolation",
+    "draw_key_walk",
+    "draw_memory",
+    "draw_pareto_k",
+    "draw_reconstructions",
+    "draw_samples",
+]

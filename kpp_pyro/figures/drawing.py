@@ -1,0 +1,65 @@
+"""What all figures share: colours, strips of images, saving."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
+from torch import Tensor
+
+_DPI = 130
+INK = matplotlib.colormaps["gray"].with_extremes(bad="slategray")  # images, and the ground between them
+IMAGE_COLOURS = matplotlib.colormaps["turbo"]  # one for each image of an episode
+
+
+def draw_image_table(
+    rows: Sequence[tuple[str, Tensor]], title: str, path: Path, columns: Sequence[str] = (), side: float = 0.62
+) -> Figure:
+    """Draw rows of images (N, C, H, W), each with its label, under titles of the columns if there are any.
+
+    Args:
+        rows: labels and images; a row may be shorter than others.
+        title: of the figure.
+        path: file to write.
+        columns: their titles.
+        side: of an image, in inches.
+    """
+    width = max(len(images) for _, images in rows)
+    size = (max(5.0, side * width + 1.4), side * len(rows) + (0.75 if columns else 0.45))
+    figure = Figure(size, layout="constrained")
+    draw_mosaic(figure.subplots(), rows, columns)
+    figure.suptitle(title, fontsize=10)
+    return save(figure, path)
+
+
+def draw_mosaic(axis: Any, rows: Sequence[tuple[str, Tensor]], columns: Sequence[str] = ()) -> None:
+    """Draw rows of images (N, C, H, W) into one axis, with a ground between them that shows as such."""
+    first = rows[0][1].detach().cpu()
+    height, width = (side + 2 for side in first.shape[-2:])
+    across = max(len(images) for _, images in rows)
+    framed = first.new_full((len(rows), across, height, width), float("nan"))
+    for row, (_, images) in enumerate(rows):
+        framed[row, : len(images), 1:-1, 1:-1] = images.detach().cpu()[:, 0]
+    axis.imshow(framed.movedim(1, 2).flatten(2).flatten(0, 1).numpy(), cmap=INK, vmin=0, vmax=1)
+    axis.set_yticks([height * (row + 0.5) for row in range(len(rows))], [label for label, _ in rows], fontsize=9)
+    axis.set_xticks([width * (column + 0.5) for column in range(len(columns))], columns, fontsize=9)
+    axis.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+    axis.spines[:].set_visible(False)
+
+
+def logarithmic(axis: Any) -> None:
+    """Make the y axis logarithmic, with plain numbers on it."""
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(ScalarFormatter())
+    axis.yaxis.set_minor_formatter(ScalarFormatter())
+
+
+def save(figure: Figure, path: Path) -> Figure:
+    """Write a figure to its file, and return it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=_DPI)
+    return figure

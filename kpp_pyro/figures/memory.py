@@ -1,0 +1,52 @@
+"""Figures of the memory itself and of the places that keys read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from kpp_pyro.figures.drawing import IMAGE_COLOURS, save
+
+
+def draw_memory(memory: Tensor, boxes: Tensor, path: Path, most_channels: int = 8) -> Figure:
+    """Draw the channels of one memory (C_m, H_m, W_m) with the boxes (T, R, 4) that its keys read.
+
+    Boxes are (left, top, width, height) in memory pixels, one colour per image of the episode.
+    """
+    channels = min(memory.shape[0], most_channels)
+    columns = min(channels, 2 if memory.shape[2] > 1.5 * memory.shape[1] else 4)
+    rows = -(-channels // columns)
+    panel_width = 4.2 if columns == 2 else 2.6
+    panel_height = panel_width * memory.shape[1] / memory.shape[2]
+    size = (1.1 * columns * panel_width, rows * (panel_height + 0.25) + 0.3)  # the colour bar takes a tenth
+    figure = Figure(size, layout="constrained")  # no pyplot: it would keep every figure, and may want a screen
+    axes = figure.subplots(rows, columns, squeeze=False)
+    limit = float(memory.abs().max()) or 1.0
+    for channel, axis in enumerate(axes.flat):
+        axis.set_axis_off()
+        if channel >= channels:
+            continue
+        extent = (0, memory.shape[2], memory.shape[1], 0)
+        image = axis.imshow(
+            memory[channel].detach().cpu().numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, extent=extent
+        )
+        axis.set_title(f"channel {channel + 1} of {memory.shape[0]}", fontsize=9)
+        _draw_boxes(axis, boxes)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="value")
+    figure.suptitle("Memory of an episode, with the block that each image's key reads", fontsize=10)
+    return save(figure, path)
+
+
+def _draw_boxes(axis: Any, boxes: Tensor) -> None:
+    images = boxes.shape[0]
+    inset = 0.12  # so that neighbours' edges do not hide each other
+    for index, box in enumerate(boxes.detach().cpu()):
+        for left, top, width, height in box.tolist():
+            colour = IMAGE_COLOURS(index / max(1, images - 1))
+            corner = (left + inset, top + inset)
+            frame = Rectangle(corner, width - 2 * inset, height - 2 * inset, fill=False, edgecolor=colour, lw=1.1)
+            axis.add_patch(frame)
