@@ -14,7 +14,13 @@ from typing import Annotated
 import tyro
 
 from experiments.build import open_run
-from experiments.pictures import draw_figures, draw_score_figures
+from experiments.pictures import (
+    draw_denoising_figures,
+    draw_figures,
+    draw_generation_figures,
+    draw_memory_at_work,
+    draw_score_figures,
+)
 from experiments.script import run_script
 
 
@@ -35,8 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = tyro.cli(Arguments, args=argv)
     run = open_run(arguments.run, arguments.device, arguments.data_dir)
     drawn = draw_figures(run.folder, run.program, run.episodes.validation)
+    drawn |= draw_memory_at_work(run)
     if run.folder.evaluation.exists():
         drawn |= draw_score_figures(run.folder)
+    if run.folder.denoising.exists():
+        drawn |= draw_denoising_figures(run)
+    if run.folder.generation.exists():
+        drawn |= draw_generation_figures(run)
     for name in drawn:
         print(run.folder.figures / f"{name}.png")
     return 0

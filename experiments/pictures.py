@@ -20,7 +20,8 @@ from kpp_pyro.run_folder import RunFolder
 
 _MEMORIES, _SAMPLES = 4, 16
 _SHOWN_READS, _DENOISED = (1, 2, 5, 10), 2  # columns, and images of each strength
-_GENERATED, _WALK_ROWS, _WALK_IMAGES, _PAIRS = 3, 8, 14, 3
+_GENERATED, _WALK_IMAGES, _PAIRS = 3, 14, 3
+_WORK_NOISE, _WORK_CUES, _WORK_READS = ("salt_and_pepper", 0.3), 10, 5
 _SEED = 0  # of the noise in the figures, so that they can be drawn again
 
 
@@ -33,6 +34,20 @@ def draw_score_figures(run: RunFolder) -> dict[str, Figure]:
         "bounds": figures.draw_bounds(own["bounds"], own["elbo_nats_per_image"], folder / "bounds.png"),
         "controls": figures.draw_controls(content["scores"], limit, folder / "controls.png"),
     }
+
+
+def draw_memory_at_work(run: OpenedRun) -> dict[str, Figure]:
+    """Draw a run's memory at work into its folder: an episode, its memory, cues and their recall, samples."""
+    memories, path = run.memories, run.folder.figures / "memory_at_work.png"
+    images = next(run.episodes.test.batches(1))[0][0]
+    memory, boxes = memories.write(images), memories.model.addressing.boxes
+    cues = damage(images, *_WORK_NOISE, torch.Generator().manual_seed(_SEED)).images
+    recalled = memories.recall(memory, cues, _WORK_READS)[-1].images[:_WORK_CUES]
+    with own_randomness(_SEED, run.program.device):
+        samples = memories.generate(memory, 2 * _WORK_CUES).images
+    keys = boxes(memories.locate(memory, images))
+    cues = cues[:_WORK_CUES]
+    return {"memory_at_work": figures.draw_memory_at_work(images, memory.value, keys, cues, recalled, samples, path)}
 
 
 def draw_denoising_figures(run: OpenedRun) -> dict[str, Figure]:
@@ -71,22 +86,29 @@ def draw_generation_figures(run: OpenedRun) -> dict[str, Figure]:
     return {
         "coverage": figures.draw_coverage(content, folder / "coverage.png"),
         "generation": figures.draw_generation(images[:, :_SAMPLES], drawn, cleaned, folder / "generation.png"),
-        "key_walk": figures.draw_key_walk(_key_walk(memories, memory[0]), folder / "key_walk.png"),
+        "key_walk": figures.draw_key_walk(_key_walk(memories, memory[0], images[0, 0]), folder / "key_walk.png"),
         "interpolation": figures.draw_interpolation(
             _interpolations(memories, memory[0], images[0]), folder / "interpolation.png"
         ),
     }
 
 
-def _key_walk(memories: GenerativeMemory, memory: Memory) -> dict[str, Tensor]:
-    """What keys on a grid read, (rows, columns, C, H, W), from the smallest scale to the largest."""
+def _key_walk(memories: GenerativeMemory, memory: Memory, image: Tensor) -> dict[str, Tensor]:
+    """What a key on a grid reads, (rows, columns, C, H, W), from the smallest scale to the largest.
+
+    Of R reads the first walks, and the others stay where a written image (C, H, W) has them.
+    """
     addressing = memories.model.addressing
     layout, walks = addressing.layout, {}
-    rows, columns = _WALK_ROWS, round(_WALK_ROWS * layout.width / layout.height)
+    rows, columns = layout.rows, layout.columns
+    if addressing.kind == "smooth":  # where between two blocks there is something to see
+        rows, columns = 2 * rows, 2 * columns
+    stay = memories.locate(memory, image.unsqueeze(0)).expand(rows * columns, -1, -1)
     for share in (0.0, 0.5, 1.0):
-        keys = addressing.key_grid(rows, columns, addressing.scale_at(share))
+        walk = addressing.key_grid(rows, columns, addressing.scale_at(share))[:, :1].to(stay)
         zoom = 1 + share * (layout.largest_zoom - 1)
         name = f"scale: {zoom * layout.block_height:g}x{zoom * layout.block_width:g} of {layout.height}x{layout.width}"
+        keys = torch.cat([walk, stay[:, 1:]], 1)
         walks[name] = memories.read(memory, keys).images.unflatten(0, (rows, columns))
     return walks
 

@@ -2,7 +2,7 @@
 
 from kpp_pyro.figures.generation import draw_coverage, draw_generation, draw_interpolation, draw_key_walk
 from kpp_pyro.figures.images import draw_reconstructions, draw_samples
-from kpp_pyro.figures.memory import draw_memory
+from kpp_pyro.figures.memory import draw_memory, draw_memory_at_work
 from kpp_pyro.figures.recall import draw_denoising, draw_denoising_curves
 from kpp_pyro.figures.scores import draw_bounds, draw_controls, draw_pareto_k
 from kpp_pyro.figures.training import draw_comparison, draw_curves
@@ -19,6 +19,7 @@ __all__ = [
     "draw_interpolation",
     "draw_key_walk",
     "draw_memory",
+    "draw_memory_at_work",
     "draw_pareto_k",
     "draw_reconstructions",
     "draw_samples",

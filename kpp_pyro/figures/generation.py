@@ -18,7 +18,7 @@ def draw_generation(written: Tensor, drawn: Tensor, cleaned: Tensor, path: Path)
     """Draw images written to memories (memories, N, C, H, W) over samples of them, raw and cleaned up."""
     rows = []
     for index, parts in enumerate(zip(written, drawn, cleaned, strict=True)):
-        names = (f"memory {index + 1}: written", "samples", "cleaned up")
+        names = (f"written, {index + 1}", f"samples, {index + 1}", f"cleaned, {index + 1}")
         rows += list(zip(names, parts, strict=True))
     return draw_image_table(rows, "Written images, samples of their memory, and samples after iterated clean-up", path)
 

@@ -9,7 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from kpp_pyro.figures.drawing import IMAGE_COLOURS, save
+from kpp_pyro.figures.drawing import IMAGE_COLOURS, draw_mosaic, save
+
+_EPISODE_COLUMNS = 8
 
 
 def draw_memory(memory: Tensor, boxes: Tensor, path: Path, most_channels: int = 8) -> Figure:
@@ -38,6 +40,38 @@ def draw_memory(memory: Tensor, boxes: Tensor, path: Path, most_channels: int = 
         _draw_boxes(axis, boxes)
     figure.colorbar(image, ax=axes, shrink=0.8, label="value")
     figure.suptitle("Memory of an episode, with the block that each image's key reads", fontsize=10)
+    return save(figure, path)
+
+
+def draw_memory_at_work(
+    episode: Tensor, memory: Tensor, boxes: Tensor, cues: Tensor, recalled: Tensor, samples: Tensor, path: Path
+) -> Figure:
+    """Draw an episode, its memory with the keys' blocks, damaged cues and their recall, and samples, on one sheet.
+
+    Args:
+        episode: images (T, C, H, W).
+        memory: (C_m, H_m, W_m), of which one channel is drawn.
+        boxes: what the keys read, (T, R, 4), see `Addressing.boxes`.
+        cues: (N, C, H, W).
+        recalled: (N, C, H, W).
+        samples: (S, C, H, W).
+        path: file to write.
+    """
+    lines = -(-len(episode) // _EPISODE_COLUMNS), 2 * _EPISODE_COLUMNS / len(cues)  # of images, above and below
+    figure = Figure((11, 0.68 * sum(lines) + 0.9), layout="constrained")
+    (first, second), (third, fourth) = figure.subplots(2, 2, height_ratios=lines)
+    draw_mosaic(first, [("", row) for row in episode.split(_EPISODE_COLUMNS)])
+    first.set_title(f"1. An episode of {len(episode)} images is written ...", fontsize=10)
+    limit = float(memory.abs().max()) or 1.0
+    extent = (0, memory.shape[2], memory.shape[1], 0)
+    second.imshow(memory[0].detach().cpu().numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, extent=extent)
+    second.set_axis_off()
+    second.set_title(f"2. ... into one memory (channel 1 of {len(memory)}) with a block for each key", fontsize=10)
+    _draw_boxes(second, boxes)
+    draw_mosaic(third, [("cue", cues), ("recalled", recalled)])
+    third.set_title("3. Damaged copies find their block again", fontsize=10)
+    draw_mosaic(fourth, [("", row) for row in samples.split(len(cues))])
+    fourth.set_title("4. Random keys bring back images of the memory", fontsize=10)
     return save(figure, path)
 
 
