@@ -44,7 +44,7 @@ def read_pictures(folder: Path | str, image_shape: tuple[int, int, int], dark_on
 
 def _read(path: Path, size: tuple[int, int]) -> Tensor:
     try:
-        pixels = decode_image(str(path), mode=ImageReadMode.GRAY)
+        pixels = decode_image(str(path), mode=ImageReadMode.GRAY, apply_exif_orientation=True)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: expected a picture, found a file that cannot be decoded ({reason})") from error

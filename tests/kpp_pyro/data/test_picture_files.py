@@ -83,6 +83,25 @@ def test_a_ramp_keeps_its_slope_when_scaled(tmp_path):
     torch.testing.assert_close(found[:, 1:-1], expected[:, 1:-1], atol=1e-4, rtol=0)
 
 
+def test_no_line_is_too_thin_to_be_seen(tmp_path):
+    lines = np.tile(np.array([255, 0, 0, 0, 0, 0, 0, 0], dtype=np.uint8), (96, 16))
+    for shift in range(8):
+        save(tmp_path, f"{shift}.png", np.roll(lines, shift, axis=1))
+    found = read_pictures(tmp_path, SHAPE)[..., 1:-1]
+    torch.testing.assert_close(found, torch.full_like(found, 1 / 8), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, 3), (8, 1)])
+def test_a_photograph_is_upright(tmp_path, orientation, turns):
+    pixels = np.zeros((16, 16), dtype=np.uint8)
+    pixels[:8, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation  # how the camera was held
+    save(tmp_path, "a.jpg", pixels, quality=100, exif=exif)
+    expected = as_image(np.ascontiguousarray(np.rot90(pixels, turns)))[None]
+    torch.testing.assert_close(read_pictures(tmp_path, (1, 16, 16)), expected, atol=0.02, rtol=0)
+
+
 @pytest.mark.parametrize(("name", "tolerance"), [("a.png", 0.003), ("a.jpg", 0.02), ("a.gif", 0.02), ("a.webp", 0.02)])
 @pytest.mark.parametrize("colour", [(255, 0, 0), (0, 255, 0), (20, 40, 200), (255, 255, 255), (0, 0, 0)], ids=str)
 @pytest.mark.filterwarnings("ignore:Webp does not support grayscale conversions")
