@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from experiments.build import OpenedRun, Program
+from inference.memories import Memory
 from inference.randomness import own_randomness
-from inference.recall import GenerativeMemory, Memory
+from inference.recall import GenerativeMemory
 from inference.scoring import OWN
 from inference.traces import site_mean, trace_pair
 from kpp_pyro import figures

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from inference.importance import standard_error
-from inference.recall import Decoded, GenerativeMemory
+from inference.memories import Decoded
+from inference.recall import GenerativeMemory
 from inference.records import combine
 from kpp_pyro.noise import Damaged
 

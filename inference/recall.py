@@ -17,122 +17,30 @@ Shapes: images, cues and masks are (T, C, H, W) of one memory, or (B, T, C, H, W
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 import torch
-from pyro import poutine
-from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
 
+from inference.memories import CueingGuide, Decoded, Memory, Read, ReadableModel
 from inference.records import combine
 from inference.traces import site_mean, site_value, written_memory
 from kpp_pyro.errors import InputError
-from kpp_pyro.memory import KEY_SIZE, Addressing
-from kpp_pyro.memory_file import load_memory, save_memory
+from kpp_pyro.memory import KEY_SIZE
 
 _UNKNOWN = 0.5  # of a missing pixel, before the first read
 
-
-class ReadableModel(Protocol):
-    """What a model has to offer to be used, see `models.kanerva_plus_plus`."""
-
-    image_shape: tuple[int, int, int]
-    addressing: Addressing
-
-    @property
-    def memory_shape(self) -> tuple[int, ...]:
-        """Event shape of a memory."""
-
-    def latent_prior(self, memory: Tensor, key: Tensor) -> Distribution:
-        """p(z | M, y)."""
-
-    def image_likelihood(self, latent: Tensor) -> Distribution:
-        """p(x | z)."""
-
-    def generate(self, memory: Tensor, images: int) -> poutine.Trace:
-        """Trace of the model run forward on a memory."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Parameters."""
-
-
-class CueingGuide(Protocol):
-    """What a guide has to offer to be used."""
-
-    def __call__(self, episode: Tensor, memory: Tensor | None = None) -> object:
-        """Run the guide."""
-
-    def encode(self, episode: Tensor) -> Any:
-        """f_enc(X)."""
-
-    def key_posterior(self, encoding: Any, memory: Tensor | None = None) -> Distribution:
-        """q(y | X, M)."""
-
-    def latent_posterior(self, encoding: Any) -> Distribution:
-        """q(z | X)."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Parameters."""
-
-
-@dataclass(frozen=True)
-class Memory:
-    """One memory, or B of them, and the fingerprint of the model that wrote them: no other can read them.
-
-    Attributes:
-        value: (C_m, H_m, W_m), or (B, C_m, H_m, W_m).
-        author: see `GenerativeMemory.fingerprint`.
-    """
-
-    value: Tensor
-    author: str
-
-    def __getitem__(self, index: int | slice) -> Memory:
-        """One of B memories, or some."""
-        return Memory(self.value[index], self.author)
-
-    def save(self, path: Path | str) -> None:
-        """Write a safetensors file. Raises InputError where it cannot be written."""
-        save_memory(path, self.value, self.author)
-
-    @classmethod
-    def load(cls, path: Path | str) -> Memory:
-        """Read what `save` wrote. Raises InputError for a missing, damaged or foreign file."""
-        return cls(*load_memory(path))
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """N latents and what they are decoded to; (B, N, ...) of B memories.
-
-    Attributes:
-        latents: (N, D).
-        images: (N, C, H, W), pixel probabilities.
-    """
-
-    latents: Tensor
-    images: Tensor
-
-
-@dataclass(frozen=True)
-class Read(Decoded):
-    """What N keys found in a memory; the latents are means of p(z | M, y), or draws of it where images are generated.
-
-    Attributes:
-        keys: (N, R, 3).
-    """
-
-    keys: Tensor
+Record = TypeVar("Record")
 
 
 class GenerativeMemory:
     """A trained model and its guide, as a memory to use; `experiments.build.open_memory` makes one of a run folder.
 
     Every method takes one memory and images (T, C, H, W), or B memories and images (B, T, C, H, W), and returns what
-    belongs to each memory by itself. Images are intensities in [0, 1], on any device.
+    belongs to each memory by itself. Images are intensities in [0, 1], on any device. The parameters are not to change
+    any more: memories are known by them.
 
     Args:
         model: a memory model.
@@ -183,7 +91,7 @@ class GenerativeMemory:
             InputError: a memory of another model, or cues of another size or number of episodes.
         """
         value, episodes = self._value_and_cues(memory, cues)
-        return _like(memory, self._locate(value, episodes), self.model.memory_shape)
+        return self._like(memory, self._locate(value, episodes))
 
     @torch.no_grad()
     def read(self, memory: Memory, keys: Tensor) -> Read:
@@ -193,7 +101,7 @@ class GenerativeMemory:
             InputError: a memory of another model, or keys of another shape.
         """
         value = self._value(memory)
-        return _like(memory, self._read(value, self._keys(value, memory, keys)), self.model.memory_shape)
+        return self._like(memory, self._read(value, self._keys(memory, keys)))
 
     def recall(self, memory: Memory, cues: Tensor, steps: int = 1) -> list[Read]:
         """Iterative reading: what is read after each of the steps, of which the first looks at the cues.
@@ -229,7 +137,7 @@ class GenerativeMemory:
         estimate, reads = episodes, []
         for _ in range(steps):
             found = self._read(value, self._locate(value, estimate))
-            reads.append(_like(memory, found, self.model.memory_shape))
+            reads.append(self._like(memory, found))
             estimate = torch.where(known, episodes, found.images)
         return reads
 
@@ -250,7 +158,7 @@ class GenerativeMemory:
             raise InputError(f"generate: expected at least 1 image and 0 steps, found {n} and {steps}")
         trace = self.model.generate(value, n)
         drawn = Read(site_value(trace, "latent"), site_mean(trace, "image"), site_value(trace, "key"))
-        drawn = _like(memory, drawn, self.model.memory_shape)
+        drawn = self._like(memory, drawn)
         return self.recall(memory, drawn.images, steps)[-1] if steps else drawn
 
     @torch.no_grad()
@@ -286,7 +194,7 @@ class GenerativeMemory:
             found = Read(latents, self._decode(latents), keys)
         else:
             raise InputError(f"through: expected 'keys' or 'latents', found {through!r}")
-        return _like(memory, found, self.model.memory_shape)
+        return self._like(memory, found)
 
     def inspect(self, memory: Memory) -> Read:
         """What each block holds, decoded: block n of the memory, row by row; of R reads, every R blocks in order.
@@ -300,8 +208,8 @@ class GenerativeMemory:
         keys = self.model.addressing.key_grid(layout.rows, layout.columns)[:, 0]  # (N, 3)
         groups = -(-len(keys) // layout.reads)  # the last one begins again where it is short of blocks
         cells = torch.arange(groups * layout.reads).remainder(len(keys)).view(groups, layout.reads)
-        batch = self._value(memory).shape[:1] if memory.value.ndim > len(self.model.memory_shape) else ()
-        return self.read(memory, keys[cells].expand(*batch, groups, *keys[cells].shape[1:]))
+        keys = keys[cells]  # (groups, R, 3)
+        return self.read(memory, keys.expand(*self._batch(memory), *keys.shape))
 
     @torch.no_grad()
     def autoencode(self, images: Tensor, steps: int = 1) -> list[Decoded]:
@@ -356,11 +264,18 @@ class GenerativeMemory:
             )
         return memory.value.to(self.device).reshape(-1, 1, *event)
 
+    def _batch(self, memory: Memory) -> tuple[int, ...]:
+        """(B,), or () of a single memory."""
+        return tuple(memory.value.shape[: -len(self.model.memory_shape)])
+
+    def _like(self, memory: Memory, record: Record) -> Record:
+        """A record of tensors (B, ...), without B if the memory is a single one."""
+        single = not self._batch(memory)
+        return combine([record], lambda values: values[0].squeeze(0) if single else values[0])
+
     def _value_and_cues(self, memory: Memory, cues: Tensor) -> tuple[Tensor, Tensor]:
-        value, episodes = self._value(memory), self._images("cues", cues)
-        batched = memory.value.ndim > len(self.model.memory_shape)
-        if batched != (cues.ndim == 5) or len(value) != len(episodes):
-            batch = (len(value),) if batched else ()
+        value, episodes, batch = self._value(memory), self._images("cues", cues), self._batch(memory)
+        if cues.shape[:-4] != batch:
             expected = ", ".join(map(str, (*batch, "T", *self.image_shape)))
             raise InputError(f"cues: expected ({expected}) for this memory, found {tuple(cues.shape)}")
         return value, episodes
@@ -374,22 +289,13 @@ class GenerativeMemory:
             raise InputError(f"{name}: expected intensities from 0 to 1, found {_described(images)}")
         return images.to(self.device, self.dtype).view(-1, *images.shape[-4:])
 
-    def _keys(self, value: Tensor, memory: Memory, keys: Tensor) -> Tensor:
-        event = (self.model.addressing.layout.reads, KEY_SIZE)
-        batch = tuple(memory.value.shape[: memory.value.ndim - len(self.model.memory_shape)])
-        if keys.ndim != len(batch) + 3 or tuple(keys.shape[-2:]) != event or tuple(keys.shape[:-3]) != batch:
+    def _keys(self, memory: Memory, keys: Tensor) -> Tensor:
+        """Keys (B, N, R, 3) on the model's device."""
+        event, batch = (self.model.addressing.layout.reads, KEY_SIZE), self._batch(memory)
+        if keys.ndim != len(batch) + 3 or keys.shape[-2:] != event or keys.shape[:-3] != batch:
             expected = ", ".join(map(str, (*batch, "N", *event)))
             raise InputError(f"keys: expected ({expected}) for this memory, found {tuple(keys.shape)}")
-        return keys.to(self.device, self.dtype).view(len(value), *keys.shape[-3:])
-
-
-Record = TypeVar("Record")
-
-
-def _like(memory: Memory, record: Record, event: tuple[int, ...]) -> Record:
-    """A record of tensors (B, ...), without B if the memory is a single one."""
-    single = memory.value.ndim == len(event)
-    return combine([record], lambda values: values[0].squeeze(0) if single else values[0])
+        return keys.to(self.device, self.dtype).reshape(-1, *keys.shape[-3:])
 
 
 def _between(ends: Tensor, share: Tensor) -> Tensor:

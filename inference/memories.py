@@ -1,0 +1,106 @@
+"""What a memory to use is made of: what a model and its guide have to offer, a memory, and what is read from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from torch import Tensor
+
+from kpp_pyro.memory import Addressing
+from kpp_pyro.memory_file import load_memory, save_memory
+
+
+class ReadableModel(Protocol):
+    """What a model has to offer to be used, see `models.kanerva_plus_plus`."""
+
+    image_shape: tuple[int, int, int]
+    addressing: Addressing
+
+    @property
+    def memory_shape(self) -> tuple[int, ...]:
+        """Event shape of a memory."""
+
+    def latent_prior(self, memory: Tensor, key: Tensor) -> Distribution:
+        """p(z | M, y)."""
+
+    def image_likelihood(self, latent: Tensor) -> Distribution:
+        """p(x | z)."""
+
+    def generate(self, memory: Tensor, images: int) -> poutine.Trace:
+        """Trace of the model run forward on a memory."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Parameters."""
+
+
+class CueingGuide(Protocol):
+    """What a guide has to offer to be used."""
+
+    def __call__(self, episode: Tensor, memory: Tensor | None = None) -> object:
+        """Run the guide."""
+
+    def encode(self, episode: Tensor) -> Any:
+        """f_enc(X)."""
+
+    def key_posterior(self, encoding: Any, memory: Tensor | None = None) -> Distribution:
+        """q(y | X, M)."""
+
+    def latent_posterior(self, encoding: Any) -> Distribution:
+        """q(z | X)."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Parameters."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One memory, or B of them, and the fingerprint of the model that wrote them: no other can read them.
+
+    Attributes:
+        value: (C_m, H_m, W_m), or (B, C_m, H_m, W_m).
+        author: see `GenerativeMemory.fingerprint`.
+    """
+
+    value: Tensor
+    author: str
+
+    def __getitem__(self, index: int | slice) -> Memory:
+        """One of B memories, or some."""
+        return Memory(self.value[index], self.author)
+
+    def save(self, path: Path | str) -> None:
+        """Write a safetensors file. Raises InputError where it cannot be written."""
+        save_memory(path, self.value, self.author)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Memory:
+        """Read what `save` wrote. Raises InputError for a missing, damaged or foreign file."""
+        return cls(*load_memory(path))
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """N latents and what they are decoded to; (B, N, ...) of B memories.
+
+    Attributes:
+        latents: (N, D).
+        images: (N, C, H, W), pixel probabilities.
+    """
+
+    latents: Tensor
+    images: Tensor
+
+
+@dataclass(frozen=True)
+class Read(Decoded):
+    """What N keys found in a memory; the latents are means of p(z | M, y), or draws of it where images are generated.
+
+    Attributes:
+        keys: (N, R, 3).
+    """
+
+    keys: Tensor
