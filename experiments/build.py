@@ -13,6 +13,7 @@ from torch import nn
 
 from experiments.config import Config, config_from_json, replace_flat, require_sensible
 from inference.objectives import KLSchedule, make_objective
+from inference.randomness import own_randomness
 from inference.recall import GenerativeMemory
 from inference.training import Trainer, TrainingPlan
 from kpp_pyro.checkpoint import fitting, load_checkpoint
@@ -240,7 +241,9 @@ def open_memory(path: Path | str, device: str = "auto") -> GenerativeMemory:
     """
     folder, config = read_run(path)
     config = resolve(replace_flat(config, {"device": device}))
-    program = build_program(config, folder.read_image_shape(), torch.device(config.device))
+    device_of_run = torch.device(config.device)
+    with own_randomness(config.seed, device_of_run):  # parameters are drawn before they are loaded
+        program = build_program(config, folder.read_image_shape(), device_of_run)
     load_program(program, folder.best)
     return GenerativeMemory(program.model, program.guide)
 

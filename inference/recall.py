@@ -55,8 +55,8 @@ class GenerativeMemory:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all parameters: it tells the memories of two models apart, of equal sizes too."""
-        digest = hashlib.sha256()
+        """SHA-256 of the addressing and all parameters: it tells apart the memories of two models of equal sizes."""
+        digest = hashlib.sha256(repr(self.model.addressing).encode())
         for part in (self.model, self.guide):
             for name, value in sorted(part.state_dict().items()):
                 digest.update(name.encode())
@@ -240,7 +240,7 @@ class GenerativeMemory:
         """
         if images.shape != decoded.images.shape:
             raise InputError(f"images: expected {tuple(decoded.images.shape)}, found {tuple(images.shape)}")
-        return self.model.image_likelihood(decoded.latents).log_prob(images.to(self.device))
+        return self.model.image_likelihood(decoded.latents).log_prob(images.to(self.device, self.dtype))
 
     def _locate(self, value: Tensor, cues: Tensor) -> Tensor:
         return self.guide.key_posterior(self.guide.encode(cues), value).mode  # (B, T, R, 3)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms.v2 import functional as transforms
 
 from kpp_pyro.errors import InputError
 
@@ -22,7 +22,8 @@ def read_pictures(folder: Path | str, image_shape: tuple[int, int, int], dark_on
     Args:
         folder: where the files are (.png, .jpg, .gif, .webp); others are left alone.
         image_shape: (1, H, W) of the model.
-        dark_on_light: swap black and white; the models are trained on light strokes on a dark ground.
+        dark_on_light: swap black and white; the models are trained on light strokes on a dark ground. What is
+            transparent is the ground.
 
     Returns:
         Intensities (N, 1, H, W) in [0, 1]; for models of binary images, pass them through `binarize`.
@@ -38,22 +39,26 @@ def read_pictures(folder: Path | str, image_shape: tuple[int, int, int], dark_on
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file())
     if not files:
         raise InputError(f"{folder}: expected pictures ({', '.join(sorted(_SUFFIXES))}), found none")
-    images = torch.stack([_read(path, image_shape[1:]) for path in files])
+    ground = 255 if dark_on_light else 0
+    images = torch.stack([_read(path, image_shape[1:], ground) for path in files])
     return 1 - images if dark_on_light else images
 
 
-def _read(path: Path, size: tuple[int, int]) -> Tensor:
+def _read(path: Path, size: tuple[int, int], ground: int) -> Tensor:
     try:
-        pixels = decode_image(str(path), mode=ImageReadMode.GRAY, apply_exif_orientation=True)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: expected a picture, found a file that cannot be decoded ({reason})") from error
-    pixels = pixels if pixels.ndim == 3 else pixels[0]  # an animation: its first picture
-    pixels = pixels.float() / torch.iinfo(pixels.dtype).max  # of 8 or 16 bits
-    if len(pixels) > 1:  # what has no grey form of its own (.gif, .webp), and perhaps an alpha channel
-        pixels = transforms.rgb_to_grayscale(pixels[:3])
-    height, width = pixels.shape[1:]
-    zoom = max(size[0] / height, size[1] / width)
-    scaled = (max(size[0], round(height * zoom)), max(size[1], round(width * zoom)))
-    grey = transforms.resize(pixels, list(scaled), antialias=True)
-    return transforms.center_crop(grey, list(size)).clamp(0, 1)
+        with Image.open(path) as picture:
+            grey = _grey(ImageOps.exif_transpose(picture), ground)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: expected a picture, found a file that cannot be decoded ({error})") from error
+    fitted = ImageOps.fit(grey, (size[1], size[0]), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(fitted)).clamp(0, 1).unsqueeze(0)  # (1, H, W)
+
+
+def _grey(picture: Image.Image, ground: int) -> Image.Image:
+    """Intensities in [0, 1]; what is transparent shows the ground."""
+    if picture.mode.startswith("I"):  # 16 bits, which conversion would cut off
+        return Image.fromarray(np.asarray(picture, dtype=np.float32) / 65535)
+    coloured = picture.convert("RGBA")
+    paper = Image.new("RGBA", coloured.size, (ground, ground, ground, 255))
+    opaque = Image.alpha_composite(paper, coloured).convert("L")
+    return Image.fromarray(np.asarray(opaque, dtype=np.float32) / 255)

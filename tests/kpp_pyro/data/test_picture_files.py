@@ -189,3 +189,14 @@ def test_a_model_of_colour_images_is_refused(tmp_path):
     save(tmp_path, "a.png", some_bytes(12, 16))
     with pytest.raises(InputError, match=r"^image shape: expected one channel, found 3$"):
         read_pictures(tmp_path, (3, 12, 16))
+
+
+@pytest.mark.parametrize(("dark_on_light", "ink"), [(True, 0), (False, 255)])
+def test_what_is_transparent_is_the_ground(tmp_path, dark_on_light, ink):
+    pixels = np.zeros((16, 16, 4), dtype=np.uint8)
+    pixels[..., :3] = ink
+    pixels[4:8, 2:5, 3] = 255  # strokes; the rest is transparent, of whatever colour
+    Image.fromarray(pixels).save(tmp_path / "drawing.png")
+    strokes = torch.zeros(1, 1, 16, 16)
+    strokes[..., 4:8, 2:5] = 1
+    assert torch.equal(read_pictures(tmp_path, (1, 16, 16), dark_on_light), strokes)
