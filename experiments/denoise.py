@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     episodes: EpisodeSet = getattr(run.episodes, arguments.split)
     content = report(run, episodes, arguments)
     write_json(run.folder.denoising, content)
-    print(describe_denoising(content))
+    print(describe_denoising(run.folder.read_denoising()))
     for name in draw_denoising_figures(run):
         print(run.folder.figures / f"{name}.png")
     return 0
@@ -94,6 +94,8 @@ def require_sensible(arguments: Arguments) -> None:
             raise InputError(f"--{name}: expected at least 1, found {getattr(arguments, name)}")
     if not 0 <= arguments.seed < 2**63:
         raise InputError(f"--seed: expected a number from 0 to 2^63 - 1, found {arguments.seed}")
+    if not arguments.noise:
+        raise InputError("--noise: expected at least one, found none")
     for noise, strength in cases(arguments):
         damage(torch.zeros(1, 2, 2), noise, strength)  # refuses what it cannot have
 
@@ -113,6 +115,7 @@ def report(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments) -> dict[s
             "split": arguments.split,
             "images": images,
             "episode_length": data.episode_length,
+            "classes_per_episode": data.classes_per_episode,
             "binarization": data.test_binarize,
             "steps": arguments.steps,
             "seed": arguments.seed,
