@@ -1,0 +1,286 @@
+"""Recall from damaged cues: every error against slow loops, the oracle of written images, means and pairs by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from inference.denoising import Denoising, Errors, compare_first_with_last, denoise, of_images, summarize_errors
+from inference.recall import GenerativeMemory
+from kpp_pyro.noise import Damaged, damage
+from tests.programs import WRITES, random_episodes, small_program
+
+both_writes = pytest.mark.parametrize("write", WRITES)
+B, T, S = 2, 4, 3
+EVERY = list(itertools.product(range(B), range(T)))
+NOISES = {"salt_and_pepper": 0.5, "speckle": 1.5, "poisson": 1.3, "mask": 0.6}
+
+
+def opened(write="allocate", **changes):
+    program = small_program(write, **changes)
+    return GenerativeMemory(program.model, program.guide)
+
+
+def damaged_copies(images, noise):
+    return damage(images, noise, NOISES[noise], torch.Generator().manual_seed(7))
+
+
+def undamaged(images):
+    return Damaged(images, torch.zeros_like(images, dtype=torch.bool))
+
+
+def apart(estimate, image):
+    """Pixels that differ between two images, one by one."""
+    pairs = zip(estimate.flatten().tolist(), image.flatten().tolist(), strict=True)
+    return sum((one > 0.5) != (other > 0.5) for one, other in pairs)
+
+
+def nats(latent, memories, image):
+    """-ln p(x | z) of a single image, pixel by pixel."""
+    logits = memories.model.decoder(latent).flatten().tolist()
+    total = 0.0
+    for logit, pixel in zip(logits, image.flatten().tolist(), strict=True):
+        total += pixel * math.log1p(math.exp(-logit)) + (1 - pixel) * math.log1p(math.exp(logit))
+    return total
+
+
+def nearest_written(cue, hidden, episode):
+    """Distances of one cue to the images of its episode in what is visible."""
+    seen = [not one for one in hidden.flatten().tolist()]
+    distances = []
+    for image in episode:
+        squares = zip(cue.flatten().tolist(), image.flatten().tolist(), seen, strict=True)
+        distances.append(sum((one - other) ** 2 for one, other, visible in squares if visible))
+    return distances
+
+
+@torch.no_grad()
+def assert_errors(errors, decoded, memories, episodes):
+    assert errors.wrong_pixels.shape == errors.nats.shape == errors.found.shape == (len(decoded), B, T)
+    for step, (b, t) in itertools.product(range(len(decoded)), EVERY):
+        estimate, image = decoded[step].images[b, t], episodes[b, t]
+        distances = [apart(estimate, other) for other in episodes[b]]
+        assert errors.wrong_pixels[step, b, t] == distances[t]
+        assert errors.found[step, b, t] == (min(distances) == distances[t])
+        assert errors.nats[step, b, t].item() == pytest.approx(nats(decoded[step].latents[b, t], memories, image))
+
+
+@both_writes
+@pytest.mark.parametrize("noise", NOISES)
+def test_errors_after_every_read_are_those_of_slow_loops(write, noise):
+    memories, episodes = opened(write), random_episodes(B, T)
+    damaged = damaged_copies(episodes, noise)
+    found = denoise(memories, episodes, damaged, S)
+    memory = memories.write(episodes)
+    assert_errors(found.recall, memories.recall(memory, damaged.images, S), memories, episodes)
+    assert_errors(found.memoryless, memories.autoencode(damaged.images, S), memories, episodes)
+    completed = memories.complete(memory, damaged.images, damaged.hidden, S)
+    assert_errors(found.completion, completed, memories, episodes)
+    for b, t in EVERY:
+        assert found.cue[b, t] == apart(damaged.images[b, t], episodes[b, t])
+
+
+@both_writes
+def test_completion_is_recall_where_nothing_is_hidden_and_only_there(write):
+    memories, episodes = opened(write), random_episodes(B, T)
+    open_cues = denoise(memories, episodes, damaged_copies(episodes, "salt_and_pepper"), S)
+    for name in ("wrong_pixels", "nats", "found"):
+        assert torch.equal(getattr(open_cues.completion, name), getattr(open_cues.recall, name))
+    hiding = denoise(memories, episodes, damaged_copies(episodes, "mask"), S)
+    assert not torch.equal(hiding.completion.nats, hiding.recall.nats)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("noise", NOISES)
+def test_the_nearest_written_image_is_that_of_brute_force(noise):
+    memories, episodes = opened(), random_episodes(B, T)
+    episodes[:, 1:] = torch.where(torch.rand_like(episodes[:, 1:]) < 0.01, 1 - episodes[:, :1], episodes[:, :1])
+    damaged = damaged_copies(episodes, noise)  # of images so much alike that some cues are nearer to another
+    found = denoise(memories, episodes, damaged, S).nearest
+    clean = memories.recall(memories.write(episodes), episodes)[0]
+    assert found.wrong_pixels.shape == found.nats.shape == found.found.shape == (1, B, T)
+    for b, t in EVERY:
+        distances = nearest_written(damaged.images[b, t], damaged.hidden[b, t], episodes[b])
+        best = t if distances[t] <= min(distances) + 1e-9 else distances.index(min(distances))
+        assert found.found[0, b, t] == (best == t)
+        assert found.wrong_pixels[0, b, t] == apart(episodes[b, best], episodes[b, t])
+        expected = nats(clean.latents[b, best], memories, episodes[b, t])
+        assert found.nats[0, b, t].item() == pytest.approx(expected)
+    if noise != "mask":  # which leaves no visible pixel wrong
+        assert found.wrong_pixels.max() > 0  # there was something to get wrong
+
+
+def halves(left, right):
+    """An image whose left half and right half are given."""
+    return torch.cat([left, right], -1)
+
+
+def test_hidden_pixels_do_not_decide_which_written_image_is_nearest():
+    memories, half = opened(), random_episodes(1, 1)[0, 0, :, :, :8]
+    almost = half.clone()
+    almost[0, 3, 5] = 1 - almost[0, 3, 5]
+    black, white = torch.zeros_like(half), torch.ones_like(half)
+    first, second = halves(half, white), halves(almost, black)
+    episode = torch.stack([first, second])[None]
+    hidden = torch.zeros_like(episode, dtype=torch.bool)
+    hidden[..., 8:] = True
+    cues = torch.stack([halves(half, black), halves(almost, white)])[None]  # in all pixels each looks like the other
+    own = denoise(memories, episode, Damaged(cues, hidden), 1).nearest
+    assert own.found.tolist() == [[[True, True]]] and own.wrong_pixels.tolist() == [[[0, 0]]]
+    cues = torch.stack([halves(almost, white), halves(half, black)])[None]  # in what is visible each is the other
+    other = denoise(memories, episode, Damaged(cues, hidden), 1).nearest
+    assert other.found.tolist() == [[[False, False]]] and other.wrong_pixels.tolist() == [[[129, 129]]]
+    seen = denoise(memories, episode, undamaged(cues), 1).nearest
+    assert seen.found.all()  # with all pixels visible, the right half decides
+
+
+@both_writes
+def test_of_images_that_are_equally_near_an_image_finds_its_own(write):
+    memories = opened(write)
+    episodes = random_episodes(B, 1).expand(-1, T, -1, -1, -1).clone()  # T copies of one image
+    for damaged in (undamaged(episodes), damaged_copies(episodes, "speckle"), damaged_copies(episodes, "mask")):
+        found = denoise(memories, episodes, damaged, S)
+        for errors in (found.recall, found.completion, found.memoryless, found.nearest):
+            assert errors.found.all()
+        assert (found.nearest.wrong_pixels == 0).all()
+    distinct = random_episodes(B, T)
+    blank = Damaged(torch.zeros_like(distinct), torch.ones_like(distinct, dtype=torch.bool))  # nothing is visible
+    assert denoise(memories, distinct, blank, 1).nearest.found.all()
+
+
+@both_writes
+def test_a_clean_cue_is_its_own_nearest_image(write):
+    memories, episodes = opened(write), random_episodes(B, T)
+    found = denoise(memories, episodes, undamaged(episodes), S)
+    assert (found.cue == 0).all() and (found.nearest.wrong_pixels == 0).all() and found.nearest.found.all()
+    torch.testing.assert_close(found.nearest.nats[0], found.recall.nats[0])  # one read of the clean image
+
+
+def test_errors_follow_their_images_when_an_episode_is_written_in_another_order():
+    memories, episodes = opened(temporal_shift=0.0), random_episodes(B, T)
+    damaged, order = damaged_copies(episodes, "mask"), torch.tensor([2, 0, 3, 1])
+    found = denoise(memories, episodes, damaged, S)
+    moved = denoise(memories, episodes[:, order], Damaged(damaged.images[:, order], damaged.hidden[:, order]), S)
+    assert torch.equal(moved.memoryless.wrong_pixels, found.memoryless.wrong_pixels[..., order])
+    assert torch.equal(moved.nearest.wrong_pixels, found.nearest.wrong_pixels[..., order])
+    assert torch.equal(moved.cue, found.cue[:, order])
+
+
+# Joining batches
+
+
+def labelled(first, episodes):
+    """Errors that say which step, image and quantity they are of: 1000 s + image, counted from `first`."""
+    image = first + torch.arange(episodes * T).view(episodes, T)
+    kinds = (S, S, S, 1)
+    errors = [
+        Errors(*((1000 * torch.arange(s).view(-1, 1, 1) + image) * 10 + part for part in range(3))) for s in kinds
+    ]
+    return Denoising(image, *errors)
+
+
+def test_batches_are_joined_and_what_does_not_count_is_left_out():
+    masks = (
+        torch.tensor([[True, True, True, True], [True, False, True, False]]),
+        torch.tensor([[False, True, True, False]]),
+    )
+    joined = of_images([(labelled(0, 2), masks[0]), (labelled(8, 1), masks[1])])
+    kept = [0, 1, 2, 3, 4, 6, 9, 10]
+    assert joined.cue.tolist() == kept
+    for errors, steps in ((joined.recall, S), (joined.completion, S), (joined.memoryless, S), (joined.nearest, 1)):
+        for part, values in enumerate((errors.wrong_pixels, errors.nats, errors.found)):
+            assert values.tolist() == [[(1000 * s + image) * 10 + part for image in kept] for s in range(steps)]
+
+
+def test_joined_batches_equal_one_large_batch():
+    memories, episodes = opened(), random_episodes(B, T)
+    damaged = damaged_copies(episodes, "mask")
+    counted = torch.ones(B, T, dtype=torch.bool)
+    whole = of_images([(denoise(memories, episodes, damaged, S), counted)])
+    parts = []
+    for b in range(B):
+        one = Damaged(damaged.images[b : b + 1], damaged.hidden[b : b + 1])
+        parts.append((denoise(memories, episodes[b : b + 1], one, S), counted[b : b + 1]))
+    joined = of_images(parts)
+    for kind in ("recall", "completion", "memoryless", "nearest"):
+        for name in ("wrong_pixels", "nats", "found"):
+            torch.testing.assert_close(getattr(getattr(joined, kind), name), getattr(getattr(whole, kind), name))
+
+
+# Summaries
+
+
+def mean_and_error(values):
+    mean = sum(values) / len(values)
+    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return mean, math.sqrt(variance / len(values))
+
+
+WRONG = [[3, 0, 7, 10, 2], [1, 0, 9, 10, 0]]
+NATS = [[30.5, 1.25, 80.0, 100.0, 20.0], [10.0, 1.5, 95.0, 101.0, 2.0]]
+FOUND = [[True, True, False, True, False], [True, False, True, True, False]]
+
+
+def by_hand():
+    return Errors(torch.tensor(WRONG), torch.tensor(NATS), torch.tensor(FOUND))
+
+
+def test_means_and_their_errors_are_those_over_the_images():
+    summary = summarize_errors(by_hand())
+    names = {"wrong_pixels_per_image": WRONG, "nats_per_image": NATS, "found_share": FOUND}
+    assert set(summary) == {*names, *(f"{name}_standard_error" for name in names)}
+    for name, steps in names.items():
+        expected = [mean_and_error([float(value) for value in step]) for step in steps]
+        assert summary[name] == pytest.approx([mean for mean, _ in expected])
+        assert summary[f"{name}_standard_error"] == pytest.approx([error for _, error in expected])
+
+
+def test_the_error_of_a_single_image_is_not_known():
+    single = Errors(*(values[:, :1] for values in (torch.tensor(WRONG), torch.tensor(NATS), torch.tensor(FOUND))))
+    summary = summarize_errors(single)
+    assert summary["wrong_pixels_per_image"] == [3, 1] and summary["found_share"] == [1, 1]
+    assert all(math.isnan(error) for error in summary["wrong_pixels_per_image_standard_error"])
+    assert math.isnan(compare_first_with_last(single)["change_in_wrong_pixels_standard_error"])
+
+
+def test_the_first_read_and_the_last_are_compared_image_by_image():
+    between = Errors(
+        *(values[None].expand(1, -1) for values in (torch.full((5,), 200), torch.zeros(5), torch.zeros(5)))
+    )
+    parts = [by_hand(), between]
+    errors = Errors(
+        *(
+            torch.stack([getattr(parts[0], name)[0], getattr(parts[1], name)[0], getattr(parts[0], name)[1]])
+            for name in ("wrong_pixels", "nats")
+        ),
+        torch.tensor([FOUND[0], [False] * 5, FOUND[1]]),
+    )
+    found = compare_first_with_last(errors)  # what lies between does not matter
+    change, error = mean_and_error([last - first for first, last in zip(*WRONG, strict=True)])
+    assert found["change_in_wrong_pixels_per_image"] == pytest.approx(change)
+    assert found["change_in_wrong_pixels_standard_error"] == pytest.approx(error)
+    unpaired = math.hypot(mean_and_error(WRONG[0])[1], mean_and_error(WRONG[1])[1])
+    assert found["change_in_wrong_pixels_standard_error"] < unpaired / 2
+    assert found["drifted_share"] == pytest.approx(0.2) and found["rescued_share"] == pytest.approx(0.2)
+    assert found["drifted_standard_error"] == pytest.approx(mean_and_error([0, 1, 0, 0, 0])[1])
+    assert found["rescued_standard_error"] == pytest.approx(mean_and_error([0, 0, 1, 0, 0])[1])
+
+
+def test_drifting_and_rescuing_change_places_when_time_runs_backwards():
+    generator = torch.Generator().manual_seed(5)
+    first, last = torch.rand(2, 50, generator=generator) < torch.tensor([[0.7], [0.4]])
+    there = compare_first_with_last(Errors(torch.zeros(2, 50), torch.zeros(2, 50), torch.stack([first, last])))
+    back = compare_first_with_last(Errors(torch.zeros(2, 50), torch.zeros(2, 50), torch.stack([last, first])))
+    assert there["drifted_share"] == back["rescued_share"] == pytest.approx((first & ~last).double().mean().item())
+    assert there["drifted_share"] - there["rescued_share"] == pytest.approx(
+        (first.double().mean() - last.double().mean()).item()
+    )
+    one_read = compare_first_with_last(by_hand_of_one_read())
+    assert one_read["change_in_wrong_pixels_per_image"] == one_read["drifted_share"] == one_read["rescued_share"] == 0
+
+
+def by_hand_of_one_read():
+    return Errors(torch.tensor(WRONG[:1]), torch.tensor(NATS[:1]), torch.tensor(FOUND[:1]))
