@@ -25,11 +25,15 @@ _SIGNED = matplotlib.colormaps["RdBu_r"](np.arange(256), bytes=True)[:, :3]  # (
 
 @dataclass(frozen=True)
 class Frame:
-    """A box (left, top, width, height) in pixels of a tile, to be drawn `line` screen pixels thick, inside its edge."""
+    """A box (left, top, width, height) in pixels of a tile, to be drawn `line` screen pixels thick, inside its edge.
+
+    What leaves the tile is cut off; an opacity below 1 lets the tile show through.
+    """
 
     box: Sequence[float]
     colour: Colour
     line: int = 2
+    opacity: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -103,8 +107,10 @@ class Grid:
             left, top = max(left, 0), max(top, 0)
             for down, across in on:
                 inside = picture[down + top : down + bottom, across + left : across + right]
-                inside[: frame.line], inside[-frame.line :] = frame.colour, frame.colour
-                inside[:, : frame.line], inside[:, -frame.line :] = frame.colour, frame.colour
+                edge = np.ones(inside.shape[:2], bool)
+                edge[frame.line : -frame.line, frame.line : -frame.line] = False
+                mixed = (1 - frame.opacity) * inside[edge] + frame.opacity * np.array(frame.colour)
+                inside[edge] = mixed.round().astype(np.uint8)
 
 
 def enlarged(pixels: Picture, zoom: int) -> Picture:

@@ -19,7 +19,7 @@ from inference.training import Trainer
 from kpp_pyro.checkpoint import load_checkpoint, save_checkpoint
 from tests.experiments.running import ROOT, TINY, Finished, command, refused, run
 
-SCRIPTS = {"svi_train.py", "draw_figures.py", "compare_runs.py", "evaluate.py", "benchmark_scoring.py"}
+SCRIPTS = {"explore.py", "svi_train.py", "draw_figures.py", "compare_runs.py", "evaluate.py", "benchmark_scoring.py"}
 FIGURES = {"reconstructions.png", "samples.png", "memory.png", "curves.png"}
 
 

@@ -86,6 +86,13 @@ def test_frames_on_one_tile_leave_the_others_and_what_leaves_the_tile_is_cut_off
     assert marked.sum() == 4 * 8 - 4 and marked[0].all() and marked[:, -1].all()
 
 
+def test_half_an_opacity_mixes_once_with_what_is_below():
+    grid = Grid(1, 4, 4, 1, zoom=1)
+    picture = grid.draw(np.full((1, 4, 4, 3), 100, np.uint8))
+    grid.frame(picture, [Frame((0, 0, 4, 4), RED, line=1, opacity=0.5)])
+    assert (picture[0] == (178, 50, 50)).all() and (picture[1:3, 1:3] == 100).all()
+
+
 def test_enlarging_keeps_every_pixel():
     pixels = numbered(2, 3, 4)
     large = enlarged(pixels, 3)

@@ -1,0 +1,126 @@
+"""Explore a trained memory by hand, on a page of this computer alone; needs `pip install -e ".[explore]"`.
+
+python experiments/explore.py runs/mnist
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from experiments.build import open_run
+from experiments.explore_session import Explorer
+from experiments.script import run_script
+from kpp_pyro.errors import InputError
+
+if TYPE_CHECKING:
+    import gradio
+
+_ADDRESS = "127.0.0.1"  # no other: whoever reaches the page reads the data
+_MOST_EPISODES = 100
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Explore a trained memory by hand: a page in the browser, served to this computer alone, until Ctrl-C."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    port: int | None = None
+    """Port of the page; the first free one from 7860 if None."""
+    open: bool = False
+    """Open the page in the browser."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
+    data_dir: Path | None = None
+    """Folder of the data sets; the run's own if None."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; returns its exit status."""
+    arguments = tyro.cli(Arguments, args=argv)
+    _require_port(arguments.port)
+    _require_gradio()
+    from experiments.explore_page import build_page
+
+    run = open_run(arguments.run, arguments.device, arguments.data_dir)
+    episodes = [batch[0] for batch, _ in islice(run.episodes.test.batches(1), _MOST_EPISODES)]
+    page = build_page(Explorer(run.memories, episodes), arguments.run.resolve().name)
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
+    try:
+        print(f"{_launch(page, arguments.port, arguments.open)}  (Ctrl-C to end)", flush=True)
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _require_port(port: int | None) -> None:
+    """Raise InputError for a port that is not to be had, before anything is loaded that takes time."""
+    if port is None:
+        return
+    if not 1 <= port <= 65535:
+        raise InputError(f"--port: expected a number from 1 to 65535, found {port}")
+    try:
+        socket.create_server((_ADDRESS, port)).close()
+    except OSError as error:
+        raise InputError(f"--port: expected a free one, which {port} is not ({error.strerror})") from error
+
+
+def _require_gradio() -> None:
+    """Import Gradio, which no other script needs, so that it calls nobody and goes through no proxy to reach itself.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_RUN_HISTORY="False", HF_HUB_DISABLE_TELEMETRY="1")
+    for name in ("no_proxy", "NO_PROXY"):
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), _ADDRESS]))
+    try:
+        import gradio  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise InputError(f'explore.py: expected Gradio (pip install -e ".[explore]"), found no {error.name}') from error
+
+
+def _launch(page: gradio.Blocks, port: int | None, show: bool) -> str:
+    """Begin to serve the page, in a thread; returns its address.
+
+    Raises:
+        InputError: the port is taken, or not to be had.
+    """
+    from experiments.explore_page import CSS, THEME
+
+    try:
+        _, address, _ = page.launch(
+            server_name=_ADDRESS,
+            server_port=port,
+            inbrowser=show,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            ssr_mode=False,
+            mcp_server=False,
+            footer_links=[],
+            theme=THEME,
+            css=CSS,
+        )
+    except OSError as error:
+        wanted = "a free one from 7860" if port is None else f"a free one, which {port} is no longer"
+        raise InputError(f"--port: expected {wanted} ({error})") from error
+    return address
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))
