@@ -308,3 +308,24 @@ def test_a_grid_is_of_evenly_spaced_places_where_the_addressing_is_smooth(layout
 def test_a_grid_without_rows_or_columns_is_refused(rows, columns):
     with pytest.raises(InputError, match=f"key grid: expected at least one row and one column, found {rows}x{columns}"):
         Addressing(TILED).key_grid(rows, columns)
+
+
+@every_layout
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize("addressing", [{"kind": "smooth"}, {"kind": "blockwise"}, {"kind": "blockwise", "broad": 0.4}])
+def test_the_scale_at_a_share_zooms_that_share_of_the_way_to_the_memory(layout, share, addressing):
+    placed = Addressing(layout, **addressing)
+    keys = placed.key_grid(2, 3, placed.scale_at(share)).double()
+    zoom = placed.place(keys).zoom
+    expected = 1 + share * (layout.largest_zoom - 1)
+    rounding = 2e-6 / placed.broad if addressing["kind"] == "blockwise" else 2e-6  # the CDF ends that far from 0 and 1
+    torch.testing.assert_close(zoom, torch.full_like(zoom, expected), atol=rounding * layout.largest_zoom, rtol=0)
+
+
+@both_kinds
+def test_the_scale_grows_with_the_share_and_is_finite_at_its_ends(kind):
+    scales = [Addressing(TILED, kind).scale_at(share) for share in np.linspace(0, 1, 21)]
+    assert all(map(math.isfinite, scales)) and (np.diff(scales) > 0).all()
+    if kind == "smooth":
+        assert scales[10] == pytest.approx(0, abs=1e-12)
+        assert scales == pytest.approx([-scale for scale in reversed(scales)])

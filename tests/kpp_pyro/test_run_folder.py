@@ -181,3 +181,49 @@ def test_a_configuration_that_does_not_say_the_shape_of_its_images_is_refused(ru
     run.config.write_bytes(content)
     with pytest.raises(InputError, match=f"^{run.config}: expected sizes with an image_shape, found "):
         run.read_image_shape()
+
+
+REPORTS = {"denoise": "denoising", "generate": "generation"}
+every_report = pytest.mark.parametrize(("script", "what"), REPORTS.items())
+
+
+@every_report
+def test_what_a_script_reports_comes_back(run, script, what):
+    content = {"settings": {"seed": 3}, "results": [{"change": -1.5, "error": math.nan}], "environment": {}}
+    write_json(run.path / f"{script}.json", content)
+    found = getattr(RunFolder.open(run.path), f"read_{what}")()
+    assert found == {**content, "results": [{"change": -1.5, "error": None}]}  # a number that there is not
+
+
+@every_report
+def test_a_report_that_was_not_written_is_missed_with_the_script_that_writes_it(run, script, what):
+    path = run.path / f"{script}.json"
+    with pytest.raises(
+        InputError, match=f"^{path}: expected results, found no such file; write them with {script}.py$"
+    ):
+        getattr(run, f"read_{what}")()
+    path.mkdir()
+    with pytest.raises(InputError, match="found no such file"):
+        getattr(run, f"read_{what}")()
+
+
+@every_report
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"settings": {}, "resu',
+        b"{}",
+        b"[1]",
+        b"null",
+        b"3",
+        b"\xff\xfe\x00",
+        b'{"results": []}',
+        b'{"settings": {}}',
+    ],
+)
+def test_a_damaged_report_is_refused(run, script, what, content):
+    path = run.path / f"{script}.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"^{path}: expected results written by {script}.py, found "):
+        getattr(run, f"read_{what}")()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kpp_pyro.data import EpisodeSampler, EpisodeSet, LabelledImages
+from kpp_pyro.data import EpisodeSampler, EpisodeSet, LabelledImages, first_images
 from kpp_pyro.errors import InputError
 
 BITS = 10
@@ -217,3 +217,57 @@ def test_impossible_evaluation_episodes_are_refused(changes: dict, message: str)
 def test_a_batch_of_no_episodes_is_refused_at_once() -> None:
     with pytest.raises(InputError, match="num_episodes: expected at least 1, found 0"):
         EpisodeSet(grey(5), 2).batches(0)
+
+
+# --- the first images -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 100])
+@pytest.mark.parametrize("limit", [1, 3, 4, 5, 11, 12, 13, 21, 22, 23, 1000])
+def test_the_first_images_count_and_no_later_ones(limit: int, batch: int) -> None:
+    episodes = EpisodeSet(numbered([0] * 22), 4, "threshold", seed=2)  # six, of which the last is filled up with two
+    every, counted = dealt(episodes)
+    wanted = every[counted][:limit].tolist()
+    parts = list(first_images(episodes.batches(batch), limit))
+    assert [number for images, kept in parts for number in numbers(images)[kept].tolist()] == wanted
+    place = 0
+    for images, kept in parts:
+        assert torch.equal(numbers(images), every[place : place + len(images)]) and images.shape[:2] == kept.shape
+        assert kept.any() and len(images) <= batch
+        needed = int(kept.any(1).sum())
+        assert len(images) == max(needed, min(2, batch, 6 - place))  # with another one beside it, where there is one
+        place += batch
+
+
+def test_the_first_images_leave_out_the_filling() -> None:
+    images = numbered(torch.tensor([0] * 5 + [1] * 3))
+    episodes = EpisodeSet(images, 4, "threshold", 1, classes_per_episode=1)  # three, with short ones among them
+    every, counted = dealt(episodes)
+    for limit in range(1, 9):
+        parts = list(first_images(episodes.batches(2), limit))
+        chosen = [number for episode, kept in parts for number in numbers(episode)[kept].tolist()]
+        assert chosen == every[counted][:limit].tolist()
+        assert len(set(chosen)) == limit
+
+
+# --- every image once -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("binarization", ["dynamic", "threshold"])
+def test_all_images_are_cut_at_one_half_in_their_order(binarization: str) -> None:
+    pixels = torch.arange(256).byte().view(32, 1, 2, 4)
+    labels = torch.arange(32) % 3
+    cut = EpisodeSampler(LabelledImages(pixels, labels), 4, binarization, seed=0).thresholded()
+    assert cut.dtype == torch.bool and cut.shape == (32, 1, 2, 4)
+    assert cut.flatten().tolist() == [value / 255 > 0.5 for value in range(256)]
+
+
+def test_images_that_were_binarized_once_are_returned_as_they_are_drawn() -> None:
+    pixels = torch.randint(256, (30, 1, 6, 6)).byte()
+    sampler = EpisodeSampler(LabelledImages(pixels, torch.zeros(30, dtype=torch.long)), 30, "static", seed=0)
+    (episode,) = sampler.sample(1)
+    drawn = {tuple(image.flatten().tolist()) for image in episode.bool()}
+    assert {tuple(image.flatten().tolist()) for image in sampler.thresholded()} == drawn and len(drawn) == 30
+    before = sampler.state_dict()["generator"]
+    sampler.thresholded()
+    assert torch.equal(sampler.state_dict()["generator"], before)  # nothing is drawn for it
