@@ -20,6 +20,7 @@ from tests.experiments.running import ROOT
 
 NOTEBOOKS = ROOT / "experiments" / "notebooks"
 TINY: dict[str, dict[str, object]] = {  # of every notebook, in place of its parameters; RUN_FOLDER is a new folder
+    "memory_at_work": {"RUN": "RUN_FOLDER", "STEPS": 10},
     "quickstart": {"RUN": "RUN_FOLDER", "STEPS": 10, "LIMIT": 3, "PARTICLES": 30, "CONTROL_PARTICLES": 2},
     "posterior_diagnostics": {
         "RUN": None,
