@@ -1,5 +1,6 @@
-"""Figures of a run, one function each: tensors in, a PNG file out."""
+"""Figures of a run, one function each: tensors in, a Matplotlib figure out, and a PNG file if a path is given."""
 
+from kpp_pyro.figures.drawing import draw_image_table
 from kpp_pyro.figures.generation import draw_coverage, draw_generation, draw_interpolation, draw_key_walk
 from kpp_pyro.figures.images import draw_reconstructions, draw_samples
 from kpp_pyro.figures.memory import draw_memory, draw_memory_at_work
@@ -16,6 +17,7 @@ __all__ = [
     "draw_denoising",
     "draw_denoising_curves",
     "draw_generation",
+    "draw_image_table",
     "draw_interpolation",
     "draw_key_walk",
     "draw_memory",

@@ -17,14 +17,18 @@ IMAGE_COLOURS = matplotlib.colormaps["turbo"]  # one for each image of an episod
 
 
 def draw_image_table(
-    rows: Sequence[tuple[str, Tensor]], title: str, path: Path, columns: Sequence[str] = (), side: float = 0.62
+    rows: Sequence[tuple[str, Tensor]],
+    title: str,
+    path: Path | str | None = None,
+    columns: Sequence[str] = (),
+    side: float = 0.62,
 ) -> Figure:
     """Draw rows of images (N, C, H, W), each with its label, under titles of the columns if there are any.
 
     Args:
         rows: labels and images; a row may be shorter than others.
         title: of the figure.
-        path: file to write.
+        path: file to write, if any.
         columns: their titles.
         side: of an image, in inches.
     """
@@ -58,8 +62,9 @@ def logarithmic(axis: Any) -> None:
     axis.yaxis.set_minor_formatter(ScalarFormatter())
 
 
-def save(figure: Figure, path: Path) -> Figure:
-    """Write a figure to its file, and return it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=_DPI)
+def save(figure: Figure, path: Path | str | None) -> Figure:
+    """Write a figure to its file, if it is to have one, and return it."""
+    if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=_DPI)
     return figure

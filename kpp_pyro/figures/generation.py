@@ -14,7 +14,7 @@ from kpp_pyro.figures.drawing import draw_image_table, draw_mosaic, save
 _KINDS = {"prior": ("keys of the prior", "steelblue"), "cleaned_up": ("after iterated clean-up", "darkorange")}
 
 
-def draw_generation(written: Tensor, drawn: Tensor, cleaned: Tensor, path: Path) -> Figure:
+def draw_generation(written: Tensor, drawn: Tensor, cleaned: Tensor, path: Path | str | None = None) -> Figure:
     """Draw images written to memories (memories, N, C, H, W) over samples of them, raw and cleaned up."""
     rows = []
     for index, parts in enumerate(zip(written, drawn, cleaned, strict=True)):
@@ -23,12 +23,12 @@ def draw_generation(written: Tensor, drawn: Tensor, cleaned: Tensor, path: Path)
     return draw_image_table(rows, "Written images, samples of their memory, and samples after iterated clean-up", path)
 
 
-def draw_key_walk(walks: Mapping[str, Tensor], path: Path) -> Figure:
+def draw_key_walk(walks: Mapping[str, Tensor], path: Path | str | None = None) -> Figure:
     """Draw what keys on a grid of x and y read, at their places over the memory; a panel for each scale.
 
     Args:
         walks: by what their scale is called, images (rows, columns, C, H, W).
-        path: file to write.
+        path: file to write, if any.
     """
     rows, columns = next(iter(walks.values())).shape[:2]
     width = 11 / len(walks)
@@ -43,7 +43,7 @@ def draw_key_walk(walks: Mapping[str, Tensor], path: Path) -> Figure:
     return save(figure, path)
 
 
-def draw_interpolation(pairs: Sequence[tuple[Tensor, Tensor]], path: Path) -> Figure:
+def draw_interpolation(pairs: Sequence[tuple[Tensor, Tensor]], path: Path | str | None = None) -> Figure:
     """Draw walks between two written images: each pair is images (N, C, H, W) through keys, and through latents."""
     rows = []
     for through_keys, through_latents in pairs:
@@ -53,12 +53,12 @@ def draw_interpolation(pairs: Sequence[tuple[Tensor, Tensor]], path: Path) -> Fi
     )
 
 
-def draw_coverage(content: Mapping[str, Any], path: Path) -> Figure:
+def draw_coverage(content: Mapping[str, Any], path: Path | str | None = None) -> Figure:
     """Draw how many written images so many samples bring back, and how far samples are from what was written.
 
     Args:
         content: as `generate.json` has it.
-        path: file to write.
+        path: file to write, if any.
     """
     figure = Figure((11, 3.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)

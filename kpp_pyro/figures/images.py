@@ -10,7 +10,9 @@ from torch import Tensor
 from kpp_pyro.figures.drawing import draw_image_table
 
 
-def draw_reconstructions(originals: Tensor, reconstructions: Tensor, path: Path, columns: int = 16) -> Figure:
+def draw_reconstructions(
+    originals: Tensor, reconstructions: Tensor, path: Path | str | None = None, columns: int = 16
+) -> Figure:
     """Draw images (N, C, H, W) over their reconstructions (pixel probabilities), in pairs of rows."""
     shown = min(len(originals), 2 * columns)
     rows: list[tuple[str, Tensor]] = []
@@ -20,7 +22,7 @@ def draw_reconstructions(originals: Tensor, reconstructions: Tensor, path: Path,
     return draw_image_table(rows, "Images of an episode, and what is read back from its memory", path)
 
 
-def draw_samples(samples: Tensor, path: Path) -> Figure:
+def draw_samples(samples: Tensor, path: Path | str | None = None) -> Figure:
     """Draw samples (memories, S, C, H, W), pixel probabilities: a row for each memory."""
     rows = [(f"memory {index + 1}", images) for index, images in enumerate(samples)]
     return draw_image_table(rows, "Samples: keys drawn from the prior, read from a memory", path)

@@ -14,7 +14,7 @@ from kpp_pyro.figures.drawing import IMAGE_COLOURS, draw_mosaic, save
 _EPISODE_COLUMNS = 8
 
 
-def draw_memory(memory: Tensor, boxes: Tensor, path: Path, most_channels: int = 8) -> Figure:
+def draw_memory(memory: Tensor, boxes: Tensor, path: Path | str | None = None, most_channels: int = 8) -> Figure:
     """Draw the channels of one memory (C_m, H_m, W_m) with the boxes (T, R, 4) that its keys read.
 
     Boxes are (left, top, width, height) in memory pixels, one colour per image of the episode.
@@ -44,7 +44,13 @@ def draw_memory(memory: Tensor, boxes: Tensor, path: Path, most_channels: int = 
 
 
 def draw_memory_at_work(
-    episode: Tensor, memory: Tensor, boxes: Tensor, cues: Tensor, recalled: Tensor, samples: Tensor, path: Path
+    episode: Tensor,
+    memory: Tensor,
+    boxes: Tensor,
+    cues: Tensor,
+    recalled: Tensor,
+    samples: Tensor,
+    path: Path | str | None = None,
 ) -> Figure:
     """Draw an episode, its memory with the keys' blocks, damaged cues and their recall, and samples, on one sheet.
 
@@ -55,7 +61,7 @@ def draw_memory_at_work(
         cues: (N, C, H, W).
         recalled: (N, C, H, W).
         samples: (S, C, H, W).
-        path: file to write.
+        path: file to write, if any.
     """
     lines = -(-len(episode) // _EPISODE_COLUMNS), 2 * _EPISODE_COLUMNS / len(cues)  # of images, above and below
     figure = Figure((11, 0.68 * sum(lines) + 0.9), layout="constrained")

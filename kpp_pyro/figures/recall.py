@@ -16,14 +16,16 @@ from kpp_pyro.figures.drawing import draw_image_table, save
 _STRENGTHS = matplotlib.colormaps["viridis"]
 
 
-def draw_denoising(noise: str, cases: Mapping[float, Tensor], titles: Sequence[str], path: Path) -> Figure:
+def draw_denoising(
+    noise: str, cases: Mapping[float, Tensor], titles: Sequence[str], path: Path | str | None = None
+) -> Figure:
     """Draw damaged images read by read, a row for each image.
 
     Args:
         noise: its name.
         cases: by strength, images (N, columns, C, H, W): each from clean to the last read.
         titles: of the columns.
-        path: file to write.
+        path: file to write, if any.
     """
     rows = [
         (f"{strength:g}" if first == 0 else "", images)
@@ -35,12 +37,12 @@ def draw_denoising(noise: str, cases: Mapping[float, Tensor], titles: Sequence[s
     )
 
 
-def draw_denoising_curves(results: Sequence[Mapping[str, Any]], path: Path) -> Figure:
+def draw_denoising_curves(results: Sequence[Mapping[str, Any]], path: Path | str | None = None) -> Figure:
     """Draw wrong pixels against reads, a panel for each noise and a line for each strength, with standard errors.
 
     Args:
         results: as `denoise.json` has them.
-        path: file to write.
+        path: file to write, if any.
     """
     noises = list(dict.fromkeys(result["noise"] for result in results))
     figure = Figure((1.0 + 3.6 * len(noises), 3.6), layout="constrained")

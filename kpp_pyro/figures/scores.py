@@ -18,7 +18,7 @@ _MEMORY_NAMES = {
 }
 
 
-def draw_pareto_k(pareto_k: Sequence[float | None], path: Path) -> Figure:
+def draw_pareto_k(pareto_k: Sequence[float | None], path: Path | str | None = None) -> Figure:
     """Draw the histogram of every image's k-hat; those that are not finite are counted in the title."""
     known = [value for value in pareto_k if value is not None]
     figure = Figure((5.2, 3.4), layout="constrained")
@@ -35,13 +35,13 @@ def draw_pareto_k(pareto_k: Sequence[float | None], path: Path) -> Figure:
     return save(figure, path)
 
 
-def draw_bounds(bounds: Sequence[dict[str, float]], elbo: float, path: Path) -> Figure:
+def draw_bounds(bounds: Sequence[dict[str, float]], elbo: float, path: Path | str | None = None) -> Figure:
     """Draw -ln p-hat_K, the upper bound on the cost of an image, against the particles K, with standard errors.
 
     Args:
         bounds: by number of particles, as `evaluation.json` has them.
         elbo: nats per image.
-        path: file to write.
+        path: file to write, if any.
     """
     figure = Figure((5.2, 3.4), layout="constrained")
     axis = figure.subplots()
@@ -56,13 +56,13 @@ def draw_bounds(bounds: Sequence[dict[str, float]], elbo: float, path: Path) -> 
     return save(figure, path)
 
 
-def draw_controls(scores: Mapping[str, dict[str, Any]], limit: float, path: Path) -> Figure:
+def draw_controls(scores: Mapping[str, dict[str, Any]], limit: float, path: Path | str | None = None) -> Figure:
     """Draw the cost of an image read from each memory, own and controls, on a logarithmic axis, beside ln T.
 
     Args:
         scores: by memory, as `evaluation.json` has them.
         limit: ln p of a perfect memory that still has to say which image, nats per image.
-        path: file to write.
+        path: file to write, if any.
     """
     figure = Figure((6.4, 0.55 * len(scores) + 1.1), layout="constrained")
     axis = figure.subplots()
