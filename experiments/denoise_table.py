@@ -33,9 +33,11 @@ def describe_denoising(content: dict[str, Any]) -> str:
 
 
 def _heading(settings: dict[str, Any]) -> str:
+    classes = settings["classes_per_episode"]
     return (
         f"{settings['images']:,} {settings['split']} images of {settings['dataset']} ({settings['binarization']}), "
-        f"T = {settings['episode_length']}, memory of {settings['memory_scalars']:,} scalars ({settings['write']}, "
+        f"T = {settings['episode_length']}{'' if classes is None else f' of {classes} classes'}, "
+        f"memory of {settings['memory_scalars']:,} scalars ({settings['write']}, "
         f"{settings['reads']} block{'s' * (settings['reads'] > 1)} per image), seed {settings['seed']}. "
         f"Per image, ± standard error:"
     )
@@ -68,10 +70,10 @@ def _conclusions(results: list[dict[str, Any]], steps: int) -> list[str]:
     named: dict[str, list[str]] = {"helps": [], "harms": [], "changes nothing that is certain": []}
     for result in results:
         change = result["iterating"]["change_in_wrong_pixels_per_image"]
-        error = result["iterating"]["change_in_wrong_pixels_standard_error"] or 0.0
-        certain = abs(change) > _CERTAIN * error and change
+        error = result["iterating"]["change_in_wrong_pixels_standard_error"]  # None of a single image
+        certain = error is not None and abs(change) > _CERTAIN * error
         verdict = "changes nothing that is certain" if not certain else "helps" if change < 0 else "harms"
-        amount = f" ({change:+.2f} ± {error:.2f})" if change else ""
+        amount = f" ({change:+.2f} ± {_number(error)})" if change else ""
         named[verdict].append(f"{result['noise']} {result['strength']:g}{amount}")
     worst = max(results, key=lambda result: result["iterating"]["drifted_share"])
     return [

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     content = report(run, episodes, arguments)
     write_json(run.folder.generation, content)
-    print(describe_generation(content))
+    print(describe_generation(run.folder.read_generation()))
     for name in draw_generation_figures(run):
         print(run.folder.figures / f"{name}.png")
     return 0
@@ -75,10 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def require_sensible(arguments: Arguments) -> None:
     """Raise InputError for a number that no generation can use."""
-    for name, least in {"samples": 1, "memories": 1, "clean_up": 1, "seed": 0}.items():
-        value = getattr(arguments, name)
-        if value < least:
-            raise InputError(f"--{name.replace('_', '-')}: expected at least {least}, found {value}")
+    for name in ("samples", "memories", "clean_up"):
+        if getattr(arguments, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(arguments, name)}")
+    if not 0 <= arguments.seed < 2**63:
+        raise InputError(f"--seed: expected a number from 0 to 2^63 - 1, found {arguments.seed}")
 
 
 def report(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments) -> dict[str, Any]:
@@ -104,6 +105,7 @@ def report(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments) -> dict[s
             "samples": arguments.samples,
             "clean_up": arguments.clean_up,
             "episode_length": data.episode_length,
+            "classes_per_episode": data.classes_per_episode,
             "binarization": data.test_binarize,
             "seed": arguments.seed,
             "checkpoint_step": run.step,

@@ -31,9 +31,11 @@ def describe_generation(content: dict[str, Any]) -> str:
 
 def _heading(settings: dict[str, Any]) -> str:
     _, height, width = settings["image_shape"]
+    classes = settings["classes_per_episode"]
     return (
         f"{settings['samples']:,} samples of each of {settings['memories']} memories of {settings['episode_length']} "
-        f"{settings['split']} images of {settings['dataset']} ({settings['binarization']}, {height}x{width}), "
+        f"{settings['split']} images{'' if classes is None else f' of {classes} classes'} of {settings['dataset']} "
+        f"({settings['binarization']}, {height}x{width}), "
         f"{settings['memory_scalars']:,} scalars ({settings['write']}), seed {settings['seed']}; "
         "± standard error over memories:"
     )

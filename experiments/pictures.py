@@ -84,14 +84,15 @@ def draw_generation_figures(run: OpenedRun) -> dict[str, Figure]:
     with own_randomness(_SEED, run.program.device):
         drawn = memories.generate(memory, _SAMPLES).images
     cleaned = memories.recall(memory, drawn, reads)[-1].images
-    return {
+    found = {
         "coverage": figures.draw_coverage(content, folder / "coverage.png"),
         "generation": figures.draw_generation(images[:, :_SAMPLES], drawn, cleaned, folder / "generation.png"),
         "key_walk": figures.draw_key_walk(_key_walk(memories, memory[0], images[0, 0]), folder / "key_walk.png"),
-        "interpolation": figures.draw_interpolation(
-            _interpolations(memories, memory[0], images[0]), folder / "interpolation.png"
-        ),
     }
+    if images.shape[1] > 1:
+        pairs = _interpolations(memories, memory[0], images[0])
+        found["interpolation"] = figures.draw_interpolation(pairs, folder / "interpolation.png")
+    return found
 
 
 def _key_walk(memories: GenerativeMemory, memory: Memory, image: Tensor) -> dict[str, Tensor]:
