@@ -14,6 +14,7 @@ import gradio as gr
 from torch import Tensor
 
 from experiments.explore_session import Explorer, Percent, Session
+from kpp_pyro.errors import InputError
 from kpp_pyro.noise import NoiseName
 from kpp_pyro.pixels import Colour, Frame, Grid, Picture, enlarged, grey, signed, to_png
 
@@ -115,16 +116,13 @@ class View:
 
     def strip(self, session: Session) -> str:
         """The recall so far: the original, the cue and what came back after each read, with the wrong pixels."""
-        steps = [("original", session.episode), ("cue", session.cue.images)]
-        steps += [(f"read {step}", read) for step, read in enumerate(session.reads, 1)]
-        shown = [
-            _figure(images[session.chosen], _SMALL, f"<b>{name}</b><br>{self._wrong(session, images)}")
-            for name, images in steps
-        ]
+        original = session.episode[session.chosen]
+        steps = [("cue", session.cue.images), *((f"read {n}", read) for n, read in enumerate(session.reads, 1))]
+        shown = [_figure(original, _SMALL, "<b>original</b>")]
+        for name, images in steps:
+            image = images[session.chosen]
+            shown.append(_figure(image, _SMALL, f"<b>{name}</b><br>{session.wrong_pixels(image)} wrong"))
         return f'<div class="strip">{"".join(shown)}</div>'
-
-    def _wrong(self, session: Session, images: Tensor) -> str:
-        return "&nbsp;" if images is session.episode else f"{session.wrong_pixels(images[session.chosen])} wrong"
 
     def _memory(self, session: Session, percent: Percent) -> str:
         addressing = self.explorer.addressing
@@ -235,7 +233,10 @@ def build_page(explorer: Explorer, name: str) -> gr.Blocks:
             return *percent, *view.at_key(now, percent)
 
         def add_noise(now: Session, noise: str, strength: float) -> tuple[Session, str]:
-            now = explorer.add_noise(now, noise, strength)
+            try:
+                now = explorer.add_noise(now, noise, strength)
+            except InputError as error:
+                raise gr.Error(str(error), print_exception=False) from error
             return now, view.strip(now)
 
         def read_once(now: Session) -> tuple[Any, ...]:

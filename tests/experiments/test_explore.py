@@ -18,7 +18,11 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 
+from experiments.build import resolve
 from experiments.explore_session import Explorer, Session
+from experiments.run import Run
+from experiments.script import Interruption
+from experiments.svi_train import new_run, parse
 from inference.recall import GenerativeMemory
 from kpp_pyro.errors import InputError
 from tests.experiments.running import TINY, command, refused, run
@@ -141,9 +145,12 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "digits"
-    assert run("svi_train.py", *TINY, "--out", folder).returncode == 0
-    return folder
+    """A run that was trained, but has neither figures nor scores."""
+    path = tmp_path_factory.mktemp("runs") / "digits"
+    run_folder, config = new_run(parse([*TINY, "--evaluate-every", "6", "--device", "cpu", "--out", str(path)]))
+    with Interruption() as interruption:
+        Run(run_folder, resolve(config), resume=False).train(interruption)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +246,9 @@ def test_an_image_is_chosen_damaged_and_recalled_step_by_step(page):
     for reads in (1, 2):
         page.click("#read-once")
         shown.nth(1 + reads).wait_for()
-    assert re.findall(r"read \d\n\d+ wrong", page.inner_text("#strip"))
+    said = re.findall(r"^(.+)\n(\d+) wrong$", page.inner_text("#strip"), flags=re.MULTILINE)
+    assert [name for name, _ in said] == ["cue", "read 1", "read 2"]
+    assert int(said[0][1]) > 0
     page.click("#start-again")
     shown.nth(2).wait_for(state="detached")
     assert shown.count() == 2
