@@ -30,8 +30,6 @@ from inference.traces import site_mean, site_value, written_memory
 from kpp_pyro.errors import InputError
 from kpp_pyro.memory import KEY_SIZE
 
-_UNKNOWN = 0.5  # of a missing pixel, before the first read
-
 Record = TypeVar("Record")
 
 
@@ -128,13 +126,13 @@ class GenerativeMemory:
         if mask.shape != cues.shape or mask.dtype != torch.bool:
             raise InputError(f"mask: expected bool {tuple(cues.shape)}, found {_described(mask)}")
         if cues.is_floating_point():
-            cues = cues.masked_fill(mask.to(cues.device), _UNKNOWN)  # NaN is a common sign of a missing pixel
+            cues = cues.masked_fill(mask.to(cues.device), 0)  # NaN is a common sign of a missing pixel
         value, episodes = self._value_and_cues(memory, cues)
         if steps < 1:
             raise InputError(f"steps: expected at least 1, found {steps}")
         missing = mask.to(self.device).view_as(episodes)
         known = ~missing & missing.flatten(-3).any(-1)[..., None, None, None]  # of cues that miss something
-        estimate, reads = episodes, []
+        estimate, reads = _filled(episodes, missing), []
         for _ in range(steps):
             found = self._read(value, self._locate(value, estimate))
             reads.append(self._like(memory, found))
@@ -296,6 +294,12 @@ class GenerativeMemory:
             expected = ", ".join(map(str, (*batch, "N", *event)))
             raise InputError(f"keys: expected ({expected}) for this memory, found {tuple(keys.shape)}")
         return keys.to(self.device, self.dtype).reshape(-1, *keys.shape[-3:])
+
+
+def _filled(cues: Tensor, missing: Tensor) -> Tensor:
+    """Cues (B, T, C, H, W) with missing pixels, which are 0, at the mean of those that their own cue has, if any."""
+    known = (~missing).sum((-3, -2, -1), keepdim=True)
+    return torch.where(missing, cues.sum((-3, -2, -1), keepdim=True) / known.clamp(min=1), cues)
 
 
 def _between(ends: Tensor, share: Tensor) -> Tensor:

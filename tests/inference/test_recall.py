@@ -210,7 +210,10 @@ def test_known_pixels_are_put_back_before_every_read(write):
     shown = spied(memories)
     reads = memories.complete(memory, cues, mask, steps=3)
     assert len(shown) == len(reads) == 3
-    torch.testing.assert_close(shown[0], cues.where(~mask, torch.tensor(0.5, dtype=torch.float64)))
+    means = torch.stack(
+        [image[~hidden].mean() for image, hidden in zip(cues.flatten(0, 1), mask.flatten(0, 1), strict=True)]
+    )
+    torch.testing.assert_close(shown[0], cues.where(~mask, means.view(B, T, 1, 1, 1)))
     for cue, found in zip(shown[1:], reads, strict=False):
         expected = cues.where(~mask, found.images)
         expected[:, 0] = found.images[:, 0]  # which misses nothing, so that all of it is in doubt
@@ -234,7 +237,7 @@ def test_where_everything_is_missing_all_cues_are_alike():
     memories, cues = opened("feed_forward"), some_cues()
     memory = memories.write(random_episodes(B, T))
     found = memories.complete(memory, cues, torch.ones_like(cues, dtype=torch.bool), 2)[-1]
-    expected = memories.recall(memory, torch.full_like(cues, 0.5), 2)[-1]
+    expected = memories.recall(memory, torch.zeros_like(cues), 2)[-1]
     assert_same_read(found, expected, atol=0, rtol=0)
 
 
