@@ -68,7 +68,8 @@ def draw_coverage(content: Mapping[str, Any], path: Path | str | None = None) ->
         left.plot(range(1, len(curve) + 1), [100 * share for share in curve], label=name, color=colour)
         for axis, of in ((middle, "written"), (right, "training")):
             counts = result[f"samples_by_wrong_pixels_to_nearest_{of}"]
-            axis.stairs(counts, label=name, color=colour)
+            edges = [distance - 0.5 for distance in range(len(counts) + 1)]
+            axis.stairs(counts, edges, label=name, color=colour)
     left.set(xscale="log", xlabel="samples", ylabel="% of written images brought back", ylim=(0, 102), title="Coverage")
     for axis, of in ((middle, "written"), (right, "training")):
         axis.axvline(content["near_wrong_pixels"], color="firebrick", ls=":", label="near")

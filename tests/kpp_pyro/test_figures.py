@@ -11,7 +11,19 @@ import torch
 from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 
-from kpp_pyro.figures import draw_curves, draw_memory, draw_reconstructions, draw_samples
+from kpp_pyro.figures import (
+    draw_coverage,
+    draw_curves,
+    draw_denoising,
+    draw_denoising_curves,
+    draw_generation,
+    draw_interpolation,
+    draw_key_walk,
+    draw_memory,
+    draw_memory_at_work,
+    draw_reconstructions,
+    draw_samples,
+)
 from kpp_pyro.memory import Addressing, MemoryLayout
 
 
@@ -177,3 +189,251 @@ def test_figures_are_closed_and_drawn_without_warnings(path):
         draw_memory(torch.randn(4, 20, 40), torch.rand(32, 1, 4), path)
         draw_curves([record(10, "validation", -80.0, key=3.0)], path)
     assert plt.get_fignums() == before
+
+
+# Tables of images
+
+
+def levels_between(number, first=0.05, last=0.95):
+    return torch.linspace(first, last, number)
+
+
+def mosaic(axis, side=16):
+    """Levels (rows, columns) of the images of a constant grey in an axis, whose pixels stand where they should."""
+    shown = np.ma.filled(axis.images[0].get_array(), np.nan)
+    height, width = (size // (side + 2) for size in shown.shape)
+    tiles = shown.reshape(height, side + 2, width, side + 2).swapaxes(1, 2)  # (rows, columns, side + 2, side + 2)
+    inner = tiles[..., 1:-1, 1:-1]
+    frame = np.isnan(tiles).sum((-1, -2)) - np.isnan(inner).sum((-1, -2))
+    assert (frame == (side + 2) ** 2 - side**2).all()  # the ground shows around every image
+    constant = (inner == inner[..., :1, :1]).all((-1, -2)) | np.isnan(inner).all((-1, -2))
+    assert constant.all()
+    return inner[..., 0, 0]
+
+
+def assert_shown(axis, rows):
+    """Rows of levels are in an axis; a row that is shorter ends in ground."""
+    width = max(map(len, rows))
+    expected = np.array([[*map(float, row), *[np.nan] * (width - len(row))] for row in rows])
+    np.testing.assert_allclose(mosaic(axis), expected, atol=1e-6)
+
+
+def labels(axis):
+    return [tick.get_text() for tick in axis.get_yticklabels()]
+
+
+def assert_ticks_in_the_middle(positions, number, size=18):
+    assert list(positions) == pytest.approx([size * (n + 0.5) - 0.5 for n in range(number)], abs=1)
+
+
+def test_damaged_images_stand_read_by_read_under_their_titles(path):
+    levels = levels_between(18).view(3, 2, 3)  # strengths, images, columns
+    cases = {strength: constant_images(of) for strength, of in zip((0.1, 0.25, 1.0), levels, strict=True)}
+    titles = ["clean", "cue", "1 read"]
+    figure = draw_denoising("salt_and_pepper", cases, titles, path)
+    (axis,) = figure.axes
+    assert_shown(axis, levels.flatten(0, 1).tolist())
+    assert labels(axis) == ["0.1", "", "0.25", "", "1", ""]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == titles
+    assert_ticks_in_the_middle(axis.get_xticks(), 3)
+    assert_ticks_in_the_middle(axis.get_yticks(), 6)
+    assert "salt and pepper" in figure.get_suptitle()
+    places = places_of_levels(path, levels.flatten().tolist()).reshape(6, 3, 2)  # and so it is in the file
+    assert np.ptp(places[..., 0], axis=1).max() < 3 and (np.diff(places[:, 0, 0]) > 30).all()
+    assert np.ptp(places[..., 1], axis=0).max() < 3 and (np.diff(places[0, :, 1]) > 30).all()
+
+
+def test_samples_stand_below_what_was_written_to_their_memory(path):
+    written, drawn, cleaned = (levels_between(8, *ends).view(2, 4) for ends in ((0.1, 0.3), (0.4, 0.6), (0.7, 0.9)))
+    figure = draw_generation(*map(constant_images, (written[:, :3], drawn, cleaned)), path)
+    rows = [row.tolist() for index in range(2) for row in (written[index, :3], drawn[index], cleaned[index])]
+    (axis,) = figure.axes
+    assert_shown(axis, rows)
+    assert labels(axis) == [f"{name}, {index}" for index in (1, 2) for name in ("written", "samples", "cleaned")]
+    places = places_of_levels(path, [row[2] for row in rows])
+    assert (np.diff(places[:, 0]) > 30).all() and np.ptp(places[:, 1]) < 3
+
+
+def test_walks_through_keys_stand_above_those_through_latents(path):
+    levels = levels_between(20).view(2, 2, 5)  # pairs, through, images
+    figure = draw_interpolation([tuple(constant_images(pair)) for pair in levels], path)
+    assert_shown(figure.axes[0], levels.flatten(0, 1).tolist())
+    assert labels(figure.axes[0]) == ["keys", "latents"] * 2
+    places = places_of_levels(path, levels[0, 0].tolist())
+    assert (np.diff(places[:, 1]) > 30).all() and np.ptp(places[:, 0]) < 3
+
+
+def test_a_walk_through_key_space_has_a_panel_for_each_scale_and_images_at_their_places(path):
+    levels = levels_between(24).view(2, 3, 4)  # scales, rows, columns
+    walks = {name: constant_images(of) for name, of in zip(("near", "far"), levels, strict=True)}
+    figure = draw_key_walk(walks, path)
+    assert [axis.get_title() for axis in figure.axes] == ["near", "far"]
+    for axis, expected in zip(figure.axes, levels, strict=True):
+        assert_shown(axis, expected.tolist())
+    assert "downwards" in figure.axes[0].get_ylabel() and "left to right" in figure.axes[0].get_xlabel()
+    places = places_of_levels(path, levels.flatten().tolist()).reshape(2, 3, 4, 2)
+    assert (np.diff(places[..., 0], axis=1) > 30).all() and np.ptp(places[..., 0], axis=(0, 2)).max() < 3
+    assert (np.diff(places[..., 1], axis=2) > 30).all() and (places[1, ..., 1] > places[0, ..., 1].max()).all()
+
+
+def at_work(path, episode=11, cues=4, samples=8, channels=3):
+    """A sheet of a memory at work, and the levels of the images in it."""
+    parts = [levels_between(n, *ends) for n, ends in ((episode, (0.0, 0.2)), (cues, (0.3, 0.45)), (cues, (0.5, 0.7)))]
+    parts.append(levels_between(samples, 0.75, 1.0))
+    memory = torch.linspace(-3, 2, channels)[:, None, None].expand(-1, 4, 8)
+    corner = torch.arange(float(episode))[:, None].expand(episode, 2)  # two reads of each image
+    boxes = torch.stack([corner % 4 * 2, corner // 4, torch.full_like(corner, 2), torch.full_like(corner, 1)], -1)
+    written, *shown = map(constant_images, parts)
+    return draw_memory_at_work(written, memory, boxes, *shown, path), parts, boxes
+
+
+def test_a_memory_at_work_is_shown_in_four_panels(path):
+    figure, (episode, cues, recalled, samples), boxes = at_work(path)
+    first, second, third, fourth = figure.axes
+    assert [axis.get_title()[:2] for axis in figure.axes] == ["1.", "2.", "3.", "4."]
+    assert "11 images" in first.get_title() and "1 of 3" in second.get_title()
+    assert_shown(first, [episode[:8].tolist(), episode[8:].tolist()])
+    assert_shown(third, [cues.tolist(), recalled.tolist()])
+    assert labels(third) == ["cue", "recalled"]
+    assert_shown(fourth, [samples[:4].tolist(), samples[4:].tolist()])
+    assert (second.images[0].get_array() == -3).all() and second.images[0].get_clim() == (-3, 3)  # the first channel
+    assert tuple(second.images[0].get_extent()) == (0, 8, 4, 0)
+    drawn = boxes_on(second)
+    assert len(drawn) == 22
+    for box, (left, top, width, height) in zip(drawn, boxes.flatten(0, 1).tolist(), strict=True):
+        assert box.get_center() == pytest.approx((left + width / 2, top + height / 2))
+    assert len({box.get_edgecolor() for box in drawn}) == 11  # one for each image
+
+
+def test_a_cue_stands_above_what_it_recalls_in_the_file(path):
+    _, (_, cues, recalled, samples), _ = at_work(path, episode=8)
+    above, below, beside = (places_of_levels(path, part.tolist()) for part in (cues, recalled, samples[:4]))
+    assert (below[:, 0] - above[:, 0] > 30).all() and np.abs(above[:, 1] - below[:, 1]).max() < 3
+    assert (np.diff(above[:, 1]) > 30).all() and (beside[:, 1] > above[:, 1].max()).all()
+
+
+def silent(draw):
+    """Draw with warnings as errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return draw()
+
+
+# Curves of recall
+
+
+def errors_of(wrong, errors=None):
+    return {
+        "wrong_pixels_per_image": wrong,
+        "wrong_pixels_per_image_standard_error": errors or [None] * len(wrong),
+    }
+
+
+def case(noise, strength, cue, recall, memoryless, completion=None):
+    return {
+        "noise": noise,
+        "strength": strength,
+        "cue_wrong_pixels_per_image": cue,
+        "recall": recall,
+        "memoryless": memoryless,
+        "completion": completion,
+    }
+
+
+CASES = [
+    case("mask", 0.1, 10.0, errors_of([6.0, 5.0], [0.5, 0.25]), errors_of([9.0, 12.0], [1, 2]), errors_of([3.0, 2.0])),
+    case("mask", 0.5, 50.0, errors_of([40.0, 39.0], [3.0, 3.5]), errors_of([60.0, 70.0]), errors_of([20.0, 10.0])),
+    case("salt_and_pepper", 0.25, 25.0, errors_of([8.0, 7.5], [1.0, 1.5]), errors_of([20.0, 22.0], [1.0, 1.0])),
+]
+
+
+def curves_on(axis):
+    """What every curve of an axis shows: its style, colour, values and the ends of its error bars."""
+    found = []
+    for container in axis.containers:
+        line, _, (bars,) = container.lines
+        ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
+        assert list(line.get_xdata()) == list(range(len(line.get_xdata())))  # the cue, and every read
+        found.append((line.get_linestyle(), line.get_color(), list(line.get_ydata()), ends))
+    return found
+
+
+def test_wrong_pixels_are_plotted_read_by_read_with_a_panel_for_each_noise(path):
+    figure = silent(lambda: draw_denoising_curves(CASES, path))
+    assert [axis.get_title() for axis in figure.axes] == ["mask", "salt and pepper"]
+    for axis, cases in zip(figure.axes, (CASES[:2], CASES[2:]), strict=True):
+        curves = iter(curves_on(axis))
+        colours = []
+        for expected in cases:
+            kinds = ("recall", "memoryless", "completion") if expected["completion"] else ("recall", "memoryless")
+            of_case = [next(curves) for _ in kinds]
+            for kind, (style, _, values, ends) in zip(kinds, of_case, strict=True):
+                errors = expected[kind]
+                assert style == {"recall": "-", "memoryless": "--", "completion": ":"}[kind]
+                assert values == [expected["cue_wrong_pixels_per_image"], *errors["wrong_pixels_per_image"]]
+                spread = [0.0, *(error or 0.0 for error in errors["wrong_pixels_per_image_standard_error"])]
+                for value, error, end in zip(values, spread, ends, strict=True):
+                    assert end == pytest.approx([value - error, value + error])
+            assert len({str(colour) for _, colour, _, _ in of_case}) == 1
+            colours.append(str(of_case[0][1]))
+        assert next(curves, None) is None and len(set(colours)) == len(cases)
+        names = [text.get_text() for text in axis.get_legend().get_texts()]
+        assert names == [f"{expected['strength']:g}" for expected in cases]
+    assert figure.axes[0].get_ylim()[0] == 0 and figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+    assert imread(path).std() > 0
+
+
+# Curves of generation
+
+
+def generated(curve, written, training, cleaned_curve=None):
+    counts = {
+        "samples_by_wrong_pixels_to_nearest_written": written,
+        "samples_by_wrong_pixels_to_nearest_training": training,
+    }
+    results = {kind: {"coverage_by_samples": of, **counts} for kind, of in (("prior", curve), ("cleaned_up", curve))}
+    if cleaned_curve is not None:
+        results["cleaned_up"] = {
+            "coverage_by_samples": cleaned_curve,
+            **{name: of[::-1] for name, of in counts.items()},
+        }
+    return {"results": results, "near_wrong_pixels": 2.5}
+
+
+def test_coverage_and_distances_are_plotted_as_they_were_found(path):
+    written, training = [3, 0, 1, 4], [0, 0, 5, 2, 1]
+    content = generated([0.25, 0.25, 0.5], written, training, [0.5, 0.75, 1.0])
+    figure = silent(lambda: draw_coverage(content, path))
+    left, *histograms = figure.axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in left.lines}
+    assert lines == {
+        "keys of the prior": [[1, 25], [2, 25], [3, 50]],
+        "after iterated clean-up": [[1, 50], [2, 75], [3, 100]],
+    }
+    for axis, counts in zip(histograms, (written, training), strict=True):
+        shown = {patch.get_label(): patch.get_data() for patch in axis.patches}
+        assert shown["keys of the prior"].values.tolist() == counts
+        assert shown["after iterated clean-up"].values.tolist() == counts[::-1]
+        (near,) = axis.lines
+        assert list(near.get_xdata()) == [2.5, 2.5] and near.get_linestyle() == ":"
+    assert "written" in histograms[0].get_title() and "training" in histograms[1].get_title()
+    assert "written" in histograms[0].get_xlabel() and "training" in histograms[1].get_xlabel()
+
+
+def test_bars_stand_over_their_distance_on_the_side_of_the_line_that_it_is_on(path):
+    axis = draw_coverage(generated([0.5], [1, 1, 1, 1], [1, 1, 1, 1]), path).axes[1]
+    edges = axis.patches[0].get_data().edges
+    assert ((edges[:-1] + edges[1:]) / 2).tolist() == [0, 1, 2, 3]
+    assert (edges[3:] >= axis.lines[0].get_xdata()[0]).all() and edges[2] < axis.lines[0].get_xdata()[0]  # 3 > 2.5 > 2
+
+
+def test_figures_of_as_little_as_there_can_be_are_drawn_without_warnings(path):
+    before, one = plt.get_fignums(), constant_images([0.5])
+    silent(lambda: draw_denoising("mask", {0.5: one[None]}, ["clean"], path))
+    silent(lambda: draw_denoising_curves([case("poisson", 2.0, 0.0, errors_of([0.0]), errors_of([0.0]))], path))
+    silent(lambda: draw_generation(one[None], one[None], one[None], path))
+    silent(lambda: draw_interpolation([(one, one)], path))
+    silent(lambda: draw_key_walk({"only": one[None]}, path))
+    silent(lambda: draw_coverage(generated([0.0], [1], [1]), path))
+    silent(lambda: draw_memory_at_work(one, torch.zeros(1, 10, 20), torch.zeros(1, 1, 4), one, one, one, path))
+    assert imread(path).std() > 0 and plt.get_fignums() == before
