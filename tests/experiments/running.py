@@ -9,7 +9,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.script import run_script
+import pytest
+
+import experiments.run
+from experiments.build import resolve
+from experiments.run import Run
+from experiments.script import Interruption, run_script
+from experiments.svi_train import new_run, parse
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--width", "32", "--episodes-per-step", "2", "--steps", "6", "--evaluate-every", "3", "--warmup-steps", "2"]
@@ -38,6 +44,16 @@ def run(script: str, *arguments: object, cwd: Path | None = None) -> Finished:
         except SystemExit as end:
             status = int(end.code or 0)
     return Finished(status, output.getvalue(), errors.getvalue())
+
+
+def trained(folder: Path, *flags: object) -> Path:
+    """The folder of a run without scores and figures, which take longer to draw than a small run to train."""
+    run_folder, config = new_run(parse([*map(str, flags), "--device", "cpu", "--out", str(folder)]))
+    with pytest.MonkeyPatch.context() as patch, Interruption() as interruption:
+        patch.setattr(experiments.run, "draw_figures", lambda *_: {})
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            Run(run_folder, resolve(config), resume=False).train(interruption)
+    return folder
 
 
 def refused(process: Finished) -> str:

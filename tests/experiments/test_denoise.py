@@ -1,0 +1,274 @@
+"""denoise.py, on a digits run that has learned to use its memory."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+
+import pytest
+import torch
+
+from experiments.build import open_run
+from inference.denoising import denoise
+from kpp_pyro.noise import damage
+from tests.experiments.running import TINY, refused, run, trained
+
+# fmt: off
+LEARNED = [
+    "--width", "64", "--steps", "150", "--evaluate-every", "150", "--warmup-steps", "20", "--episodes-per-step", "4",
+    "--episode-length", "16", "--memory-width", "20", "--precision", "float32",
+]
+# fmt: on
+MASK = ["--noise", "mask", "--strength", "0.3"]
+QUICK = ["--limit", "20", "--steps", "3"]
+NOISES = ("salt_and_pepper", "speckle", "poisson", "mask")
+QUANTITIES = ("wrong_pixels_per_image", "nats_per_image", "found_share")
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("runs") / "digits", *LEARNED)
+
+
+@pytest.fixture(scope="module")
+def denoised(learned):
+    """All noises, as they are denoised unless asked for others; what was written, and what was said."""
+    process = run("denoise.py", learned, *QUICK)
+    assert process.returncode == 0, process.stderr
+    return report(learned), process, {path.name: path.read_bytes() for path in (learned / "figures").iterdir()}
+
+
+@pytest.fixture
+def copied(learned, tmp_path):
+    """The run before anything was denoised."""
+    return shutil.copytree(learned, tmp_path / "copied", ignore=shutil.ignore_patterns("denoise*"))
+
+
+def report(folder):
+    """What denoise.py wrote, without what no two machines share."""
+    content = json.loads((folder / "denoise.json").read_text(), parse_constant=pytest.fail)
+    del content["environment"]
+    return content
+
+
+def by_case(content):
+    return {(result["noise"], result["strength"]): result for result in content["results"]}
+
+
+def test_the_file_states_all_that_a_table_has_to_state(denoised, learned):
+    content, _, _ = denoised
+    settings = content["settings"]
+    expected = {
+        "dataset": "digits",
+        "split": "test",
+        "images": 20,
+        "episode_length": 16,
+        "classes_per_episode": None,
+        "binarization": "static",
+        "steps": 3,
+        "seed": 0,
+        "checkpoint_step": 150,
+        "precision": "float32",
+        "write": "allocate",
+        "reads": 1,
+        "image_shape": [1, 16, 16],
+        "memory_scalars": 1600,
+    }
+    assert {name: settings[name] for name in expected} == expected and settings["parameters"] > 1000
+    assert "git_commit" in json.loads((learned / "denoise.json").read_text())["environment"]
+    assert not list(learned.glob(".*"))
+
+
+def test_all_noises_are_tried_from_weak_to_strong(denoised):
+    content, _, figures = denoised
+    strengths = {noise: [s for other, s in by_case(content) if other == noise] for noise in NOISES}
+    assert list(dict.fromkeys(noise for noise, _ in by_case(content))) == list(NOISES)
+    for noise, of in strengths.items():
+        assert len(of) >= 3 and of == sorted(of)
+        cues = [by_case(content)[noise, strength]["cue_wrong_pixels_per_image"] for strength in of]
+        assert min(cues) > 0 and (noise == "poisson" or cues == sorted(cues))
+        assert f"denoise_{noise}.png" in figures
+    assert "denoise_curves.png" in figures
+
+
+def test_every_way_to_an_image_has_finite_errors_after_each_read(denoised):
+    for result in denoised[0]["results"]:
+        steps = {"recall": 3, "memoryless": 3, "nearest_written": 1}
+        if result["noise"] == "mask":
+            steps["completion"] = 3
+        else:
+            assert result["completion"] is None
+        for kind, number in steps.items():
+            for name in QUANTITIES:
+                values, errors = result[kind][name], result[kind][f"{name}_standard_error"]
+                assert len(values) == len(errors) == number
+                assert all(map(math.isfinite, [*values, *errors])) and min([*values, *errors]) >= 0
+            assert max(result[kind]["found_share"]) <= 1
+        iterating, recall = result["iterating"], result["recall"]
+        change = recall["wrong_pixels_per_image"][-1] - recall["wrong_pixels_per_image"][0]
+        assert iterating["change_in_wrong_pixels_per_image"] == pytest.approx(change)
+        found = recall["found_share"][0] - iterating["drifted_share"] + iterating["rescued_share"]
+        assert found == pytest.approx(recall["found_share"][-1])
+
+
+def test_a_memory_knows_more_than_the_same_networks_without_it_and_less_than_the_images(denoised):
+    for noise, strength in (("salt_and_pepper", 0.5), ("speckle", 2.0)):
+        result = by_case(denoised[0])[noise, strength]
+        own, without = (result[kind]["wrong_pixels_per_image"][0] for kind in ("recall", "memoryless"))
+        assert result["nearest_written"]["wrong_pixels_per_image"][0] < own < without
+    hole = by_case(denoised[0])["mask", 0.5]
+    known, unknown = (hole[kind]["wrong_pixels_per_image"][-1] for kind in ("completion", "recall"))
+    assert known < unknown
+
+
+def test_errors_are_those_of_the_first_images(denoised, learned):
+    opened = open_run(learned, "cpu")
+    images, _ = next(opened.episodes.test.batches(8))
+    images = images[:2]  # 20 images, of two episodes
+    damaged = damage(images, "mask", 0.25, torch.Generator().manual_seed(0))
+    errors = denoise(opened.memories, images, damaged, 3)
+    result = by_case(denoised[0])["mask", 0.25]
+    for kind, of in (("recall", errors.recall), ("completion", errors.completion), ("nearest_written", errors.nearest)):
+        for name, values in zip(QUANTITIES, (of.wrong_pixels, of.nats, of.found), strict=True):
+            expected = values.flatten(1)[:, :20].double().mean(1).tolist()
+            assert result[kind][name] == pytest.approx(expected, rel=1e-4)
+    cues = errors.cue.flatten()[:20].double().mean().item()
+    assert result["cue_wrong_pixels_per_image"] == pytest.approx(cues)
+
+
+def test_what_is_printed_is_in_the_file(denoised, learned):
+    content, process, figures = denoised
+    head, *parts = process.stdout.split("\n\n")
+    for stated in (
+        "20 test images of digits (static)",
+        "T = 16",
+        "1,600 scalars (allocate, 1 block per image)",
+        "seed 0",
+    ):
+        assert stated in head
+    numbers = r"(\S+) ([\d.]+)(, hole known)? +(.*)"
+    for part, quantity in zip(parts[:2], QUANTITIES, strict=False):
+        rows = re.findall(rf"^{numbers}$", "\n".join(part.splitlines()[1:]), flags=re.MULTILINE)
+        assert len(rows) == len(content["results"]) + 3  # those of the mask once more
+        for noise, strength, known, row in rows:
+            result = by_case(content)[noise, float(strength)]
+            errors = result["completion" if known else "recall"]
+            expected = [result["cue_wrong_pixels_per_image"]] if quantity == "wrong_pixels_per_image" else []
+            expected += [result["nearest_written"][quantity][0], result["memoryless"][quantity][0]]
+            for pair in zip(errors[quantity], errors[f"{quantity}_standard_error"], strict=True):
+                expected += pair
+            assert [float(number) for number in re.findall(r"[\d.]+", row)] == pytest.approx(expected, abs=0.051)
+    for noise, strength, _, row in re.findall(rf"^{numbers}$", parts[2], flags=re.MULTILINE):
+        result = by_case(content)[noise, float(strength)]
+        found, iterating = result["recall"]["found_share"], result["iterating"]
+        shares = [found[0], found[-1], iterating["drifted_share"], iterating["rescued_share"]]
+        assert [float(share) / 100 for share in re.findall(r"([\d.]+)%", row)] == pytest.approx(shares, abs=6e-4)
+    for name in figures:
+        assert str(learned / "figures" / name) in process.stdout
+
+
+def test_the_seed_decides_and_noises_strengths_split_and_reads_can_be_chosen(copied):
+    flags = ["--noise", "mask", "speckle", "--strength", "0.3", "0.7", "--limit", "9", "--steps", "2"]
+    contents = []
+    for more in ([], [], ["--seed", "1"], ["--split", "validation"]):
+        assert run("denoise.py", copied, *flags, *more).returncode == 0
+        contents.append(report(copied))
+    first, again, reseeded, validation = contents
+    assert first == again
+    assert list(by_case(first)) == [("mask", 0.3), ("mask", 0.7), ("speckle", 0.3), ("speckle", 0.7)]
+    assert (first["settings"]["images"], first["settings"]["steps"]) == (9, 2)
+    assert len(first["results"][0]["recall"]["nats_per_image"]) == 2
+    assert (reseeded["settings"]["seed"], validation["settings"]["split"]) == (1, "validation")
+    for other in (reseeded, validation):
+        for case, result in by_case(other).items():
+            assert result["cue_wrong_pixels_per_image"] != by_case(first)[case]["cue_wrong_pixels_per_image"]
+    names = {path.name for path in (copied / "figures").glob("denoise*")}
+    assert names == {"denoise_curves.png", "denoise_mask.png", "denoise_speckle.png"}
+
+
+def test_a_noise_is_damaged_alike_whatever_others_are_denoised_beside_it(denoised, copied):
+    assert run("denoise.py", copied, *QUICK, "--noise", "poisson").returncode == 0
+    for case, result in by_case(report(copied)).items():
+        assert case[0] == "poisson" and result == by_case(denoised[0])[case]
+
+
+def test_figures_are_drawn_again_pixel_for_pixel(copied):
+    """With the memory at work, which is drawn from the run alone."""
+    assert run("denoise.py", copied, *QUICK, *MASK).returncode == 0
+    assert run("draw_figures.py", copied).returncode == 0
+    before = {path.name: path.read_bytes() for path in (copied / "figures").iterdir()}
+    assert before.keys() >= {"denoise_curves.png", "denoise_mask.png", "memory_at_work.png"}
+    for name in before:
+        (copied / "figures" / name).unlink()
+    process = run("draw_figures.py", copied)
+    assert process.returncode == 0, process.stderr
+    assert {path.name: path.read_bytes() for path in (copied / "figures").iterdir()} == before
+    assert all(name in process.stdout for name in before)
+
+
+def test_of_one_image_no_error_is_known_and_nothing_is_certain(copied):
+    process = run("denoise.py", copied, "--limit", 1, "--steps", 2, *MASK)
+    assert process.returncode == 0, process.stderr
+    (result,) = report(copied)["results"]
+    assert result["recall"]["wrong_pixels_per_image_standard_error"] == [None, None]
+    assert "± ?" in process.stdout and "nan" not in process.stdout.lower()
+    assert "2 reads against one: changes nothing that is certain: mask 0.3" in process.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--strength", 0], "--strength of salt_and_pepper: expected a share above 0, up to 1, found 0.0"),
+        (["--noise", "salt_and_pepper", "--strength", 0.2, 2], "--strength of salt_and_pepper: .* found 2.0"),
+        (["--noise", "speckle", "--strength", "nan"], "--strength of speckle: expected a positive number, found nan"),
+        (["--steps", 0], "--steps: expected at least 1, found 0"),
+        (["--limit", 0], "--limit: expected at least 1, found 0"),
+        (["--seed", -1], r"--seed: expected a number from 0 to 2\^63 - 1, found -1"),
+        (["--seed", 2**63], "--seed"),
+        (["--device", "abacus"], "--device"),
+    ],
+)
+def test_what_cannot_be_denoised_is_refused_and_leaves_nothing(copied, flags, named):
+    before = sorted(copied.rglob("*"))
+    assert re.search(named, refused(run("denoise.py", copied, *flags)))
+    assert sorted(copied.rglob("*")) == before and not (copied / "denoise.json").exists()
+
+
+def test_an_unknown_noise_is_answered_with_those_that_there_are(copied):
+    process = run("denoise.py", copied, "--noise", "rain")
+    assert process.returncode == 2
+    said = process.stdout + process.stderr
+    assert "--noise" in said and all(name in said for name in ("rain", *NOISES))
+    assert not (copied / "denoise.json").exists()
+
+
+def test_a_folder_without_a_run_and_damaged_errors_are_refused(copied, tmp_path):
+    sentence = refused(run("denoise.py", tmp_path / "nowhere"))
+    assert sentence == f"error: {tmp_path / 'nowhere'}: expected a run folder with config.json, found none"
+    assert not (tmp_path / "nowhere").exists()
+    (copied / "denoise.json").write_text("{}")
+    assert "denoise.json" in refused(run("draw_figures.py", copied))
+
+
+KINDS = {
+    "several reads": ["--reads", "5", "--block-height", "1", "--block-width", "5"],
+    "feed forward": ["--write", "feed_forward"],
+    "classes": ["--classes-per-episode", "3", "--episode-length", "8"],
+    "single images": ["--episode-length", "1"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_run_is_denoised(kind, tmp_path):
+    folder = trained(tmp_path / "run", *TINY, *KINDS[kind])
+    process = run("denoise.py", folder, "--limit", 3, "--steps", 2, *MASK)
+    assert process.returncode == 0, process.stderr
+    content = report(folder)
+    (result,) = content["results"]
+    for errors in (result["recall"], result["completion"], result["memoryless"], result["nearest_written"]):
+        assert all(math.isfinite(value) for values in errors.values() for value in values)
+    assert {path.name for path in (folder / "figures").iterdir()} == {"denoise_curves.png", "denoise_mask.png"}
+    assert ("5 blocks per image" in process.stdout) == (kind == "several reads")
+    assert ("T = 8 of 3 classes" in process.stdout) == (kind == "classes")
