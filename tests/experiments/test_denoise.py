@@ -10,6 +10,8 @@ import shutil
 import pytest
 import torch
 
+import experiments.denoise
+import experiments.draw_figures
 from experiments.build import open_run
 from inference.denoising import denoise
 from kpp_pyro.noise import damage
@@ -44,6 +46,12 @@ def denoised(learned):
 def copied(learned, tmp_path):
     """The run before anything was denoised."""
     return shutil.copytree(learned, tmp_path / "copied", ignore=shutil.ignore_patterns("denoise*"))
+
+
+@pytest.fixture
+def without_others(monkeypatch):
+    """No figures but those of recall, and of the memory at work, are drawn again."""
+    monkeypatch.setattr(experiments.draw_figures, "draw_figures", lambda *_: {})
 
 
 def report(folder):
@@ -169,12 +177,13 @@ def test_what_is_printed_is_in_the_file(denoised, learned):
         assert str(learned / "figures" / name) in process.stdout
 
 
-def test_the_seed_decides_and_noises_strengths_split_and_reads_can_be_chosen(copied):
+def test_the_seed_decides_and_noises_strengths_split_and_reads_can_be_chosen(copied, monkeypatch):
     flags = ["--noise", "mask", "speckle", "--strength", "0.3", "0.7", "--limit", "9", "--steps", "2"]
     contents = []
     for more in ([], [], ["--seed", "1"], ["--split", "validation"]):
         assert run("denoise.py", copied, *flags, *more).returncode == 0
         contents.append(report(copied))
+        monkeypatch.setattr(experiments.denoise, "draw_denoising_figures", lambda *_: {})  # they are there
     first, again, reseeded, validation = contents
     assert first == again
     assert list(by_case(first)) == [("mask", 0.3), ("mask", 0.7), ("speckle", 0.3), ("speckle", 0.7)]
@@ -194,7 +203,7 @@ def test_a_noise_is_damaged_alike_whatever_others_are_denoised_beside_it(denoise
         assert case[0] == "poisson" and result == by_case(denoised[0])[case]
 
 
-def test_figures_are_drawn_again_pixel_for_pixel(copied):
+def test_figures_are_drawn_again_pixel_for_pixel(copied, without_others):
     """With the memory at work, which is drawn from the run alone."""
     assert run("denoise.py", copied, *QUICK, *MASK).returncode == 0
     assert run("draw_figures.py", copied).returncode == 0
@@ -244,7 +253,7 @@ def test_an_unknown_noise_is_answered_with_those_that_there_are(copied):
     assert not (copied / "denoise.json").exists()
 
 
-def test_a_folder_without_a_run_and_damaged_errors_are_refused(copied, tmp_path):
+def test_a_folder_without_a_run_and_damaged_errors_are_refused(copied, without_others, tmp_path):
     sentence = refused(run("denoise.py", tmp_path / "nowhere"))
     assert sentence == f"error: {tmp_path / 'nowhere'}: expected a run folder with config.json, found none"
     assert not (tmp_path / "nowhere").exists()

@@ -1,0 +1,250 @@
+"""generate.py, on a digits run that has learned to use its memory."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+
+import pytest
+import torch
+
+import experiments.draw_figures
+import experiments.generate
+from experiments.build import open_run
+from inference.generation import nearest
+from inference.randomness import own_randomness
+from tests.experiments.running import TINY, refused, run, trained
+from tests.experiments.test_denoise import KINDS, LEARNED
+
+QUICK = ["--samples", "40", "--memories", "3", "--clean-up", "2"]
+FIGURES = {"coverage.png", "generation.png", "key_walk.png", "interpolation.png"}
+SHARES = (
+    "coverage_share",
+    "coverage_of_strangers_share",
+    "novel_share",
+    "novel_and_far_from_training_share",
+)
+DISTANCES = ("wrong_pixels_to_nearest_written", "wrong_pixels_to_nearest_training")
+TEST_EPISODES = 23  # of 16 of the 360 test images
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("runs") / "digits", *LEARNED)
+
+
+@pytest.fixture(scope="module")
+def generated(learned):
+    process = run("generate.py", learned, *QUICK)
+    assert process.returncode == 0, process.stderr
+    return report(learned), process
+
+
+@pytest.fixture
+def copied(learned, tmp_path):
+    """The run before anything was generated."""
+    return shutil.copytree(learned, tmp_path / "copied", ignore=shutil.ignore_patterns("generate.json", *FIGURES))
+
+
+@pytest.fixture
+def without_others(monkeypatch):
+    """No figures but those of generation are drawn again."""
+    for name in ("draw_figures", "draw_memory_at_work"):
+        monkeypatch.setattr(experiments.draw_figures, name, lambda *_: {})
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """No figures: drawing takes longer than generating."""
+    monkeypatch.setattr(experiments.generate, "draw_generation_figures", lambda *_: {})
+
+
+def report(folder):
+    """What generate.py wrote, without what no two machines share."""
+    content = json.loads((folder / "generate.json").read_text(), parse_constant=pytest.fail)
+    del content["environment"]
+    return content
+
+
+def test_the_file_states_all_that_a_table_has_to_state(generated, learned):
+    settings = generated[0]["settings"]
+    expected = {
+        "dataset": "digits",
+        "split": "test",
+        "memories": 3,
+        "samples": 40,
+        "clean_up": 2,
+        "episode_length": 16,
+        "classes_per_episode": None,
+        "binarization": "static",
+        "seed": 0,
+        "checkpoint_step": 150,
+        "precision": "float32",
+        "write": "allocate",
+        "reads": 1,
+        "image_shape": [1, 16, 16],
+        "memory_scalars": 1600,
+    }
+    assert {name: settings[name] for name in expected} == expected and settings["parameters"] > 1000
+    assert "git_commit" in json.loads((learned / "generate.json").read_text())["environment"]
+    assert not list(learned.glob(".*"))
+
+
+def test_numbers_agree_with_each_other(generated):
+    content, _ = generated
+    assert content["near_wrong_pixels"] == pytest.approx(content["written_to_nearest_training_wrong_pixels"] / 2)
+    for result in content["results"].values():
+        curve = result["coverage_by_samples"]
+        assert len(curve) == 40 and curve == sorted(curve) and curve[-1] == pytest.approx(result["coverage_share"])
+        for name in (*SHARES, *DISTANCES):
+            assert math.isfinite(result[name]) and result[f"{name}_standard_error"] >= 0
+        assert all(0 <= result[name] <= 1 for name in SHARES)
+        assert result["novel_and_far_from_training_share"] <= result["novel_share"]
+        for name in DISTANCES:
+            counts = result[f"samples_by_{name}"]
+            assert sum(counts) == 120
+            assert sum(distance * n for distance, n in enumerate(counts)) / 120 == pytest.approx(result[name])
+
+
+def test_samples_are_those_of_each_memory_against_its_own_images_and_the_next_episodes(generated, learned):
+    """All numbers of keys of the prior again, from the images."""
+    content, (opened, samples) = generated[0], (open_run(learned, "cpu"), 40)
+    images, _ = next(opened.episodes.test.batches(4))
+    training = opened.episodes.train.thresholded()
+    near = nearest(images[:3].flatten(0, 1), training).distance.mean().item() / 2
+    assert content["near_wrong_pixels"] == pytest.approx(near)
+    found = {"prior": [], "cleaned_up": []}
+    with own_randomness(0, torch.device("cpu")):
+        for index in range(3):
+            memory = opened.memories.write(images[index])
+            drawn = opened.memories.generate(memory, samples).images
+            found["prior"].append(drawn)
+            found["cleaned_up"].append(opened.memories.recall(memory, drawn, 2)[-1].images)
+    for kind, drawn in found.items():
+        result = content["results"][kind]
+        own = [nearest(drawn[index], images[index]) for index in range(3)]
+        strange = [nearest(drawn[index], images[index + 1]) for index in range(3)]
+        for name, of in (("coverage_share", own), ("coverage_of_strangers_share", strange)):
+            covered = [len(set(one.index[one.distance <= near].tolist())) / 16 for one in of]
+            assert result[name] == pytest.approx(sum(covered) / 3)
+        distances = torch.cat([one.distance for one in own])
+        assert result["novel_share"] == pytest.approx((distances > near).double().mean().item())
+        assert result["wrong_pixels_to_nearest_written"] == pytest.approx(distances.mean().item())
+        to_training = nearest(torch.cat(drawn), training).distance
+        assert result["wrong_pixels_to_nearest_training"] == pytest.approx(to_training.mean().item())
+
+
+def test_a_memory_brings_back_its_own_images_and_not_those_of_another(generated):
+    for result in generated[0]["results"].values():
+        assert result["coverage_share"] > result["coverage_of_strangers_share"]
+    prior, cleaned = (generated[0]["results"][kind] for kind in ("prior", "cleaned_up"))
+    assert cleaned["wrong_pixels_to_nearest_written"] < prior["wrong_pixels_to_nearest_written"]
+
+
+def test_what_is_printed_is_in_the_file(generated, learned):
+    content, process = generated
+    for stated in ("40 samples", "3 memories of 16 test images of digits (static, 16x16)", "1,600 scalars (allocate)"):
+        assert stated in process.stdout
+    meanings = {
+        "coverage_share": "coverage",
+        "coverage_of_strangers_share": "by chance",
+        "novel_share": "novelty",
+        "novel_and_far_from_training_share": "near no training image",
+        "wrong_pixels_to_nearest_written": "nearest written image",
+        "wrong_pixels_to_nearest_training": "nearest training image",
+    }
+    for name, meaning in meanings.items():
+        (line,) = re.findall(rf"^.*{meaning}\D*  .*±.*$", process.stdout, flags=re.MULTILINE)
+        scale = 100 if name in SHARES else 1
+        printed = [float(number) for number in re.findall(r"[\d.]+", line)]
+        results = [content["results"][kind] for kind in ("prior", "cleaned_up")]
+        expected = [scale * result[key] for result in results for key in (name, f"{name}_standard_error")]
+        assert printed == pytest.approx(expected, abs=0.051)
+    near, training = content["near_wrong_pixels"], content["written_to_nearest_training_wrong_pixels"]
+    assert f"Near: at most {near:.1f} wrong pixels" in process.stdout and f"({training:.1f})" in process.stdout
+    for name in FIGURES:
+        assert str(learned / "figures" / name) in process.stdout and (learned / "figures" / name).exists()
+
+
+def test_the_seed_decides_and_numbers_and_split_can_be_chosen(copied, undrawn):
+    flags = ["--samples", "12", "--memories", "2", "--clean-up", "1"]
+    contents = []
+    for more in ([], [], ["--seed", "1"], ["--split", "validation"]):
+        assert run("generate.py", copied, *flags, *more).returncode == 0
+        contents.append(report(copied))
+    first, again, reseeded, validation = contents
+    assert first == again
+    assert len(first["results"]["prior"]["coverage_by_samples"]) == 12
+    assert sum(first["results"]["prior"]["samples_by_wrong_pixels_to_nearest_written"]) == 24
+    assert reseeded["results"] != first["results"] and reseeded["near_wrong_pixels"] == first["near_wrong_pixels"]
+    assert validation["settings"]["split"] == "validation"
+    assert validation["near_wrong_pixels"] != first["near_wrong_pixels"]
+
+
+def test_figures_are_drawn_again_pixel_for_pixel(copied, without_others):
+    assert run("generate.py", copied, *QUICK).returncode == 0
+    before = {name: (copied / "figures" / name).read_bytes() for name in FIGURES}
+    for name in FIGURES:
+        (copied / "figures" / name).unlink()
+    process = run("draw_figures.py", copied)
+    assert process.returncode == 0, process.stderr
+    assert {name: (copied / "figures" / name).read_bytes() for name in FIGURES} == before
+    assert all(name in process.stdout for name in FIGURES)
+
+
+def test_of_one_sample_of_one_memory_no_error_is_known(copied, undrawn):
+    process = run("generate.py", copied, "--samples", 1, "--memories", 1, "--clean-up", 1)
+    assert process.returncode == 0, process.stderr
+    assert report(copied)["results"]["prior"]["coverage_share_standard_error"] is None
+    assert "± ?" in process.stdout and "nan" not in process.stdout.lower()
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--samples", 0], "--samples: expected at least 1, found 0"),
+        (["--memories", 0], "--memories: expected at least 1, found 0"),
+        (["--memories", TEST_EPISODES], f"--memories: expected at most {TEST_EPISODES - 1}, one less than the test "),
+        (["--memories", 99, "--split", "validation"], r"--memories: expected at most \d+, one less than the valid"),
+        (["--clean-up", 0], "--clean-up: expected at least 1, found 0"),
+        (["--seed", -1], r"--seed: expected a number from 0 to 2\^63 - 1, found -1"),
+        (["--seed", 2**70], "--seed"),
+        (["--device", "abacus"], "--device"),
+    ],
+)
+def test_what_cannot_be_generated_is_refused_and_leaves_nothing(copied, flags, named):
+    before = sorted(copied.rglob("*"))
+    assert re.search(named, refused(run("generate.py", copied, *flags)))
+    assert sorted(copied.rglob("*")) == before and not (copied / "generate.json").exists()
+
+
+def test_a_folder_without_a_run_and_damaged_numbers_are_refused(copied, without_others, tmp_path):
+    sentence = refused(run("generate.py", tmp_path / "nowhere"))
+    assert sentence == f"error: {tmp_path / 'nowhere'}: expected a run folder with config.json, found none"
+    assert not (tmp_path / "nowhere").exists()
+    (copied / "generate.json").write_text("{}")
+    assert "generate.json" in refused(run("draw_figures.py", copied))
+
+
+def generated_from(folder, *flags):
+    """A tiny run of a kind, and everything that is generated from it."""
+    process = run("generate.py", trained(folder, *TINY, *flags), "--samples", 5, "--memories", 2, "--clean-up", 1)
+    assert process.returncode == 0, process.stderr
+    for result in report(folder)["results"].values():
+        assert all(math.isfinite(result[name]) for name in (*SHARES, *DISTANCES))
+    return process
+
+
+@pytest.mark.parametrize("kind", ["several reads", "feed forward", "single images"])
+def test_memories_of_every_kind_of_run_are_generated_from(kind, tmp_path):
+    generated_from(tmp_path / "run", *KINDS[kind])
+    drawn = FIGURES - {"interpolation.png"} if kind == "single images" else FIGURES
+    assert {path.name for path in (tmp_path / "run" / "figures").iterdir()} == drawn
+
+
+def test_the_classes_of_an_episode_are_stated(tmp_path, undrawn):
+    process = generated_from(tmp_path / "run", *KINDS["classes"])
+    assert "8 test images of 3 classes of digits" in process.stdout
+    assert report(tmp_path / "run")["settings"]["classes_per_episode"] == 3
