@@ -259,6 +259,7 @@ def build_page(explorer: Explorer, name: str) -> gr.Blocks:
         at_once: dict[str, Any] = {**quiet, "queue": False, "trigger_mode": "always_last"}
         gr.on([slider.input for slider in sliders], move, [session, *sliders], at_key, **at_once)
         memory.input(move_to, [session, scale], [*sliders, *at_key], **at_once)
+        page.load(lambda _: None, session, **at_once)  # the server's first answer is slow: not that of a slider
         noise.input(lambda name: gr.Slider(**_strength(name)), noise, strength, **at_once)
     return page
 
