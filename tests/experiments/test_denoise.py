@@ -13,6 +13,7 @@ import torch
 import experiments.denoise
 import experiments.draw_figures
 from experiments.build import open_run
+from experiments.denoise_table import describe_denoising
 from inference.denoising import denoise
 from kpp_pyro.noise import damage
 from tests.experiments.running import TINY, refused, run, trained
@@ -224,6 +225,36 @@ def test_of_one_image_no_error_is_known_and_nothing_is_certain(copied):
     assert result["recall"]["wrong_pixels_per_image_standard_error"] == [None, None]
     assert "± ?" in process.stdout and "nan" not in process.stdout.lower()
     assert "2 reads against one: changes nothing that is certain: mask 0.3" in process.stdout
+
+
+def changed(result, change, error, found=(0.5, 0.5), drifted=0.0, rescued=0.0):
+    """A result whose iterated reading has another outcome."""
+    iterating = {
+        "change_in_wrong_pixels_per_image": change,
+        "change_in_wrong_pixels_standard_error": error,
+        "drifted_share": drifted,
+        "rescued_share": rescued,
+    }
+    recall = {**result["recall"], "found_share": [found[0], 0.0, found[1]]}
+    return {**result, "recall": recall, "iterating": {**result["iterating"], **iterating}}
+
+
+def test_what_iterating_does_is_said_where_it_is_certain_by_two_standard_errors(denoised):
+    content = denoised[0]
+    noisy, noisier, speckled, poisson = (content["results"][place] for place in (0, 1, 5, 8))
+    results = [
+        changed(noisy, -2.1, 1.0, (0.875, 0.9), drifted=0.05, rescued=0.075),
+        changed(noisier, 1.9, 1.0, drifted=0.25, rescued=0.125),
+        changed(speckled, 2.1, 1.0),
+        changed(poisson, 0.0, 0.0),
+    ]
+    text = describe_denoising({**content, "results": results})
+    assert "3 reads against one: helps: salt_and_pepper 0.1 (-2.10 ± 1.00)." in text
+    assert "3 reads against one: harms: speckle 0.5 (+2.10 ± 1.00)." in text
+    uncertain = "salt_and_pepper 0.2 (+1.90 ± 1.00), poisson 0.5."
+    assert f"3 reads against one: changes nothing that is certain: {uncertain}" in text
+    assert "Drift: 25.0% of the images at most (salt_and_pepper 0.2)" in text
+    assert re.search(r"^salt_and_pepper 0.1 +87.5% +90.0% +5.0% +7.5%$", text, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize(
