@@ -27,6 +27,12 @@ class ReadableModel(Protocol):
     def latent_prior(self, memory: Tensor, key: Tensor) -> Distribution:
         """p(z | M, y)."""
 
+    def latent_prior_of(self, blocks: Tensor) -> Distribution:
+        """p(z | M, y), given what was read."""
+
+    def mean_read(self, memory: Tensor, key: Distribution) -> Tensor:
+        """What keys of a distribution read on average."""
+
     def image_likelihood(self, latent: Tensor) -> Distribution:
         """p(x | z)."""
 
@@ -97,10 +103,10 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Read(Decoded):
-    """What N keys found in a memory; the latents are means of p(z | M, y), or draws of it where images are generated.
+    """What was read of a memory; the latents are means of p(z | M, y), or draws of it where images are generated.
 
     Attributes:
-        keys: (N, R, 3).
+        keys: (N, R, 3); of a cue, the mode of q(y | x, M).
     """
 
     keys: Tensor

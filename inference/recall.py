@@ -4,12 +4,13 @@
     memory = memories.write(images)
     recalled = memories.recall(memory, cues, steps=5)[-1].images
 
-Reads are point estimates: a cue's key is the mode of q(y | x, M), its latent the mean of p(z | M, y), and what comes
-back are the pixel probabilities of p(x | z). Reading again with these as the cue is the paper's iterative reading,
+A cue is read with all of q(y | x, M) at once: the mean of what its keys read gives the latent, the mean of p(z | M, y),
+and this the pixel probabilities of p(x | z). Reading again with these as the cue is the paper's iterative reading,
 
     x <- decode(read(M, q(y | x, M)))                                            (Kanerva++, section 4)
 
-with the key's mode in place of a draw, so that a recall does not wander by chance.
+with means in place of draws, so that a recall does not wander by chance. Where a damaged cue leaves open which block is
+its own, the first read is a blend, and the next ones decide.
 
 Shapes: images, cues and masks are (T, C, H, W) of one memory, or (B, T, C, H, W) of B memories.
 """
@@ -134,7 +135,7 @@ class GenerativeMemory:
         known = ~missing & missing.flatten(-3).any(-1)[..., None, None, None]  # of cues that miss something
         estimate, reads = _filled(episodes, missing), []
         for _ in range(steps):
-            found = self._read(value, self._locate(value, estimate))
+            found = self._recall(value, estimate)
             reads.append(self._like(memory, found))
             estimate = torch.where(known, episodes, found.images)
         return reads
@@ -242,6 +243,11 @@ class GenerativeMemory:
 
     def _locate(self, value: Tensor, cues: Tensor) -> Tensor:
         return self.guide.key_posterior(self.guide.encode(cues), value).mode  # (B, T, R, 3)
+
+    def _recall(self, value: Tensor, cues: Tensor) -> Read:
+        key = self.guide.key_posterior(self.guide.encode(cues), value)
+        latents = self.model.latent_prior_of(self.model.mean_read(value, key)).mean  # (B, T, D)
+        return Read(latents, self._decode(latents), key.mode)
 
     def _read(self, value: Tensor, keys: Tensor) -> Read:
         latents = self.model.latent_prior(value, keys).mean  # (B, N, D)

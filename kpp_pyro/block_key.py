@@ -10,7 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import Independent, Normal, constraints, register_kl
 
-from kpp_pyro.memory import KEY_SIZE, SCALE, Addressing, X, Y
+from kpp_pyro.memory import KEY_SIZE, SCALE, Addressing, X, Y, cut_blocks
 
 _ROUNDING = 64  # units in the last place of a CDF, by which a sample is kept inside its block
 
@@ -74,6 +74,14 @@ class BlockKey(TorchDistribution):
         best = self.block_probs.argmax(-1)
         uniform = torch.full((*best.shape, KEY_SIZE), 0.5, dtype=self.block_probs.dtype, device=best.device)
         return torch.special.ndtri(self._inside_block(best, uniform))
+
+    def mean_read(self, memory: Tensor) -> Tensor:
+        """What a key reads of memories (..., B, 1, C_m, H_m, W_m) on average, (..., B, T, R, C_m, h, w).
+
+        Blocks weighted by their probabilities; a key from the prior is left out.
+        """
+        blocks = cut_blocks(memory.squeeze(-4), self.addressing.layout)  # (..., B, N, C_m, h, w)
+        return torch.einsum("...btrn,...bnchw->...btrchw", self.block_probs, blocks)
 
     def sample(self, sample_shape: Any = Size()) -> Tensor:
         """Draw keys (sample_shape, ..., R, 3)."""

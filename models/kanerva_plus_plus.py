@@ -23,6 +23,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from kpp_pyro.block_key import BlockKey
 from kpp_pyro.likelihoods import bernoulli_likelihood
 from kpp_pyro.memory import KEY_SIZE, Addressing, read
 from kpp_pyro.networks.precision import InPrecision
@@ -86,8 +87,19 @@ class KanervaPlusPlusModel(PyroModule):
 
     def latent_prior(self, memory: Tensor, key: Tensor) -> Distribution:
         """p(z | M, y): memory (..., B, 1, C_m, H_m, W_m) and key (..., B, T, R, 3) to event (D,)."""
-        loc, scale = self.reading(read(memory, key, self.addressing))
+        return self.latent_prior_of(read(memory, key, self.addressing))
+
+    def latent_prior_of(self, blocks: Tensor) -> Distribution:
+        """p(z | M, y), given what y reads of M: blocks (..., R, C_m, h, w) to event (D,)."""
+        loc, scale = self.reading(blocks)
         return dist.Normal(loc, scale).to_event(1)
+
+    def mean_read(self, memory: Tensor, key: Distribution) -> Tensor:
+        """What keys of a distribution read on average, (..., B, T, R, C_m, h, w); what its mode reads, if it is smooth.
+
+        A normal distribution of keys is narrow beside a block, and has no closed form of its mean read.
+        """
+        return key.mean_read(memory) if isinstance(key, BlockKey) else read(memory, key.mode, self.addressing)
 
     def image_likelihood(self, latent: Tensor) -> Distribution:
         """p(x | z): latents (..., B, T, D) to event (C, H, W)."""

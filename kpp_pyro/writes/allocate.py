@@ -24,7 +24,7 @@ class AllocateWrite(Write):
         layout: a memory that whole blocks tile.
         encoding_size: F, of the encodings f_enc(X).
         smallest_scale: lower bound of the latents' scale.
-        match_scale: noise that a match of contents allows for, relative to the root mean square of the memory.
+        match_scale: least noise that a match of contents allows for, relative to the root mean square of the memory.
         match_prior_prob: probability of a key from the prior where a block was found by a match.
         dtype: precision of the networks.
 
@@ -79,16 +79,19 @@ class AllocateWrite(Write):
     def match(self, encoding: Encoding, memory: Tensor) -> Tensor:
         """Probability of every block to hold a cue's content, (B, T, R, N); blocks never written to hold none.
 
-        It is the posterior of the block under a uniform prior, were cues the contents plus normal noise of
-        `match_scale` times the root mean square of the memory.
+        It is the posterior of the block under a uniform prior, were cues the contents plus normal noise. How much, the
+        cue itself says: the mean square of what its R reads are away from the nearest blocks, but no less than
+        `match_scale` times the root mean square of the memory. A damaged cue is unsure; what was read of it, less so.
         """
         cue = self._contents(encoding).flatten(-3)  # (B, T, R, S)
         held = cut_blocks(memory.squeeze(-4), self.layout).flatten(-3)  # (..., B, N, S)
         distance = torch.cdist(cue.flatten(-3, -2), held).unflatten(-2, cue.shape[-3:-1])  # (..., B, T, R, N)
-        power = held.square().mean((-2, -1), keepdim=True).clamp(min=1e-12).unsqueeze(-1)  # (..., B, 1, 1, 1)
-        score = -distance.square() / (2 * self.match_scale**2 * power)
         empty = ~held.any(-1) & held.flatten(-2).any(-1, keepdim=True)  # nobody's block, unless nothing was written
-        return score.masked_fill(empty[..., None, None, :], -torch.inf).softmax(-1)
+        square = distance.square().masked_fill(empty[..., None, None, :], torch.inf)
+        power = held.square().mean((-2, -1)).clamp(min=1e-12)[..., None, None, None]  # (..., B, 1, 1, 1)
+        away = square.min(-1, keepdim=True).values.mean(-2, keepdim=True) / cue.shape[-1]  # (..., B, T, 1, 1)
+        variance = torch.maximum(away, self.match_scale**2 * power)
+        return (-square / (2 * variance)).softmax(-1)
 
     def _contents(self, encoding: Encoding) -> Tensor:
         """Contents (B, T, R, C_m, h, w)."""

@@ -41,16 +41,27 @@ def some_mask(seed=3):
 
 def read_by_hand(memories, memory, keys):
     """Read memories (B, C_m, H_m, W_m) through keys (B, N, R, 3)."""
-    model = memories.model
-    latents = model.reading(read(memory.value.unsqueeze(1), keys, model.addressing))[0]
-    return Read(keys=keys, latents=latents, images=model.decoder(latents).sigmoid())
+    return decoded_by_hand(memories, read(memory.value.unsqueeze(1), keys, memories.model.addressing), keys)
+
+
+def decoded_by_hand(memories, blocks, keys):
+    latents = memories.model.reading(blocks)[0]
+    return Read(keys=keys, latents=latents, images=memories.model.decoder(latents).sigmoid())
 
 
 @torch.no_grad()
 def recall_by_hand(memories, memory, cues):
-    guide = memories.guide
-    keys = guide.write.key_posterior(guide.write.encode(guide.encoder(cues)), memory.value.unsqueeze(1)).mode
-    return read_by_hand(memories, memory, keys)
+    """Through the only key there is (`feed_forward`), or every block in turn, as probable as it is (`allocate`)."""
+    write, addressing, value = memories.guide.write, memories.model.addressing, memory.value.unsqueeze(1)
+    encoding = write.encode(memories.guide.encoder(cues))
+    keys = write.key_posterior(encoding, value).mode
+    if addressing.kind == "smooth":
+        return read_by_hand(memories, memory, keys)
+    probs, blocks = write.match(encoding, value), 0
+    for n, key in enumerate(addressing.key_grid(addressing.layout.rows, addressing.layout.columns).double()):
+        there = read(value, key.expand(*probs.shape[:2], -1, -1), addressing)  # (B, T, R, C_m, h, w)
+        blocks = blocks + probs[..., n, None, None, None] * there
+    return decoded_by_hand(memories, blocks, keys)
 
 
 def contents(memories, episodes):
@@ -98,7 +109,7 @@ def test_a_step_of_recall_is_encode_locate_read_decode(write, reads):
     assert found.keys.shape == (B, T, reads, 3) and found.images.shape == cues.shape
     assert_same_read(found, expected)
     torch.testing.assert_close(memories.locate(memory, cues), expected.keys)
-    assert_same_read(memories.read(memory, expected.keys), expected)
+    assert_same_read(memories.read(memory, expected.keys), read_by_hand(memories, memory, expected.keys))
     assert not any(tensor.requires_grad for tensor in (memory.value, found.keys, found.latents, found.images))
 
 
@@ -110,8 +121,9 @@ def test_a_step_of_recall_of_a_tiny_program(write):
     (found,) = memories.recall(memory, episodes)
     assert memories.image_shape == TINY_SHAPE
     assert_same_read(found, recall_by_hand(memories, memory, episodes))
+    again = memories.read(memory, found.keys)
     blocks = read(memory.value.unsqueeze(1), found.keys, program.model.addressing)
-    torch.testing.assert_close(found.latents, blocks.flatten(2))  # p(z | M, y) is centred on the one scalar read
+    torch.testing.assert_close(again.latents, blocks.flatten(2))  # p(z | M, y) is centred on the one scalar read
 
 
 @both_writes
@@ -138,10 +150,10 @@ def test_an_image_is_recalled_from_its_own_block(reads):
     (found,) = memories.recall(memory, episodes)
     own = guide.key_posterior(guide.encode(episodes)).mode  # q(y | X), which knows where each image was put
     torch.testing.assert_close(found.keys, own)
-    written = contents(memories, episodes)
-    torch.testing.assert_close(found.latents, written)
-    torch.testing.assert_close(found.images, model.image_likelihood(written).mean.detach())
-    torch.testing.assert_close(found.images, memories.autoencode(episodes)[0].images)
+    written, sure = contents(memories, episodes), {"atol": 1e-3, "rtol": 1e-3}  # other blocks weigh next to nothing
+    torch.testing.assert_close(found.latents, written, **sure)
+    torch.testing.assert_close(found.images, model.image_likelihood(written).mean.detach(), **sure)
+    torch.testing.assert_close(found.images, memories.autoencode(episodes)[0].images, **sure)
     boxes = model.addressing.boxes(found.keys)[..., :2]
     left, top = 2 * (guide.write.own_blocks(T) % 4), 2 * (guide.write.own_blocks(T) // 4)
     torch.testing.assert_close(boxes, torch.stack([left, top], -1).double().expand(B, -1, -1, -1))
@@ -608,3 +620,15 @@ def test_an_interpolation_that_cannot_be_is_refused():
         InputError, match=r"^cues: expected \(3, T, 1, 16, 16\) for this memory, found \(2, 1, 16, 16\)$"
     ):
         memories.interpolate(memory, cues[0, 0], cues[0, 1], 3)
+
+
+def test_a_damaged_cue_is_read_as_a_blend_and_reading_again_decides():
+    memories, episodes = opened(reads=2), random_episodes(B, T)
+    memory = memories.write(episodes)
+    flipped = torch.rand(episodes.shape, generator=torch.Generator().manual_seed(4)) < 0.1
+    cues = torch.where(flipped, 1 - episodes, episodes)
+    encoding = memories.guide.encode(cues)
+    first = memories.guide.write.match(encoding, memory.value.unsqueeze(1)).max(-1).values
+    again = memories.guide.encode(memories.recall(memory, cues, steps=4)[-1].images)
+    last = memories.guide.write.match(again, memory.value.unsqueeze(1)).max(-1).values
+    assert first.mean() < 0.97 < 0.99 < last.mean()

@@ -224,3 +224,14 @@ def test_probabilities_that_are_none_are_refused(probs):
 def test_a_key_that_is_not_a_number_is_refused():
     with pytest.raises(ValueError, match="support"):
         BlockKey(SOFT, ADDRESSING).log_prob(torch.tensor([[0.0, math.nan, 0.0]], dtype=torch.float64))
+
+
+def test_the_mean_read_is_the_integral_of_reads_over_the_density():
+    keys, memory = cube_of_cdfs(), torch.randn(2, 1, *LAYOUT.shape, dtype=torch.float64)  # (G, 1, 3)
+    q = BlockKey(soft_probs(2, 3, reads=1), ADDRESSING)
+    blocks = read(memory, keys.expand(2, -1, -1, -1), ADDRESSING)  # (2, G, 1, C_m, h, w)
+    density = log_ratio(keys[:, None, None], q).exp() / len(keys)  # (G, 2, 3)
+    expected = torch.einsum("gbt,bgrchw->btrchw", density, blocks)
+    torch.testing.assert_close(q.mean_read(memory), expected, atol=1e-10, rtol=1e-10)
+    several = BlockKey(soft_probs(2, 3, reads=2), ADDRESSING).mean_read(memory)
+    assert several.shape == (2, 3, 2, *LAYOUT.block_shape)

@@ -130,17 +130,19 @@ def test_noisy_cues_match_the_blocks_of_the_images_that_they_come_from():
     assert probs[:, :, 0].diagonal(dim1=1, dim2=2).min() > 0.99
 
 
-def test_the_match_is_the_posterior_of_the_block_under_normal_noise():
+@pytest.mark.parametrize("least", [0.1, 5.0])  # what the cues say themselves, and more than that
+def test_the_match_is_the_posterior_of_the_block_under_normal_noise(least):
     layout = MemoryLayout(1, 2, 6, 2, 2, reads=2)  # 3 blocks of 4 scalars
-    write = allocate(layout, match_scale=0.7)
+    write = allocate(layout, match_scale=least)
     memory, cues = torch.randn(2, 1, *layout.shape, dtype=torch.float64), contents(layout, 2, 4)
     probs = write.match(cues, memory)
     for episode in range(2):
         blocks = [memory[episode, 0, :, :, 2 * n : 2 * n + 2].flatten() for n in range(3)]
-        noise = dist.Normal(0.0, 0.7 * memory[episode].square().mean().sqrt())
         for image in range(4):
-            for r in range(2):
-                cue = cues.latent_loc[episode, image, 4 * r : 4 * r + 4]
+            parts = cues.latent_loc[episode, image].view(2, 4)
+            away = torch.stack([min((part - block).square().mean() for block in blocks) for part in parts]).mean()
+            noise = dist.Normal(0.0, max(away.sqrt(), least * memory[episode].square().mean().sqrt()))
+            for cue, r in zip(parts, range(2), strict=True):
                 joint = torch.stack([noise.log_prob(cue - block).sum() for block in blocks])
                 torch.testing.assert_close(probs[episode, image, r], (joint - joint.logsumexp(0)).exp())
 
