@@ -230,7 +230,7 @@ def test_the_mean_read_is_the_integral_of_reads_over_the_density():
     keys, memory = cube_of_cdfs(), torch.randn(2, 1, *LAYOUT.shape, dtype=torch.float64)  # (G, 1, 3)
     q = BlockKey(soft_probs(2, 3, reads=1), ADDRESSING)
     blocks = read(memory, keys.expand(2, -1, -1, -1), ADDRESSING)  # (2, G, 1, C_m, h, w)
-    density = log_ratio(keys[:, None, None], q).exp() / len(keys)  # (G, 2, 3)
+    density = log_ratio(keys[:, None, None].expand(-1, 2, 3, -1, -1), q).exp() / len(keys)  # (G, 2, 3)
     expected = torch.einsum("gbt,bgrchw->btrchw", density, blocks)
     torch.testing.assert_close(q.mean_read(memory), expected, atol=1e-10, rtol=1e-10)
     several = BlockKey(soft_probs(2, 3, reads=2), ADDRESSING).mean_read(memory)
