@@ -84,7 +84,7 @@ def require_sensible(arguments: Arguments) -> None:
 
 def report(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments) -> dict[str, Any]:
     """Everything that is found, as plain data."""
-    images = next(episodes.batches(arguments.memories + 1))[0]  # one more, for the strangers of the last
+    images, counted = next(episodes.batches(arguments.memories + 1))  # one more, for the strangers of the last
     training = run.episodes.train.thresholded()
     to_training = nearest(images[:-1].flatten(0, 1), training)
     near = near_distance(to_training)
@@ -95,7 +95,8 @@ def report(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments) -> dict[s
             drawn = run.memories.generate(memory, arguments.samples).images
             cleaned = run.memories.recall(memory, drawn, arguments.clean_up)[-1].images
             for name, samples in (("prior", drawn), ("cleaned_up", cleaned)):
-                found[name].append(measure(samples, images[index], images[index + 1], training, near))
+                strangers = images[index + 1][counted[index + 1]]  # without the filling of a short episode
+                found[name].append(measure(samples, images[index], strangers, training, near))
     data = run.config.data
     return {
         "settings": {

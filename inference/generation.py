@@ -40,6 +40,7 @@ class Generation:
         training: the same for the training images.
         near: distance up to which an image is near another.
         images: T.
+        stranger_images: how many strangers there are.
     """
 
     written: Nearest
@@ -47,6 +48,7 @@ class Generation:
     training: Nearest
     near: float
     images: int
+    stranger_images: int
 
 
 @torch.no_grad()
@@ -72,7 +74,12 @@ def near_distance(written_to_training: Nearest) -> float:
 def measure(samples: Tensor, written: Tensor, strangers: Tensor, training: Tensor, near: float) -> Generation:
     """Measure samples (N, C, H, W) of a memory against what it holds, what it does not, and what trained it."""
     return Generation(
-        nearest(samples, written), nearest(samples, strangers), nearest(samples, training), near, len(written)
+        nearest(samples, written),
+        nearest(samples, strangers),
+        nearest(samples, training),
+        near,
+        len(written),
+        len(strangers),
     )
 
 
@@ -88,7 +95,7 @@ def covered(found: Nearest, images: int, near: float) -> Tensor:
 def summarize_generation(memories: Sequence[Generation]) -> dict[str, Any]:
     """Means over memories, with standard errors over them."""
     curves = torch.stack([covered(found.written, found.images, found.near) for found in memories])  # (memories, N)
-    chance = [covered(found.strangers, found.images, found.near)[-1] for found in memories]
+    chance = [covered(found.strangers, found.stranger_images, found.near)[-1] for found in memories]
     shares = {
         "coverage_share": curves[:, -1],
         "coverage_of_strangers_share": torch.stack(chance),

@@ -178,6 +178,7 @@ def two_memories():
             training=found_at([2, 4, 4], [5, 6, 7]),
             near=3.0,
             images=4,
+            stranger_images=4,
         ),
         Generation(
             written=found_at([0, 5, 6], [3, 3, 3]),
@@ -185,6 +186,7 @@ def two_memories():
             training=found_at([9, 3, 7], [5, 6, 7]),
             near=3.0,
             images=4,
+            stranger_images=4,
         ),
     ]
 
