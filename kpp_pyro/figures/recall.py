@@ -45,7 +45,7 @@ def draw_denoising_curves(results: Sequence[Mapping[str, Any]], path: Path | str
         path: file to write, if any.
     """
     noises = list(dict.fromkeys(result["noise"] for result in results))
-    figure = Figure((1.0 + 3.6 * len(noises), 3.6), layout="constrained")
+    figure = Figure((1.0 + 2.8 * len(noises), 3.8), layout="constrained")
     axes = figure.subplots(1, len(noises), squeeze=False, sharey=True)[0]
     for axis, noise in zip(axes, noises, strict=True):
         cases = [result for result in results if result["noise"] == noise]
@@ -54,7 +54,9 @@ def draw_denoising_curves(results: Sequence[Mapping[str, Any]], path: Path | str
         axis.set(title=noise.replace("_", " "), xlabel="reads (0: the cue)", yscale="symlog", ylim=(0, None))
         axis.yaxis.set_major_formatter(ScalarFormatter())
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7, title="strength", title_fontsize=7, loc="upper right", ncols=2)
+        axis.legend(
+            fontsize=7, title="strength", title_fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=5
+        )
     axes[0].set_ylabel("wrong pixels per image")
     figure.suptitle(
         "Solid: read from memory. Dashed: the same networks without it. Dotted: the hole is known", fontsize=9
