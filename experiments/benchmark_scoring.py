@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pyro
 import torch
@@ -22,12 +22,12 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments.build import Program, open_run
+from experiments.arguments import RunArguments, require_at_least
+from experiments.build import Program
 from experiments.script import run_script
 from inference.evaluation import elbo_terms
 from inference.importance import defensive_proposal, importance_score
 from inference.randomness import own_randomness
-from kpp_pyro.errors import InputError
 from kpp_pyro.run_folder import environment, write_json
 
 _NAIVE_PASSES = 50  # in one timing; the loop's speed does not depend on how long it runs
@@ -35,32 +35,24 @@ _PEAK_PARTICLES = (100, 10_000)
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(RunArguments):
     """Time the scorer of a run against the loop of published code, on the same images and in turns.
 
     The loop encodes, writes, reads and decodes again for every particle of every image; a kinder one does so for every
     particle, but for all images of an episode at once. Writes RUN/benchmark_scoring.json.
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder."""
     particles: int = 1000
     """K of the scorer."""
     repeats: int = 5
     """Timings of each, in turns; the medians are compared."""
-    device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
-    data_dir: Path | None = None
-    """Folder of the data sets; the run's own if None."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = tyro.cli(Arguments, args=argv)
-    for name in ("particles", "repeats"):
-        if getattr(arguments, name) < 1:
-            raise InputError(f"--{name}: expected at least 1, found {getattr(arguments, name)}")
-    run = open_run(arguments.run, arguments.device, arguments.data_dir)
+    require_at_least(arguments, {"particles": 1, "repeats": 1})
+    run = arguments.open_run()
     episode, _ = next(run.episodes.test.batches(2))
     with own_randomness(0, run.program.device), pyro.validation_enabled(False):
         rates = particle_images_per_second(run.program, episode, arguments)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 import tyro
 from tqdm import tqdm
 
-from experiments.build import OpenedRun, open_run
+from experiments.arguments import HeldOutArguments, require_at_least
+from experiments.build import OpenedRun
 from experiments.denoise_table import describe_denoising
 from experiments.pictures import draw_denoising_figures
 from experiments.script import run_script
@@ -36,7 +36,7 @@ _STRENGTHS: dict[str, tuple[float, ...]] = {
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(HeldOutArguments):
     """Recall damaged copies of written images, read by read: x <- decode(read(M, q(y | x, M))).
 
     After every read: wrong pixels and nats, with standard errors, beside one read, the same networks without the
@@ -44,8 +44,6 @@ class Arguments:
     printed is also in RUN/denoise.json; figures are in RUN/figures.
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder."""
     noise: tuple[NoiseName, ...] = get_args(NoiseName)
     """salt_and_pepper (pixels black or white), speckle (bright pixels flicker), poisson (few photons), mask (a square
     is missing)."""
@@ -54,25 +52,16 @@ class Arguments:
     noise if None."""
     steps: int = 10
     """Reads."""
-    split: Literal["test", "validation"] = "test"
-    """Which held-out images."""
     limit: int = 1024
     """Only the first N images."""
-    seed: int = 0
-    """Of the noise."""
-    device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
-    data_dir: Path | None = None
-    """Folder of the data sets; the run's own if None."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = tyro.cli(Arguments, args=argv)
     require_sensible(arguments)
-    run = open_run(arguments.run, arguments.device, arguments.data_dir)
-    episodes: EpisodeSet = getattr(run.episodes, arguments.split)
-    content = report(run, episodes, arguments)
+    run = arguments.open_run()
+    content = report(run, arguments.episodes(run), arguments)
     write_json(run.folder.denoising, content)
     print(describe_denoising(run.folder.read_denoising()))
     for name in draw_denoising_figures(run):
@@ -89,11 +78,7 @@ def cases(arguments: Arguments) -> Iterator[tuple[str, float]]:
 
 def require_sensible(arguments: Arguments) -> None:
     """Raise InputError for a number that no denoising can use."""
-    for name in ("steps", "limit"):
-        if getattr(arguments, name) < 1:
-            raise InputError(f"--{name}: expected at least 1, found {getattr(arguments, name)}")
-    if not 0 <= arguments.seed < 2**63:
-        raise InputError(f"--seed: expected a number from 0 to 2^63 - 1, found {arguments.seed}")
+    require_at_least(arguments, {"steps": 1, "limit": 1, "seed": 0})
     if not arguments.noise:
         raise InputError("--noise: expected at least one, found none")
     for noise, strength in cases(arguments):
@@ -108,23 +93,8 @@ def report(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments) -> dict[s
             summarize(noise, strength, denoise_all(run, episodes, noise, strength, arguments, bar))
             for noise, strength in wanted
         ]
-    data = run.config.data
     return {
-        "settings": {
-            "dataset": data.dataset,
-            "split": arguments.split,
-            "images": images,
-            "episode_length": data.episode_length,
-            "classes_per_episode": data.classes_per_episode,
-            "binarization": data.test_binarize,
-            "steps": arguments.steps,
-            "seed": arguments.seed,
-            "checkpoint_step": run.step,
-            "precision": run.config.precision,
-            "write": run.config.memory.write,
-            "reads": run.config.memory.reads,
-            **run.program.sizes(),
-        },
+        "settings": {**arguments.settings(run), "images": images, "steps": arguments.steps},
         "results": results,
         "environment": environment(),
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from experiments.arguments import describe_images, number
+
 _SHOWN = (1, 2, 5, 10)  # reads
 _CERTAIN = 2.0  # standard errors
 
@@ -33,14 +35,7 @@ def describe_denoising(content: dict[str, Any]) -> str:
 
 
 def _heading(settings: dict[str, Any]) -> str:
-    classes = settings["classes_per_episode"]
-    return (
-        f"{settings['images']:,} {settings['split']} images of {settings['dataset']} ({settings['binarization']}), "
-        f"T = {settings['episode_length']}{'' if classes is None else f' of {classes} classes'}, "
-        f"memory of {settings['memory_scalars']:,} scalars ({settings['write']}, "
-        f"{settings['reads']} block{'s' * (settings['reads'] > 1)} per image), seed {settings['seed']}. "
-        f"Per image, ± standard error:"
-    )
+    return f"{settings['images']:,} {describe_images(settings)}, seed {settings['seed']}. Per image, ± standard error:"
 
 
 def _reads(steps: int) -> str:
@@ -55,7 +50,7 @@ def _row(name: str, result: dict[str, Any], kind: str, quantity: str, shown: lis
     values, errors = result[kind][quantity], result[kind][f"{quantity}_standard_error"]
     cue = f"{result['cue_wrong_pixels_per_image']:.1f}" if quantity == "wrong_pixels_per_image" else ""
     beside = f"{result['nearest_written'][quantity][0]:>9.2f}{result['memoryless'][quantity][0]:>11.2f}"
-    steps = "".join(f"{f'{values[step - 1]:.2f} ± {_number(errors[step - 1])}':>17}" for step in shown)
+    steps = "".join(f"{f'{values[step - 1]:.2f} ± {number(errors[step - 1])}':>17}" for step in shown)
     return f"{name:<27}{cue:>8}{beside}{steps}"
 
 
@@ -73,7 +68,7 @@ def _conclusions(results: list[dict[str, Any]], steps: int) -> list[str]:
         error = result["iterating"]["change_in_wrong_pixels_standard_error"]  # None of a single image
         certain = error is not None and abs(change) > _CERTAIN * error
         verdict = "changes nothing that is certain" if not certain else "helps" if change < 0 else "harms"
-        amount = f" ({change:+.2f} ± {_number(error)})" if change else ""
+        amount = f" ({change:+.2f} ± {number(error)})" if change else ""
         named[verdict].append(f"{result['noise']} {result['strength']:g}{amount}")
     worst = max(results, key=lambda result: result["iterating"]["drifted_share"])
     return [
@@ -81,7 +76,3 @@ def _conclusions(results: list[dict[str, Any]], steps: int) -> list[str]:
         f"Drift: {worst['iterating']['drifted_share']:.1%} of the images at most ({worst['noise']} "
         f"{worst['strength']:g}) are left for another one after a first read that found them.",
     ]
-
-
-def _number(value: float | None) -> str:
-    return "?" if value is None else f"{value:.2f}"

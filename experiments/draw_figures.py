@@ -8,12 +8,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
 import tyro
 
-from experiments.build import open_run
+from experiments.arguments import RunArguments
 from experiments.pictures import (
     draw_denoising_figures,
     draw_figures,
@@ -25,21 +23,14 @@ from experiments.script import run_script
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(RunArguments):
     """Draw every figure of a run again, from its folder, with its best checkpoint."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder."""
-    device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
-    data_dir: Path | None = None
-    """Folder of the data sets; the run's own if None."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = tyro.cli(Arguments, args=argv)
-    run = open_run(arguments.run, arguments.device, arguments.data_dir)
+    run = arguments.open_run()
     drawn = draw_figures(run.folder, run.program, run.episodes.validation)
     drawn |= draw_memory_at_work(run)
     if run.folder.evaluation.exists():

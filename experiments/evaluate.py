@@ -10,15 +10,15 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pyro
 import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments.build import OpenedRun, open_run
+from experiments.arguments import HeldOutArguments, require_at_least
+from experiments.build import OpenedRun
 from experiments.pictures import draw_score_figures
 from experiments.score_table import describe_scores
 from experiments.script import run_script
@@ -27,7 +27,6 @@ from inference.importance import defensive_proposal, weighted_draws
 from inference.randomness import own_randomness
 from inference.scoring import OWN, Scores, ScoringPlan, inference_gap, score_episodes, summarize
 from kpp_pyro.data import EpisodeSet, first_images
-from kpp_pyro.errors import InputError
 from kpp_pyro.run_folder import environment, write_json
 
 _IMAGES_AT_ONCE = 64
@@ -35,23 +34,17 @@ _POSTERIOR_DRAWS = 4000
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(HeldOutArguments):
     """Score a run: ln p(x | M) of held-out images by importance sampling, in nats per image, with an error bar.
 
     Beside the score of images read from the memory of their own episode stand three controls: a memory that the image
     was left out of, another episode's, and none. Everything printed is also in RUN/evaluation.json.
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder."""
     particles: int = 1000
     """K, draws per image."""
-    split: Literal["test", "validation"] = "test"
-    """Which held-out images."""
     limit: int | None = None
     """Score only the first N images; all of them if None."""
-    seed: int = 0
-    """Of the draws: the same seed gives the same numbers, on a CPU with as many threads."""
     gaps: bool = False
     """Refine the posterior of every image by itself, which splits ln p-hat_K - ELBO into amortisation and
     approximation gap; the refined posteriors also help to draw."""
@@ -63,19 +56,18 @@ class Arguments:
     """Draw the images of an episode from this many classes; as in training if None."""
     posterior_images: int = 8
     """Keep posterior draws of the first N images in RUN/posterior.nc, for ArviZ; 0 keeps none."""
-    device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
-    data_dir: Path | None = None
-    """Folder of the data sets; the run's own if None."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = tyro.cli(Arguments, args=argv)
-    require_sensible(arguments)
+    require_at_least(
+        arguments,
+        {"particles": 1, "limit": 1, "refine_steps": 1, "control_particles": 0, "posterior_images": 0, "seed": 0},
+    )
     changes = {} if arguments.classes_per_episode is None else {"classes_per_episode": arguments.classes_per_episode}
-    run = open_run(arguments.run, arguments.device, arguments.data_dir, **changes)
-    episodes: EpisodeSet = getattr(run.episodes, arguments.split)
+    run = arguments.open_run(**changes)
+    episodes = arguments.episodes(run)
     with own_randomness(arguments.seed, run.program.device), pyro.validation_enabled(False):
         scores = score(run, episodes, arguments)
         posterior = draw_posterior(run, episodes, arguments.posterior_images) if arguments.posterior_images else None
@@ -87,15 +79,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in draw_score_figures(run.folder):
         print(run.folder.figures / f"{name}.png")
     return 0
-
-
-def require_sensible(arguments: Arguments) -> None:
-    """Raise InputError for a number that no score can use."""
-    least = {"particles": 1, "limit": 1, "refine_steps": 1, "control_particles": 0, "posterior_images": 0}
-    for name, smallest in least.items():
-        value = getattr(arguments, name)
-        if value is not None and value < smallest:
-            raise InputError(f"--{name.replace('_', '-')}: expected at least {smallest}, found {value}")
 
 
 def score(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments) -> Scores:
@@ -120,28 +103,19 @@ def draw_posterior(run: OpenedRun, episodes: EpisodeSet, images: int) -> Any:
 
 def report(run: OpenedRun, arguments: Arguments, scores: Scores) -> dict[str, Any]:
     """Everything that is known of the scores, as plain data."""
-    data, own = run.config.data, scores.own
+    own = scores.own
     pixels, images = math.prod(run.program.model.image_shape), len(own.log_likelihood)
     return {
         "settings": {
-            "dataset": data.dataset,
-            "split": arguments.split,
+            **arguments.settings(run),
             "images": images,
-            "episode_length": data.episode_length,
-            "classes_per_episode": data.classes_per_episode,
-            "binarization": data.test_binarize,
             "pixels": pixels,
             "particles": arguments.particles,
             "control_particles": arguments.control_particles,
             "refine_steps": arguments.refine_steps if arguments.gaps else 0,
-            "seed": arguments.seed,
-            "checkpoint_step": run.step,
-            "precision": run.config.precision,
-            "write": run.config.memory.write,
-            **run.program.sizes(),
         },
         "scores": {name: summarize(score) for name, score in scores.by_memory.items()},
-        "limit_nats_per_image": -math.log(data.episode_length),
+        "limit_nats_per_image": -math.log(run.config.data.episode_length),
         "log_likelihood_bits_per_dim": own.log_likelihood.mean().item() / (pixels * math.log(2)),
         "gaps": inference_gap(own) if arguments.gaps else None,
         "seconds": {name: round(seconds, 2) for name, seconds in scores.seconds.items()},

@@ -13,12 +13,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import tyro
 
-from experiments.build import open_run
+from experiments.arguments import RunArguments
 from experiments.explore_session import Explorer
 from experiments.script import run_script
 from kpp_pyro.errors import InputError
@@ -31,19 +30,13 @@ _MOST_EPISODES = 100
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(RunArguments):
     """Explore a trained memory by hand: a page in the browser, served to this computer alone, until Ctrl-C."""
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder."""
     port: int | None = None
     """Port of the page; the first free one from 7860 if None."""
     open: bool = False
     """Open the page in the browser."""
-    device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
-    data_dir: Path | None = None
-    """Folder of the data sets; the run's own if None."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _require_gradio()
     from experiments.explore_page import build_page
 
-    run = open_run(arguments.run, arguments.device, arguments.data_dir)
+    run = arguments.open_run()
     episodes = [batch[0] for batch, _ in islice(run.episodes.test.batches(1), _MOST_EPISODES)]
     page = build_page(Explorer(run.memories, episodes), arguments.run.resolve().name)
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does

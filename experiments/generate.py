@@ -9,13 +9,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import tyro
 from tqdm import tqdm
 
-from experiments.build import OpenedRun, open_run
+from experiments.arguments import HeldOutArguments, require_at_least
+from experiments.build import OpenedRun
 from experiments.generation_table import describe_generation
 from experiments.pictures import draw_generation_figures
 from experiments.script import run_script
@@ -28,7 +28,7 @@ from kpp_pyro.run_folder import environment, write_json
 
 
 @dataclass(frozen=True)
-class Arguments:
+class Arguments(HeldOutArguments):
     """Generate from memories of held-out episodes: keys from the prior, a walk through key space, interpolation.
 
     How many of the written images the samples bring back (coverage), how many samples are near none of them (novelty),
@@ -36,30 +36,20 @@ class Arguments:
     is also in RUN/generate.json; figures are in RUN/figures.
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder."""
     samples: int = 1000
     """Images drawn from each memory."""
     memories: int = 8
     """Episodes, each written to a memory of its own."""
     clean_up: int = 5
     """Reads of the iterated clean-up, each with the image before as its cue."""
-    split: Literal["test", "validation"] = "test"
-    """Which held-out images are written."""
-    seed: int = 0
-    """Of the samples."""
-    device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
-    data_dir: Path | None = None
-    """Folder of the data sets; the run's own if None."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = tyro.cli(Arguments, args=argv)
-    require_sensible(arguments)
-    run = open_run(arguments.run, arguments.device, arguments.data_dir)
-    episodes: EpisodeSet = getattr(run.episodes, arguments.split)
+    require_at_least(arguments, {"samples": 1, "memories": 1, "clean_up": 1, "seed": 0})
+    run = arguments.open_run()
+    episodes = arguments.episodes(run)
     if len(episodes) < arguments.memories + 1:
         raise InputError(
             f"--memories: expected at most {len(episodes) - 1}, one less than the {arguments.split} episodes, "
@@ -71,15 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in draw_generation_figures(run):
         print(run.folder.figures / f"{name}.png")
     return 0
-
-
-def require_sensible(arguments: Arguments) -> None:
-    """Raise InputError for a number that no generation can use."""
-    for name in ("samples", "memories", "clean_up"):
-        if getattr(arguments, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')}: expected at least 1, found {getattr(arguments, name)}")
-    if not 0 <= arguments.seed < 2**63:
-        raise InputError(f"--seed: expected a number from 0 to 2^63 - 1, found {arguments.seed}")
 
 
 def report(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments) -> dict[str, Any]:
@@ -97,24 +78,9 @@ def report(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments) -> dict[s
             for name, samples in (("prior", drawn), ("cleaned_up", cleaned)):
                 strangers = images[index + 1][counted[index + 1]]  # without the filling of a short episode
                 found[name].append(measure(samples, images[index], strangers, training, near))
-    data = run.config.data
+    asked = {name: getattr(arguments, name) for name in ("samples", "memories", "clean_up")}
     return {
-        "settings": {
-            "dataset": data.dataset,
-            "split": arguments.split,
-            "memories": arguments.memories,
-            "samples": arguments.samples,
-            "clean_up": arguments.clean_up,
-            "episode_length": data.episode_length,
-            "classes_per_episode": data.classes_per_episode,
-            "binarization": data.test_binarize,
-            "seed": arguments.seed,
-            "checkpoint_step": run.step,
-            "precision": run.config.precision,
-            "write": run.config.memory.write,
-            "reads": run.config.memory.reads,
-            **run.program.sizes(),
-        },
+        "settings": {**arguments.settings(run), **asked},
         "near_wrong_pixels": near,
         "written_to_nearest_training_wrong_pixels": to_training.distance.mean().item(),
         "written_to_nearest_training_standard_error": standard_error(to_training.distance.double()),

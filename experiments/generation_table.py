@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from experiments.arguments import describe_images, number
+
 _ROWS = {
     "coverage_share": "of the written images, brought back (coverage)",
     "coverage_of_strangers_share": "of another episode's images, the same by chance",
@@ -30,14 +32,9 @@ def describe_generation(content: dict[str, Any]) -> str:
 
 
 def _heading(settings: dict[str, Any]) -> str:
-    _, height, width = settings["image_shape"]
-    classes = settings["classes_per_episode"]
     return (
-        f"{settings['samples']:,} samples of each of {settings['memories']} memories of {settings['episode_length']} "
-        f"{settings['split']} images{'' if classes is None else f' of {classes} classes'} of {settings['dataset']} "
-        f"({settings['binarization']}, {height}x{width}), "
-        f"{settings['memory_scalars']:,} scalars ({settings['write']}), seed {settings['seed']}; "
-        "± standard error over memories:"
+        f"{settings['samples']:,} samples of each of {settings['memories']} memories of {describe_images(settings)}, "
+        f"seed {settings['seed']}; ± standard error over memories:"
     )
 
 
@@ -48,4 +45,4 @@ def _cleaned(settings: dict[str, Any]) -> str:
 def _cell(result: dict[str, Any], name: str) -> str:
     value, error = result[name], result[f"{name}_standard_error"]
     scale, unit = (100, " %") if name.endswith("share") else (1, "")
-    return f"{scale * value:.1f} ± {'?' if error is None else f'{scale * error:.1f}'}{unit}"
+    return f"{scale * value:.1f} ± {number(None if error is None else scale * error, 1)}{unit}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from experiments.arguments import describe_images, number
 from inference.scoring import MEANINGS, OWN
 
 _ADVICE = (
@@ -19,16 +20,16 @@ def describe_scores(content: dict[str, Any]) -> str:
     for name, score in scores.items():
         mark = "" if score["trustworthy"] else "  (lower bound, k-hat > 0.7)"
         value, error = score["log_likelihood_nats_per_image"], score["log_likelihood_standard_error"]
-        lines.append(f"  {name.replace('_', ' '):<9} {value:>10.2f} ± {_number(error)} nats per image{mark}")
+        lines.append(f"  {name.replace('_', ' '):<9} {value:>10.2f} ± {number(error)} nats per image{mark}")
         lines.append(f"            {MEANINGS[name]}")
     own = scores[OWN]
     lines += [
         f"  -ln T     {content['limit_nats_per_image']:>10.2f}   a perfect memory that still has to say which image",
         "",
         f"Own memory: ELBO {own['elbo_nats_per_image']:.2f} ({_terms(own)}), "
-        f"Monte-Carlo error {_number(own['monte_carlo_error_nats_per_image'], 4)}, "
+        f"Monte-Carlo error {number(own['monte_carlo_error_nats_per_image'], 4)}, "
         f"{content['log_likelihood_bits_per_dim']:.4f} bits per dim; "
-        f"median k-hat {_number(own['pareto_k_median'])}, median effective sample size "
+        f"median k-hat {number(own['pareto_k_median'])}, median effective sample size "
         f"{own['effective_sample_size_median']:.0f} of {settings['particles']:,}.",
     ]
     if content["gaps"]:
@@ -43,11 +44,8 @@ def describe_scores(content: dict[str, Any]) -> str:
 
 
 def _heading(settings: dict[str, Any]) -> str:
-    classes = settings["classes_per_episode"]
     return (
-        f"{settings['images']:,} {settings['split']} images of {settings['dataset']} ({settings['binarization']}), "
-        f"T = {settings['episode_length']}{'' if classes is None else f' of {classes} classes'}, "
-        f"memory of {settings['memory_scalars']:,} scalars ({settings['write']}), "
+        f"{settings['images']:,} {describe_images(settings)}, "
         f"K = {settings['particles']:,}, seed {settings['seed']}. ln p(x | M), higher is better:"
     )
 
@@ -61,12 +59,8 @@ def _terms(score: dict[str, Any]) -> str:
 def _gaps(gaps: dict[str, float]) -> str:
     return (
         f"Inference gap: amortisation {gaps['amortisation_gap_nats_per_image']:.3f} "
-        f"± {_number(gaps['amortisation_gap_standard_error'], 3)}, "
+        f"± {number(gaps['amortisation_gap_standard_error'], 3)}, "
         f"approximation {gaps['approximation_gap_nats_per_image']:.3f} "
-        f"± {_number(gaps['approximation_gap_standard_error'], 3)} nats per image "
+        f"± {number(gaps['approximation_gap_standard_error'], 3)} nats per image "
         f"(refined ELBO {gaps['refined_elbo_nats_per_image']:.2f})."
     )
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return "?" if value is None else f"{value:.{digits}f}"

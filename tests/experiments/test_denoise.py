@@ -153,7 +153,7 @@ def test_what_is_printed_is_in_the_file(denoised, learned):
     for stated in (
         "20 test images of digits (static)",
         "T = 16",
-        "1,600 scalars (allocate, 1 block per image)",
+        "1,600 scalars (allocate)",
         "seed 0",
     ):
         assert stated in head
@@ -265,7 +265,7 @@ def test_what_iterating_does_is_said_where_it_is_certain_by_two_standard_errors(
         (["--noise", "speckle", "--strength", "nan"], "--strength of speckle: expected a positive number, found nan"),
         (["--steps", 0], "--steps: expected at least 1, found 0"),
         (["--limit", 0], "--limit: expected at least 1, found 0"),
-        (["--seed", -1], r"--seed: expected a number from 0 to 2\^63 - 1, found -1"),
+        (["--seed", -1], r"--seed: expected at least 0, found -1"),
         (["--seed", 2**63], "--seed"),
         (["--device", "abacus"], "--device"),
     ],

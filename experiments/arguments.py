@@ -1,0 +1,88 @@
+"""What the scripts that look at a run have in common: arguments, and what a report on held-out images has to state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from experiments.build import OpenedRun, open_run
+from kpp_pyro.data import EpisodeSet
+from kpp_pyro.errors import InputError
+
+
+@dataclass(frozen=True)
+class RunArguments:
+    """A run to look at, and where."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
+    data_dir: Path | None = None
+    """Folder of the data sets; the run's own if None."""
+
+    def open_run(self, **changes: object) -> OpenedRun:
+        """Open it; see `experiments.build.open_run`."""
+        return open_run(self.run, self.device, self.data_dir, **changes)
+
+
+@dataclass(frozen=True)
+class HeldOutArguments(RunArguments):
+    """A run to look at, on held-out images."""
+
+    split: Literal["test", "validation"] = "test"
+    """Which held-out images."""
+    seed: int = 0
+    """Of all that is drawn: the same seed gives the same numbers, on a CPU with as many threads."""
+
+    def episodes(self, run: OpenedRun) -> EpisodeSet:
+        """The episodes of the split."""
+        return run.episodes.test if self.split == "test" else run.episodes.validation
+
+    def settings(self, run: OpenedRun) -> dict[str, Any]:
+        """What any table of results on them has to state."""
+        data, memory = run.config.data, run.config.memory
+        return {
+            "dataset": data.dataset,
+            "split": self.split,
+            "episode_length": data.episode_length,
+            "classes_per_episode": data.classes_per_episode,
+            "binarization": data.test_binarize,
+            "seed": self.seed,
+            "checkpoint_step": run.step,
+            "precision": run.config.precision,
+            "write": memory.write,
+            "reads": memory.reads,
+            **run.program.sizes(),
+        }
+
+
+def require_at_least(arguments: RunArguments, least: Mapping[str, int]) -> None:
+    """Raise InputError, naming the flag, for a number below the least by the field's name; None is let pass."""
+    for name, smallest in least.items():
+        value = getattr(arguments, name)
+        flag = f"--{name.replace('_', '-')}"
+        if value is not None and value < smallest:
+            raise InputError(f"{flag}: expected at least {smallest}, found {value}")
+        if value is not None and value >= 2**63:
+            raise InputError(f"{flag}: expected less than 2^63, found {value}")
+
+
+def describe_images(settings: Mapping[str, Any]) -> str:
+    """Say what `HeldOutArguments.settings` holds, in the heading of a table."""
+    classes, reads = settings["classes_per_episode"], settings["reads"]
+    return (
+        f"{settings['split']} images of {settings['dataset']} ({settings['binarization']}), "
+        f"T = {settings['episode_length']}{'' if classes is None else f' of {classes} classes'}, "
+        f"memory of {settings['memory_scalars']:,} scalars ({settings['write']}"
+        f"{'' if reads == 1 else f', {reads} blocks per image'})"
+    )
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number of a report, which may not be known."""
+    return "?" if value is None else f"{value:.{digits}f}"
