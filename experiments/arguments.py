@@ -26,8 +26,10 @@ class RunArguments:
     """Folder of the data sets; the run's own if None."""
 
     def open_run(self, **changes: object) -> OpenedRun:
-        """Open it; see `experiments.build.open_run`."""
-        return open_run(self.run, self.device, self.data_dir, **changes)
+        """Open it, if what is found out can be written to it; see `experiments.build.open_run`."""
+        run = open_run(self.run, self.device, self.data_dir, **changes)
+        run.folder.require_writable()
+        return run
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class HeldOutArguments(RunArguments):
 
     def episodes(self, run: OpenedRun) -> EpisodeSet:
         """The episodes of the split."""
-        return run.episodes.test if self.split == "test" else run.episodes.validation
+        return run.episodes.of(self.split)
 
     def settings(self, run: OpenedRun) -> dict[str, Any]:
         """What any table of results on them has to state."""

@@ -68,6 +68,10 @@ class Episodes:
     validation: EpisodeSet
     test: EpisodeSet
 
+    def of(self, split: str) -> EpisodeSet:
+        """Held-out episodes: of "test" or "validation"."""
+        return self.test if split == "test" else self.validation
+
 
 def resolve(config: Config) -> Config:
     """Return a configuration of sensible numbers, with nothing left to be decided by the machine it runs on.

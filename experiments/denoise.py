@@ -30,7 +30,7 @@ _EPISODES_AT_ONCE = 8
 _STRENGTHS: dict[str, tuple[float, ...]] = {
     "salt_and_pepper": (0.1, 0.2, 0.3, 0.4, 0.5),
     "speckle": (0.5, 1.0, 2.0),
-    "poisson": (0.5, 1.0, 2.0),
+    "poisson": (0.4, 1.0, 2.0),
     "mask": (0.1, 0.25, 0.5),
 }
 
@@ -71,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def cases(arguments: Arguments) -> Iterator[tuple[str, float]]:
     """Every noise and strength asked for."""
-    for noise in arguments.noise:
-        for strength in arguments.strength or _STRENGTHS[noise]:
+    for noise in dict.fromkeys(arguments.noise):
+        for strength in dict.fromkeys(arguments.strength or _STRENGTHS[noise]):
             yield noise, strength
 
 

@@ -62,17 +62,21 @@ def _found(name: str, result: dict[str, Any]) -> str:
 
 def _conclusions(results: list[dict[str, Any]], steps: int) -> list[str]:
     """Where iterating helps, harms or does neither, by more than two standard errors; and where it drifts most."""
-    named: dict[str, list[str]] = {"helps": [], "harms": [], "changes nothing that is certain": []}
-    for result in results:
-        change = result["iterating"]["change_in_wrong_pixels_per_image"]
-        error = result["iterating"]["change_in_wrong_pixels_standard_error"]  # None of a single image
-        certain = error is not None and abs(change) > _CERTAIN * error
-        verdict = "changes nothing that is certain" if not certain else "helps" if change < 0 else "harms"
-        amount = f" ({change:+.2f} ± {number(error)})" if change else ""
-        named[verdict].append(f"{result['noise']} {result['strength']:g}{amount}")
+    lines = [f"{_reads(steps)} against one, by more than {_CERTAIN:g} standard errors:"]
+    for quantity, unit in (("wrong_pixels", "wrong pixels"), ("nats", "nats")):
+        named: dict[str, list[str]] = {"helps": [], "harms": []}
+        for result in results:
+            change, error = (
+                result["iterating"][f"change_in_{quantity}_{of}"] for of in ("per_image", "standard_error")
+            )
+            if error is not None and abs(change) > _CERTAIN * error:  # it is None of a single image
+                amount = f"{result['noise']} {result['strength']:g} ({change:+.2f} ± {error:.2f})"
+                named["helps" if change < 0 else "harms"].append(amount)
+        lines += [f"  {verdict} in {unit}: {', '.join(cases) or 'nowhere'}" for verdict, cases in named.items()]
     worst = max(results, key=lambda result: result["iterating"]["drifted_share"])
-    return [
-        *(f"{_reads(steps)} against one: {verdict}: {', '.join(cases)}." for verdict, cases in named.items() if cases),
-        f"Drift: {worst['iterating']['drifted_share']:.1%} of the images at most ({worst['noise']} "
-        f"{worst['strength']:g}) are left for another one after a first read that found them.",
-    ]
+    if share := worst["iterating"]["drifted_share"]:
+        where = f"{worst['noise']} {worst['strength']:g}"
+        drift = f"At most {share:.1%} ({where}) of the images are left for another one after a read that found them."
+    else:
+        drift = "No image that the first read found is left for another one."
+    return [*lines, drift]

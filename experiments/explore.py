@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from experiments.arguments import RunArguments
+from experiments.build import open_run
 from experiments.explore_session import Explorer
 from experiments.script import run_script
 from kpp_pyro.errors import InputError
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _require_gradio()
     from experiments.explore_page import build_page
 
-    run = arguments.open_run()
+    run = open_run(arguments.run, arguments.device, arguments.data_dir)
     episodes = [batch[0] for batch, _ in islice(run.episodes.test.batches(1), _MOST_EPISODES)]
     page = build_page(Explorer(run.memories, episodes), arguments.run.resolve().name)
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does

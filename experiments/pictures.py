@@ -16,12 +16,12 @@ from inference.scoring import OWN
 from inference.traces import site_mean, trace_pair
 from kpp_pyro import figures
 from kpp_pyro.data import EpisodeSet
-from kpp_pyro.noise import damage
+from kpp_pyro.noise import Damaged, damage
 from kpp_pyro.run_folder import RunFolder
 
 _MEMORIES, _SAMPLES = 4, 16
 _SHOWN_READS, _DENOISED = (1, 2, 5, 10), 2  # columns, and images of each strength
-_GENERATED, _WALK_IMAGES, _PAIRS = 3, 14, 3
+_GENERATED, _WALK_IMAGES, _WALK_MOST, _PAIRS = 3, 14, 8, 3
 _WORK_NOISE, _WORK_CUES, _WORK_READS = ("salt_and_pepper", 0.3), 10, 5
 _SEED = 0  # of the noise in the figures, so that they can be drawn again
 
@@ -52,42 +52,57 @@ def draw_memory_at_work(run: OpenedRun) -> dict[str, Figure]:
 
 
 def draw_denoising_figures(run: OpenedRun) -> dict[str, Figure]:
-    """Draw the figures of a run's denoising into its folder, with a few images of its own; returns them by name."""
-    content = run.folder.read_denoising()
-    results, steps = content["results"], content["settings"]["steps"]
-    drawn = {"denoise_curves": figures.draw_denoising_curves(results, run.folder.figures / "denoise_curves.png")}
+    """Draw the figures of a run's denoising into its folder, with a few of the images; returns them by name.
+
+    Those of other noises, which an earlier denoising left, are removed.
+    """
+    content, folder = run.folder.read_denoising(), run.folder.figures
+    results, settings = content["results"], content["settings"]
+    for old in folder.glob("denoise_*.png"):
+        old.unlink()
+    drawn = {"denoise_curves": figures.draw_denoising_curves(results, folder / "denoise_curves.png")}
+    images = next(run.episodes.of(settings["split"]).batches(1))[0][0]
+    shown = [step for step in _SHOWN_READS if step <= settings["steps"]]
+    titles = ["clean", "cue", *(f"{step} read{'s' * (step > 1)}" for step in shown)]
     for noise in dict.fromkeys(result["noise"] for result in results):
         strengths = [result["strength"] for result in results if result["noise"] == noise]
+        cases = {}
+        for turn, strength in enumerate(strengths):  # other images each turn
+            damaged = damage(images, noise, strength, torch.Generator().manual_seed(settings["seed"]))
+            rows = _denoised(run.memories, images, damaged, shown)
+            cases[strength] = rows.roll(-turn * _DENOISED, 0)[:_DENOISED]
+        known = ["hole known"] if noise == "mask" else []
         name = f"denoise_{noise}"
-        shown = [step for step in _SHOWN_READS if step <= steps]
-        titles = ["clean", "cue", *(f"{step} read{'s' * (step > 1)}" for step in shown)]
-        cases = {strength: _denoised(run, noise, strength, shown, row) for row, strength in enumerate(strengths)}
-        drawn[name] = figures.draw_denoising(noise, cases, titles, run.folder.figures / f"{name}.png")
+        drawn[name] = figures.draw_denoising(noise, cases, titles + known, folder / f"{name}.png")
     return drawn
 
 
-def _denoised(run: OpenedRun, noise: str, strength: float, reads: Sequence[int], turn: int) -> Tensor:
-    """Images of a held-out episode, clean, damaged and after some reads, (N, 2 + reads, C, H, W); others each turn."""
-    images = next(run.episodes.test.batches(1))[0][0]
-    cues = damage(images, noise, strength, torch.Generator().manual_seed(_SEED)).images
-    found = run.memories.recall(run.memories.write(images), cues, max(reads))
-    columns = [images, cues, *(found[step - 1].images for step in reads)]
-    return torch.stack(columns, 1).roll(-turn * _DENOISED, 0)[:_DENOISED]
+def _denoised(memories: GenerativeMemory, images: Tensor, damaged: Damaged, reads: Sequence[int]) -> Tensor:
+    """Images (T, C, H, W) clean, damaged, after some reads, and, if pixels are hidden, completed: (T, n, C, H, W)."""
+    memory = memories.write(images)
+    found = memories.recall(memory, damaged.images, max(reads))
+    columns = [images, damaged.images, *(found[step - 1].images for step in reads)]
+    if damaged.hidden.any():
+        columns.append(memories.complete(memory, damaged.images, damaged.hidden, max(reads))[-1].images)
+    return torch.stack(columns, 1)
 
 
 @torch.no_grad()
 def draw_generation_figures(run: OpenedRun) -> dict[str, Figure]:
-    """Draw the figures of a run's generation into its folder, with a few images of its own; returns them by name."""
+    """Draw the figures of a run's generation into its folder, with a few of its memories; returns them by name."""
     content, folder, memories = run.folder.read_generation(), run.folder.figures, run.memories
-    images = next(run.episodes.test.batches(_GENERATED))[0]
-    memory, reads = memories.write(images), content["settings"]["clean_up"]
-    with own_randomness(_SEED, run.program.device):
+    settings = content["settings"]
+    images = next(run.episodes.of(settings["split"]).batches(_GENERATED))[0]
+    memory = memories.write(images)
+    with own_randomness(settings["seed"], run.program.device):
         drawn = memories.generate(memory, _SAMPLES).images
-    cleaned = memories.recall(memory, drawn, reads)[-1].images
+    cleaned = memories.recall(memory, drawn, settings["clean_up"])[-1].images
     found = {
         "coverage": figures.draw_coverage(content, folder / "coverage.png"),
         "generation": figures.draw_generation(images[:, :_SAMPLES], drawn, cleaned, folder / "generation.png"),
-        "key_walk": figures.draw_key_walk(_key_walk(memories, memory[0], images[0, 0]), folder / "key_walk.png"),
+        "key_walk": figures.draw_key_walk(
+            _key_walk(memories, memory[0], images[0, 0]), folder / "key_walk.png", run.config.memory.reads
+        ),
     }
     if images.shape[1] > 1:
         pairs = _interpolations(memories, memory[0], images[0])
@@ -102,7 +117,7 @@ def _key_walk(memories: GenerativeMemory, memory: Memory, image: Tensor) -> dict
     """
     addressing = memories.model.addressing
     layout, walks = addressing.layout, {}
-    rows, columns = layout.rows, layout.columns
+    rows, columns = min(layout.rows, _WALK_MOST), min(layout.columns, _WALK_MOST)
     if addressing.kind == "smooth":  # where between two blocks there is something to see
         rows, columns = 2 * rows, 2 * columns
     stay = memories.locate(memory, image.unsqueeze(0)).expand(rows * columns, -1, -1)

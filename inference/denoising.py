@@ -88,10 +88,13 @@ def compare_first_with_last(errors: Errors) -> dict[str, Any]:
     """
     first, last = errors.found[0], errors.found[-1]
     change = (errors.wrong_pixels[-1] - errors.wrong_pixels[0]).double()
+    nats = (errors.nats[-1] - errors.nats[0]).double()
     drifted, rescued = (first & ~last).double(), (~first & last).double()
     return {
         "change_in_wrong_pixels_per_image": change.mean().item(),
         "change_in_wrong_pixels_standard_error": standard_error(change),
+        "change_in_nats_per_image": nats.mean().item(),
+        "change_in_nats_standard_error": standard_error(nats),
         "drifted_share": drifted.mean().item(),
         "drifted_standard_error": standard_error(drifted),
         "rescued_share": rescued.mean().item(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,7 +71,7 @@ class Memory:
         author: see `GenerativeMemory.fingerprint`.
     """
 
-    value: Tensor
+    value: Tensor = field(repr=False)
     author: str
 
     def __getitem__(self, index: int | slice) -> Memory:

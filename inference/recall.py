@@ -9,10 +9,13 @@ and this the pixel probabilities of p(x | z). Reading again with these as the cu
 
     x <- decode(read(M, q(y | x, M)))                                            (Kanerva++, section 4)
 
-with means in place of draws, so that a recall does not wander by chance. Where a damaged cue leaves open which block is
-its own, the first read is a blend, and the next ones decide.
+with means in place of draws, so that a recall does not wander by chance (the mean over blocks of a `BlockKey`; of
+normal keys, what their mean reads). Where a damaged cue leaves open which block is its own, the first read is a blend,
+and the next ones decide. Keys of the prior also read blocks that nothing was written to, which decode to nobody's
+image; clean-up leaves them for one that was written.
 
-Shapes: images, cues and masks are (T, C, H, W) of one memory, or (B, T, C, H, W) of B memories.
+Shapes: images, cues and masks are (T, C, H, W) of one memory, or (B, T, C, H, W) of B memories. The cues of a call are
+an episode: an encoder with a temporal shift looks at neighbours too.
 """
 
 from __future__ import annotations
@@ -121,6 +124,9 @@ class GenerativeMemory:
                 pixels are doubted alike, and this is `recall`.
             steps: reads.
 
+        Returns:
+            What was read at each step; its images differ from the cue in known pixels too.
+
         Raises:
             InputError: a memory of another model, cues or mask of another size or number, or no step.
         """
@@ -198,7 +204,8 @@ class GenerativeMemory:
     def inspect(self, memory: Memory) -> Read:
         """What each block holds, decoded: block n of the memory, row by row; of R reads, every R blocks in order.
 
-        Where blocks overlap (`feed_forward`) these are as many places, evenly spaced.
+        Where blocks overlap (`feed_forward`) these are as many places, evenly spaced. Blocks that nothing was written
+        to decode to something too.
 
         Raises:
             InputError: a memory of another model.
@@ -259,7 +266,7 @@ class GenerativeMemory:
     def _value(self, memory: Memory, name: str = "memory") -> Tensor:
         """Memories (B, 1, ...) of this model."""
         shape, event = tuple(memory.value.shape), self.model.memory_shape
-        if shape[-len(event) :] != event or len(shape) > len(event) + 1:
+        if shape[-len(event) :] != event or len(shape) > len(event) + 1 or not memory.value.numel():
             raise InputError(f"{name}: expected memories of shape {event} of this model, found {shape}")
         if memory.author != self.fingerprint:
             raise InputError(
@@ -286,6 +293,8 @@ class GenerativeMemory:
 
     def _images(self, name: str, images: Tensor) -> Tensor:
         """Episodes (B, T, C, H, W) on the model's device."""
+        if not isinstance(images, Tensor):
+            raise InputError(f"{name}: expected a torch tensor, found {type(images).__name__}")
         if images.ndim not in (4, 5) or tuple(images.shape[-3:]) != self.image_shape or not images.numel():
             expected = ", ".join(map(str, self.image_shape))
             raise InputError(f"{name}: expected (T, {expected}) or (B, T, {expected}), found {tuple(images.shape)}")
@@ -299,6 +308,8 @@ class GenerativeMemory:
         if keys.ndim != len(batch) + 3 or keys.shape[-2:] != event or keys.shape[:-3] != batch:
             expected = ", ".join(map(str, (*batch, "N", *event)))
             raise InputError(f"keys: expected ({expected}) for this memory, found {tuple(keys.shape)}")
+        if not keys.numel() or not keys.isfinite().all():
+            raise InputError("keys: expected finite numbers, found others or none")
         return keys.to(self.device, self.dtype).reshape(-1, *keys.shape[-3:])
 
 

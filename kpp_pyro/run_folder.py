@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -55,6 +56,12 @@ class RunFolder:
             raise InputError(
                 f"--out {self.path}: expected a folder that can be written, found {error.strerror}"
             ) from error
+
+    def require_writable(self) -> None:
+        """Raise InputError unless files can be added to the run, so that no work is done in vain."""
+        for folder in (self.path, self.figures):
+            if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
+                raise InputError(f"{folder}: expected a folder that can be written to, found none")
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
@@ -201,5 +208,8 @@ def _finite(content: Any) -> Any:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write text whole or not at all."""
-    write_whole(path, lambda file: file.write_text(content))
+    """Write text whole or not at all. Raises InputError where it cannot be written."""
+    try:
+        write_whole(path, lambda file: file.write_text(content))
+    except OSError as error:
+        raise InputError(f"{path}: expected a file that can be written, found {error.strerror or error}") from error

@@ -23,12 +23,13 @@ def draw_generation(written: Tensor, drawn: Tensor, cleaned: Tensor, path: Path 
     return draw_image_table(rows, "Written images, samples of their memory, and samples after iterated clean-up", path)
 
 
-def draw_key_walk(walks: Mapping[str, Tensor], path: Path | str | None = None) -> Figure:
+def draw_key_walk(walks: Mapping[str, Tensor], path: Path | str | None = None, reads: int = 1) -> Figure:
     """Draw what keys on a grid of x and y read, at their places over the memory; a panel for each scale.
 
     Args:
         walks: by what their scale is called, images (rows, columns, C, H, W).
         path: file to write, if any.
+        reads: R, of which only the first walks.
     """
     rows, columns = next(iter(walks.values())).shape[:2]
     width = 11 / len(walks)
@@ -39,7 +40,8 @@ def draw_key_walk(walks: Mapping[str, Tensor], path: Path | str | None = None) -
         axis.set_title(name, fontsize=9)
         axis.set_xlabel("x of the key, left to right", fontsize=8)
     axes[0].set_ylabel("y of the key, downwards", fontsize=8)
-    figure.suptitle("A walk through key space: what each place of the memory holds, decoded", fontsize=10)
+    what = "what each place of the memory holds" if reads == 1 else f"the first of {reads} reads walks, the others stay"
+    figure.suptitle(f"A walk through key space: {what}, decoded", fontsize=10)
     return save(figure, path)
 
 
@@ -70,7 +72,7 @@ def draw_coverage(content: Mapping[str, Any], path: Path | str | None = None) ->
             counts = result[f"samples_by_wrong_pixels_to_nearest_{of}"]
             edges = [distance - 0.5 for distance in range(len(counts) + 1)]
             axis.stairs(counts, edges, label=name, color=colour)
-    left.set(xscale="log", xlabel="samples", ylabel="% of written images brought back", ylim=(0, 102), title="Coverage")
+    left.set(xscale="log", xlabel="samples", ylabel="% of written brought back", ylim=(-3, 103), title="Coverage")
     for axis, of in ((middle, "written"), (right, "training")):
         axis.axvline(content["near_wrong_pixels"], color="firebrick", ls=":", label="near")
         axis.set(xlabel=f"wrong pixels to the nearest {of} image", ylabel="samples", title=f"Distance to {of} images")

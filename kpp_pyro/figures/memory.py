@@ -75,9 +75,9 @@ def draw_memory_at_work(
     second.set_title(f"2. ... into one memory (channel 1 of {len(memory)}) with a block for each key", fontsize=10)
     _draw_boxes(second, boxes)
     draw_mosaic(third, [("cue", cues), ("recalled", recalled)])
-    third.set_title("3. Damaged copies find their block again", fontsize=10)
+    third.set_title("3. Damaged copies are cues, and recall this", fontsize=10)
     draw_mosaic(fourth, [("", row) for row in samples.split(len(cues))])
-    fourth.set_title("4. Random keys bring back images of the memory", fontsize=10)
+    fourth.set_title("4. Random keys read this", fontsize=10)
     return save(figure, path)
 
 

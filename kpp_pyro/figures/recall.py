@@ -14,6 +14,7 @@ from torch import Tensor
 from kpp_pyro.figures.drawing import draw_image_table, save
 
 _STRENGTHS = matplotlib.colormaps["viridis"]
+_QUANTITIES = {"wrong_pixels_per_image": "wrong pixels per image", "nats_per_image": "-ln p(x | z), nats per image"}
 
 
 def draw_denoising(
@@ -38,39 +39,45 @@ def draw_denoising(
 
 
 def draw_denoising_curves(results: Sequence[Mapping[str, Any]], path: Path | str | None = None) -> Figure:
-    """Draw wrong pixels against reads, a panel for each noise and a line for each strength, with standard errors.
+    """Draw wrong pixels and nats against reads, a column for each noise and a line for each strength, with errors.
 
     Args:
         results: as `denoise.json` has them.
         path: file to write, if any.
     """
     noises = list(dict.fromkeys(result["noise"] for result in results))
-    figure = Figure((1.0 + 2.8 * len(noises), 3.8), layout="constrained")
-    axes = figure.subplots(1, len(noises), squeeze=False, sharey=True)[0]
-    for axis, noise in zip(axes, noises, strict=True):
+    figure = Figure((1.0 + 2.8 * len(noises), 6.0), layout="constrained")
+    axes = figure.subplots(2, len(noises), squeeze=False, sharex=True, sharey="row")
+    for column, noise in zip(axes.T, noises, strict=True):
         cases = [result for result in results if result["noise"] == noise]
         for index, case in enumerate(cases):
-            _draw_case(axis, case, _STRENGTHS(0.85 * index / max(1, len(cases) - 1)))
-        axis.set(title=noise.replace("_", " "), xlabel="reads (0: the cue)", yscale="symlog", ylim=(0, None))
-        axis.yaxis.set_major_formatter(ScalarFormatter())
-        axis.grid(alpha=0.3)
-        axis.legend(
-            fontsize=7, title="strength", title_fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=5
+            colour = _STRENGTHS(0.85 * index / max(1, len(cases) - 1))
+            for axis, quantity in zip(column, _QUANTITIES, strict=True):
+                _draw_case(axis, case, quantity, colour)
+        column[0].set(title=noise.replace("_", " "), yscale="symlog", ylim=(0, None))
+        column[1].set(xlabel="reads (0: the cue)", yscale="log")
+        for axis in column:
+            axis.yaxis.set_major_formatter(ScalarFormatter())
+            axis.grid(alpha=0.3)
+        column[1].legend(
+            fontsize=7, title="strength", title_fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=5
         )
-    axes[0].set_ylabel("wrong pixels per image")
-    figure.suptitle(
-        "Solid: read from memory. Dashed: the same networks without it. Dotted: the hole is known", fontsize=9
-    )
+    for axis, label in zip(axes[:, 0], _QUANTITIES.values(), strict=True):
+        axis.set_ylabel(label)
+    how = "Solid: read from memory. Dashed: the networks without it. Dotted: the hole is known. Cross: nearest written"
+    figure.suptitle(how, fontsize=9)
     return save(figure, path)
 
 
-def _draw_case(axis: Any, case: Mapping[str, Any], colour: Any) -> None:
-    cue = case["cue_wrong_pixels_per_image"]
+def _draw_case(axis: Any, case: Mapping[str, Any], quantity: str, colour: Any) -> None:
+    cue = [case["cue_wrong_pixels_per_image"]] if quantity == "wrong_pixels_per_image" else []
     for kind, style in (("recall", "-"), ("memoryless", "--"), ("completion", ":")):
         errors = case[kind]
         if errors is None:
             continue
-        wrong = [cue, *errors["wrong_pixels_per_image"]]
-        spread = [0.0, *(error or 0.0 for error in errors["wrong_pixels_per_image_standard_error"])]
+        values = [*cue, *errors[quantity]]
+        spread = [0.0] * len(cue) + [error or 0.0 for error in errors[f"{quantity}_standard_error"]]
+        steps = range(1 - len(cue), 1 + len(errors[quantity]))
         label = f"{case['strength']:g}" if kind == "recall" else None
-        axis.errorbar(range(len(wrong)), wrong, spread, ls=style, marker=".", color=colour, label=label, lw=1.2)
+        axis.errorbar(steps, values, spread, ls=style, marker=".", color=colour, label=label, lw=1.2)
+    axis.plot([1], case["nearest_written"][quantity][:1], "x", color=colour, ms=5)

@@ -224,14 +224,16 @@ def test_of_one_image_no_error_is_known_and_nothing_is_certain(copied):
     (result,) = report(copied)["results"]
     assert result["recall"]["wrong_pixels_per_image_standard_error"] == [None, None]
     assert "± ?" in process.stdout and "nan" not in process.stdout.lower()
-    assert "2 reads against one: changes nothing that is certain: mask 0.3" in process.stdout
+    assert process.stdout.count(": nowhere") == 4  # neither help nor harm, in pixels nor in nats
 
 
-def changed(result, change, error, found=(0.5, 0.5), drifted=0.0, rescued=0.0):
+def changed(result, change, error, nats=(0.0, 1.0), found=(0.5, 0.5), drifted=0.0, rescued=0.0):
     """A result whose iterated reading has another outcome."""
     iterating = {
         "change_in_wrong_pixels_per_image": change,
         "change_in_wrong_pixels_standard_error": error,
+        "change_in_nats_per_image": nats[0],
+        "change_in_nats_standard_error": nats[1],
         "drifted_share": drifted,
         "rescued_share": rescued,
     }
@@ -243,18 +245,34 @@ def test_what_iterating_does_is_said_where_it_is_certain_by_two_standard_errors(
     content = denoised[0]
     noisy, noisier, speckled, poisson = (content["results"][place] for place in (0, 1, 5, 8))
     results = [
-        changed(noisy, -2.1, 1.0, (0.875, 0.9), drifted=0.05, rescued=0.075),
+        changed(noisy, -2.1, 1.0, (30.0, 10.0), (0.875, 0.9), drifted=0.05, rescued=0.075),
         changed(noisier, 1.9, 1.0, drifted=0.25, rescued=0.125),
-        changed(speckled, 2.1, 1.0),
+        changed(speckled, 2.1, 1.0, (-5.0, 2.0)),
         changed(poisson, 0.0, 0.0),
     ]
     text = describe_denoising({**content, "results": results})
-    assert "3 reads against one: helps: salt_and_pepper 0.1 (-2.10 ± 1.00)." in text
-    assert "3 reads against one: harms: speckle 0.5 (+2.10 ± 1.00)." in text
-    uncertain = "salt_and_pepper 0.2 (+1.90 ± 1.00), poisson 0.5."
-    assert f"3 reads against one: changes nothing that is certain: {uncertain}" in text
-    assert "Drift: 25.0% of the images at most (salt_and_pepper 0.2)" in text
+    assert "3 reads against one, by more than 2 standard errors:" in text
+    assert "  helps in wrong pixels: salt_and_pepper 0.1 (-2.10 ± 1.00)\n" in text
+    assert "  harms in wrong pixels: speckle 0.5 (+2.10 ± 1.00)\n" in text
+    assert "  helps in nats: speckle 0.5 (-5.00 ± 2.00)\n" in text
+    assert "  harms in nats: salt_and_pepper 0.1 (+30.00 ± 10.00)\n" in text
+    assert "At most 25.0% (salt_and_pepper 0.2) of the images" in text
+    steady = describe_denoising({**content, "results": [changed(noisy, 0.0, 0.0)]})
+    assert "No image that the first read found is left" in steady
     assert re.search(r"^salt_and_pepper 0.1 +87.5% +90.0% +5.0% +7.5%$", text, flags=re.MULTILINE)
+
+
+def test_figures_of_noises_that_were_not_asked_for_again_are_removed(copied):
+    assert run("denoise.py", copied, "--limit", 2, "--steps", 1, *MASK).returncode == 0
+    left = {path.name for path in (copied / "figures").glob("denoise_*.png")}
+    assert left == {"denoise_curves.png", "denoise_mask.png"}
+
+
+def test_a_run_that_cannot_be_written_to_is_refused_before_any_work(copied, monkeypatch):
+    monkeypatch.setattr(experiments.denoise, "report", lambda *_: pytest.fail("work was done"))
+    shutil.rmtree(copied / "figures")
+    (copied / "figures").write_text("a file where a folder should be")
+    assert "figures: expected a folder that can be written to" in refused(run("denoise.py", copied))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 import torch
+from PIL import Image
 
 from inference.training import Trainer
 from kpp_pyro.checkpoint import load_checkpoint, save_checkpoint
@@ -303,15 +304,24 @@ def test_dry_run_of_a_resumed_run_prints_its_own_configuration(finished):
 
 
 def test_the_readmes_python_runs(finished, monkeypatch, tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mnist").symlink_to(finished[0])
+    (tmp_path / "my_drawings").mkdir()
+    for number in range(3):
+        drawing = 255 * (torch.rand(20, 20, generator=torch.Generator().manual_seed(number)) < 0.3).byte()
+        Image.fromarray(drawing.numpy()).save(tmp_path / "my_drawings" / f"{number}.png")
     monkeypatch.chdir(tmp_path)
     names: dict[str, torch.Tensor] = {}
-    exec(code, names)
+    exec(blocks[0], names)
+    assert names["recalled"].shape == names["images"].shape == names["whole"].shape == (3, 1, 16, 16)
+    assert (names["samples"].shape, names["walk"].shape) == ((16, 1, 16, 16), (10, 1, 16, 16))
+    assert names["blocks"].shape == (32, 1, 16, 16)
+    assert (tmp_path / "memory.safetensors").is_file()
+    exec(blocks[1], names)
     assert names["memory"].shape == (4, 1, 4, 20, 40)
     assert names["reconstructions"].shape == (4, 32, 1, 16, 16)
-    assert names["images"].shape == (4, 16, 1, 16, 16)
+    assert len(blocks) == 2
 
 
 def test_a_mistyped_flag_is_answered_with_the_nearest():

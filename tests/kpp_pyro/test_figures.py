@@ -323,9 +323,13 @@ def silent(draw):
 
 
 def errors_of(wrong, errors=None):
+    """Errors, with nats that are wrong pixels and a half."""
+    errors = errors or [None] * len(wrong)
     return {
         "wrong_pixels_per_image": wrong,
-        "wrong_pixels_per_image_standard_error": errors or [None] * len(wrong),
+        "wrong_pixels_per_image_standard_error": errors,
+        "nats_per_image": [value + 0.5 for value in wrong],
+        "nats_per_image_standard_error": errors,
     }
 
 
@@ -337,6 +341,7 @@ def case(noise, strength, cue, recall, memoryless, completion=None):
         "recall": recall,
         "memoryless": memoryless,
         "completion": completion,
+        "nearest_written": errors_of([1.0]),
     }
 
 
@@ -353,33 +358,40 @@ def curves_on(axis):
     for container in axis.containers:
         line, _, (bars,) = container.lines
         ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
-        assert list(line.get_xdata()) == list(range(len(line.get_xdata())))  # the cue, and every read
+        steps = list(line.get_xdata())
+        assert steps == list(range(3 - len(steps), 3))  # the last of two reads, and what comes before
         found.append((line.get_linestyle(), line.get_color(), list(line.get_ydata()), ends))
     return found
 
 
-def test_wrong_pixels_are_plotted_read_by_read_with_a_panel_for_each_noise(path):
+@pytest.mark.parametrize(("row", "quantity"), [(0, "wrong_pixels_per_image"), (1, "nats_per_image")])
+def test_errors_are_plotted_read_by_read_with_a_panel_for_each_noise(path, row, quantity):
     figure = silent(lambda: draw_denoising_curves(CASES, path))
-    assert [axis.get_title() for axis in figure.axes] == ["mask", "salt and pepper"]
-    for axis, cases in zip(figure.axes, (CASES[:2], CASES[2:]), strict=True):
+    assert [axis.get_title() for axis in figure.axes] == ["mask", "salt and pepper", "", ""]
+    panels = figure.axes[2 * row : 2 * row + 2]
+    for axis, cases in zip(panels, (CASES[:2], CASES[2:]), strict=True):
         curves = iter(curves_on(axis))
         colours = []
         for expected in cases:
             kinds = ("recall", "memoryless", "completion") if expected["completion"] else ("recall", "memoryless")
             of_case = [next(curves) for _ in kinds]
+            cue = [expected["cue_wrong_pixels_per_image"]] if row == 0 else []  # nats of a cue there are none
             for kind, (style, _, values, ends) in zip(kinds, of_case, strict=True):
                 errors = expected[kind]
                 assert style == {"recall": "-", "memoryless": "--", "completion": ":"}[kind]
-                assert values == [expected["cue_wrong_pixels_per_image"], *errors["wrong_pixels_per_image"]]
-                spread = [0.0, *(error or 0.0 for error in errors["wrong_pixels_per_image_standard_error"])]
+                assert values == [*cue, *errors[quantity]]
+                spread = [0.0] * len(cue) + [error or 0.0 for error in errors[f"{quantity}_standard_error"]]
                 for value, error, end in zip(values, spread, ends, strict=True):
                     assert end == pytest.approx([value - error, value + error])
             assert len({str(colour) for _, colour, _, _ in of_case}) == 1
             colours.append(str(of_case[0][1]))
         assert next(curves, None) is None and len(set(colours)) == len(cases)
+        crosses = [line for line in axis.lines if line.get_marker() == "x"]
+        assert [line.get_ydata()[0] for line in crosses] == [case["nearest_written"][quantity][0] for case in cases]
+    assert panels[0].get_ylim() == panels[1].get_ylim()
+    for axis, cases in zip(figure.axes[2:], (CASES[:2], CASES[2:]), strict=True):
         names = [text.get_text() for text in axis.get_legend().get_texts()]
         assert names == [f"{expected['strength']:g}" for expected in cases]
-    assert figure.axes[0].get_ylim()[0] == 0 and figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
     assert imread(path).std() > 0
 
 
