@@ -72,7 +72,10 @@ def denoise(memories: GenerativeMemory, images: Tensor, damaged: Damaged, steps:
 
 
 def summarize_errors(errors: Errors) -> dict[str, list[float]]:
-    """Means over the images after each step, with standard errors; `Errors` of flat images (S, N)."""
+    """Means over the images after each step, of `Errors` of flat images (S, N).
+
+    Standard errors take the images as independent, although those of an episode share a memory.
+    """
     named = {"wrong_pixels_per_image": errors.wrong_pixels, "nats_per_image": errors.nats, "found_share": errors.found}
     summary = {}
     for name, values in named.items():
