@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from inference.recall import GenerativeMemory, Memory
+from inference.denoising import wrong_pixels
+from inference.memories import Memory
+from inference.recall import GenerativeMemory, next_cue
 from kpp_pyro.memory import SCALE, Addressing, X, Y
 from kpp_pyro.noise import Damaged, damage
 
@@ -44,7 +46,7 @@ class Session:
 
     def wrong_pixels(self, images: Tensor) -> int:
         """Pixels of an image (C, H, W) on another side of 1/2 than the chosen image's."""
-        return int(((images > 0.5) != (self.episode[self.chosen] > 0.5)).sum())
+        return int(wrong_pixels(images, self.episode[self.chosen]))
 
 
 class Explorer:
@@ -124,8 +126,7 @@ class Explorer:
         if not session.reads:
             found = self.memories.complete(session.memory, session.cue.images, hidden)[0]
         else:
-            known = ~hidden & hidden.flatten(1).any(1)[:, None, None, None]
-            cues = torch.where(known, session.cue.images, session.reads[-1])
+            cues = next_cue(session.cue.images, hidden, session.reads[-1])
             found = self.memories.recall(session.memory, cues)[0]
         reads = (*session.reads, found.images)
         return replace(session, reads=reads), self.percent(found.keys[session.chosen])

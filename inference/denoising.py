@@ -63,11 +63,11 @@ def denoise(memories: GenerativeMemory, images: Tensor, damaged: Damaged, steps:
     chosen = combine([clean], lambda values: _chosen(values[0], nearest))
     nats = -memories.log_likelihood(images, chosen)
     return Denoising(
-        _wrong_pixels(damaged.images, images),
+        wrong_pixels(damaged.images, images),
         _errors(memories, images, recall),
         _errors(memories, images, completion),
         _errors(memories, images, memories.autoencode(damaged.images, steps)),
-        Errors(_wrong_pixels(_chosen(images, nearest), images)[None], nats[None], _own(nearest)[None]),
+        Errors(wrong_pixels(_chosen(images, nearest), images)[None], nats[None], _own(nearest)[None]),
     )
 
 
@@ -116,13 +116,14 @@ def of_images(parts: Sequence[tuple[Denoising, Tensor]]) -> Denoising:
 
 
 def _errors(memories: GenerativeMemory, images: Tensor, results: Sequence[Decoded]) -> Errors:
-    wrong = torch.stack([_wrong_pixels(result.images, images) for result in results])
+    wrong = torch.stack([wrong_pixels(result.images, images) for result in results])
     nats = torch.stack([-memories.log_likelihood(images, result) for result in results])
     nearest = [_nearest((result.images > 0.5).to(images), images) for result in results]
     return Errors(wrong, nats, torch.stack([_own(index) for index in nearest]))
 
 
-def _wrong_pixels(estimate: Tensor, images: Tensor) -> Tensor:
+def wrong_pixels(estimate: Tensor, images: Tensor) -> Tensor:
+    """Pixels of estimates (..., C, H, W) that are on another side of 1/2 than the images', (...)."""
     return ((estimate > 0.5) != (images > 0.5)).flatten(-3).sum(-1)
 
 

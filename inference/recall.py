@@ -23,18 +23,17 @@ from __future__ import annotations
 import hashlib
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
 
 from inference.memories import CueingGuide, Decoded, Memory, Read, ReadableModel
-from inference.records import combine
+from inference.records import Record, combine
 from inference.traces import site_mean, site_value, written_memory
 from kpp_pyro.errors import InputError
 from kpp_pyro.memory import KEY_SIZE
-
-Record = TypeVar("Record")
 
 
 class GenerativeMemory:
@@ -138,12 +137,11 @@ class GenerativeMemory:
         if steps < 1:
             raise InputError(f"steps: expected at least 1, found {steps}")
         missing = mask.to(self.device).view_as(episodes)
-        known = ~missing & missing.flatten(-3).any(-1)[..., None, None, None]  # of cues that miss something
         estimate, reads = _filled(episodes, missing), []
         for _ in range(steps):
             found = self._recall(value, estimate)
             reads.append(self._like(memory, found))
-            estimate = torch.where(known, episodes, found.images)
+            estimate = next_cue(episodes, missing, found.images)
         return reads
 
     @torch.no_grad()
@@ -248,11 +246,14 @@ class GenerativeMemory:
             raise InputError(f"images: expected {tuple(decoded.images.shape)}, found {tuple(images.shape)}")
         return self.model.image_likelihood(decoded.latents).log_prob(images.to(self.device, self.dtype))
 
+    def _key_posterior(self, value: Tensor, cues: Tensor) -> Distribution:
+        return self.guide.key_posterior(self.guide.encode(cues), value)
+
     def _locate(self, value: Tensor, cues: Tensor) -> Tensor:
-        return self.guide.key_posterior(self.guide.encode(cues), value).mode  # (B, T, R, 3)
+        return self._key_posterior(value, cues).mode  # (B, T, R, 3)
 
     def _recall(self, value: Tensor, cues: Tensor) -> Read:
-        key = self.guide.key_posterior(self.guide.encode(cues), value)
+        key = self._key_posterior(value, cues)
         latents = self.model.latent_prior_of(self.model.mean_read(value, key)).mean  # (B, T, D)
         return Read(latents, self._decode(latents), key.mode)
 
@@ -311,6 +312,12 @@ class GenerativeMemory:
         if not keys.numel() or not keys.isfinite().all():
             raise InputError("keys: expected finite numbers, found others or none")
         return keys.to(self.device, self.dtype).reshape(-1, *keys.shape[-3:])
+
+
+def next_cue(cues: Tensor, missing: Tensor, images: Tensor) -> Tensor:
+    """What is looked at next, all (..., C, H, W): what was read, with known pixels put back in cues that miss some."""
+    known = ~missing & missing.flatten(-3).any(-1)[..., None, None, None]
+    return torch.where(known, cues, images)
 
 
 def _filled(cues: Tensor, missing: Tensor) -> Tensor:

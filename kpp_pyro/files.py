@@ -1,10 +1,13 @@
-"""Writing files whole or not at all."""
+"""Writing files: whole or not at all, and refusing where nothing can be written."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from kpp_pyro.errors import InputError
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -15,3 +18,12 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """Turn what the system says to a file that cannot be written into an InputError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: expected a file that can be written, found {error.strerror or error}") from error

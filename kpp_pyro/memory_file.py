@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kpp_pyro.errors import InputError
-from kpp_pyro.files import write_whole
+from kpp_pyro.files import write_whole, writing
 
 FORMAT = "kpp_pyro.memory"
 VERSION = "1"
@@ -25,8 +25,9 @@ def save_memory(path: Path | str, memory: Tensor, author: str) -> None:
     metadata = {"format": FORMAT, "version": VERSION, "author": author}
     content = {"memory": memory.detach().cpu().contiguous()}
     try:
-        write_whole(path, lambda file: save_file(content, file, metadata))
-    except (OSError, SafetensorError) as error:
+        with writing(path):
+            write_whole(path, lambda file: save_file(content, file, metadata))
+    except SafetensorError as error:
         raise InputError(f"{path}: expected a file that can be written, found {error}") from error
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from kpp_pyro.errors import InputError
-from kpp_pyro.files import write_whole
+from kpp_pyro.files import write_whole, writing
 
 _LIBRARIES = ("torch", "torchvision", "pyro-ppl", "numpy", "scipy", "scikit-learn", "matplotlib", "arviz")
 
@@ -209,7 +209,5 @@ def _finite(content: Any) -> Any:
 
 def write_text(path: Path, content: str) -> None:
     """Write text whole or not at all. Raises InputError where it cannot be written."""
-    try:
+    with writing(path):
         write_whole(path, lambda file: file.write_text(content))
-    except OSError as error:
-        raise InputError(f"{path}: expected a file that can be written, found {error.strerror or error}") from error

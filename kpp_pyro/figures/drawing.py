@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
-from kpp_pyro.errors import InputError
+from kpp_pyro.files import writing
 
 _DPI = 130
 INK = matplotlib.colormaps["gray"].with_extremes(bad="slategray")  # images, and the ground between them
@@ -67,9 +67,7 @@ def logarithmic(axis: Any) -> None:
 def save(figure: Figure, path: Path | str | None) -> Figure:
     """Write a figure to its file, if it is to have one, and return it. Raises InputError where it cannot be written."""
     if path is not None:
-        try:
+        with writing(path):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path, dpi=_DPI)
-        except OSError as error:
-            raise InputError(f"{path}: expected a file that can be written, found {error.strerror or error}") from error
     return figure

@@ -27,17 +27,12 @@ def draw_memory(memory: Tensor, boxes: Tensor, path: Path | str | None = None, m
     size = (1.1 * columns * panel_width, rows * (panel_height + 0.25) + 0.3)  # the colour bar takes a tenth
     figure = Figure(size, layout="constrained")  # no pyplot: it would keep every figure, and may want a screen
     axes = figure.subplots(rows, columns, squeeze=False)
-    limit = float(memory.abs().max()) or 1.0
     for channel, axis in enumerate(axes.flat):
         axis.set_axis_off()
         if channel >= channels:
             continue
-        extent = (0, memory.shape[2], memory.shape[1], 0)
-        image = axis.imshow(
-            memory[channel].detach().cpu().numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, extent=extent
-        )
+        image = _draw_channel(axis, memory, channel, boxes)
         axis.set_title(f"channel {channel + 1} of {memory.shape[0]}", fontsize=9)
-        _draw_boxes(axis, boxes)
     figure.colorbar(image, ax=axes, shrink=0.8, label="value")
     figure.suptitle("Memory of an episode, with the block that each image's key reads", fontsize=10)
     return save(figure, path)
@@ -68,17 +63,24 @@ def draw_memory_at_work(
     (first, second), (third, fourth) = figure.subplots(2, 2, height_ratios=lines)
     draw_mosaic(first, [("", row) for row in episode.split(_EPISODE_COLUMNS)])
     first.set_title(f"1. An episode of {len(episode)} images is written ...", fontsize=10)
-    limit = float(memory.abs().max()) or 1.0
-    extent = (0, memory.shape[2], memory.shape[1], 0)
-    second.imshow(memory[0].detach().cpu().numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, extent=extent)
+    _draw_channel(second, memory, 0, boxes)
     second.set_axis_off()
     second.set_title(f"2. ... into one memory (channel 1 of {len(memory)}) with a block for each key", fontsize=10)
-    _draw_boxes(second, boxes)
     draw_mosaic(third, [("cue", cues), ("recalled", recalled)])
     third.set_title("3. Damaged copies are cues, and recall this", fontsize=10)
     draw_mosaic(fourth, [("", row) for row in samples.split(len(cues))])
     fourth.set_title("4. Random keys read this", fontsize=10)
     return save(figure, path)
+
+
+def _draw_channel(axis: Any, memory: Tensor, channel: int, boxes: Tensor) -> Any:
+    """Draw a channel of a memory, in colours that all of its channels share, and what keys read; returns the image."""
+    limit = float(memory.abs().max()) or 1.0
+    extent = (0, memory.shape[2], memory.shape[1], 0)
+    values = memory[channel].detach().cpu().numpy()
+    image = axis.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=extent)
+    _draw_boxes(axis, boxes)
+    return image
 
 
 def _draw_boxes(axis: Any, boxes: Tensor) -> None:
