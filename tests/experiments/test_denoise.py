@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shutil
@@ -16,14 +15,9 @@ from experiments.build import open_run
 from experiments.denoise_table import describe_denoising
 from inference.denoising import denoise
 from kpp_pyro.noise import damage
+from tests.experiments.learned import KINDS, LEARNED, assert_states, read_report
 from tests.experiments.running import TINY, refused, run, trained
 
-# fmt: off
-LEARNED = [
-    "--width", "64", "--steps", "150", "--evaluate-every", "150", "--warmup-steps", "20", "--episodes-per-step", "4",
-    "--episode-length", "16", "--memory-width", "20", "--precision", "float32",
-]
-# fmt: on
 MASK = ["--noise", "mask", "--strength", "0.3"]
 QUICK = ["--limit", "20", "--steps", "3"]
 NOISES = ("salt_and_pepper", "speckle", "poisson", "mask")
@@ -56,38 +50,16 @@ def without_others(monkeypatch):
 
 
 def report(folder):
-    """What denoise.py wrote, without what no two machines share."""
-    content = json.loads((folder / "denoise.json").read_text(), parse_constant=pytest.fail)
-    del content["environment"]
-    return content
+    return read_report(folder / "denoise.json")
 
 
 def by_case(content):
     return {(result["noise"], result["strength"]): result for result in content["results"]}
 
 
-def test_the_file_states_all_that_a_table_has_to_state(denoised, learned):
-    content, _, _ = denoised
-    settings = content["settings"]
-    expected = {
-        "dataset": "digits",
-        "split": "test",
-        "images": 20,
-        "episode_length": 16,
-        "classes_per_episode": None,
-        "binarization": "static",
-        "steps": 3,
-        "seed": 0,
-        "checkpoint_step": 150,
-        "precision": "float32",
-        "write": "allocate",
-        "reads": 1,
-        "image_shape": [1, 16, 16],
-        "memory_scalars": 1600,
-    }
-    assert {name: settings[name] for name in expected} == expected and settings["parameters"] > 1000
-    assert "git_commit" in json.loads((learned / "denoise.json").read_text())["environment"]
-    assert not list(learned.glob(".*"))
+@pytest.mark.usefixtures("denoised")
+def test_the_file_states_all_that_a_table_has_to_state(learned):
+    assert_states(learned, "denoise.json", {"images": 20, "steps": 3})
 
 
 def test_all_noises_are_tried_from_weak_to_strong(denoised):
@@ -308,14 +280,6 @@ def test_a_folder_without_a_run_and_damaged_errors_are_refused(copied, without_o
     assert not (tmp_path / "nowhere").exists()
     (copied / "denoise.json").write_text("{}")
     assert "denoise.json" in refused(run("draw_figures.py", copied))
-
-
-KINDS = {
-    "several reads": ["--reads", "5", "--block-height", "1", "--block-width", "5"],
-    "feed forward": ["--write", "feed_forward"],
-    "classes": ["--classes-per-episode", "3", "--episode-length", "8"],
-    "single images": ["--episode-length", "1"],
-}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,14 +18,10 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 
-from experiments.build import resolve
 from experiments.explore_session import Explorer, Session
-from experiments.run import Run
-from experiments.script import Interruption
-from experiments.svi_train import new_run, parse
 from inference.recall import GenerativeMemory
 from kpp_pyro.errors import InputError
-from tests.experiments.running import TINY, command, refused, run
+from tests.experiments.running import TINY, command, refused, run, trained
 from tests.programs import WRITES, random_episodes, small_program
 
 PLACES = [(0.0, 100.0, 0.0), (100.0, 0.0, 50.0), (31.4, 59.2, 99.7), (50.0, 50.0, 100.0)]
@@ -146,11 +142,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was trained, but has neither figures nor scores."""
-    path = tmp_path_factory.mktemp("runs") / "digits"
-    run_folder, config = new_run(parse([*TINY, "--evaluate-every", "6", "--device", "cpu", "--out", str(path)]))
-    with Interruption() as interruption:
-        Run(run_folder, resolve(config), resume=False).train(interruption)
-    return path
+    return trained(tmp_path_factory.mktemp("runs") / "digits", *TINY, "--evaluate-every", "6")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shutil
@@ -15,8 +14,8 @@ import experiments.generate
 from experiments.build import open_run
 from inference.generation import nearest
 from inference.randomness import own_randomness
+from tests.experiments.learned import KINDS, LEARNED, assert_states, read_report
 from tests.experiments.running import TINY, refused, run, trained
-from tests.experiments.test_denoise import KINDS, LEARNED
 
 QUICK = ["--samples", "40", "--memories", "3", "--clean-up", "2"]
 FIGURES = {"coverage.png", "generation.png", "key_walk.png", "interpolation.png"}
@@ -62,34 +61,12 @@ def undrawn(monkeypatch):
 
 
 def report(folder):
-    """What generate.py wrote, without what no two machines share."""
-    content = json.loads((folder / "generate.json").read_text(), parse_constant=pytest.fail)
-    del content["environment"]
-    return content
+    return read_report(folder / "generate.json")
 
 
-def test_the_file_states_all_that_a_table_has_to_state(generated, learned):
-    settings = generated[0]["settings"]
-    expected = {
-        "dataset": "digits",
-        "split": "test",
-        "memories": 3,
-        "samples": 40,
-        "clean_up": 2,
-        "episode_length": 16,
-        "classes_per_episode": None,
-        "binarization": "static",
-        "seed": 0,
-        "checkpoint_step": 150,
-        "precision": "float32",
-        "write": "allocate",
-        "reads": 1,
-        "image_shape": [1, 16, 16],
-        "memory_scalars": 1600,
-    }
-    assert {name: settings[name] for name in expected} == expected and settings["parameters"] > 1000
-    assert "git_commit" in json.loads((learned / "generate.json").read_text())["environment"]
-    assert not list(learned.glob(".*"))
+@pytest.mark.usefixtures("generated")
+def test_the_file_states_all_that_a_table_has_to_state(learned):
+    assert_states(learned, "generate.json", {"memories": 3, "samples": 40, "clean_up": 2})
 
 
 def test_numbers_agree_with_each_other(generated):

@@ -11,24 +11,17 @@ import pytest
 import torch
 
 from experiments import build
-from experiments.build import open_memory, open_run, resolve
-from experiments.run import Run
-from experiments.script import Interruption
-from experiments.svi_train import new_run, parse
+from experiments.build import open_memory, open_run
 from inference.recall import Memory
 from kpp_pyro.checkpoint import load_checkpoint, save_checkpoint
 from kpp_pyro.errors import InputError
-from tests.experiments.running import TINY
+from tests.experiments.running import TINY, trained
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was trained, but has neither figures nor scores."""
-    path = tmp_path_factory.mktemp("runs") / "digits"
-    run_folder, config = new_run(parse([*TINY, "--evaluate-every", "6", "--device", "cpu", "--out", str(path)]))
-    with Interruption() as interruption:
-        Run(run_folder, resolve(config), resume=False).train(interruption)
-    return path
+    return trained(tmp_path_factory.mktemp("runs") / "digits", *TINY, "--evaluate-every", "6")
 
 
 @pytest.fixture
