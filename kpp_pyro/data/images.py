@@ -43,6 +43,10 @@ class LabelledImages:
         _, channels, height, width = self.images.shape
         return channels, height, width
 
+    def dense_classes(self) -> Tensor:
+        """Return the labels renumbered 0, 1, 2, ... without gaps, (N,)."""
+        return self.labels.unique(return_inverse=True)[1]
+
     def to(self, device: torch.device | str) -> LabelledImages:
         """Return the same images on another device."""
         return LabelledImages(self.images.to(device), self.labels.to(device))

@@ -47,7 +47,7 @@ def test_training_episodes_hold_distinct_images(num_episodes: int) -> None:
     sampler = EpisodeSampler(images, 8, "threshold", seed=0)
     episodes = sampler.sample(num_episodes)
     assert episodes.shape == (num_episodes, 8, 1, 1, BITS) and episodes.dtype == torch.float32
-    assert (sampler.num_images, sampler.image_shape) == (50, (1, 1, BITS))
+    assert (sampler.order.num_images, sampler.image_shape) == (50, (1, 1, BITS))
     assert all(len(set(row)) == 8 and max(row) < 50 for row in numbers(episodes).tolist())
 
 
@@ -136,10 +136,10 @@ def test_the_largest_possible_training_episode_is_drawn() -> None:
 
 def test_bad_states_and_counts_are_named() -> None:
     sampler = EpisodeSampler(grey(5), 2, "static", 0)
-    with pytest.raises(InputError, match="'generator', found epoch"):
+    with pytest.raises(InputError, match="the keys now, pixels, shuffle, taken, found epoch"):
         sampler.load_state_dict({"epoch": torch.zeros(1)})
     with pytest.raises(InputError, match=r"bytes of a cpu device, found torch.uint8 \(16,\)"):
-        sampler.load_state_dict({"generator": torch.zeros(16, dtype=torch.uint8)})
+        sampler.load_state_dict({**sampler.state_dict(), "pixels": torch.zeros(16, dtype=torch.uint8)})
     with pytest.raises(InputError, match="num_episodes: expected at least 1, found 0"):
         sampler.sample(0)
 
@@ -268,6 +268,6 @@ def test_images_that_were_binarized_once_are_returned_as_they_are_drawn() -> Non
     (episode,) = sampler.sample(1)
     drawn = {tuple(image.flatten().tolist()) for image in episode.bool()}
     assert {tuple(image.flatten().tolist()) for image in sampler.thresholded()} == drawn and len(drawn) == 30
-    before = sampler.state_dict()["generator"]
+    before = sampler.state_dict()["pixels"]
     sampler.thresholded()
-    assert torch.equal(sampler.state_dict()["generator"], before)  # nothing is drawn for it
+    assert torch.equal(sampler.state_dict()["pixels"], before)  # nothing is drawn for it
