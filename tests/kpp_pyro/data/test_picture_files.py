@@ -123,6 +123,27 @@ def test_formats_agree_on_a_grey_picture(tmp_path):
     torch.testing.assert_close(found, as_image(pixels).expand_as(found), atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["a.bmp", "a.tif", "a.tiff", "a.ppm", "a.pgm"])
+def test_formats_without_loss_agree_with_png(tmp_path, name):
+    pixels = some_bytes(12, 16, 3) if name != "a.pgm" else some_bytes(12, 16)
+    save(tmp_path, name, pixels)
+    save(tmp_path, "b.png", pixels)
+    found = read_pictures(tmp_path, SHAPE)
+    assert torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_photograph_that_is_decoded_smaller_looks_like_one_that_is_not(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    coarse = Image.fromarray(some_bytes(9, 7, 3))
+    picture = coarse.resize((700, 900), Image.Resampling.BICUBIC)
+    picture.save(tmp_path / "a.jpg", quality=95, exif=exif)
+    picture.save(tmp_path / "b.png", exif=exif)
+    photograph, whole = read_pictures(tmp_path, SHAPE)
+    torch.testing.assert_close(photograph, whole, atol=0.02, rtol=0)
+
+
 def test_an_animation_is_its_first_picture(tmp_path):
     first, second = some_bytes(12, 16, seed=1), some_bytes(12, 16, seed=2)
     save(tmp_path, "a.gif", first, save_all=True, append_images=[Image.fromarray(second)])
