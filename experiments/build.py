@@ -13,9 +13,10 @@ from torch import nn
 
 from experiments.config import Config, config_from_json, replace_flat, require_sensible
 from inference.objectives import KLSchedule, make_objective
+from inference.processes import ALONE, Processes
 from inference.randomness import own_randomness
 from inference.recall import GenerativeMemory
-from inference.training import Trainer, TrainingPlan
+from inference.training import EpisodeSource, Trainer, TrainingPlan
 from kpp_pyro.checkpoint import fitting, load_checkpoint
 from kpp_pyro.data import EpisodeSampler, EpisodeSet, load_dataset
 from kpp_pyro.errors import InputError
@@ -81,6 +82,7 @@ def resolve(config: Config) -> Config:
     """
     require_sensible(config)
     device = resolve_device(config.device)
+    resolve_capture(config, device)
     decided = {
         "data_dir": config.data.data_dir.expanduser().resolve(),
         "device": str(device),
@@ -106,6 +108,26 @@ def resolve_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"--device {name}: expected cpu or cuda, found {device.type}")
     return device
+
+
+def resolve_capture(config: Config, device: torch.device, processes: int = 1) -> bool:
+    """Return whether to capture the step as a CUDA graph.
+
+    Raises:
+        InputError: it is asked for and cannot be done.
+    """
+    wanted, objective = config.training.capture, config.training.objective
+    if device.type != "cuda":
+        reason = f"a CUDA device, found {device.type}"
+    elif objective != "trace":
+        reason = f"--objective trace, found {objective}"
+    elif processes > 1:
+        reason = f"one process, found {processes}"
+    else:
+        return wanted != "off"
+    if wanted == "on":
+        raise InputError(f"--capture on: expected {reason}")
+    return False
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
@@ -182,8 +204,12 @@ def _build_reading(config: Config, layout: MemoryLayout, latent_size: int) -> nn
     return MlpReading(layout, latent_size, 4 * latent_size, 2, smallest)
 
 
-def build_trainer(config: Config, program: Program, episodes: EpisodeSampler) -> Trainer:
-    """Build the trainer of a program."""
+def build_trainer(config: Config, program: Program, episodes: EpisodeSource, processes: Processes = ALONE) -> Trainer:
+    """Build the trainer of a program.
+
+    Raises:
+        InputError: a step that cannot be captured, though it is asked for, or that processes cannot share out.
+    """
     training = config.training
     plan = TrainingPlan(
         training.steps,
@@ -199,7 +225,14 @@ def build_trainer(config: Config, program: Program, episodes: EpisodeSampler) ->
             ),
         },
     )
-    return Trainer(program.model, program.guide, make_objective(training.objective), episodes, plan)
+    capture = resolve_capture(config, program.device, processes.count)
+    if training.episodes_per_step % processes.count:
+        raise InputError(
+            f"--episodes-per-step: expected a multiple of the {processes.count} processes that share them, "
+            f"found {training.episodes_per_step}"
+        )
+    objective = make_objective(training.objective)
+    return Trainer(program.model, program.guide, objective, episodes, plan, capture, processes)
 
 
 def read_run(path: Path | str) -> tuple[RunFolder, Config]:

@@ -86,9 +86,12 @@ class TrainingConfig:
     steps: int = 2000
     """Optimiser steps in all; the learning rate falls to zero over them."""
     episodes_per_step: int = 8
-    """B, episodes per step."""
+    """B, episodes per step; processes that train together share them out."""
     objective: ObjectiveName = "trace"
     """trace (Trace_ELBO) or mean_field (TraceMeanField_ELBO: analytic KLs where there are any)."""
+    capture: Literal["auto", "on", "off"] = "auto"
+    """Capture a whole step as a CUDA graph and replay it: on one GPU, with --objective trace. auto does so where it can
+    be done."""
     learning_rate: float = 2e-3
     """Adam's, after warm-up and before the cosine."""
     warmup_steps: int = 200

@@ -58,10 +58,11 @@ class Run:
         ):
             while trainer.step < steps and not interruption.signal:
                 began = time.perf_counter()
-                quantities = trainer.train_step()
+                result = trainer.train_step()
                 self.training_seconds += time.perf_counter() - began
                 bar.update()
                 if trainer.step % _LOG_EVERY == 0 or trainer.step == steps:
+                    quantities = trainer.quantities(result)
                     self._log("train", quantities, board)
                     elbo = quantities["annealed_elbo_nats_per_image"]
                     bar.set_postfix_str(f"annealed ELBO {elbo:.1f} nats per image")

@@ -6,12 +6,52 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pyro import poutine
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import is_validation_enabled, prune_subsample_sites, site_is_subsample
+from torch import Tensor
+
+from inference.traces import PyroProgram
 
 ObjectiveName = Literal["trace", "mean_field"]
 PLATE_NESTING = 2  # "episodes" at dim -2, "images" at dim -1
-_OBJECTIVES: dict[ObjectiveName, type[ELBO]] = {"trace": Trace_ELBO, "mean_field": TraceMeanField_ELBO}
+
+
+class TensorTrace_ELBO(Trace_ELBO):  # noqa: N801, as in Pyro
+    """`Trace_ELBO`, in value and gradient, without ever waiting for the device.
+
+    `Trace_ELBO` reads the value of every site's log-probability, which makes a GPU's queue run dry and cannot be
+    captured in a CUDA graph, and prepares terms for sites that are not reparametrised, whether or not there are any.
+    With validation on, and for several particles, it is `Trace_ELBO`.
+    """
+
+    def differentiable_loss(self, model: PyroProgram, guide: PyroProgram, *args: Any, **kwargs: Any) -> Tensor:
+        """Return -ELBO, summed over the episodes, differentiable: of one draw of the guide."""
+        if is_validation_enabled() or self.num_particles > 1:
+            return super().differentiable_loss(model, guide, *args, **kwargs)
+        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
+        drawn: list[Any] = [site for name, site in guide_trace.nodes.items() if _has_density(name, site)]
+        if all(site["fn"].has_rsample for site in drawn):
+            loss: Any = guide_trace.log_prob_sum(_has_density) - model_trace.log_prob_sum(_has_density)
+            return loss
+        return self._score_function_loss(prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace))
+
+    def _score_function_loss(self, model_trace: poutine.Trace, guide_trace: poutine.Trace) -> Tensor:
+        """Trace_ELBO's own estimator for draws that carry no gradient."""
+        model_trace.compute_log_prob()
+        guide_trace.compute_score_parts()
+        loss, surrogate = self._differentiable_loss_particle(model_trace, guide_trace)
+        return loss + (surrogate - surrogate.detach())
+
+
+def _has_density(_: str, site: Any) -> bool:
+    """Whether a node of a trace is a random variable, rather than a plate, a parameter or an argument."""
+    return site["type"] == "sample" and not site_is_subsample(site)
+
+
+_OBJECTIVES: dict[ObjectiveName, type[ELBO]] = {"trace": TensorTrace_ELBO, "mean_field": TraceMeanField_ELBO}
 
 
 def make_objective(name: ObjectiveName, plate_nesting: int = PLATE_NESTING) -> ELBO:
@@ -42,7 +82,7 @@ class ScaleSites(Messenger):
     Both sides of a KL have to be scaled alike: TraceMeanField_ELBO takes the scale of the guide's site alone.
     """
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
+    def __init__(self, weights: Mapping[str, float] | Mapping[str, Tensor]) -> None:
         super().__init__()
         self.weights = weights
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,23 +14,36 @@ from torch import Tensor, nn
 
 from inference.errors import DivergenceError
 from inference.evaluation import describe, elbo_terms
-from inference.objectives import KLSchedule, ScaleSites
+from inference.objectives import KLSchedule
+from inference.processes import ALONE, Processes
 from inference.randomness import random_state, restore_random_state
+from inference.step import CapturedStepper, EagerStepper, Step, StepResult
 
+_CHECK_EVERY_ON_GPU = 25  # steps; looking at a loss makes the GPU wait
 _VALIDATED_STEPS = 1  # Pyro's checks of shapes and supports cost time, and catch what they can in the first step
 
 
 class EpisodeSource(Protocol):
-    """Where training episodes come from."""
+    """Where training episodes come from; those of a process, where there are several."""
 
-    def sample(self, num_episodes: int) -> Tensor:
-        """Draw episodes (B, T, C, H, W)."""
+    @property
+    def generators(self) -> Sequence[torch.Generator]:
+        """What `render` draws from, beside the default generator."""
+
+    def draw(self, num_episodes: int) -> Tensor:
+        """Say on the CPU what makes the next episodes, always in the same shape."""
+
+    def render(self, drawn: Tensor) -> Tensor:
+        """Turn what was drawn, moved to the device, into episodes (B, T, C, H, W)."""
 
     def state_dict(self) -> dict[str, Any]:
         """Random state, as tensors and plain data."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state."""
+
+    def load_order(self, state: dict[str, Any]) -> None:
+        """Continue the order of another process's state, which all share, with noise of one's own."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +52,7 @@ class TrainingPlan:
 
     Attributes:
         steps: optimiser steps in all; the learning rate falls to zero over them.
-        episodes_per_step: B.
+        episodes_per_step: B, of all processes together.
         learning_rate: of Adam, reached after `warmup_steps`, then falling by a cosine.
         warmup_steps: steps of linear warm-up.
         weight_decay: decoupled (AdamW).
@@ -64,7 +77,17 @@ class TrainingPlan:
 
 
 class Trainer:
-    """Trains a model/guide pair; `state_dict` holds all that the next step depends on."""
+    """Trains a model/guide pair; `state_dict` holds all that the next step depends on.
+
+    Args:
+        model: Pyro model.
+        guide: its guide.
+        objective: makes the loss of the pair.
+        episodes: where episodes come from.
+        plan: how to train.
+        capture: capture the step as a CUDA graph; for a CUDA device, a single process and an objective of tensors.
+        processes: this process among those that train together.
+    """
 
     def __init__(
         self,
@@ -73,76 +96,100 @@ class Trainer:
         objective: ELBO,
         episodes: EpisodeSource,
         plan: TrainingPlan,
+        capture: bool = False,
+        processes: Processes = ALONE,
     ) -> None:
-        self.model, self.guide, self.episodes, self.plan = model, guide, episodes, plan
+        self.model, self.guide, self.episodes, self.plan, self.processes = model, guide, episodes, plan, processes
         self.step = 0
-        self.objective = objective(model, guide)
-        self.parameters = list(self.objective.parameters())
+        pair = objective(model, guide)
+        self.parameters = list(pair.parameters())
+        self.device = self.parameters[0].device
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True
+            self.parameters,
+            lr=torch.tensor(plan.learning_rate, device=self.device) if capture else plan.learning_rate,
+            weight_decay=plan.weight_decay,
+            fused=True,
+            capturable=capture,
         )
+        step = Step(processes.share(pair), self.optimizer, episodes.render, plan.gradient_norm)
+        self.stepper = CapturedStepper(step, episodes.generators) if capture else EagerStepper(step)
+        self._last: tuple[Tensor, StepResult] | None = None
+        self._check_every = 1 if self.device.type == "cpu" else _CHECK_EVERY_ON_GPU
 
-    def train_step(self) -> dict[str, float]:
+    def train_step(self) -> StepResult:
         """Take one step.
 
-        Returns:
-            Its quantities by full name; the ELBO is the annealed one, with this step's KL weights.
-
         Raises:
-            DivergenceError: the loss or its gradient is not finite; no parameter has been changed by it.
+            DivergenceError: a loss or its gradient is not finite; no parameter has been changed by it. On a GPU this is
+                found out up to some steps later.
         """
-        episode = self.episodes.sample(self.plan.episodes_per_step)
-        weights = {name: schedule.weight(self.step) for name, schedule in self.plan.kl_schedules.items()}
-        learning_rate = self.plan.learning_rate_at(self.step)
-        with pyro.validation_enabled(self.step < _VALIDATED_STEPS), ScaleSites(weights):
-            loss = self.objective(episode) / (episode.shape[0] * episode.shape[1])
-        self.optimizer.zero_grad(set_to_none=True)
-        if loss.isfinite():
-            loss.backward()
-            gradient_norm = nn.utils.clip_grad_norm_(self.parameters, self.plan.gradient_norm)
-        if not loss.isfinite() or not gradient_norm.isfinite():
-            raise DivergenceError(self._diagnosis(episode, loss))
-        self.optimizer.param_groups[0]["lr"] = learning_rate
-        self.optimizer.step()
+        drawn = self.episodes.draw(self.plan.episodes_per_step // self.processes.count)
+        with pyro.validation_enabled(self.step < _VALIDATED_STEPS):
+            result = self.stepper(drawn, self.kl_weights(self.step), self.plan.learning_rate_at(self.step))
+        self._last = drawn, result
+        if self.step % self._check_every == 0:
+            self._require_sound()
         self.step += 1
+        return result
+
+    def kl_weights(self, step: int) -> dict[str, float]:
+        """KL weight of every site that has a schedule."""
+        return {name: schedule.weight(step) for name, schedule in self.plan.kl_schedules.items()}
+
+    def quantities(self, result: StepResult) -> dict[str, float]:
+        """Quantities of the last step by full name; the ELBO is the annealed one, of the episodes of all processes."""
+        step = self.step - 1
         return {
-            "annealed_elbo_nats_per_image": -loss.item(),
-            "gradient_norm": gradient_norm.item(),
-            "learning_rate": learning_rate,
-            **{f"kl_{name}_weight": weight for name, weight in weights.items()},
+            "annealed_elbo_nats_per_image": -self.processes.sum(result.loss).item() / self.processes.count,
+            "gradient_norm": result.gradient_norm.item(),
+            "learning_rate": self.plan.learning_rate_at(step),
+            **{f"kl_{name}_weight": weight for name, weight in self.kl_weights(step).items()},
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the next step depends on, as tensors and plain data.
+        """Everything the next step depends on, as tensors and plain data; of all processes, which all have to ask.
 
         Raises:
-            DivergenceError: a parameter is not finite, so that no state is worth keeping.
+            DivergenceError: a step or a parameter was not finite, so that no state is worth keeping.
         """
+        self._require_sound()
         if not all(bool(parameter.isfinite().all()) for parameter in self.parameters):
             raise DivergenceError(f"step {self.step}: a parameter is not finite; try a lower --learning-rate")
+        own = {"episodes": self.episodes.state_dict(), "random": random_state(self.device)}
         return {
             "step": self.step,
             "model": self.model.state_dict(),
             "guide": self.guide.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "episodes": self.episodes.state_dict(),
-            "random": random_state(self.parameters[0].device),
+            "optimizer": self.optimizer.state_dict()["state"],
+            "processes": self.processes.gather(own),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state, bit for bit on a CPU."""
+        """Continue from a state: bit for bit on a CPU with as many processes, with noise of its own in a new one."""
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.guide.load_state_dict(state["guide"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.episodes.load_state_dict(state["episodes"])
-        restore_random_state(state["random"], self.parameters[0].device)
+        settings = self.optimizer.state_dict()["param_groups"]  # the plan's, whatever the state was saved with
+        self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": settings})
+        if self.processes.rank < len(state["processes"]):
+            own = state["processes"][self.processes.rank]
+            self.episodes.load_state_dict(own["episodes"])
+            restore_random_state(own["random"], self.device)
+        else:
+            self.episodes.load_order(state["processes"][0]["episodes"])
 
-    def _diagnosis(self, episode: Tensor, loss: Tensor) -> str:
+    def _require_sound(self) -> None:
+        """Raise DivergenceError if a step was skipped."""
+        if self.stepper.step.skipped > 0:
+            raise DivergenceError(self._diagnosis())
+
+    def _diagnosis(self) -> str:
+        assert self._last is not None
+        drawn, result = self._last
         with pyro.validation_enabled(False):
-            listed = describe(elbo_terms(self.model, self.guide, episode).mean().as_dict())
-        culprit = "the loss" if not loss.isfinite() else "the gradient of the loss"
+            terms = elbo_terms(self.model, self.guide, self.episodes.render(drawn.to(self.device)))
+        culprit = "the gradient of the loss" if result.loss.isfinite() else "the loss"
         return (
-            f"step {self.step + 1}: {culprit} is not finite (loss {loss.item():.4g}; {listed}); "
-            "try a lower --learning-rate"
+            f"step {self.step + 1}: {culprit} is not finite (loss {result.loss.item():.4g}; "
+            f"{describe(terms.mean().as_dict())}); try a lower --learning-rate"
         )

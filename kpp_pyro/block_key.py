@@ -92,7 +92,7 @@ class BlockKey(TorchDistribution):
         """Draw keys; the sample carries no gradient, as its parameters only choose among blocks."""
         shape = self._extended_shape(sample_shape)
         probs = self.block_probs.detach().expand(*shape[:-1], self.block_probs.shape[-1])
-        blocks = torch.multinomial(probs.reshape(-1, probs.shape[-1]), 1).reshape(shape[:-1])
+        blocks = (probs / torch.empty_like(probs).exponential_()).argmax(-1)  # multinomial, which waits for the device
         layout = self.addressing.layout
         margin = _ROUNDING * torch.finfo(probs.dtype).eps * max(layout.rows, layout.columns)
         uniform = torch.rand(shape, dtype=probs.dtype, device=probs.device).clamp(margin, 1 - margin)

@@ -141,8 +141,8 @@ class Addressing:
             scale = ((scale - 1 + self.broad) / self.broad).clamp(0, 1) if self.broad > 0 else scale * 0
             x, y = _staircase(x, layout.columns, self.edge), _staircase(y, layout.rows, self.edge)
         zoom = 1 + (layout.largest_zoom - 1) * scale  # (..., R)
-        relative = key.new_tensor([layout.block_width / layout.width, layout.block_height / layout.height])
-        half_extent = zoom.unsqueeze(-1) * relative  # (..., R, 2)
+        relative = layout.block_width / layout.width, layout.block_height / layout.height
+        half_extent = torch.stack([zoom * relative[0], zoom * relative[1]], -1)  # (..., R, 2)
         centre = (1 - half_extent) * (2 * torch.stack([x, y], -1) - 1)  # (..., R, 2)
         return Placement(zoom, centre, half_extent)
 

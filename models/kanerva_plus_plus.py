@@ -20,7 +20,6 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from kpp_pyro.block_key import BlockKey
@@ -29,6 +28,7 @@ from kpp_pyro.memory import KEY_SIZE, Addressing, read
 from kpp_pyro.networks.precision import InPrecision
 from kpp_pyro.writes import Write
 from kpp_pyro.writes.interface import Encoding
+from models.program_module import ProgramModule
 
 
 class FlatPrior(dist.ImproperUniform):
@@ -39,7 +39,7 @@ class FlatPrior(dist.ImproperUniform):
         return value.new_zeros(()).expand(super().log_prob(value).shape)
 
 
-class KanervaPlusPlusModel(PyroModule):
+class KanervaPlusPlusModel(ProgramModule):
     """The generative model: reads a memory and decodes what was read.
 
         M   ~ p(M)          flat; observed where a memory is given
@@ -121,7 +121,7 @@ class KanervaPlusPlusModel(PyroModule):
         return poutine.trace(generative).get_trace(template)
 
 
-class KanervaPlusPlusGuide(PyroModule):
+class KanervaPlusPlusGuide(ProgramModule):
     """The variational posterior: writes an episode, then says where each image is and what its latent is.
 
         M   ~ delta(M - f_mem(f_enc(X)))   absent where a memory is given

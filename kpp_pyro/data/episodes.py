@@ -53,6 +53,11 @@ class EpisodeSampler:
             how = "threshold"  # the grey at the edge of a moved drawing is not a probability of ink
         self.rendering = Rendering(how, augment, seed, rank, images.images.device)
 
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """Return what `render` draws from."""
+        return [self.rendering.generator]
+
     def draw(self, num_episodes: int) -> Tensor:
         """Say which images make the next episodes of this process: int64 (B, T) on the CPU, B = `num_episodes`."""
         return self.order.draw(num_episodes)
@@ -80,6 +85,10 @@ class EpisodeSampler:
             listed, found = (", ".join(sorted(keys)) or "none" for keys in (expected, set(state)))
             raise InputError(f"Sampler state: expected the keys {listed}, found {found}")
         self.rendering.load_state(state["pixels"])
+        self.load_order(state)
+
+    def load_order(self, state: dict[str, Tensor]) -> None:
+        """Continue the order of another process's `state_dict()`, with pixels of one's own."""
         self.order.load_state_dict(state)
 
 

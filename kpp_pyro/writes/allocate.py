@@ -57,10 +57,13 @@ class AllocateWrite(Write):
     def forward(self, encoding: Encoding) -> Tensor:
         """Write every content into its block; blocks that nothing was written to are zero."""
         contents = self._contents(encoding).flatten(1, 2)  # (B, T * R, C_m, h, w)
-        blocks = self.own_blocks(encoding.images, contents.device).flatten()
-        counts = torch.bincount(blocks, minlength=self.layout.blocks).clamp(min=1)
-        empty = contents.new_zeros(contents.shape[0], self.layout.blocks, *self.layout.block_shape)
-        written = empty.index_add(1, blocks, contents) / counts[:, None, None, None]
+        blocks = self.layout.blocks
+        rounds = -(-contents.shape[1] // blocks)
+        written = F.pad(contents, (0, 0, 0, 0, 0, 0, 0, rounds * blocks - contents.shape[1]))
+        if rounds > 1:
+            number = torch.arange(blocks, device=contents.device)
+            counts = (contents.shape[1] - number + blocks - 1).div(blocks, rounding_mode="floor")  # (N,)
+            written = written.unflatten(1, (rounds, blocks)).sum(1) / counts[:, None, None, None]
         return join_blocks(written, self.layout).unsqueeze(1)
 
     def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:

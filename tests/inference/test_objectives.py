@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import TraceMeanField_ELBO
 
 from inference.evaluation import elbo_terms
-from inference.objectives import KLSchedule, ScaleSites, make_objective
+from inference.objectives import KLSchedule, ScaleSites, TensorTrace_ELBO, make_objective
 from tests.programs import WRITES, random_episodes, small_program
 
 
@@ -51,5 +51,5 @@ def test_scaling_leaves_other_sites_alone():
 
 
 def test_objectives_by_name():
-    assert type(make_objective("trace")) is Trace_ELBO
+    assert type(make_objective("trace")) is TensorTrace_ELBO
     assert type(make_objective("mean_field")) is TraceMeanField_ELBO

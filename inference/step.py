@@ -1,0 +1,145 @@
+"""One optimiser step, on tensors alone: run as it is, or captured once as a CUDA graph and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from inference.objectives import ScaleSites
+
+_EAGER_STEPS = 4  # before a capture: they make the optimiser's state, and let libraries choose their kernels
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step found, on its device.
+
+    Attributes:
+        loss: -ELBO in nats per image, with the step's KL weights, of this process's episodes.
+        gradient_norm: of the gradient over all processes, before it is clipped.
+    """
+
+    loss: Tensor
+    gradient_norm: Tensor
+
+
+class Step:
+    """Renders episodes, and descends along the gradient of the loss per image.
+
+    Nothing here waits for the device. A step whose loss or gradient is not finite changes no parameter: it adds one to
+    `skipped`, for the caller to find.
+
+    Args:
+        objective: module that returns -ELBO of episodes, summed.
+        optimizer: a fused one, which divides the gradient by `grad_scale` and skips a step where `found_inf` is set, as
+            for mixed precision; so clipping needs no pass over the gradient of its own.
+        render: from what is drawn of the data to episodes (B, T, C, H, W).
+        gradient_norm: largest norm of the gradient; a longer one is scaled down to it.
+    """
+
+    def __init__(
+        self,
+        objective: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        render: Callable[[Tensor], Tensor],
+        gradient_norm: float,
+    ) -> None:
+        self.objective, self.optimizer, self.render = objective, optimizer, render
+        self.gradient_norm = gradient_norm
+        self.parameters: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
+        self.skipped = torch.zeros((), device=self.parameters[0].device)
+
+    def __call__(self, drawn: Tensor, kl_weights: Mapping[str, float] | Mapping[str, Tensor]) -> StepResult:
+        """Take a step on what was drawn, on the device, with a KL weight for every site by its name."""
+        episode = self.render(drawn)
+        with ScaleSites(kl_weights):
+            loss = self.objective(episode) / (episode.shape[0] * episode.shape[1])
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        unsound = (~(loss.detach() + norm).isfinite()).float()
+        self.optimizer.grad_scale = (norm / self.gradient_norm).clamp(min=1)  # type: ignore[attr-defined]
+        self.optimizer.found_inf = unsound  # type: ignore[attr-defined]
+        self.optimizer.step()
+        self.skipped += unsound
+        return StepResult(loss.detach(), norm)
+
+
+class EagerStepper:
+    """Takes steps one operation after the other."""
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+
+    def __call__(self, drawn: Tensor, kl_weights: Mapping[str, float], learning_rate: float) -> StepResult:
+        """Take a step on what was drawn on the CPU."""
+        self.step.optimizer.param_groups[0]["lr"] = learning_rate
+        return self.step(drawn.to(self.step.skipped.device, non_blocking=True), kl_weights)
+
+
+class CapturedStepper:
+    """Takes the first steps as they come, then captures one as a CUDA graph and replays it.
+
+    The launches of a step's thousand small kernels then cost one. What changes between steps is copied into the places
+    that the graph reads: the draw, the KL weights, and the learning rate, which the optimiser has to hold as a tensor
+    (and be `capturable`). Losses, noise included, are those of eager steps.
+
+    Args:
+        step: the step, on a CUDA device.
+        generators: random generators that the step draws from, beside the default one.
+    """
+
+    def __init__(self, step: Step, generators: Sequence[torch.Generator]) -> None:
+        self.step, self.generators = step, generators
+        self.steps_taken = 0
+        self._stream = torch.cuda.Stream(step.skipped.device)
+        self._graph = torch.cuda.CUDAGraph()
+        self._inputs: tuple[Tensor, dict[str, Tensor]] | None = None
+        self._result: StepResult | None = None
+
+    def __call__(self, drawn: Tensor, kl_weights: Mapping[str, float], learning_rate: float) -> StepResult:
+        """Take a step on what was drawn on the CPU; the result's tensors are overwritten by the next."""
+        inputs = self._fill(drawn, kl_weights, learning_rate)
+        self.steps_taken += 1
+        if self.steps_taken <= _EAGER_STEPS:
+            with self._beside():
+                return self.step(*inputs)
+        if self._result is None:
+            self._result = self._capture(*inputs)
+        self._graph.replay()
+        return self._result
+
+    def _fill(
+        self, drawn: Tensor, kl_weights: Mapping[str, float], learning_rate: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Copy what changes between steps to where the graph reads it."""
+        if self._inputs is None:
+            device = self.step.skipped.device
+            weights = {name: torch.zeros((), device=device) for name in kl_weights}
+            self._inputs = torch.empty_like(drawn, device=device), weights
+        self._inputs[0].copy_(drawn, non_blocking=True)
+        for name, weight in kl_weights.items():
+            self._inputs[1][name].fill_(weight)
+        self.step.optimizer.param_groups[0]["lr"].fill_(learning_rate)
+        return self._inputs
+
+    def _capture(self, drawn: Tensor, kl_weights: dict[str, Tensor]) -> StepResult:
+        for generator in self.generators:
+            self._graph.register_generator_state(generator)
+        self.step.optimizer.zero_grad(set_to_none=True)  # so that gradients are allocated in the graph's own memory
+        # Other threads (TensorBoard's, a loader's) may use the device meanwhile.
+        with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
+            return self.step(drawn, kl_weights)
+
+    @contextmanager
+    def _beside(self) -> Iterator[None]:
+        """Run on the stream of the capture, after what is under way and before what follows."""
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            yield
+        current.wait_stream(self._stream)
