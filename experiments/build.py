@@ -18,7 +18,7 @@ from inference.randomness import own_randomness
 from inference.recall import GenerativeMemory
 from inference.training import EpisodeSource, Trainer, TrainingPlan
 from kpp_pyro.checkpoint import fitting, load_checkpoint
-from kpp_pyro.data import EpisodeSampler, EpisodeSet, load_dataset
+from kpp_pyro.data import EpisodeSampler, EpisodeSet, FolderSampler, decode_pictures, find_pictures, load_dataset
 from kpp_pyro.errors import InputError
 from kpp_pyro.memory import MemoryLayout
 from kpp_pyro.networks.conv import ConvDecoder, ConvEncoder
@@ -65,7 +65,7 @@ class Program:
 class Episodes:
     """Episodes of the three splits, on the device."""
 
-    train: EpisodeSampler
+    train: EpisodeSampler | FolderSampler
     validation: EpisodeSet
     test: EpisodeSet
 
@@ -136,23 +136,25 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     return fast_precision(device) if name == "auto" else named[name]
 
 
-def build_episodes(config: Config, device: torch.device) -> Episodes:
-    """Load the data set and put its episodes on the device."""
+def build_episodes(config: Config, device: torch.device, rank: int = 0, ranks: int = 1) -> Episodes:
+    """Load the data set and put its episodes on the device; pictures to train on stay in their folder.
+
+    Process `rank` of `ranks` gets its share of the training episodes, and all held-out ones.
+    """
     data = config.data
-    splits = load_dataset(data.dataset, data.data_dir)
+    drawn = (data.episode_length, data.binarize, config.seed, data.classes_per_episode, data.augment, rank, ranks)
+    train: EpisodeSampler | FolderSampler
+    if data.dataset == "folder":
+        pictures = find_pictures(data.data_dir)
+        train = FolderSampler(pictures.train, data.image_size, data.workers, device, *drawn)
+        validation, test = (
+            decode_pictures(files, data.image_size, data.workers) for files in (pictures.validation, pictures.test)
+        )
+    else:
+        splits = load_dataset(data.dataset, data.data_dir)
+        train, validation, test = EpisodeSampler(splits.train.to(device), *drawn), splits.validation, splits.test
     held_out = (data.episode_length, data.test_binarize, config.seed, data.classes_per_episode)
-    return Episodes(
-        EpisodeSampler(
-            splits.train.to(device),
-            data.episode_length,
-            data.binarize,
-            config.seed,
-            data.classes_per_episode,
-            data.augment,
-        ),
-        EpisodeSet(splits.validation.to(device), *held_out),
-        EpisodeSet(splits.test.to(device), *held_out),
-    )
+    return Episodes(train, EpisodeSet(validation.to(device), *held_out), EpisodeSet(test.to(device), *held_out))
 
 
 def build_program(config: Config, image_shape: ImageShape, device: torch.device) -> Program:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +13,20 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from inference.objectives import ObjectiveName
 from kpp_pyro.data import Binarization
 from kpp_pyro.errors import InputError
+from kpp_pyro.networks.shapes import require_image_shape
 
-DatasetName = Literal["digits", "mnist", "fashion_mnist", "omniglot"]
+DatasetName = Literal["digits", "mnist", "fashion_mnist", "omniglot", "folder"]
 WriteName = Literal["allocate", "feed_forward"]
 NetworkFamily = Literal["mlp", "conv"]
 Preset = Literal["tiny", "small", "base"]
+
+_MOST_WORKERS = 8
+
+
+def _spare_cores() -> int:
+    """Cores for decoding, beside the one that trains."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(_MOST_WORKERS, cores - 1))
 
 
 @dataclass(frozen=True)
@@ -24,9 +34,16 @@ class DataConfig:
     """Images and episodes."""
 
     dataset: DatasetName = "digits"
-    """Data set. digits comes with scikit-learn; the others are looked for in --data-dir, then downloaded."""
+    """Data set. digits comes with scikit-learn, folder is your own pictures in --data-dir; the others are looked for in
+    --data-dir, then downloaded."""
     data_dir: Path = Path("data")
-    """Folder of the data sets, in torchvision's layout (MNIST/raw, FashionMNIST/raw), OMNIGLOT/chardata.mat."""
+    """Folder of the data sets, in torchvision's layout (MNIST/raw, FashionMNIST/raw), OMNIGLOT/chardata.mat. With
+    --dataset folder: a tree of pictures, train/ and test/ (validation/ if there is one, else a tenth of train/), in
+    class folders or not."""
+    image_size: int = 28
+    """Side of the images of --dataset folder, in pixels: pictures are scaled and cropped to it."""
+    workers: int = _spare_cores()
+    """Processes that decode the pictures of --dataset folder."""
     episode_length: int = 32
     """T, distinct images per episode."""
     classes_per_episode: int | None = None
@@ -144,6 +161,7 @@ _BY_DATASET: dict[str, dict[str, Any]] = {
         "augment": True,
         "weight_decay": 0.05,
     },
+    "folder": {"preset": "small", "steps": 13500, "evaluate_every": 1000},
 }
 _BY_WRITE: dict[str, dict[str, Any]] = {
     "allocate": {},
@@ -166,6 +184,7 @@ _BY_DATASET_AND_WRITE: dict[tuple[str, str], dict[str, Any]] = {
     ("mnist", "feed_forward"): {"steps": 24000},
     ("fashion_mnist", "feed_forward"): {"steps": 24000},
     ("omniglot", "feed_forward"): {"steps": 24000, "evaluate_every": 1000},
+    ("folder", "feed_forward"): {"steps": 24000},
 }
 _BY_PRESET: dict[tuple[str, str], dict[str, Any]] = {
     ("mlp", "tiny"): {"width": 256, "depth": 1},
@@ -274,6 +293,7 @@ def require_sensible(config: Config) -> None:
     data, memory, network, training = config.data, config.memory, config.network, config.training
     at_least_one = {
         "episode-length": data.episode_length,
+        "workers": data.workers,
         "latent-size": 1 if memory.latent_size is None else memory.latent_size,
         "width": network.width,
         "depth": network.depth,
@@ -284,6 +304,7 @@ def require_sensible(config: Config) -> None:
     for flag, value in at_least_one.items():
         if value < 1:
             raise InputError(f"--{flag}: expected at least 1, found {value}")
+    require_image_shape((1, data.image_size, data.image_size), "--image-size")
     for flag, positive in {
         "smallest-scale": memory.smallest_scale,
         "learning-rate": training.learning_rate,

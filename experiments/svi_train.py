@@ -2,6 +2,7 @@
 
     python experiments/svi_train.py                                        # handwritten digits, no download
     python experiments/svi_train.py --dataset mnist --data-dir DIR --steps 20000 --out runs/mnist
+    python experiments/svi_train.py --dataset folder --data-dir DIR        # your own, in DIR/train and DIR/test
     python experiments/svi_train.py --resume runs/mnist                    # go on after an interruption
 
 Defaults depend on --dataset, --write, --networks and --preset: name them beside --help to see those they set.
@@ -28,7 +29,7 @@ from kpp_pyro.errors import InputError
 from kpp_pyro.run_folder import RunFolder
 
 _RESUME = "python experiments/svi_train.py --resume"
-_RESUMABLE = ("steps", "evaluate_every", "capture", "data_dir")  # what may change when a run goes on
+_RESUMABLE = ("steps", "evaluate_every", "capture", "data_dir", "workers")  # what may change when a run goes on
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Arguments(Config):
     out: Path | None = None
     """Run folder; runs/DATASET-WRITE-TIME if None."""
     resume: Path | None = None
-    """Continue the run in this folder; only --steps, --evaluate-every, --capture and --data-dir may be given anew.
-    The learning rate falls over --steps in all: with more of them it rises again."""
+    """Continue the run in this folder; only --steps, --evaluate-every, --capture, --data-dir and --workers may be given
+    anew. The learning rate falls over --steps in all: with more of them it rises again."""
     dry_run: bool = False
     """Print the resolved configuration and stop."""
 

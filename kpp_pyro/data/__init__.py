@@ -1,5 +1,7 @@
 """Data sets of images, and the episodes that are made of them.
 
+A folder of pictures of any size stays on disk: `find_pictures`, `decode_pictures` and `FolderSampler` (`folder.py`).
+
 To add a data set, write a loader `(data_dir: Path) -> ImageSplits` in a file of its own (`digits.py` is the
 shortest) and register it under its name in `DATASETS` (`datasets.py`). The command
 line takes its names from `DatasetName` in `experiments/config.py`, which a test compares with `DATASETS`.
@@ -9,6 +11,7 @@ from kpp_pyro.data.augment import augment, warp
 from kpp_pyro.data.binarize import STATIC_BINARIZATION_SEED, Binarization, binarize, binarize_once
 from kpp_pyro.data.datasets import DATASETS, load_dataset
 from kpp_pyro.data.episodes import EpisodeSampler, EpisodeSet, first_images
+from kpp_pyro.data.folder import FolderSampler, decode_pictures, find_pictures
 from kpp_pyro.data.idx import read_idx
 from kpp_pyro.data.images import ImageSplits, LabelledImages
 from kpp_pyro.data.picture_files import read_pictures
@@ -19,11 +22,14 @@ __all__ = [
     "Binarization",
     "EpisodeSampler",
     "EpisodeSet",
+    "FolderSampler",
     "ImageSplits",
     "LabelledImages",
     "augment",
     "binarize",
     "binarize_once",
+    "decode_pictures",
+    "find_pictures",
     "first_images",
     "load_dataset",
     "read_idx",

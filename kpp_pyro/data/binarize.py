@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,6 +38,18 @@ def binarize_once(images: Tensor) -> Tensor:
     # A level uniform on 0..254 lies below v with probability v / 255 exactly, in a quarter of the memory.
     level = torch.randint(0, 255, images.shape, dtype=torch.uint8, generator=generator)
     return (level.to(images.device) < images).to(torch.uint8) * 255
+
+
+def binarize_alone(image: Tensor, number: int) -> Tensor:
+    """Static binarization of one image whose set is never in memory at once: its draw depends on its number alone.
+
+    image: uint8, any shape. Returns uint8 of the same shape in {0, 255}.
+    number: of the image in its set; with the fixed seed it seeds the image's own draw, so the bits are others than
+        those of `binarize_once`.
+    """
+    random = np.random.default_rng([STATIC_BINARIZATION_SEED, number])
+    level = torch.from_numpy(random.integers(0, 255, tuple(image.shape), dtype=np.uint8))
+    return (level < image).to(torch.uint8) * 255
 
 
 def binarize(pixels: Tensor, how: Literal["dynamic", "threshold"], generator: torch.Generator | None = None) -> Tensor:

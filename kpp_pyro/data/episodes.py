@@ -14,9 +14,8 @@ from torch import Tensor
 
 from kpp_pyro.data.binarize import Binarization, binarize
 from kpp_pyro.data.images import LabelledImages
-from kpp_pyro.data.order import EpisodeOrder, require_episode, require_positive
+from kpp_pyro.data.order import EpisodeOrder, require_episode, require_keys, require_positive
 from kpp_pyro.data.rendering import Rendering, is_black_and_white, prepare
-from kpp_pyro.errors import InputError
 
 
 class EpisodeSampler:
@@ -80,10 +79,7 @@ class EpisodeSampler:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore `state_dict()`. Raises InputError for a state that this device's generator cannot take."""
-        expected = set(self.state_dict())
-        if set(state) != expected:
-            listed, found = (", ".join(sorted(keys)) or "none" for keys in (expected, set(state)))
-            raise InputError(f"Sampler state: expected the keys {listed}, found {found}")
+        require_keys(state, self.state_dict())
         self.rendering.load_state(state["pixels"])
         self.load_order(state)
 

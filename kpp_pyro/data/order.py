@@ -120,3 +120,10 @@ def require_positive(name: str, value: int) -> None:
     """Raise InputError for a number below one."""
     if value < 1:
         raise InputError(f"{name}: expected at least 1, found {value}")
+
+
+def require_keys(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Raise InputError unless a sampler's state has the keys of another one."""
+    if set(state) != set(expected):
+        listed, found = (", ".join(sorted(keys)) or "none" for keys in (expected, state))
+        raise InputError(f"Sampler state: expected the keys {listed}, found {found}")

@@ -7,11 +7,11 @@ from kpp_pyro.errors import InputError
 _SMALLEST, _LARGEST, _STEP = 16, 64, 4  # pixels
 
 
-def require_image_shape(image_shape: tuple[int, int, int]) -> None:
-    """Raise InputError unless both sides of (C, H, W) are multiples of 4 from 16 to 64 pixels."""
+def require_image_shape(image_shape: tuple[int, int, int], name: str = "image size") -> None:
+    """Raise InputError, naming `name`, unless both sides of (C, H, W) are multiples of 4 from 16 to 64 pixels."""
     for side in image_shape[1:]:
         if side % _STEP or not _SMALLEST <= side <= _LARGEST:
             raise InputError(
-                f"image size: expected sides that are multiples of {_STEP} from {_SMALLEST} to {_LARGEST} pixels, "
+                f"{name}: expected sides that are multiples of {_STEP} from {_SMALLEST} to {_LARGEST} pixels, "
                 f"found {image_shape[1]}x{image_shape[2]} (height x width)"
             )

@@ -25,7 +25,7 @@ from kpp_pyro.errors import InputError
 
 
 def test_the_command_line_knows_every_data_set():
-    assert set(get_args(DatasetName)) == set(DATASETS)
+    assert set(get_args(DatasetName)) == {*DATASETS, "folder"}  # a folder's pictures stay on disk: no loader
 
 
 @pytest.mark.parametrize("dataset", get_args(DatasetName))
@@ -96,6 +96,8 @@ def test_values_of_another_kind_are_errors(part, name, value):
         ({"learning_rate": float("nan")}, "--learning-rate"),
         ({"temporal_shift": 0.6}, "--temporal-shift"),
         ({"networks": "conv", "width": 12}, "--width"),
+        ({"image_size": 30}, "--image-size"),
+        ({"workers": 0}, "--workers"),
     ],
 )
 def test_numbers_that_no_run_can_use_are_refused(changes, flag):

@@ -141,7 +141,7 @@ def test_a_large_photograph_that_is_decoded_smaller_looks_like_one_that_is_not(t
     picture.save(tmp_path / "a.jpg", quality=95, exif=exif)
     picture.save(tmp_path / "b.png", exif=exif)
     photograph, whole = read_pictures(tmp_path, SHAPE)
-    torch.testing.assert_close(photograph, whole, atol=0.02, rtol=0)
+    torch.testing.assert_close(photograph, whole, atol=0.03, rtol=0)
 
 
 def test_an_animation_is_its_first_picture(tmp_path):

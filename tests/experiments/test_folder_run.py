@@ -1,0 +1,92 @@
+"""Runs on a folder of pictures, from the command line."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from kpp_pyro.checkpoint import load_checkpoint
+from tests.experiments.running import TINY, refused, run
+
+FLAGS = [*TINY, "--steps", 3, "--warmup-steps", 100, "--episode-length", 4, "--image-size", 16]
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 training pictures in three classes, one of them no picture, and 12 to test."""
+    folder = tmp_path_factory.mktemp("pictures")
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 120), ("test", 12)):
+        for number in range(count):
+            path = folder / split / "abc"[number % 3] / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = torch.randint(0, 256, (20, 30, 3), generator=generator, dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(path)
+    (folder / "train" / "a" / "notes.jpg").write_text("no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "straight"
+    process = run("svi_train.py", "--dataset", "folder", "--data-dir", pictures, *FLAGS, "--workers", 1, "--out", out)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip().splitlines()[-1].startswith("Test ELBO ")
+    return out
+
+
+def test_a_run_on_a_folder_goes_on_with_other_workers_as_if_nothing_had_been(
+    pictures: Path, finished: Path, tmp_path: Path
+) -> None:
+    flags = [*FLAGS, "--steps", 1, "--workers", 2]
+    stopped = run("svi_train.py", "--dataset", "folder", "--data-dir", pictures, *flags, "--out", tmp_path / "run")
+    assert stopped.returncode == 0, stopped.stderr
+    assert run("svi_train.py", "--resume", tmp_path / "run", "--steps", 3, "--workers", 1).returncode == 0
+    straight, resumed = (load_checkpoint(folder / "checkpoint.pt") for folder in (finished, tmp_path / "run"))
+    for part in ("model", "guide"):
+        assert all(torch.equal(value, resumed[part][name]) for name, value in straight[part].items())
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("evaluate.py", ["--limit", 4, "--particles", 4, "--control-particles", 0, "--posterior-images", 0]),
+        ("denoise.py", ["--limit", 4, "--steps", 1, "--noise", "mask", "--strength", 0.25]),
+        ("generate.py", ["--samples", 4, "--memories", 1, "--clean-up", 1]),
+    ],
+)
+def test_scripts_look_at_a_run_on_a_folder(finished: Path, script: str, flags: list[object]) -> None:
+    process = run(script, finished, *flags)
+    assert process.returncode == 0, process.stderr
+    assert "skipped unreadable picture" not in process.stderr or script == "generate.py"  # it alone needs train/
+
+
+@pytest.mark.parametrize("damage", ["no train", "no test", "garbage"])
+def test_a_folder_that_is_no_data_set_gets_one_sentence_and_leaves_nothing(tmp_path: Path, damage: str) -> None:
+    data, out = tmp_path / "data", tmp_path / "run"
+    for split in {"train", "test"} - {damage.removeprefix("no ")}:
+        (data / split).mkdir(parents=True)
+        for number in range(10):
+            (data / split / f"{number}.png").write_text("garbage")
+    sentence = refused(run("svi_train.py", "--dataset", "folder", "--data-dir", data, *FLAGS, "--out", out))
+    assert f"{data / damage.removeprefix('no ')}: expected" in sentence or damage == "garbage"
+    assert "expected" in sentence and str(data) in sentence and not out.exists()
+    assert not multiprocessing.active_children()
+
+
+def test_help_says_how_to_train_on_ones_own_pictures() -> None:
+    shown = " ".join(run("svi_train.py", "--dataset", "folder", "--help").stdout.replace("│", " ").split())
+    for words in (
+        "--image-size",
+        "--workers",
+        "scaled and cropped",
+        "train/ and test/",
+        "class folders",
+        "own pictures",
+    ):
+        assert words in shown

@@ -1,0 +1,415 @@
+"""Folders of pictures: the order and what is in it, whoever decodes it, and what happens to files that are no pictures.
+
+Picture number n is a square of grey value n, so that pixels say which picture they are.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from kpp_pyro.data import EpisodeSampler, FolderSampler, LabelledImages, decode_pictures, find_pictures
+from kpp_pyro.data.decoding import Unreadable
+from kpp_pyro.data.folder import PictureFiles
+from kpp_pyro.errors import InputError
+from tests.experiments.running import ROOT
+
+SIZE = 4
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+
+def save(path: Path, grey: int, size: tuple[int, int] = (SIZE, SIZE)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full(size, grey, dtype=np.uint8)).save(path)
+
+
+def written(folder: Path, count: int, classes: int = 5) -> PictureFiles:
+    """Pictures 0, 1, ... in class folders that take turns; numbers in their order are grey values in `greys`."""
+    names = [f"{number % classes}/{number:03d}.png" for number in range(count)]
+    for number, name in enumerate(names):
+        save(folder / name, number)
+    order = sorted(range(count), key=lambda number: names[number])
+    return PictureFiles(folder, [names[number] for number in order], torch.tensor([n % classes for n in order]))
+
+
+def greys(files: PictureFiles) -> Tensor:
+    return torch.tensor([int(Path(name).stem) for name in files.names])
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> PictureFiles:
+    return written(tmp_path_factory.mktemp("pictures"), 50)
+
+
+def sampler(
+    files: PictureFiles,
+    seed: int = 3,
+    classes_per_episode: int | None = None,
+    workers: int = 2,
+    binarization: str = "dynamic",
+    **share: int,
+) -> FolderSampler:
+    return FolderSampler(files, SIZE, workers, CPU, 8, binarization, seed, classes_per_episode, **share)
+
+
+def drawn(sampler: FolderSampler, num_episodes: int) -> Tensor:
+    """Grey values (B, T) of the next episodes."""
+    pixels = sampler.draw(num_episodes)
+    assert pixels.dtype == torch.uint8 and pixels.shape == (num_episodes, 8, 1, SIZE, SIZE)
+    assert (pixels == pixels[..., :1, :1]).all()
+    return pixels[..., 0, 0, 0].long()
+
+
+def break_pictures(files: PictureFiles, *numbers: int) -> list[str]:
+    paths = [files.folder / name for name in files.names if int(Path(name).stem) in numbers]
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:30])
+    return [str(path) for path in paths]
+
+
+# --- listing --------------------------------------------------------------------------------------
+
+
+def test_pictures_are_found_at_any_depth_with_their_class_and_nothing_else_is(tmp_path: Path) -> None:
+    for name in ("b/2.png", "b/deep/deeper/1.JPG", "a/3.bmp", "loose.png", "zoo.pgm", ".hidden.png", ".git/4.png"):
+        save(tmp_path / "train" / name, 9)
+    (tmp_path / "train" / "a" / "notes.txt").write_text("notes")
+    for number in range(10):
+        save(tmp_path / "train" / "c" / f"{number}.png", 9)
+    save(tmp_path / "test" / "c" / "1.png", 9)
+    save(tmp_path / "validation" / "a" / "1.png", 9)
+    found = find_pictures(tmp_path)
+    loose = ["a/3.bmp", "b/2.png", "b/deep/deeper/1.JPG", *(f"c/{number}.png" for number in range(10))]
+    assert found.train.names == [*loose, "loose.png", "zoo.pgm"]
+    assert found.train.labels.tolist() == [1, 2, 2, *[3] * 10, 0, 0]
+    assert (found.validation.names, found.test.names) == (["a/1.png"], ["c/1.png"])
+    assert (found.validation.labels.tolist(), found.test.labels.tolist()) == ([1], [3])
+
+
+def test_folders_that_are_linked_are_followed_once(tmp_path: Path) -> None:
+    save(tmp_path / "elsewhere" / "1.png", 9)
+    save(tmp_path / "test" / "1.png", 9)
+    for number in range(10):
+        save(tmp_path / "train" / "a" / f"{number}.png", 9)
+    (tmp_path / "train" / "b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "train" / "a" / "loop").symlink_to(tmp_path / "train")
+    found = find_pictures(tmp_path)
+    assert sorted(found.train.names + found.validation.names) == sorted([*(f"a/{n}.png" for n in range(10)), "b/1.png"])
+
+
+def test_a_tenth_of_the_training_pictures_is_held_out_and_always_the_same(tmp_path: Path) -> None:
+    written(tmp_path / "train", 50)
+    written(tmp_path / "test", 3)
+    first, again = find_pictures(tmp_path), find_pictures(tmp_path)
+    assert (len(first.train), len(first.validation), len(first.test)) == (45, 5, 3)
+    assert sorted(first.train.names + first.validation.names) == sorted(written(tmp_path / "train", 50).names)
+    assert first.validation.names == again.validation.names
+    classes = [int(name.split("/")[0]) for name in first.train.names]
+    assert first.train.labels.tolist() == classes
+
+
+@pytest.mark.parametrize(
+    ("present", "refused"), [((), "train"), (("train",), "test"), (("test",), "train"), (("train", "test"), "")]
+)
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path, present: tuple[str, ...], refused: str) -> None:
+    for split in present:
+        written(tmp_path / split, 10)
+    if not refused:
+        find_pictures(tmp_path)
+        return
+    with pytest.raises(InputError, match=rf"^{tmp_path / refused}: expected a folder of pictures, found none"):
+        find_pictures(tmp_path)
+
+
+def test_a_folder_without_pictures_or_with_too_few_is_named(tmp_path: Path) -> None:
+    written(tmp_path / "train", 9)
+    (tmp_path / "test").mkdir()
+    with pytest.raises(InputError, match=rf"^{tmp_path / 'test'}: expected pictures \(.*\.tiff.*\), found none$"):
+        find_pictures(tmp_path)
+    save(tmp_path / "test" / "1.png", 9)
+    with pytest.raises(InputError, match=rf"^{tmp_path / 'train'}: expected 10 pictures or more, .* found 9$"):
+        find_pictures(tmp_path)
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def test_no_picture_comes_again_before_all_that_fill_episodes_have_come(files: PictureFiles) -> None:
+    rows = drawn(sampler(files), 12)  # two shuffles of 6 episodes; 2 of the 50 pictures are left over in each
+    for shuffle in rows.split(6):
+        assert len(shuffle.unique()) == 48
+    assert not torch.equal(rows[:6], rows[6:])
+
+
+@pytest.mark.parametrize("classes_per_episode", [None, 2])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_order_is_that_of_images_in_memory(
+    files: PictureFiles, classes_per_episode: int | None, workers: int
+) -> None:
+    images = LabelledImages(greys(files).byte().view(-1, 1, 1, 1).expand(-1, 1, SIZE, SIZE), files.labels)
+    in_memory = EpisodeSampler(images, 8, "dynamic", 3, classes_per_episode)
+    on_disk = sampler(files, 3, classes_per_episode, workers)
+    for num_episodes in (2, 5, 1):
+        expected = greys(files)[in_memory.draw(num_episodes)]
+        assert torch.equal(drawn(on_disk, num_episodes), expected)
+    assert torch.equal(on_disk.sample(2), in_memory.sample(2))  # and so are the pixels
+    if classes_per_episode:
+        assert all(len(set(row)) <= 2 for row in (expected % 5).tolist())
+
+
+@pytest.mark.parametrize("classes_per_episode", [None, 2])
+def test_ten_and_ten_resumed_are_twenty_whatever_was_decoded_ahead(
+    files: PictureFiles, tmp_path: Path, classes_per_episode: int | None
+) -> None:
+    whole, first = (sampler(files, 5, classes_per_episode) for _ in range(2))
+    expected = [whole.sample(3) for _ in range(20)]
+    found = [first.sample(3) for _ in range(10)]
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    resumed = sampler(files, 6, classes_per_episode, workers=1)
+    resumed.sample(2)
+    resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    found += [resumed.sample(3) for _ in range(10)]
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    assert not torch.equal(sampler(files, 6, classes_per_episode).sample(3), expected[0])
+
+
+def test_a_state_is_that_of_images_in_memory_and_another_one_is_refused(files: PictureFiles) -> None:
+    images = LabelledImages(torch.zeros(50, 1, SIZE, SIZE).byte(), files.labels)
+    in_memory, on_disk = EpisodeSampler(images, 8, "dynamic", 3), sampler(files)
+    for source in (in_memory, on_disk):
+        source.sample(7)
+    for name, value in in_memory.state_dict().items():
+        assert torch.equal(on_disk.state_dict()[name], value), name
+    with pytest.raises(InputError, match="the keys now, pixels, shuffle, taken, found epoch"):
+        on_disk.load_state_dict({"epoch": torch.zeros(1)})
+
+
+def test_closing_changes_nothing_and_ends_the_workers(files: PictureFiles) -> None:
+    straight, closed = sampler(files), sampler(files)
+    for _ in range(3):
+        assert torch.equal(straight.sample(2), closed.sample(2))
+        assert len(multiprocessing.active_children()) == 4
+        closed.close()
+        assert len(multiprocessing.active_children()) == 2
+    del straight
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("classes_per_episode", [None, 2])
+def test_processes_share_out_the_episodes_of_one_order(files: PictureFiles, classes_per_episode: int | None) -> None:
+    joint = drawn(sampler(files, 3, classes_per_episode), 12)
+    shares = [sampler(files, 3, classes_per_episode, 1, rank=rank, ranks=3) for rank in range(3)]
+    steps = [[drawn(share, 2) for share in shares] for _ in range(2)]
+    for rank in range(3):
+        assert torch.equal(torch.cat([step[rank] for step in steps]), joint[rank::3])
+    states = [share.state_dict() for share in shares]
+    assert all(torch.equal(states[0][name], states[2][name]) for name in ("shuffle", "taken", "now"))
+    shares[2].load_order(states[0])
+    whole = sampler(files, 3, classes_per_episode)
+    whole.load_order(states[0])
+    assert torch.equal(torch.cat([drawn(share, 1) for share in shares]), drawn(whole, 3))
+
+
+def test_drawing_leaves_the_global_seed_alone_and_starts_no_worker_before(files: PictureFiles) -> None:
+    before = torch.get_rng_state()
+    source = sampler(files)
+    assert not multiprocessing.active_children()
+    source.sample(2)
+    decode_pictures(files, SIZE, 1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_workers_decode_while_nobody_waits(files: PictureFiles) -> None:
+    source = sampler(files, workers=1)
+    source.draw(2)
+    started = source.waited_seconds
+    assert started > 0
+    for _ in range(3):
+        time.sleep(0.2)
+        source.draw(2)
+    assert source.waited_seconds - started < 0.1
+
+
+def test_pictures_are_scaled_and_cut_to_the_middle(tmp_path: Path) -> None:
+    left, middle, right = (np.full((12, width), grey, np.uint8) for width, grey in ((6, 10), (12, 100), (6, 200)))
+    Image.fromarray(np.concatenate([left, middle, right], 1)).save(tmp_path / "wide.png")
+    Image.new("RGB", (4, 4), (0, 200, 0)).save(tmp_path / "green.png")
+    found = decode_pictures(PictureFiles(tmp_path, ["wide.png", "green.png"], torch.zeros(2).long()), SIZE, 1).images
+    assert found.shape == (2, 1, SIZE, SIZE)
+    assert (found[0, 0, :, 1:3] == 100).all() and (found[0] - 100.0).abs().max() <= 20  # edges see their neighbours
+    assert (found[1] == round(0.587 * 200)).all()
+
+
+def test_static_bits_are_an_images_own_and_uniform_over_images(files: PictureFiles) -> None:
+    first, second = (sampler(files, seed, workers=workers, binarization="static") for seed, workers in ((1, 1), (2, 2)))
+    bits: dict[bytes, int] = {}
+    count = 0.0
+    for source in (first, second):
+        for episode in source.sample(25):  # 25 episodes of 8
+            for image in episode:
+                bits[image.numpy().tobytes()] = 1
+                count += image.sum().item()
+    assert len(bits) <= 50 and set(first.sample(1).unique().tolist()) <= {0.0, 1.0}
+    expected = greys(files).double().mean().item() / 255 * 400 * SIZE**2  # about 615, deviation about 60
+    assert abs(count - expected) < 250
+    assert first.thresholded().shape == (50, 1, SIZE, SIZE)
+    assert {image.float().numpy().tobytes() for image in first.thresholded()} >= set(bits)
+
+
+def test_every_training_image_is_there_to_compare_with(files: PictureFiles) -> None:
+    expected = (greys(files) > 127).view(-1, 1, 1, 1).expand(-1, 1, SIZE, SIZE)
+    assert torch.equal(sampler(files).thresholded(), expected)
+
+
+@pytest.mark.parametrize(
+    ("classes_per_episode", "message"), [(6, "--classes-per-episode: .* 5 classes"), (0, "--classes-per-episode")]
+)
+def test_impossible_episodes_are_refused(files: PictureFiles, classes_per_episode: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        sampler(files, 3, classes_per_episode)
+    with pytest.raises(InputError, match="--binarize"):
+        sampler(files, binarization="grey")
+    with pytest.raises(InputError, match="--workers"):
+        sampler(files, workers=0)
+
+
+# --- what cannot be read --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes_per_episode", [None, 1])
+def test_an_unreadable_picture_is_named_once_and_another_one_takes_its_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], classes_per_episode: int | None
+) -> None:
+    files = written(tmp_path, 200)
+    intact = drawn(sampler(files, 3, classes_per_episode), 50)
+    (broken,) = break_pictures(files, 13)
+    source, other = (sampler(files, 3, classes_per_episode, workers) for workers in (2, 1))
+    found = drawn(source, 50)
+    changed = intact != found
+    assert (intact[changed] == 13).all() and changed.sum() == (intact == 13).sum() > 1 and (found != 13).all()
+    assert all(len(set(row)) == 8 for row in found.tolist())
+    if classes_per_episode:
+        assert torch.equal(found % 5, intact % 5)
+    (reason,) = source.unreadable.reasons.values()
+    assert reason.startswith(f"{broken}: expected a picture")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert broken in line
+    parts = []
+    for _ in range(5):  # resumed again and again
+        parts.append(drawn(other, 10))
+        state = other.state_dict()
+        other = sampler(files, 4, classes_per_episode, 1)
+        other.load_state_dict(state)
+    assert torch.equal(torch.cat(parts), found)
+
+
+def test_where_no_other_picture_is_left_one_stands_in_an_episode_twice(tmp_path: Path) -> None:
+    files = written(tmp_path, 120, classes=15)  # eight each
+    break_pictures(files, 15)
+    source = FolderSampler(files, SIZE, 1, CPU, 8, "dynamic", 0, 1)
+    rows = drawn(source, 60)
+    of_class = rows[(rows % 15 == 0).all(1)]
+    assert len(of_class) and all(len(set(row)) == 7 and 15 not in row for row in of_class.tolist())
+    assert all((row % 15 == row[0] % 15).all() for row in rows)
+
+
+def test_more_than_one_in_a_hundred_is_refused_when_they_are_found(tmp_path: Path) -> None:
+    files = written(tmp_path, 199)
+    paths = break_pictures(files, 3, 4)
+    source = sampler(files)
+    sentence = rf"^{tmp_path}: expected at most 1% of the pictures .*found 2 among .* of 199 tried, such as "
+    with pytest.raises(InputError, match=sentence) as refused:
+        for _ in range(10):
+            source.draw(5)
+    assert any(path in str(refused.value) for path in paths)
+
+
+def test_a_folder_of_garbage_is_refused_at_once(tmp_path: Path) -> None:
+    names = [f"{number}.png" for number in range(20_000)]
+    garbage = PictureFiles(tmp_path, names, torch.zeros(20_000).long())  # not even there
+    source = sampler(garbage, workers=1)
+    with pytest.raises(InputError, match=r"found \d+ among \d+ of 20000 tried, such as .*No such file"):
+        source.draw(3)
+
+
+@pytest.mark.parametrize(
+    ("tried", "failed", "refused"),
+    [(99, 99, False), (100, 6, False), (100, 7, True), (1000, 25, False), (1000, 26, True), (100_000, 1001, True)],
+)
+def test_few_of_a_part_are_let_pass(tried: int, failed: int, refused: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    unreadable = Unreadable(Path("pictures"), 100_000)
+    reasons = {number: f"{number}.png: expected a picture" for number in range(failed)}
+    if refused:
+        with pytest.raises(InputError, match=f"found {failed} among {tried} of 100000 tried, such as 0.png"):
+            unreadable.note(torch.arange(tried), reasons)
+    else:
+        unreadable.note(torch.arange(tried), reasons)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == min(failed, 10) + (failed >= 10) and len(unreadable) == failed
+
+
+def test_held_out_pictures_that_cannot_be_read_are_left_out_named_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = written(tmp_path, 200)
+    paths = break_pictures(files, 3, 77)
+    found = decode_pictures(files, SIZE, 2)
+    kept = greys(files) != 3
+    kept &= greys(files) != 77
+    assert torch.equal(found.images[:, 0, 0, 0].long(), greys(files)[kept])
+    assert torch.equal(found.labels, files.labels[kept])
+    errors = capsys.readouterr().err
+    assert all(path in errors for path in paths)
+    assert f"{tmp_path}: 2 of 200 pictures cannot be read and are left out" in errors
+    break_pictures(files, 5)
+    with pytest.raises(
+        InputError, match=rf"^{tmp_path}: expected at most 1% of the pictures to be unreadable, found 3"
+    ):
+        decode_pictures(files, SIZE, 2)
+    assert not multiprocessing.active_children()
+
+
+# --- the processes --------------------------------------------------------------------------------
+
+PROGRAM = """
+import sys, time, torch
+from pathlib import Path
+from kpp_pyro.data.folder import FolderSampler, PictureFiles
+folder = Path(sys.argv[1])
+names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.png")]
+files = PictureFiles(folder, names, torch.zeros(len(names)).long())
+source = FolderSampler(files, 4, 2, torch.device("cpu"), 8, "dynamic", 0)
+source.draw(2)
+try:
+    print("drawn", flush=True)
+    time.sleep(30)
+except KeyboardInterrupt:
+    source.draw(20)
+    print("stopped", flush=True)
+    sys.exit(130)
+"""
+
+
+def test_ctrl_c_in_the_terminal_is_for_the_program_alone_which_ends_at_once_and_silently(files: PictureFiles) -> None:
+    arguments = [sys.executable, "-c", PROGRAM, str(files.folder)]
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
+    ) as process:
+        assert process.stdout and process.stdout.readline() == "drawn\n"
+        began = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors) == (130, "stopped\n", "")
+    assert time.monotonic() - began < 4  # torch waits 5 seconds for a worker that it has to end by force
