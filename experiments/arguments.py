@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from experiments.build import OpenedRun, open_run
+from inference.processes import ALONE, Processes
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.errors import InputError
 
@@ -25,9 +26,9 @@ class RunArguments:
     data_dir: Path | None = None
     """Folder of the data sets; the run's own if None."""
 
-    def open_run(self, **changes: object) -> OpenedRun:
+    def open_run(self, processes: Processes = ALONE, **changes: object) -> OpenedRun:
         """Open it, if what is found out can be written to it; see `experiments.build.open_run`."""
-        run = open_run(self.run, self.device, self.data_dir, **changes)
+        run = open_run(self.run, self.device, self.data_dir, processes, **changes)
         run.folder.require_writable()
         return run
 

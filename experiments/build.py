@@ -13,7 +13,7 @@ from torch import nn
 
 from experiments.config import Config, config_from_json, replace_flat, require_sensible
 from inference.objectives import KLSchedule, make_objective
-from inference.processes import ALONE, Processes
+from inference.processes import ALONE, Processes, processes_here
 from inference.randomness import own_randomness
 from inference.recall import GenerativeMemory
 from inference.training import EpisodeSource, Trainer, TrainingPlan
@@ -74,15 +74,19 @@ class Episodes:
         return self.test if split == "test" else self.validation
 
 
-def resolve(config: Config) -> Config:
+def resolve(config: Config, processes: Processes = ALONE) -> Config:
     """Return a configuration of sensible numbers, with nothing left to be decided by the machine it runs on.
+
+    It is the same in all processes: "cuda" is each one's own.
 
     Raises:
         InputError: a number that no run can use, or a device that is not there.
     """
     require_sensible(config)
     device = resolve_device(config.device)
-    resolve_capture(config, device)
+    if processes.count > 1:
+        require_device_each(device)
+    resolve_capture(config, device, processes.count)
     decided = {
         "data_dir": config.data.data_dir.expanduser().resolve(),
         "device": str(device),
@@ -108,6 +112,17 @@ def resolve_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"--device {name}: expected cpu or cuda, found {device.type}")
     return device
+
+
+def require_device_each(device: torch.device) -> None:
+    """Raise InputError unless each process of this machine can have such a device of its own."""
+    if device.index is not None:
+        raise InputError(f"--device {device}: expected cpu, cuda or auto, as every process takes one, found a number")
+    if device.type == "cuda" and processes_here() > torch.cuda.device_count():
+        raise InputError(
+            f"--device {device}: expected a GPU for each of the {processes_here()} processes on this machine, "
+            f"found {torch.cuda.device_count()}"
+        )
 
 
 def resolve_capture(config: Config, device: torch.device, processes: int = 1) -> bool:
@@ -287,20 +302,28 @@ def open_memory(path: Path | str, device: str = "auto") -> GenerativeMemory:
     return GenerativeMemory(program.model, program.guide)
 
 
-def open_run(path: Path | str, device: str = "auto", data_dir: Path | None = None, **changes: object) -> OpenedRun:
+def open_run(
+    path: Path | str,
+    device: str = "auto",
+    data_dir: Path | None = None,
+    processes: Processes = ALONE,
+    **changes: object,
+) -> OpenedRun:
     """Open a run to look at it, on any device, with its data wherever they are now.
 
     Args:
         path: run folder.
         device: auto, cpu, cuda, ...
         data_dir: folder of the data sets; the run's own if None.
+        processes: those that look at it together.
         changes: fields of the configuration to change by name, such as `precision` or `classes_per_episode`.
 
     Raises:
         InputError: no run, no such device, no such data, or a checkpoint that does not fit.
     """
     folder, config = read_run(path)
-    config = resolve(replace_flat(config, {"device": device, "data_dir": data_dir or config.data.data_dir, **changes}))
+    changes = {"device": device, "data_dir": data_dir or config.data.data_dir, **changes}
+    config = resolve(replace_flat(config, changes), processes)
     episodes = build_episodes(config, torch.device(config.device))
     program = build_program(config, episodes.train.image_shape, torch.device(config.device))
     step = load_program(program, folder.best)

@@ -2,13 +2,14 @@
 
 python experiments/evaluate.py runs/mnist --limit 1000
 python experiments/evaluate.py runs/mnist --particles 5000 --gaps
+torchrun --nproc-per-node 8 experiments/evaluate.py runs/mnist   # the same numbers, by 8 processes
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +22,10 @@ from experiments.arguments import HeldOutArguments, require_at_least
 from experiments.build import OpenedRun
 from experiments.pictures import draw_score_figures
 from experiments.score_table import describe_scores
-from experiments.script import run_script
+from experiments.script import run_shared_script
 from inference.arviz_data import posterior_data, save
 from inference.importance import defensive_proposal, weighted_draws
+from inference.processes import ALONE, Processes
 from inference.randomness import own_randomness
 from inference.scoring import OWN, Scores, ScoringPlan, inference_gap, score_episodes, summarize
 from kpp_pyro.data import EpisodeSet, first_images
@@ -58,30 +60,30 @@ class Arguments(HeldOutArguments):
     """Keep posterior draws of the first N images in RUN/posterior.nc, for ArviZ; 0 keeps none."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script; returns its exit status."""
+def main(argv: Sequence[str] | None = None, processes: Processes = ALONE) -> int:
+    """Run the script, as one of several processes if there are any; returns its exit status."""
+    with processes.together():
+        run, arguments = open_scored(argv, processes)
+        episodes = arguments.episodes(run)
+    with pyro.validation_enabled(False):
+        scores = score(run, episodes, arguments, processes)
+    if processes.is_first:
+        publish(run, episodes, arguments, scores, processes)
+    return 0
+
+
+def open_scored(argv: Sequence[str] | None, processes: Processes) -> tuple[OpenedRun, Arguments]:
+    """Read the command line and open the run that it names."""
     arguments = tyro.cli(Arguments, args=argv)
     require_at_least(
         arguments,
         {"particles": 1, "limit": 1, "refine_steps": 1, "control_particles": 0, "posterior_images": 0, "seed": 0},
     )
     changes = {} if arguments.classes_per_episode is None else {"classes_per_episode": arguments.classes_per_episode}
-    run = arguments.open_run(**changes)
-    episodes = arguments.episodes(run)
-    with own_randomness(arguments.seed, run.program.device), pyro.validation_enabled(False):
-        scores = score(run, episodes, arguments)
-        posterior = draw_posterior(run, episodes, arguments.posterior_images) if arguments.posterior_images else None
-    content = report(run, arguments, scores)
-    write_json(run.folder.evaluation, content)
-    if posterior is not None:
-        save(posterior, run.folder.posterior)
-    print(describe_scores(content))
-    for name in draw_score_figures(run.folder):
-        print(run.folder.figures / f"{name}.png")
-    return 0
+    return arguments.open_run(processes, **changes), arguments
 
 
-def score(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments) -> Scores:
+def score(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments, processes: Processes = ALONE) -> Scores:
     """Score the images asked for, with a progress bar."""
     plan = ScoringPlan(
         arguments.particles, arguments.refine_steps if arguments.gaps else 0, arguments.control_particles
@@ -89,19 +91,42 @@ def score(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments) -> Scores:
     batches = episodes.batches(max(2, _IMAGES_AT_ONCE // episodes.episode_length))  # two, so that there is another
     limit = min(episodes.num_images, arguments.limit or episodes.num_images)
     with tqdm(total=limit, unit="image", desc="scoring", dynamic_ncols=True) as bar:
-        return score_episodes(run.program.model, run.program.guide, first_images(batches, limit), plan, bar.update)
+        watched = watch(first_images(batches, limit), bar)
+        return score_episodes(run.program.model, run.program.guide, watched, plan, arguments.seed, processes)
 
 
-def draw_posterior(run: OpenedRun, episodes: EpisodeSet, images: int) -> Any:
+def watch(batches: Iterable[tuple[Tensor, Tensor]], bar: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """Go through batches and advance a bar by the images that count, as each is left behind."""
+    for episode, counted in batches:
+        yield episode, counted
+        bar.update(int(counted.sum()))
+
+
+def publish(
+    run: OpenedRun, episodes: EpisodeSet, arguments: Arguments, scores: Scores, processes: Processes = ALONE
+) -> None:
+    """Write the report, the posterior and the figures, and print the report."""
+    posterior = draw_posterior(run, episodes, arguments) if arguments.posterior_images else None
+    content = report(run, arguments, scores, processes)
+    write_json(run.folder.evaluation, content)
+    if posterior is not None:
+        save(posterior, run.folder.posterior)
+    print(describe_scores(content))
+    for name in draw_score_figures(run.folder):
+        print(run.folder.figures / f"{name}.png")
+
+
+def draw_posterior(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments) -> Any:
     """Posterior draws of the first images of the first episode, as ArviZ data."""
     model, guide = run.program.model, run.program.guide
     episode, _ = next(episodes.batches(1))
-    proposal = defensive_proposal(model, guide, episode)
-    draws = weighted_draws(model, proposal, episode, particles=_POSTERIOR_DRAWS)
-    return posterior_data(draws, episode, images=images)
+    with own_randomness(arguments.seed, run.program.device), pyro.validation_enabled(False):
+        proposal = defensive_proposal(model, guide, episode)
+        draws = weighted_draws(model, proposal, episode, particles=_POSTERIOR_DRAWS)
+        return posterior_data(draws, episode, images=arguments.posterior_images)
 
 
-def report(run: OpenedRun, arguments: Arguments, scores: Scores) -> dict[str, Any]:
+def report(run: OpenedRun, arguments: Arguments, scores: Scores, processes: Processes = ALONE) -> dict[str, Any]:
     """Everything that is known of the scores, as plain data."""
     own = scores.own
     pixels, images = math.prod(run.program.model.image_shape), len(own.log_likelihood)
@@ -120,7 +145,7 @@ def report(run: OpenedRun, arguments: Arguments, scores: Scores) -> dict[str, An
         "gaps": inference_gap(own) if arguments.gaps else None,
         "seconds": {name: round(seconds, 2) for name, seconds in scores.seconds.items()},
         "particle_images_per_second": round(images * arguments.particles / scores.seconds[OWN]),
-        "environment": environment(),
+        "environment": {**environment(), "processes": processes.count},
         "per_image": {
             "log_likelihood_nats": _rounded(own.log_likelihood),
             "pareto_k": _rounded(own.pareto_k),
@@ -133,4 +158,4 @@ def _rounded(values: Tensor) -> list[float]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main))
+    sys.exit(run_shared_script(lambda processes: main(processes=processes)))

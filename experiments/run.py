@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -11,52 +13,79 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from experiments.build import Program, build_episodes, build_program, build_trainer, load_program
+from experiments.build import Episodes, Program, build_episodes, build_program, build_trainer, load_program
 from experiments.config import Config
 from experiments.pictures import draw_figures
 from experiments.script import Interruption
 from inference.errors import DivergenceError
 from inference.evaluation import describe, evaluate
-from inference.randomness import own_randomness
+from inference.processes import ALONE, Processes
+from inference.randomness import seed_of
 from kpp_pyro.checkpoint import fitting, load_checkpoint, save_checkpoint
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.errors import InputError
 from kpp_pyro.run_folder import RunFolder
 
 _LOG_EVERY = 50  # steps
-_EVALUATION_EPISODES = 32  # episodes in memory at a time
+_AGREE_EVERY = 10  # steps, on whether to stop
+_EVALUATION_EPISODES = 8  # episodes in memory at a time; the batches are what processes share out
 _EVALUATION_SEED = 0  # of the noise of every evaluation, so that two checkpoints meet the same draws
 _KEPT = ("best_elbo_nats_per_image", "training_seconds")  # in a checkpoint, beside the trainer's state
 
 
 class Run:
-    """A program in training, and its folder."""
+    """A program in training, and its folder; of several processes, the first alone writes to it."""
 
-    def __init__(self, folder: RunFolder, config: Config, resume: bool = False) -> None:
+    def __init__(self, folder: RunFolder, config: Config, resume: bool = False, processes: Processes = ALONE) -> None:
         """Prepare a run; its folder is touched when everything that can be refused has been."""
-        self.folder, self.config = folder, config
+        self.folder, self.config, self.processes = folder, config, processes
         device = torch.device(config.device)
-        self.episodes = build_episodes(config, device)
-        self.program = build_program(config, self.episodes.train.image_shape, device)
-        self.trainer = build_trainer(config, self.program, self.episodes.train)
+        self.episodes = self._load_episodes(device)
+        with processes.together():
+            self.program = build_program(config, self.episodes.train.image_shape, device)
+        if not processes.is_first:
+            torch.manual_seed(seed_of(config.seed, processes.rank))  # the same parameters, other noise
         self.best_elbo_nats_per_image = float("-inf")
         self.training_seconds = 0.0  # of steps alone, over all sessions of the run
-        if resume:
-            self._load()
-        else:
-            folder.create()
-        folder.write_config(dataclasses.asdict(config), self.program.sizes())
+        with processes.together():  # what is refused before the processes share the program is refused by all
+            self.trainer = build_trainer(config, self.program, self.episodes.train, processes)
+            if resume:
+                self._load()
+        with processes.together():
+            if processes.is_first:
+                self._prepare_folder(resume)
 
-    def train(self, interruption: Interruption) -> None:
-        """Step to the end of the plan, or to an interruption; either leaves a checkpoint."""
+    def _load_episodes(self, device: torch.device) -> Episodes:
+        """Load the data; the first process before the others, which then find what it has downloaded."""
+        processes, episodes = self.processes, None
+        for turn in (True, False)[: processes.count]:
+            with processes.together():
+                if processes.is_first == turn:
+                    episodes = build_episodes(self.config, device, processes.rank, processes.count)
+        assert episodes is not None
+        return episodes
+
+    def _prepare_folder(self, resume: bool) -> None:
+        if resume:
+            self.folder.forget_after(self.trainer.step)
+        else:
+            self.folder.create()
+        self.folder.write_config(dataclasses.asdict(self.config), self.program.sizes())
+
+    def train(self, interruption: Interruption) -> int:
+        """Step to the end of the plan, or to an interruption; either leaves a checkpoint.
+
+        Returns:
+            The signal that interrupted it, or 0.
+        """
         trainer, steps = self.trainer, self.config.training.steps
         if trainer.step == 0:
             self.save()
         with (
-            SummaryWriter(str(self.folder.tensorboard), purge_step=trainer.step + 1) as board,
+            self._open_board() as board,
             tqdm(total=steps, initial=trainer.step, unit="step", desc="training", dynamic_ncols=True) as bar,
         ):
-            while trainer.step < steps and not interruption.signal:
+            while trainer.step < steps and not self._is_stopped(interruption):
                 began = time.perf_counter()
                 result = trainer.train_step()
                 self.training_seconds += time.perf_counter() - began
@@ -68,13 +97,26 @@ class Run:
                     bar.set_postfix_str(f"annealed ELBO {elbo:.1f} nats per image")
                 if trainer.step % self.config.training.evaluate_every == 0 or trainer.step == steps:
                     self._evaluate(board, bar)
-            if interruption.signal:
+            stopped_by = interruption.agreed_signal()
+            if stopped_by:
                 self.save()
+            return stopped_by
 
-    def _evaluate(self, board: SummaryWriter, bar: Any) -> None:
+    def _open_board(self) -> AbstractContextManager[SummaryWriter | None]:
+        if not self.processes.is_first:
+            return nullcontext()
+        return SummaryWriter(str(self.folder.tensorboard), purge_step=self.trainer.step + 1)
+
+    def _is_stopped(self, interruption: Interruption) -> bool:
+        """Whether to stop; several processes agree on that every few steps."""
+        if self.processes.count > 1 and self.trainer.step % _AGREE_EVERY:
+            return False
+        return bool(interruption.agreed_signal())
+
+    def _evaluate(self, board: SummaryWriter | None, bar: Any) -> None:
         """Look at the validation set, keep the best checkpoint beside the last, and draw."""
         try:
-            results = score(self.program, self.episodes.validation)
+            results = score(self.program, self.episodes.validation, self.processes)
         except DivergenceError as error:
             raise DivergenceError(f"step {self.trainer.step}, validation: {error}") from error
         self._log("validation", {**results, "training_seconds": round(self.training_seconds, 1)}, board)
@@ -82,12 +124,15 @@ class Run:
         if results["elbo_nats_per_image"] > self.best_elbo_nats_per_image:
             self.best_elbo_nats_per_image = results["elbo_nats_per_image"]
             # Before the other: a run that is killed between the two repeats the steps, and finds it again.
-            save_checkpoint(self.folder.best, {"step": self.trainer.step, **self.program.state_dicts()})
+            self._write(self.folder.best, {"step": self.trainer.step, **self.program.state_dicts()})
         self.save()
-        for name, figure in draw_figures(self.folder, self.program, self.episodes.validation).items():
-            board.add_figure(name, figure, self.trainer.step)
+        if board is not None:
+            for name, figure in draw_figures(self.folder, self.program, self.episodes.validation).items():
+                board.add_figure(name, figure, self.trainer.step)
 
-    def _log(self, split: str, quantities: dict[str, float], board: SummaryWriter) -> None:
+    def _log(self, split: str, quantities: dict[str, float], board: SummaryWriter | None) -> None:
+        if board is None:
+            return
         self.folder.log(self.trainer.step, split, quantities)
         for name, value in quantities.items():
             board.add_scalar(f"{split}/{name}", value, self.trainer.step)
@@ -95,7 +140,11 @@ class Run:
     def save(self) -> None:
         """Save everything that the next step depends on."""
         kept = {name: getattr(self, name) for name in _KEPT}
-        save_checkpoint(self.folder.checkpoint, {**self.trainer.state_dict(), **kept})
+        self._write(self.folder.checkpoint, {**self.trainer.state_dict(), **kept})
+
+    def _write(self, path: Path, state: dict[str, Any]) -> None:
+        if self.processes.is_first:
+            save_checkpoint(path, state)
 
     def _load(self) -> None:
         """Continue from the last checkpoint.
@@ -113,12 +162,14 @@ class Run:
                 f"--steps: expected at least the {self.trainer.step} that {self.folder.path} has taken, "
                 f"found {self.config.training.steps}"
             )
-        self.folder.forget_after(self.trainer.step)
 
     def finish(self) -> None:
         """Score the test set once, with the best checkpoint; draw with it, and say where everything is."""
-        step = load_program(self.program, self.folder.best)
-        results = score(self.program, self.episodes.test, progress=True)
+        with self.processes.together():
+            step = load_program(self.program, self.folder.best)
+        results = score(self.program, self.episodes.test, self.processes, progress=True)
+        if not self.processes.is_first:
+            return
         self.folder.log(step, "test", results)
         draw_figures(self.folder, self.program, self.episodes.validation)
         print(f"test: {describe(results)} (checkpoint of step {step}, the best on the validation set)")
@@ -130,9 +181,11 @@ class Run:
         )
 
 
-def score(program: Program, episodes: EpisodeSet, progress: bool = False) -> dict[str, float]:
+def score(
+    program: Program, episodes: EpisodeSet, processes: Processes = ALONE, progress: bool = False
+) -> dict[str, float]:
     """Evaluate a program on all episodes, leaving the random state of training untouched."""
-    batches = episodes.batches(_EVALUATION_EPISODES)
     total = -(-len(episodes) // _EVALUATION_EPISODES)
-    with own_randomness(_EVALUATION_SEED, program.device), pyro.validation_enabled(False):
-        return evaluate(program.model, program.guide, tqdm(batches, "test", total, disable=not progress, leave=False))
+    batches = tqdm(episodes.batches(_EVALUATION_EPISODES), "test", total, disable=not progress, leave=False)
+    with pyro.validation_enabled(False):
+        return evaluate(program.model, program.guide, batches, _EVALUATION_SEED, processes)

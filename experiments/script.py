@@ -1,25 +1,33 @@
-"""What every script does alike: how it ends on bad input, divergence and signals."""
+"""What every script does alike: how it ends on bad input, divergence and signals, and how processes share it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from inference.errors import DivergenceError
+from inference.errors import DivergenceError, ReportedError
+from inference.processes import ALONE, Processes, joined_processes
 from kpp_pyro.errors import InputError
+
+_SHARED = "svi_train.py and evaluate.py"
 
 
 class Interruption:
     """Turns the first Ctrl-C or SIGTERM into a request that the program grants when it is ready.
 
-    A second one ends the program at once. Outside the `with` block the usual handlers are back.
+    A second one ends the program at once, but not one of several processes: Ctrl-C reaches these from the terminal and
+    from `torchrun`, which ends them after half a minute in any case. Outside the `with` block the usual handlers are
+    back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, processes: Processes = ALONE) -> None:
+        self.processes = processes
         self.signal: int = 0
         self._previous: dict[int, Any] = {}
 
@@ -33,15 +41,17 @@ class Interruption:
         """Give the handlers back."""
         self._restore()
 
-    @property
-    def exit_status(self) -> int:
-        """128 + the signal's number, as shells expect: 130 for Ctrl-C, 143 for SIGTERM."""
-        return 128 + self.signal
+    def agreed_signal(self) -> int:
+        """The signal that any process has got, or 0; every process has to ask."""
+        return max(self.processes.gather(self.signal))
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.signal = number
-        self._restore()
-        os.write(2, b"\nstopping after this step; once more to stop at once\n")  # print is not safe in a handler
+        first_one, self.signal = not self.signal, self.signal or number
+        if self.processes.count == 1:
+            self._restore()
+            _say(b"\nstopping after this step; once more to stop at once\n")
+        elif first_one and self.processes.is_first:
+            _say(b"\nstopping after a few steps\n")
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
@@ -49,19 +59,77 @@ class Interruption:
         self._previous = {}
 
 
+def _say(text: bytes) -> None:
+    """Write to stderr from a signal handler, where print is not safe."""
+    with contextlib.suppress(OSError):
+        os.write(2, text)
+
+
+def exit_status(signal_number: int) -> int:
+    """128 + the signal's number, as shells expect: 130 for Ctrl-C, 143 for SIGTERM."""
+    return 128 + signal_number
+
+
 def run_script(main: Callable[[], int]) -> int:
-    """Run a script's main and turn the errors that a user can act on into one sentence and an exit status."""
+    """Run a script's main, which knows of one process only, as `run_shared_script` does."""
+    return run_shared_script(alone(main))
+
+
+def alone(main: Callable[[], int]) -> Callable[[Processes], int]:
+    """The main of a script that several processes cannot share: it refuses them."""
+
+    def run(processes: Processes) -> int:
+        if processes.count == 1:
+            return main()
+        name = Path(sys.argv[0]).name
+        error = InputError(f"{name}: expected one process, found {processes.count}; torchrun is for {_SHARED} alone")
+        raise error if processes.is_first else ReportedError(error)
+
+    return run
+
+
+def run_shared_script(main: Callable[[Processes], int]) -> int:
+    """Run a script's main, in each process that `torchrun` has started, and return its exit status.
+
+    Errors that a user can act on become one sentence. Only the first process has anything to say, but for an error
+    that it does not know of.
+    """
+    with joined_processes() as processes:
+        status = run_main(main, processes)
+        sys.stdout.flush()
+        processes.end_in_order()
+    return status
+
+
+def run_main(main: Callable[[Processes], int], processes: Processes) -> int:
+    """Run a main, and turn the errors that a user can act on into one sentence and an exit status."""
+    who = "" if processes.is_first else f"process {processes.rank}: "
     try:
-        return main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except DivergenceError as error:
-        print(f"error: {error}; checkpoint.pt is the last good one", file=sys.stderr)
-        return 1
+        with contextlib.nullcontext() if processes.is_first else _silence():
+            return main(processes)
+    except ReportedError as error:
+        return _status_of(error.error)
+    except (InputError, DivergenceError) as error:
+        kept = "; checkpoint.pt is the last good one" if isinstance(error, DivergenceError) else ""
+        print(f"error: {who}{error}{kept}", file=sys.stderr)
+        return _status_of(error)
+    except SystemExit as end:  # of the parser, which has said why
+        return int(end.code or 0)
     except BrokenPipeError:  # the reader of our output has seen enough, as in `... --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        if processes.is_first:
+            print("interrupted", file=sys.stderr)
+        return exit_status(signal.SIGINT)
+
+
+def _status_of(error: Exception) -> int:
+    return 2 if isinstance(error, InputError) else 1
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Let nothing that is printed inside be seen; an exception that leaves it is."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield

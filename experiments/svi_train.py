@@ -4,6 +4,7 @@
     python experiments/svi_train.py --dataset mnist --data-dir DIR --steps 20000 --out runs/mnist
     python experiments/svi_train.py --dataset folder --data-dir DIR        # your own, in DIR/train and DIR/test
     python experiments/svi_train.py --resume runs/mnist                    # go on after an interruption
+    torchrun --nproc-per-node 8 experiments/svi_train.py ...               # the same, shared by 8 processes
 
 Defaults depend on --dataset, --write, --networks and --preset: name them beside --help to see those they set.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +26,8 @@ import tyro
 from experiments.build import read_run, resolve
 from experiments.config import Config, default_config, flat, replace_flat
 from experiments.run import Run
-from experiments.script import Interruption, run_script
+from experiments.script import Interruption, exit_status, run_shared_script
+from inference.processes import ALONE, Processes
 from kpp_pyro.errors import InputError
 from kpp_pyro.run_folder import RunFolder
 
@@ -48,35 +51,39 @@ class Arguments(Config):
     """Print the resolved configuration and stop."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script; returns its exit status."""
+def main(argv: Sequence[str] | None = None, processes: Processes = ALONE) -> int:
+    """Run the script, as one of several processes if there are any; returns its exit status."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    arguments = parse(argv)
-    folder, config = new_run(arguments) if arguments.resume is None else old_run(arguments, _given(argv))
-    config = resolve(config)
+    with processes.together():
+        arguments = parse(argv)
+        resuming = arguments.resume is not None
+        folder, config = old_run(arguments, _given(argv)) if resuming else new_run(arguments, processes)
+        config = resolve(config, processes)
     if arguments.dry_run:
         print(json.dumps(dataclasses.asdict(config), indent=2, default=str))
         return 0
-    run = Run(folder, config, resume=arguments.resume is not None)
-    with Interruption() as interruption:
-        run.train(interruption)
-    if interruption.signal:
+    folder = RunFolder(processes.of_first(folder.path))  # its name may hold the time
+    run = Run(folder, config, resuming, processes)
+    with Interruption(processes) as interruption:
+        stopped_by = run.train(interruption)
+    if stopped_by:
         print(f"Interrupted after step {run.trainer.step}; saved. Continue with: {_RESUME} {folder.path}")
-        return interruption.exit_status
+        return exit_status(stopped_by)
     try:
         run.finish()
     except KeyboardInterrupt:
         print(f"Interrupted; training is complete, score it with: {_RESUME} {folder.path}")
-        return 130
+        return exit_status(signal.SIGINT)
     return 0
 
 
-def new_run(arguments: Arguments) -> tuple[RunFolder, Config]:
+def new_run(arguments: Arguments, processes: Processes = ALONE) -> tuple[RunFolder, Config]:
     """Folder, not made yet, and configuration of a new run."""
     config = Config(**{part.name: getattr(arguments, part.name) for part in dataclasses.fields(Config)})
     name = f"{config.data.dataset}-{config.memory.write}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = RunFolder(arguments.out or Path("runs") / name)
-    folder.require_new()
+    if processes.is_first:
+        folder.require_new()
     return folder, config
 
 
@@ -109,4 +116,4 @@ def _given(argv: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main))
+    sys.exit(run_shared_script(lambda processes: main(processes=processes)))

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from inference.batches import Batch, collect, deal
 from inference.errors import DivergenceError
+from inference.processes import ALONE, Processes
+from inference.randomness import own_randomness
 from inference.records import combine
-from inference.traces import PyroProgram, SiteLogProbs, trace_pair
+from inference.traces import PyroProgram, SiteLogProbs, trace_pair, written_memory
 
 
 @dataclass(frozen=True)
@@ -67,16 +70,25 @@ def terms_of(log_probs: SiteLogProbs) -> ElboTerms:
 
 
 @torch.no_grad()
-def evaluate(model: PyroProgram, guide: PyroProgram, episodes: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+def evaluate(
+    model: PyroProgram,
+    guide: PyroProgram,
+    episodes: Iterable[tuple[Tensor, Tensor]],
+    seed: int = 0,
+    processes: Processes = ALONE,
+) -> dict[str, float]:
     """Average the ELBO terms and the memory gain over the counted images of many episodes.
 
     The memory gain is the ELBO with the episode's own memory minus the ELBO with the memory of the episode before it
     (the first takes the last of its batch). With a single episode there is no other memory and no gain is reported.
+    The results do not depend on how many processes share the batches, nor on the random state, which stays as it is.
 
     Args:
         model: Pyro model.
         guide: its guide.
-        episodes: batches of images (B, T, C, H, W) and of which of them count (B, T).
+        episodes: batches of images (B, T, C, H, W) and of which of them count (B, T); the same in every process.
+        seed: of the noise.
+        processes: those that share the batches.
 
     Returns:
         Quantities by their full name, in nats per image.
@@ -84,20 +96,29 @@ def evaluate(model: PyroProgram, guide: PyroProgram, episodes: Iterable[tuple[Te
     Raises:
         DivergenceError: an ELBO is not finite.
     """
+    with processes.together():
+        found = [_evaluate_batch(model, guide, batch) for batch in deal(episodes, seed, processes)]
     own, other = ElboMeans(), ElboMeans()
-    previous: Tensor | None = None
-    for episode, counted in episodes:
-        pair = trace_pair(model, guide, episode)
-        _add_counted(own, terms_of(pair.log_probs()), counted)
-        memory = pair.value("memory")
-        others = previous_memories(memory, previous)
-        previous = memory[-1:]
-        if others is not None:
-            _add_counted(other, elbo_terms(model, guide, episode, others), counted)
+    for batch_own, batch_other in collect(found, processes):
+        own.merge(batch_own)
+        other.merge(batch_other)
     results = own.means().as_dict()
     if other.count == own.count:
         results["memory_gain_nats_per_image"] = (own.means().elbo - other.means().elbo).item()
     return results
+
+
+def _evaluate_batch(model: PyroProgram, guide: PyroProgram, batch: Batch) -> tuple[ElboMeans, ElboMeans]:
+    """ELBO terms with the own memory and with that of the episode before; the latter's of no image if there is none."""
+    own, other = ElboMeans(), ElboMeans()
+    with own_randomness(batch.seed, batch.episode.device):
+        pair = trace_pair(model, guide, batch.episode)
+        _add_counted(own, terms_of(pair.log_probs()), batch.counted)
+        before = None if batch.before is None else written_memory(guide, batch.before)
+        others = previous_memories(pair.value("memory"), before)
+        if others is not None:
+            _add_counted(other, elbo_terms(model, guide, batch.episode, others), batch.counted)
+    return own, other
 
 
 def describe(results: dict[str, float]) -> str:
@@ -126,6 +147,11 @@ class ElboMeans:
         self.sums = added if self.sums is None else combine([self.sums, added], lambda values: values[0] + values[1])
         self.count += count
 
+    def merge(self, other: ElboMeans) -> None:
+        """Add all that another one holds."""
+        if other.sums is not None:
+            self.add(other.sums, lambda value: value, other.count)
+
     def means(self) -> ElboTerms:
         """Means of all that was added, which is at least one value."""
         assert self.sums is not None
@@ -135,4 +161,4 @@ class ElboMeans:
 def _add_counted(means: ElboMeans, terms: ElboTerms, counted: Tensor) -> None:
     if not terms.elbo[counted].isfinite().all():
         raise DivergenceError(f"the ELBO is not finite ({describe(terms.mean().as_dict())})")
-    means.add(terms, lambda value: value[counted].sum(), int(counted.sum()))
+    means.add(terms, lambda value: value[counted].sum().cpu(), int(counted.sum()))

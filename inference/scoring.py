@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from inference.batches import Batch, collect, deal
 from inference.evaluation import previous_memories
 from inference.importance import (
     PARTICLE_IMAGES_AT_ONCE,
@@ -18,6 +19,8 @@ from inference.importance import (
     importance_score,
     standard_error,
 )
+from inference.processes import ALONE, Processes
+from inference.randomness import own_randomness
 from inference.records import combine, concatenate
 from inference.refinement import refined_proposal, searching_proposal
 from inference.traces import PyroProgram, written_memory
@@ -72,62 +75,69 @@ def score_episodes(
     guide: PyroProgram,
     episodes: Iterable[tuple[Tensor, Tensor]],
     plan: ScoringPlan,
-    on_progress: Callable[[int], object] = lambda images: None,
+    seed: int = 0,
+    processes: Processes = ALONE,
 ) -> Scores:
     """Score the counted images of many episodes, read from their own memory and from those of `MEANINGS`.
 
     "other" is written without one of its images too: in a memory of blocks an empty block explains strange images
     better than a full one, and the two controls would not compare. A single episode has no "other"; images alone in
-    their episode have neither "other" nor "left_out".
+    their episode have neither "other" nor "left_out". The scores do not depend on how many processes share the
+    batches, nor on the random state, which stays as it is.
 
     Args:
         model: Pyro model in which images are independent given the memory.
         guide: its guide.
-        episodes: batches of images (B, T, C, H, W) and of which of them count (B, T).
+        episodes: batches of images (B, T, C, H, W) and of which of them count (B, T); the same in every process.
         plan: how.
-        on_progress: called with the number of counted images that are done.
+        seed: of the draws.
+        processes: those that share the batches.
 
     Returns:
-        Scores of the N counted images, in their order, on the CPU.
+        Scores of the N counted images, in their order, on the CPU, with the times of the slowest process.
     """
-    parts: dict[str, list[ImportanceScore]] = {}
-    seconds: dict[str, float] = {}
-    previous: Tensor | None = None
-    for episode, counted in episodes:
-        chosen = counted.flatten()
-        began = time.perf_counter()
-        memories: dict[str, Tensor | None] = {OWN: None}
+    with processes.together():
+        dealt = [_score_batch(model, guide, batch, plan) for batch in deal(episodes, seed, processes)]
+    batches = collect([scores.by_memory for scores in dealt], processes)
+    whole = [name for name in MEANINGS if all(name in batch for batch in batches)]
+    times = processes.gather([scores.seconds for scores in dealt])
+    return Scores(
+        {name: concatenate([batch[name] for batch in batches]) for name in whole},
+        {name: max(sum(batch.get(name, 0.0) for batch in own) for own in times) for name in whole},
+    )
+
+
+def _score_batch(model: PyroProgram, guide: PyroProgram, batch: Batch, plan: ScoringPlan) -> Scores:
+    """Scores of the counted images of a batch; the first control's time has that of writing the memories of all."""
+    chosen, found = batch.counted.flatten(), Scores({}, {})
+    began = time.perf_counter()
+
+    def note(name: str, score: ImportanceScore) -> None:
+        nonlocal began
+        found.by_memory[name] = _of_images(score, chosen)
+        found.seconds[name], began = time.perf_counter() - began, time.perf_counter()
+
+    with own_randomness(batch.seed, batch.episode.device):
+        note(OWN, _score_own(model, guide, batch.episode, plan))
         if plan.control_particles:
-            controls, previous = _control_memories(guide, episode, previous)
-            memories |= controls
-        for name, memory in memories.items():
-            score = (
-                _score_own(model, guide, episode, plan)
-                if memory is None
-                else _score_control(model, guide, episode, memory, plan.control_particles)
-            )
-            parts.setdefault(name, []).append(_of_images(score, chosen))
-            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - began
-            began = time.perf_counter()
-        on_progress(int(chosen.sum()))
-    whole = [name for name in MEANINGS if len(parts.get(name, [])) == len(parts[OWN])]
-    return Scores({name: concatenate(parts[name]) for name in whole}, seconds)
+            for name, memories in _control_memories(guide, batch).items():
+                note(name, _score_control(model, guide, batch.episode, memories, plan.control_particles))
+    return found
 
 
-def _control_memories(
-    guide: PyroProgram, episode: Tensor, previous: Tensor | None
-) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Memories of the controls for every image, (B, T, 1, ...), and what the next batch needs of them."""
-    own = written_memory(guide, episode)  # (B, 1, ...)
-    controls = {"empty": torch.zeros_like(own).unsqueeze(1).expand(-1, episode.shape[1], *own.shape[1:])}
-    if episode.shape[1] == 1:
-        return controls, None
-    left_out = leave_one_out_memories(guide, episode)
-    controls["left_out"] = left_out
-    other = previous_memories(left_out, previous)
+def _control_memories(guide: PyroProgram, batch: Batch) -> dict[str, Tensor]:
+    """Memories of the controls for every image, (B, T, 1, ...)."""
+    own = written_memory(guide, batch.episode)  # (B, 1, ...)
+    images = batch.episode.shape[1]
+    controls = {"empty": torch.zeros_like(own).unsqueeze(1).expand(-1, images, *own.shape[1:])}
+    if images == 1:
+        return controls
+    controls["left_out"] = left_out = leave_one_out_memories(guide, batch.episode)
+    before = None if batch.before is None else leave_one_out_memories(guide, batch.before)
+    other = previous_memories(left_out, before)
     if other is not None:
         controls["other"] = other
-    return controls, left_out[-1:]
+    return controls
 
 
 def leave_one_out_memories(guide: PyroProgram, episode: Tensor, at_once: int = PARTICLE_IMAGES_AT_ONCE) -> Tensor:

@@ -19,7 +19,7 @@ from inference.processes import ALONE, Processes
 from inference.randomness import random_state, restore_random_state
 from inference.step import CapturedStepper, EagerStepper, Step, StepResult
 
-_CHECK_EVERY_ON_GPU = 25  # steps; looking at a loss makes the GPU wait
+_CHECK_EVERY = 25  # steps, on GPUs, which looking at a loss makes wait, and where processes have to meet for it
 _VALIDATED_STEPS = 1  # Pyro's checks of shapes and supports cost time, and catch what they can in the first step
 
 
@@ -114,14 +114,14 @@ class Trainer:
         step = Step(processes.share(pair), self.optimizer, episodes.render, plan.gradient_norm)
         self.stepper = CapturedStepper(step, episodes.generators) if capture else EagerStepper(step)
         self._last: tuple[Tensor, StepResult] | None = None
-        self._check_every = 1 if self.device.type == "cpu" else _CHECK_EVERY_ON_GPU
+        self._check_every = 1 if self.device.type == "cpu" and processes.count == 1 else _CHECK_EVERY
 
     def train_step(self) -> StepResult:
         """Take one step.
 
         Raises:
-            DivergenceError: a loss or its gradient is not finite; no parameter has been changed by it. On a GPU this is
-                found out up to some steps later.
+            DivergenceError: a loss or its gradient is not finite; no parameter has been changed by it. On a GPU, and by
+                several processes, this is found out up to some steps later.
         """
         drawn = self.episodes.draw(self.plan.episodes_per_step // self.processes.count)
         with pyro.validation_enabled(self.step < _VALIDATED_STEPS):
@@ -153,8 +153,9 @@ class Trainer:
             DivergenceError: a step or a parameter was not finite, so that no state is worth keeping.
         """
         self._require_sound()
-        if not all(bool(parameter.isfinite().all()) for parameter in self.parameters):
-            raise DivergenceError(f"step {self.step}: a parameter is not finite; try a lower --learning-rate")
+        with self.processes.together():
+            if not all(bool(parameter.isfinite().all()) for parameter in self.parameters):
+                raise DivergenceError(f"step {self.step}: a parameter is not finite; try a lower --learning-rate")
         own = {"episodes": self.episodes.state_dict(), "random": random_state(self.device)}
         return {
             "step": self.step,
@@ -179,9 +180,10 @@ class Trainer:
             self.episodes.load_order(state["processes"][0]["episodes"])
 
     def _require_sound(self) -> None:
-        """Raise DivergenceError if a step was skipped."""
-        if self.stepper.step.skipped > 0:
-            raise DivergenceError(self._diagnosis())
+        """Raise DivergenceError if a step was skipped, in all processes if it was in one."""
+        with self.processes.together():
+            if self.stepper.step.skipped > 0:
+                raise DivergenceError(self._diagnosis())
 
     def _diagnosis(self) -> str:
         assert self._last is not None
