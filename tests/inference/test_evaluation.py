@@ -5,6 +5,7 @@ import torch
 from pyro.infer import Trace_ELBO
 
 from inference.evaluation import elbo_terms, evaluate
+from inference.randomness import seed_of
 from tests.programs import WRITES, random_episodes, small_program
 
 
@@ -25,10 +26,9 @@ def test_averages_leave_out_the_filling():
     program, episode = small_program(), random_episodes()
     counted = torch.ones(3, 6, dtype=torch.bool)
     counted[2, 2:] = False
-    torch.manual_seed(4)
+    torch.manual_seed(seed_of(4, 0))
     terms = elbo_terms(program.model, program.guide, episode)
-    torch.manual_seed(4)
-    results = evaluate(program.model, program.guide, [(episode, counted)])
+    results = evaluate(program.model, program.guide, [(episode, counted)], seed=4)
     assert results["elbo_nats_per_image"] == pytest.approx(terms.elbo[counted].mean().item())
     assert results["kl_key_nats_per_image"] == pytest.approx(terms.kl["key"][counted].mean().item())
 
@@ -38,11 +38,10 @@ def test_memory_gain_is_own_minus_another_episodes_elbo():
     counted = torch.ones(3, 6, dtype=torch.bool)
     with torch.no_grad():
         memory = program.guide.write(program.guide.encode(episode))
-        torch.manual_seed(4)
+        torch.manual_seed(seed_of(4, 0))
         own = elbo_terms(program.model, program.guide, episode)
         other = elbo_terms(program.model, program.guide, episode, memory.roll(1, 0))
-        torch.manual_seed(4)
-        results = evaluate(program.model, program.guide, [(episode, counted)])
+        results = evaluate(program.model, program.guide, [(episode, counted)], seed=4)
     assert results["memory_gain_nats_per_image"] == pytest.approx((own.elbo - other.elbo).mean().item())
 
 
@@ -66,3 +65,12 @@ def test_a_single_episode_has_no_memory_gain():
     program, episode = small_program(), random_episodes(1)
     results = evaluate(program.model, program.guide, [(episode, torch.ones(1, 6, dtype=torch.bool))])
     assert "memory_gain_nats_per_image" not in results
+
+
+def test_an_evaluation_depends_on_its_seed_alone_and_leaves_the_random_state_as_it_was():
+    program, batches = small_program(), [(random_episodes(2), torch.ones(2, 6, dtype=torch.bool))] * 2
+    first = evaluate(program.model, program.guide, batches, seed=4)
+    before = torch.get_rng_state()
+    assert evaluate(program.model, program.guide, batches, seed=4) == first
+    assert torch.equal(torch.get_rng_state(), before)
+    assert evaluate(program.model, program.guide, batches, seed=5) != first

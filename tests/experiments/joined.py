@@ -1,0 +1,204 @@
+"""What one of two processes does for `test_torchrun.py`: several jobs in one start, since a start takes ten seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import normal
+
+import experiments.run
+import inference.scoring
+from experiments import evaluate, svi_train
+from experiments.build import build_program, build_trainer, resolve
+from experiments.run import Run
+from experiments.script import Interruption, run_main
+from experiments.svi_train import new_run, parse
+from inference.evaluation import evaluate as evaluate_batches
+from inference.processes import ALONE, Processes, joined_processes
+from inference.refinement import searching_proposal
+from inference.scoring import ScoringPlan, score_episodes
+from inference.training import Trainer
+from kpp_pyro.block_key import BlockKey
+from kpp_pyro.data import EpisodeSampler, LabelledImages
+from kpp_pyro.errors import InputError
+from tests.experiments.running import TINY
+from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_config, small_program
+
+QUICK = [*TINY, "--device", "cpu", "--precision", "float32"]
+SCORED = ["--limit", "150", "--particles", "20", "--control-particles", "10", "--posterior-images", "0"]
+EPISODES_PER_STEP = 4
+DEATH = 77  # the exit status of a process that dies
+
+
+@contextlib.contextmanager
+def noise_of_episodes(processes: Processes):
+    """Have episode b of a step, image t, draw the same numbers whichever process it is on."""
+    drawn = 0
+
+    def own_rows(draw: Callable[..., Tensor], shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        nonlocal drawn
+        drawn += 1
+        generator = torch.Generator().manual_seed(drawn)
+        everyones = draw(EPISODES_PER_STEP, *shape[1:], dtype=dtype, generator=generator)
+        return everyones[processes.rank :: processes.count]
+
+    def keys(key: BlockKey, sample_shape: torch.Size = torch.Size()) -> Tensor:
+        shape = key._extended_shape(sample_shape)
+        uniform = 0.1 + 0.8 * own_rows(torch.rand, shape, key.block_probs.dtype)
+        return torch.special.ndtri(key._inside_block(key.block_probs.argmax(-1), uniform))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(normal, "_standard_normal", lambda shape, dtype, device: own_rows(torch.randn, shape, dtype))
+        patch.setattr(BlockKey, "rsample", keys)
+        yield
+
+
+def stepped(write: str, processes: Processes = ALONE, steps: int = 3) -> dict[str, Any]:
+    """Steps of a small program with the noise fixed: parameters after them, and what is known of the last."""
+    grey = (torch.rand(40, *IMAGE_SHAPE, generator=torch.Generator().manual_seed(3)) * 255).to(torch.uint8)
+    images = LabelledImages(grey, torch.zeros(40, dtype=torch.long))
+    sampler = EpisodeSampler(images, 6, "static", 0, rank=processes.rank, ranks=processes.count)
+    config = small_config(write, steps=20, warmup_steps=1, episodes_per_step=EPISODES_PER_STEP)
+    trainer = build_trainer(config, build_program(config, IMAGE_SHAPE, torch.device("cpu")), sampler, processes)
+    with noise_of_episodes(processes):
+        for _ in range(steps):
+            quantities = trainer.quantities(trainer.train_step())
+    gradients = [parameter.grad for parameter in trainer.parameters]
+    return {"parameters": [p.detach() for p in trainer.parameters], "gradients": gradients, "quantities": quantities}
+
+
+@contextlib.contextmanager
+def quick_search():
+    """Score the controls with a poor proposal: what is compared here is who scores, not how well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inference.scoring, "searching_proposal", partial(searching_proposal, pilots=8, starts=1, steps=1))
+        yield
+
+
+def scored(processes: Processes = ALONE) -> dict[str, Any]:
+    """Scores of five batches, some images of which do not count."""
+    program = small_program("feed_forward")
+    program.model.float(), program.guide.float()
+    torch.manual_seed(9)  # must not matter
+    counted = torch.rand(9, 6, generator=torch.Generator().manual_seed(5)) < 0.8
+    batches = list(zip(random_episodes(9).float().split(2), counted.split(2), strict=True))
+    with quick_search():
+        scores = score_episodes(program.model, program.guide, batches, ScoringPlan(10, 0, 5), 3, processes)
+    results = evaluate_batches(program.model, program.guide, batches, 3, processes)
+    by_memory = {name: score.log_likelihood for name, score in scores.by_memory.items()}
+    return {"results": results, "by_memory": by_memory, "counted": int(counted.sum())}
+
+
+def trained(folder: Path, processes: Processes = ALONE) -> dict[str, Any]:
+    """Train a run; what it began with, drew and ended with."""
+    run_folder, config = new_run(parse([*QUICK, "--out", str(folder)]), processes)
+    run = Run(run_folder, resolve(config, processes), False, processes)
+    noise = torch.get_rng_state()
+    with drawn_images() as drawn, Interruption(processes) as interruption:
+        run.train(interruption)
+    parameters = {name: value.clone() for name, value in run.program.model.state_dict().items()}
+    return {"noise": noise, "drawn": drawn, "parameters": parameters, "loss": run.best_elbo_nats_per_image}
+
+
+@contextlib.contextmanager
+def drawn_images():
+    """Note the images that are drawn for every step."""
+    drawn: list[Tensor] = []
+    draw = EpisodeSampler.draw
+
+    def noting(sampler: EpisodeSampler, num_episodes: int) -> Tensor:
+        drawn.append(draw(sampler, num_episodes))
+        return drawn[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EpisodeSampler, "draw", noting)
+        yield drawn
+
+
+def said(main: Callable[[Processes], int], processes: Processes) -> tuple[int, str, str]:
+    """Status, output and errors of a main."""
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        status = run_main(main, processes)
+    return status, output.getvalue(), errors.getvalue()
+
+
+def resumed(folder: Path, steps: int, processes: Processes = ALONE) -> dict[str, Any]:
+    """Go on with a run."""
+    with drawn_images() as drawn:
+        arguments = ["--resume", str(folder), "--steps", str(steps)]
+        status = said(lambda processes: svi_train.main(arguments, processes), processes)
+    return {"said": status, "drawn": drawn}
+
+
+def diverging(folder: Path, processes: Processes) -> tuple[int, str, str]:
+    """Train until one process, the second, meets an image that is not a number."""
+    render, rendered = EpisodeSampler.render, 0
+
+    def poisoned(sampler: EpisodeSampler, drawn: Tensor) -> Tensor:
+        nonlocal rendered
+        rendered += 1
+        return render(sampler, drawn) * (float("nan") if processes.rank == 1 and rendered > 2 else 1)
+
+    arguments = [*QUICK, "--steps", "60", "--evaluate-every", "60", "--out", str(folder)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EpisodeSampler, "render", poisoned)
+        return said(lambda processes: svi_train.main(arguments, processes), processes)
+
+
+def refused_in_the_second(processes: Processes) -> int:
+    with processes.together():
+        if processes.rank == 1:
+            raise InputError("only here")
+    return 0
+
+
+def jobs(folder: Path, processes: Processes) -> dict[str, Any]:
+    """Everything that a test looks at, by its name."""
+    found: dict[str, Any] = {write: stepped(write, processes) for write in WRITES}
+    found["scored"] = scored(processes)
+    found["refused"] = said(refused_in_the_second, processes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiments.run, "draw_figures", lambda *_: {})  # takes longer than a small run
+        found["trained"] = trained(folder / "two", processes)
+        found["resumed"] = resumed(folder / "one", 6, processes)
+        found["diverging"] = diverging(folder / "diverging", processes)
+    scoring = [str(folder / "two"), *SCORED]
+    with quick_search():
+        found["evaluated"] = said(lambda processes: evaluate.main(scoring, processes), processes)
+    if processes.is_first:
+        shutil.copy(folder / "two" / "evaluation.json", folder / "evaluation.json")
+    return found
+
+
+def dying(folder: Path, processes: Processes) -> None:
+    """Train a run whose second process dies in the middle of it."""
+    step = Trainer.train_step
+
+    def deadly(trainer: Trainer) -> Any:
+        if processes.rank == 1 and trainer.step == 4:
+            os._exit(DEATH)
+        return step(trainer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "train_step", deadly)
+        svi_train.main([*QUICK, "--steps", "1000", "--out", str(folder)], processes)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
+    with joined_processes() as joined:
+        torch.save(jobs(folder, joined), folder / f"process{joined.rank}.pt")
+        dying(folder / "dying", joined)

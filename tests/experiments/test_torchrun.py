@@ -1,0 +1,210 @@
+"""Two processes started by torchrun, with gloo: they train, score and end as one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import experiments.run
+from experiments.build import require_device_each
+from experiments.script import alone
+from inference.errors import ReportedError
+from inference.processes import Processes
+from kpp_pyro.checkpoint import load_checkpoint
+from kpp_pyro.errors import InputError
+from tests.experiments import joined
+from tests.experiments.joined import QUICK, SCORED
+from tests.experiments.running import ROOT, run
+from tests.programs import WRITES
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def torchrun(script: str, *arguments: object) -> list[str]:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return [*launch, str(ROOT / script), *map(str, arguments)]
+
+
+def launched(script: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        torchrun(script, *arguments), capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=240
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """With a run of three steps on one process, `one`, beside what the two processes leave."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch, joined.drawn_images() as drawn:
+        patch.setattr(experiments.run, "draw_figures", lambda *_: {})
+        assert run("svi_train.py", *QUICK, "--steps", 3, "--out", folder / "one").returncode == 0
+    torch.save(drawn, folder / "drawn.pt")
+    process = launched("tests/experiments/joined.py", folder, cwd=folder)
+    assert (folder / "dying" / "checkpoint.pt").exists(), process.stderr  # its last job, see below
+    (folder / "returncode").write_text(f"{process.returncode}\n{process.stderr}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def both(folder):
+    """What each of the two processes found."""
+    return [torch.load(folder / f"process{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+def metrics(folder: Path) -> list[tuple[int, str]]:
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(record["step"], record["split"]) for record in records]
+
+
+@pytest.mark.parametrize("write", WRITES)
+def test_steps_of_two_processes_equal_those_of_one_with_the_joined_batch_and_the_same_noise(both, write):
+    alone = joined.stepped(write)
+    for process in both:
+        for kind in ("gradients", "parameters"):
+            torch.testing.assert_close(process[write][kind], alone[kind], rtol=0, atol=1e-5)
+        assert process[write]["quantities"] == pytest.approx(alone["quantities"], rel=1e-6)
+
+
+def test_parameters_are_identical_in_all_processes_after_training(both):
+    first, second = (process["trained"]["parameters"] for process in both)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert both[0]["trained"]["loss"] == both[1]["trained"]["loss"] > -1000
+
+
+def test_processes_draw_other_noise_and_other_episodes_of_the_order_of_one(both, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments.run, "draw_figures", lambda *_: {})
+    alone = joined.trained(tmp_path / "alone")
+    first, second = (process["trained"] for process in both)
+    assert torch.equal(first["noise"], alone["noise"]) and not torch.equal(first["noise"], second["noise"])
+    together = [torch.stack(rows, 1).flatten(0, 1) for rows in zip(first["drawn"], second["drawn"], strict=True)]
+    assert len(together) == 6 and all(map(torch.equal, together, alone["drawn"]))
+
+
+def test_only_the_first_process_writes_and_one_process_can_read_it(folder, both):
+    assert metrics(folder / "two") == [(3, "validation"), (6, "train"), (6, "validation")]
+    content = json.loads((folder / "two" / "config.json").read_text())
+    assert content["config"]["training"]["episodes_per_step"] == 2
+    assert not content["earlier_environments"] and not list((folder / "two").glob(".*"))
+    assert len(list((folder / "two" / "tensorboard").iterdir())) == 1
+    saved = load_checkpoint(folder / "two" / "checkpoint.pt")
+    assert all(torch.equal(value, saved["model"][name]) for name, value in both[0]["trained"]["parameters"].items())
+
+
+def test_a_run_of_one_process_goes_on_with_two_and_back(folder, both, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments.run, "draw_figures", lambda *_: {})
+    statuses, outputs, _ = zip(*(process["resumed"]["said"] for process in both), strict=True)
+    assert statuses == (0, 0) and "Test ELBO" in outputs[0] and not outputs[1]
+    assert len(load_checkpoint(folder / "one" / "checkpoint.pt")["processes"]) == 2
+    back = joined.resumed(folder / "one", 9)
+    assert back["said"][0] == 0, back["said"]
+    assert len(load_checkpoint(folder / "one" / "checkpoint.pt")["processes"]) == 1
+    assert [step for step, split in metrics(folder / "one") if split == "validation"] == [3, 6, 9]
+    with joined.drawn_images() as straight:
+        assert run("svi_train.py", *QUICK, "--steps", 9, "--out", tmp_path / "straight").returncode == 0
+    pairs = zip(*(process["resumed"]["drawn"] for process in both), strict=True)
+    drawn = [*torch.load(folder / "drawn.pt"), *(torch.cat(pair) for pair in pairs), *back["drawn"]]
+    assert len(drawn) == 9 and all(map(torch.equal, drawn, straight))  # no episode is left out, and none comes twice
+
+
+def test_scores_do_not_depend_on_the_number_of_processes(both):
+    alone = joined.scored()
+    assert list(alone["by_memory"]) == ["own", "left_out", "other", "empty"]
+    assert all(len(scores) == alone["counted"] for scores in alone["by_memory"].values())
+    for process in both:
+        assert process["scored"]["results"] == alone["results"]
+        for name, scores in alone["by_memory"].items():
+            assert torch.equal(process["scored"]["by_memory"][name], scores), name
+
+
+def test_the_report_of_two_processes_is_that_of_one(folder, both):
+    (status, output, errors), silent = (process["evaluated"] for process in both)
+    assert status == 0 and "own" in output and silent == (0, "", "")
+    assert "150/150" in errors
+    with joined.quick_search():
+        assert run("evaluate.py", folder / "two", *SCORED).returncode == 0
+    contents = [json.loads(path.read_text()) for path in (folder / "evaluation.json", folder / "two/evaluation.json")]
+    assert [content["environment"].pop("processes") for content in contents] == [2, 1]
+    for content in contents:
+        assert min(content.pop("seconds").values()) > 0
+        assert content.pop("particle_images_per_second") > 0
+    assert contents[0] == contents[1]
+
+
+def test_what_only_the_second_process_meets_is_said_by_the_first(both):
+    first, second = (process["refused"] for process in both)
+    assert first == (2, "", "error: process 1: only here\n")
+    assert second == (2, "", "")
+
+
+def test_a_divergence_in_one_process_ends_all_and_keeps_the_last_good_checkpoint(folder, both):
+    (status, _, errors), second = (process["diverging"] for process in both)
+    sentences = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert status == 1 and len(sentences) == 1 and "is not finite" in sentences[0]
+    assert (second[0], second[2]) == (1, "")
+    saved = load_checkpoint(folder / "diverging" / "checkpoint.pt")
+    assert saved["step"] == 0 and all(value.isfinite().all() for value in saved["model"].values())
+
+
+def test_a_process_that_dies_ends_the_job_and_leaves_the_last_good_checkpoint(folder):
+    returncode, _, errors = (folder / "returncode").read_text().partition("\n")
+    assert int(returncode) != 0 and f"exitcode  : {joined.DEATH}" in errors  # and no TimeoutExpired
+    assert load_checkpoint(folder / "dying" / "checkpoint.pt")["step"] == 3
+
+
+def test_what_processes_cannot_share_gets_one_sentence_and_leaves_nothing(tmp_path):
+    process = launched("experiments/svi_train.py", *QUICK, "--episodes-per-step", 3, cwd=tmp_path)
+    assert process.returncode != 0
+    sentences = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+    assert sentences == ["error: --episodes-per-step: expected a multiple of the 2 processes that share them, found 3"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_reaches_all_processes_at_once_and_leaves_a_run_to_go_on_with(tmp_path):
+    folder = tmp_path / "run"
+    arguments = torchrun("experiments/svi_train.py", *QUICK, "--steps", 9000, "--evaluate-every", 9000, "--out", folder)
+    with subprocess.Popen(
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        start_new_session=True,
+    ) as process:
+        deadline = time.monotonic() + 120
+        log = folder / "metrics.jsonl"
+        while time.monotonic() < deadline and not (log.exists() and log.read_text()):
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does; torchrun then sends it to each once more
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    stopped = load_checkpoint(folder / "checkpoint.pt")["step"]
+    assert 50 <= stopped < 9000
+    assert re.findall(r"Interrupted after step (\d+); saved", output) == [str(stopped)], output + errors
+    assert errors.count("stopping after a few steps") == 1
+    resumed = run("svi_train.py", "--resume", folder, "--steps", stopped + 2)
+    assert resumed.returncode == 0, resumed.stderr
+
+
+def test_scripts_for_one_process_refuse_several():
+    main = alone(lambda: 0)
+    assert main(Processes()) == 0
+    with pytest.raises(InputError, match="expected one process, found 2"):
+        main(Processes(0, 2))
+    with pytest.raises(ReportedError):
+        main(Processes(1, 2))
+
+
+def test_a_gpu_of_a_certain_number_is_refused():
+    require_device_each(torch.device("cpu"))
+    with pytest.raises(InputError, match="--device cuda:1: expected cpu, cuda or auto"):
+        require_device_each(torch.device("cuda:1"))
