@@ -64,7 +64,9 @@ class BlockKey(TorchDistribution):
         return (1 - addressing.edge) ** 2 * (1 - addressing.broad) / addressing.layout.blocks
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> BlockKey:
-        """Expand to a batch shape."""
+        """Expand to a batch shape; itself, where that is its own."""
+        if Size(batch_shape) == self.batch_shape:
+            return self
         probs = self.block_probs.expand(*Size(batch_shape), *self.block_probs.shape[-2:])
         return BlockKey(probs, self.addressing, self.prior_prob, validate_args=False)
 

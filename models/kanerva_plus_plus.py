@@ -26,6 +26,7 @@ from kpp_pyro.block_key import BlockKey
 from kpp_pyro.likelihoods import bernoulli_likelihood
 from kpp_pyro.memory import KEY_SIZE, Addressing, read
 from kpp_pyro.networks.precision import InPrecision
+from kpp_pyro.normal import DiagonalNormal
 from kpp_pyro.writes import Write
 from kpp_pyro.writes.interface import Encoding
 from models.program_module import ProgramModule
@@ -83,7 +84,7 @@ class KanervaPlusPlusModel(ProgramModule):
 
     def key_prior(self) -> Distribution:
         """p(y): event (R, 3)."""
-        return dist.Normal(self.key_loc, torch.ones_like(self.key_loc)).to_event(2)
+        return DiagonalNormal(self.key_loc, torch.ones_like(self.key_loc), event_dims=2)
 
     def latent_prior(self, memory: Tensor, key: Tensor) -> Distribution:
         """p(z | M, y): memory (..., B, 1, C_m, H_m, W_m) and key (..., B, T, R, 3) to event (D,)."""
@@ -92,7 +93,7 @@ class KanervaPlusPlusModel(ProgramModule):
     def latent_prior_of(self, blocks: Tensor) -> Distribution:
         """p(z | M, y), given what y reads of M: blocks (..., R, C_m, h, w) to event (D,)."""
         loc, scale = self.reading(blocks)
-        return dist.Normal(loc, scale).to_event(1)
+        return DiagonalNormal(loc, scale)
 
     def mean_read(self, memory: Tensor, key: Distribution) -> Tensor:
         """What keys of a distribution read on average, (..., B, T, R, C_m, h, w); what its mode reads, if it is smooth.
@@ -156,7 +157,7 @@ class KanervaPlusPlusGuide(ProgramModule):
 
     def latent_posterior(self, encoding: Encoding) -> Distribution:
         """q(z|X): event (D,)."""
-        return dist.Normal(encoding.latent_loc, encoding.latent_scale).to_event(1)
+        return DiagonalNormal(encoding.latent_loc, encoding.latent_scale)
 
     def amortize(self, episode: Tensor, memory: Tensor | None = None) -> Callable[..., None]:
         """Encode and write once, and return the posterior as a program, to be run as often as draws are wanted.

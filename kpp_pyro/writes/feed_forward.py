@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from kpp_pyro.memory import KEY_SIZE, Addressing, MemoryLayout
 from kpp_pyro.networks.heads import LocScaleHead
 from kpp_pyro.networks.precision import InPrecision
+from kpp_pyro.normal import DiagonalNormal
 from kpp_pyro.writes.interface import Encoding, Write
 
 _CLAIM_GAIN = 4.0  # sharpens the first choices, which learning then has something to tell apart by
@@ -62,4 +62,4 @@ class FeedForwardWrite(Write):
         """q(y|X): normal, the same for written images and cues."""
         loc, scale = self.to_key(encoding.features)
         shape = (self.layout.reads, KEY_SIZE)
-        return dist.Normal(loc.unflatten(-1, shape), scale.unflatten(-1, shape)).to_event(2)
+        return DiagonalNormal(loc.unflatten(-1, shape), scale.unflatten(-1, shape), event_dims=2)
