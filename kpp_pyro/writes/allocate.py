@@ -71,7 +71,8 @@ class AllocateWrite(Write):
         if memory is not None:
             return BlockKey(self.match(encoding, memory), self.addressing, self.match_prior_prob)
         blocks = self.own_blocks(encoding.images, encoding.features.device)
-        known = F.one_hot(blocks, self.layout.blocks).to(encoding.features.dtype)  # (T, R, N)
+        numbers = torch.arange(self.layout.blocks, device=blocks.device)
+        known = (blocks.unsqueeze(-1) == numbers).to(encoding.features.dtype)  # (T, R, N); F.one_hot waits for a GPU
         return BlockKey(known.expand(encoding.features.shape[0], *known.shape), self.addressing)
 
     def own_blocks(self, images: int, device: torch.device | None = None) -> Tensor:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.infer import TraceMeanField_ELBO
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.nn import PyroModule
 
 from inference.evaluation import elbo_terms
-from inference.objectives import KLSchedule, ScaleSites, TensorTrace_ELBO, make_objective
+from inference.objectives import PLATE_NESTING, KLSchedule, ScaleSites, TensorTrace_ELBO, make_objective
 from tests.programs import WRITES, random_episodes, small_program
 
 
@@ -53,3 +56,65 @@ def test_scaling_leaves_other_sites_alone():
 def test_objectives_by_name():
     assert type(make_objective("trace")) is TensorTrace_ELBO
     assert type(make_objective("mean_field")) is TraceMeanField_ELBO
+
+
+CASES = [("allocate", 1), ("allocate", 2), ("feed_forward", 1), ("feed_forward", 3)]
+
+
+def value_and_gradients(objective, model, guide, *arguments):
+    """Loss and gradients of the same draw, without validation, as in all but the first step."""
+    torch.manual_seed(5)
+    module = objective(model, guide)
+    with pyro.validation_enabled(False), ScaleSites({"key": 0.3, "latent": 0.7}):
+        loss = module(*arguments)
+    return loss, torch.autograd.grad(loss, list(module.parameters()), allow_unused=True)
+
+
+@pytest.mark.parametrize(("write", "reads"), CASES)
+def test_the_elbo_of_tensors_is_trace_elbo_in_value_and_gradient(write, reads):
+    program, episode = small_program(write, reads=reads), random_episodes()
+    loss, gradients = value_and_gradients(make_objective("trace"), program.model, program.guide, episode)
+    expected, theirs = value_and_gradients(
+        Trace_ELBO(max_plate_nesting=PLATE_NESTING), program.model, program.guide, episode
+    )
+    torch.testing.assert_close(loss, expected, rtol=1e-13, atol=1e-10)
+    for own, other in zip(gradients, theirs, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-10, atol=1e-10)
+
+
+class Switch(PyroModule):
+    """x ~ N(+-1, 1) by a fair switch in each of two plates; a draw of the switch carries no gradient."""
+
+    def forward(self, data):
+        with pyro.plate("episodes", data.shape[0], dim=-2), pyro.plate("images", data.shape[1], dim=-1):
+            switch = pyro.sample("switch", dist.Bernoulli(torch.full(data.shape, 0.5, dtype=torch.float64)))
+            pyro.sample("image", dist.Normal(2 * switch - 1, 1.0), obs=data)
+
+
+class SwitchGuide(PyroModule):
+    def __init__(self):
+        super().__init__()
+        self.logit = torch.nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+
+    def forward(self, data):
+        with pyro.plate("episodes", data.shape[0], dim=-2), pyro.plate("images", data.shape[1], dim=-1):
+            pyro.sample("switch", dist.Bernoulli(logits=self.logit * data))
+
+
+def test_draws_that_carry_no_gradient_get_the_score_function_of_trace_elbo():
+    data = torch.randn(3, 4, dtype=torch.float64)
+    model, guide = Switch(), SwitchGuide()
+    loss, (gradient,) = value_and_gradients(make_objective("trace"), model, guide, data)
+    expected, (theirs,) = value_and_gradients(Trace_ELBO(max_plate_nesting=PLATE_NESTING), model, guide, data)
+    assert gradient != 0
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradient, theirs)
+
+
+def test_several_particles_are_averaged_as_by_trace_elbo():
+    program, episode = small_program(), random_episodes()
+    results = [
+        value_and_gradients(kind(num_particles=3, max_plate_nesting=PLATE_NESTING), *vars(program).values(), episode)
+        for kind in (TensorTrace_ELBO, Trace_ELBO)
+    ]
+    torch.testing.assert_close(*results)

@@ -1,0 +1,116 @@
+"""One optimiser step: clipping, steps that are skipped, no wait for the device, and the captured step on a GPU."""
+
+from __future__ import annotations
+
+import copy
+
+import pyro
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from experiments.build import build_program, build_trainer
+from inference.step import Step
+from inference.training import Trainer
+from kpp_pyro.data import EpisodeSampler, LabelledImages
+from tests.programs import IMAGE_SHAPE, WRITES, small_config
+
+CUDA = torch.cuda.is_available()
+
+
+class Quadratic(nn.Module):
+    """Loss sum_i a_i w_i of episodes: its gradient is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 12).view(3, 4))
+        self.bias = nn.Parameter(torch.zeros(5))
+
+    def forward(self, episode: torch.Tensor) -> torch.Tensor:
+        return (self.weight.square().sum() + self.bias.sum()) * episode.sum()
+
+
+def fused_adam(module: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(module.parameters(), lr=0.1, weight_decay=0.01, fused=True)
+
+
+@pytest.mark.parametrize("largest", [1e-2, 1.0, 1e6])
+def test_clipping_in_the_optimiser_is_clipping_before_it(largest: float) -> None:
+    ours, theirs = Quadratic(), Quadratic()
+    step = Step(ours, fused_adam(ours), lambda drawn: drawn, largest)
+    optimizer = fused_adam(theirs)
+    for number in range(1, 6):
+        episode = torch.full((2, 3, 1, 2, 2), float(number))
+        result = step(episode, {})
+        loss = theirs(episode) / 6
+        optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(theirs.parameters(), largest)
+        optimizer.step()
+        torch.testing.assert_close((result.loss, result.gradient_norm), (loss.detach(), norm))
+    for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(value: float) -> None:
+    module = Quadratic()
+    step = Step(module, fused_adam(module), lambda drawn: drawn, 1.0)
+    step(torch.ones(1, 1, 1), {})
+    before = copy.deepcopy((module.state_dict(), step.optimizer.state_dict()))
+    step(torch.full((1, 1, 1), value), {})
+    after = (module.state_dict(), step.optimizer.state_dict())
+    assert step.skipped == 1
+    torch.testing.assert_close(after[0], before[0], rtol=0, atol=0)
+    torch.testing.assert_close(after[1]["state"], before[1]["state"], rtol=0, atol=0)
+
+
+def make_trainer(write: str, device: str = "cpu", **changes: object) -> Trainer:
+    changes = {"steps": 120, "warmup_steps": 10, "episodes_per_step": 2, "augment": True, **changes}
+    config = small_config(write, device=device, kl_key_begin_step=20, kl_key_start=0.2, **changes)
+    grey = (torch.rand(40, *IMAGE_SHAPE, generator=torch.Generator().manual_seed(1)) * 255).to(torch.uint8)
+    images = LabelledImages(grey, torch.zeros(40, dtype=torch.long)).to(device)
+    program = build_program(config, IMAGE_SHAPE, torch.device(device))
+    return build_trainer(config, program, EpisodeSampler(images, 6, "dynamic", 0, augment=True))
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses operations that make the host wait for the device, or whose result has a size that depends on data."""
+
+    waiting = ("_local_scalar_dense", "item", "nonzero", "masked_select", "unique", "bincount", "multinomial", "equal")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__.removesuffix("_dim").split(".")[0]
+        assert not any(name.startswith(waiting) for waiting in self.waiting), f"{name} waits for the device"
+        made = function(*args, **(kwargs or {}))
+        assert name != "lift_fresh" or made.numel() <= 1, "a tensor is made from Python numbers and has to be copied"
+        return made
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("reads", [1, 2])
+def test_no_operation_of_a_step_waits_for_the_device(write: str, reads: int) -> None:
+    trainer = make_trainer(write, reads=reads, temporal_shift=0.25)
+    for _ in range(2):
+        trainer.train_step()
+    drawn, weights = trainer.episodes.draw(2), {"key": torch.tensor(0.3), "latent": torch.tensor(0.1)}
+    with pyro.validation_enabled(False), NoWaiting():
+        trainer.stepper.step(drawn, weights)
+
+
+def test_what_waits_is_noticed() -> None:
+    with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
+        torch.ones(3).sum().item()
+    with pytest.raises(AssertionError, match="has to be copied"), NoWaiting():
+        torch.ones(3) * torch.tensor([1.0, 2.0, 3.0])
+
+
+@pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
+@pytest.mark.parametrize("write", WRITES)
+def test_a_captured_step_has_the_losses_of_an_eager_one_over_a_hundred_steps(write: str) -> None:
+    losses = {}
+    for capture in ("on", "off"):
+        trainer = make_trainer(write, "cuda", capture=capture)
+        losses[capture] = torch.stack([trainer.train_step().loss.clone() for _ in range(100)]).cpu()
+    torch.testing.assert_close(losses["on"], losses["off"], rtol=1e-4, atol=1e-3)
