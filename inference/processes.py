@@ -20,8 +20,9 @@ from kpp_pyro.errors import InputError
 _PATIENCE = timedelta(minutes=10)  # for a process that does not come to a meeting point
 _LAST_WORD = timedelta(seconds=10)  # for the first one to say why all of them end
 _SAID = "kpp_pyro/said"
-_BUFFER_FLAGS = ("forward_sync_buffers", "broadcast_buffers")  # newer and older torch; our buffers are constants
-_SYNC_BUFFERS = next(flag for flag in _BUFFER_FLAGS if flag in signature(DistributedDataParallel).parameters)
+_ACCEPTED = signature(DistributedDataParallel).parameters
+_SYNC_FLAG = "forward_sync_buffers" if "forward_sync_buffers" in _ACCEPTED else "broadcast_buffers"  # in older torch
+_OPTIONS: dict[str, Any] = {_SYNC_FLAG: False}  # buffers are constants
 
 Value = TypeVar("Value")
 
@@ -51,7 +52,7 @@ class Processes:
             return module
         device = next(module.parameters()).device
         on_gpu = [device] if device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=on_gpu, **{_SYNC_BUFFERS: False})
+        return DistributedDataParallel(module, device_ids=on_gpu, **_OPTIONS)
 
     def gather(self, value: Value) -> list[Value]:
         """Values of all processes, in their order; every process has to call this, as all that follow."""
