@@ -20,7 +20,7 @@ WriteName = Literal["allocate", "feed_forward"]
 NetworkFamily = Literal["mlp", "conv"]
 Preset = Literal["tiny", "small", "base"]
 
-_MOST_WORKERS = 8
+_MOST_WORKERS = 16
 
 
 def _spare_cores() -> int:

@@ -33,14 +33,14 @@ _TRIES = 100  # substitutes of a row: where as many cannot be read, there are to
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a worker sends.
+    """A row of images.
 
     Attributes:
-        pixels: uint8 (T, 1, H, W).
+        pixels: uint8 (T, 1, H, W); what a `Decoding` hands out is overwritten when the next row is asked for.
         failures: why an image cannot be read, by its number; a sentence that names the file.
     """
 
-    pixels: np.ndarray
+    pixels: Tensor
     failures: dict[int, str]
 
 
@@ -71,13 +71,13 @@ class Decoder(Dataset[Decoded]):
     def __getitem__(self, numbers: list[int]) -> Decoded:
         """Read the images of a row, T numbers."""
         failures = dict[int, str]()
-        pixels = np.zeros((len(numbers), 1, self.image_size, self.image_size), dtype=np.uint8)
+        pixels = torch.zeros(len(numbers), 1, self.image_size, self.image_size, dtype=torch.uint8)
         missing = [place for place, number in enumerate(numbers) if not self._read(number, pixels[place], failures)]
         if self.substituted and missing:
             self._substitute(numbers, missing, pixels, failures)
         return Decoded(pixels, failures)
 
-    def _substitute(self, numbers: list[int], missing: list[int], pixels: np.ndarray, failures: dict[int, str]) -> None:
+    def _substitute(self, numbers: list[int], missing: list[int], pixels: Tensor, failures: dict[int, str]) -> None:
         """Fill the places of a row that are missing."""
         candidates = islice(self._candidates(numbers), _TRIES)
         whole = [place for place in range(len(numbers)) if place not in missing]
@@ -85,7 +85,7 @@ class Decoder(Dataset[Decoded]):
             if not any(self._read(number, pixels[place], failures) for number in candidates) and whole:
                 pixels[place] = pixels[whole[turn % len(whole)]]
 
-    def _read(self, number: int, pixels: np.ndarray, failures: dict[int, str]) -> bool:
+    def _read(self, number: int, pixels: Tensor, failures: dict[int, str]) -> bool:
         """Read an image into `pixels` (1, H, W); whether it could be read."""
         try:
             intensities = read_picture(self.folder / self.names[number], (self.image_size, self.image_size))
@@ -93,7 +93,7 @@ class Decoder(Dataset[Decoded]):
             failures[number] = str(error)
             return False
         image = (intensities * 255).round().to(torch.uint8)
-        pixels[:] = (binarize_alone(image, number) if self.static else image).numpy()
+        pixels[:] = binarize_alone(image, number) if self.static else image
         return True
 
     def _candidates(self, numbers: list[int]) -> Iterator[int]:
@@ -108,6 +108,23 @@ class Decoder(Dataset[Decoded]):
         return (number for number in walk if number not in taken)
 
 
+class _Slots(Dataset[tuple[int, int, dict[int, str]]]):
+    """A decoder that leaves the pixels of a row in a slot of memory that all processes share, (slots, T, 1, H, W).
+
+    A pipe would hold two episodes: whoever waits for more of them waits for the worker to be given a core.
+    """
+
+    def __init__(self, decoder: Decoder, shared: Tensor) -> None:
+        self.decoder, self.shared = decoder, shared
+
+    def __getitem__(self, request: tuple[int, list[int]]) -> tuple[int, int, dict[int, str]]:
+        """Read a row into a slot: the slot, the length of the row, and what could not be read."""
+        slot, numbers = request
+        decoded = self.decoder[numbers]
+        self.shared[slot, : len(numbers)] = decoded.pixels
+        return slot, len(numbers), decoded.failures
+
+
 class Decoding(Iterator[Decoded]):
     """Processes that read the rows of a decoder ahead of being asked; they come in the order of the rows.
 
@@ -116,17 +133,21 @@ class Decoding(Iterator[Decoded]):
     Args:
         decoder: reads the rows.
         rows: image numbers, (T,) each; taken as far ahead as they are decoded.
+        longest: T of the longest row.
         workers: number of processes.
         ahead: rows that each of them has in hand at most.
     """
 
-    def __init__(self, decoder: Decoder, rows: Iterable[Tensor], workers: int, ahead: int = 2) -> None:
+    def __init__(self, decoder: Decoder, rows: Iterable[Tensor], longest: int, workers: int, ahead: int = 2) -> None:
+        slots, size = workers * ahead + 1, decoder.image_size  # one more: a row is begun before another is copied
+        self._shared = torch.empty(slots, longest, 1, size, size, dtype=torch.uint8).share_memory_()
+        requests = ((turn % slots, row.tolist()) for turn, row in enumerate(rows))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # more processes than cores are the user's business
             loader = DataLoader(
-                decoder,
+                _Slots(decoder, self._shared),
                 batch_size=None,
-                sampler=(row.tolist() for row in rows),  # type: ignore[arg-type]  # an iterable is enough
+                sampler=requests,  # type: ignore[arg-type]  # an iterable is enough
                 num_workers=workers,
                 collate_fn=_as_it_is,
                 prefetch_factor=ahead,
@@ -148,7 +169,8 @@ class Decoding(Iterator[Decoded]):
         """Wait for the next row."""
         if self._results is None:
             raise StopIteration
-        return next(self._results)
+        slot, length, failures = next(self._results)
+        return Decoded(self._shared[slot, :length], failures)
 
     def close(self) -> None:
         """End the processes."""
@@ -161,15 +183,14 @@ def _close(reference: weakref.ref[Decoding]) -> None:
         decoding.close()
 
 
-def _as_it_is(decoded: Any) -> Any:
-    return decoded
+def _as_it_is(answer: Any) -> Any:
+    return answer
 
 
 def _begin_work(_number: int) -> None:
     """Leave Ctrl-C and SIGTERM, which a terminal and a job's manager send to all, to the process that asked."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    sys.setswitchinterval(1e-4)
     warnings.simplefilter("ignore")  # of PIL, about pictures that it reads nonetheless
 
 

@@ -153,11 +153,11 @@ def decode_pictures(
     images = torch.empty(len(files), 1, image_size, image_size, dtype=torch.uint8)
     rows = torch.arange(len(files)).split(_AT_ONCE)
     with (
-        Decoding(decoder, rows, min(workers, len(rows))) as decoding,
+        Decoding(decoder, rows, _AT_ONCE, min(workers, len(rows))) as decoding,
         tqdm(total=len(files), unit="image", desc=f"decoding {files.folder.name}", leave=False) as bar,
     ):
         for row, decoded in zip(rows, decoding, strict=True):
-            images[row] = torch.from_numpy(decoded.pixels)
+            images[row] = decoded.pixels
             unreadable.note(row, decoded.failures)
             bar.update(len(row))
     unreadable.summarize()
@@ -242,12 +242,12 @@ class FolderSampler:
         require_positive("num_episodes", num_episodes)
         if self._decoding is None:
             episodes_ahead = math.ceil(_STEPS_AHEAD * num_episodes / self._workers)  # of each worker
-            rows = _rows(self.order, self._ahead)
-            self._decoding = Decoding(self._decoder, rows, self._workers, max(2, episodes_ahead))
+            rows, length = _rows(self.order, self._ahead), self.order.episode_length
+            self._decoding = Decoding(self._decoder, rows, length, self._workers, max(2, episodes_ahead))
         shape = (num_episodes, self.order.episode_length, *self.image_shape)
         drawn = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
         for place in range(num_episodes):
-            drawn[place] = torch.from_numpy(self._next(self._decoding).pixels)
+            drawn[place] = self._next(self._decoding).pixels
         return drawn
 
     def _next(self, decoding: Decoding) -> Decoded:
