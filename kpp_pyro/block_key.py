@@ -9,6 +9,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import Independent, Normal, constraints, register_kl
+from torch.distributions.utils import lazy_property
 
 from kpp_pyro.memory import KEY_SIZE, SCALE, Addressing, X, Y, cut_blocks
 
@@ -92,12 +93,10 @@ class BlockKey(TorchDistribution):
 
     def rsample(self, sample_shape: Any = Size()) -> Tensor:
         """Draw keys; the sample carries no gradient, as its parameters only choose among blocks."""
-        shape = self._extended_shape(sample_shape)
-        probs = self.block_probs.detach().expand(*shape[:-1], self.block_probs.shape[-1])
-        blocks = (probs / torch.empty_like(probs).exponential_()).argmax(-1)  # multinomial, which waits for the device
-        layout = self.addressing.layout
-        margin = _ROUNDING * torch.finfo(probs.dtype).eps * max(layout.rows, layout.columns)
-        uniform = torch.rand(shape, dtype=probs.dtype, device=probs.device).clamp(margin, 1 - margin)
+        shape, layout = self._extended_shape(sample_shape), self.addressing.layout
+        blocks, dtype = self._draw_blocks(shape[:-1]), self._dtype
+        margin = _ROUNDING * torch.finfo(dtype).eps * max(layout.rows, layout.columns)
+        uniform = torch.rand(shape, dtype=dtype, device=blocks.device).clamp(margin, 1 - margin)
         inside = self._inside_block(blocks, uniform)
         if self.prior_prob > 0:
             from_prior = torch.rand_like(uniform[..., :1]) < self.prior_prob
@@ -136,9 +135,62 @@ class BlockKey(TorchDistribution):
         column, row = x.floor().clamp(max=layout.columns - 1), y.floor().clamp(max=layout.rows - 1)
         inside = ((x - column - 0.5).abs() <= 0.5 - edge / 2) & ((y - row - 0.5).abs() <= 0.5 - edge / 2)
         inside &= uniform[..., SCALE] <= 1 - self.addressing.broad
-        block = (row * layout.columns + column).long().unsqueeze(-1)
-        probs = self.block_probs.expand(*block.shape[:-1], -1).gather(-1, block).squeeze(-1)
+        probs = self._probs_of((row * layout.columns + column).long())
         return (1 - self.prior_prob) * probs * inside / self.block_mass + self.prior_prob
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.block_probs.dtype
+
+    def _draw_blocks(self, shape: Size) -> Tensor:
+        """Draw block numbers (..., R)."""
+        probs = self.block_probs.detach().expand(*shape, self.block_probs.shape[-1])
+        return (probs / torch.empty_like(probs).exponential_()).argmax(-1)  # torch.multinomial waits for the device
+
+    def _probs_of(self, blocks: Tensor) -> Tensor:
+        """Probabilities of block numbers (..., R)."""
+        return self.block_probs.expand(*blocks.shape, -1).gather(-1, blocks.unsqueeze(-1)).squeeze(-1)
+
+
+class KnownBlockKey(BlockKey):
+    """A BlockKey whose blocks are known: nothing is drawn or stored for the others, of which a memory may have many.
+
+    Args:
+        blocks: number of the block of every read, (..., R).
+        addressing: a blockwise addressing.
+        dtype: of the keys.
+    """
+
+    def __init__(self, blocks: Tensor, addressing: Addressing, dtype: torch.dtype = torch.float32) -> None:
+        self.blocks, self.addressing, self.prior_prob, self._own_dtype = blocks, addressing, 0.0, dtype
+        TorchDistribution.__init__(self, blocks.shape[:-1], Size((blocks.shape[-1], KEY_SIZE)), validate_args=False)
+
+    @lazy_property
+    def block_probs(self) -> Tensor:  # type: ignore[override]
+        """One for the known block, (..., R, N)."""
+        numbers = torch.arange(self.addressing.layout.blocks, device=self.blocks.device)
+        return (self.blocks.unsqueeze(-1) == numbers).to(self._own_dtype)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """No parameter chose the blocks."""
+        return True
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> BlockKey:
+        """Expand to a batch shape; itself, where that is its own."""
+        if Size(batch_shape) == self.batch_shape:
+            return self
+        return KnownBlockKey(self.blocks.expand(*batch_shape, -1), self.addressing, self._own_dtype)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self._own_dtype
+
+    def _draw_blocks(self, shape: Size) -> Tensor:
+        return self.blocks.expand(shape)
+
+    def _probs_of(self, blocks: Tensor) -> Tensor:
+        return (self.blocks == blocks).to(self._own_dtype)
 
 
 @register_kl(BlockKey, Independent)

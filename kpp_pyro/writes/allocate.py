@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
 
-from kpp_pyro.block_key import BlockKey
+from kpp_pyro.block_key import BlockKey, KnownBlockKey
 from kpp_pyro.memory import Addressing, MemoryLayout, cut_blocks, join_blocks
 from kpp_pyro.networks.heads import LocScaleHead
 from kpp_pyro.networks.precision import InPrecision
@@ -71,9 +71,8 @@ class AllocateWrite(Write):
         if memory is not None:
             return BlockKey(self.match(encoding, memory), self.addressing, self.match_prior_prob)
         blocks = self.own_blocks(encoding.images, encoding.features.device)
-        numbers = torch.arange(self.layout.blocks, device=blocks.device)
-        known = (blocks.unsqueeze(-1) == numbers).to(encoding.features.dtype)  # (T, R, N); F.one_hot waits for a GPU
-        return BlockKey(known.expand(encoding.features.shape[0], *known.shape), self.addressing)
+        shape = (encoding.features.shape[0], *blocks.shape)
+        return KnownBlockKey(blocks.expand(shape), self.addressing, encoding.features.dtype)
 
     def own_blocks(self, images: int, device: torch.device | None = None) -> Tensor:
         """Block of every read of every image of an episode, (T, R)."""

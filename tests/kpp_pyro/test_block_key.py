@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.distributions import Independent, Laplace, kl_divergence
 
-from kpp_pyro.block_key import BlockKey
+from kpp_pyro.block_key import BlockKey, KnownBlockKey
 from kpp_pyro.memory import Addressing, MemoryLayout, cut_blocks, read
 
 LAYOUT = MemoryLayout(2, 4, 9, 2, 3)  # 2 rows of 3 blocks
@@ -235,3 +235,19 @@ def test_the_mean_read_is_the_integral_of_reads_over_the_density():
     torch.testing.assert_close(q.mean_read(memory), expected, atol=1e-10, rtol=1e-10)
     several = BlockKey(soft_probs(2, 3, reads=2), ADDRESSING).mean_read(memory)
     assert several.shape == (2, 3, 2, *LAYOUT.block_shape)
+
+
+def test_a_known_block_is_a_probability_of_one() -> None:
+    blocks = torch.tensor([[0, 5], [3, 3], [1, 2]])  # (3, 2)
+    known = KnownBlockKey(blocks, ADDRESSING, torch.float64)
+    one_hot = BlockKey(torch.nn.functional.one_hot(blocks, LAYOUT.blocks).double(), ADDRESSING)
+    assert known.batch_shape == one_hot.batch_shape and known.event_shape == one_hot.event_shape
+    for q in (known, known.expand((4, 3))):
+        key = q.sample((50,))
+        assert torch.equal(block_of(key), blocks.expand_as(block_of(key)))
+        torch.testing.assert_close(known.log_prob(key), one_hot.log_prob(key))
+        assert known.log_prob(key).isfinite().all()
+    strange = torch.randn(200, 3, 2, 3, dtype=torch.float64)
+    torch.testing.assert_close(known.log_prob(strange), one_hot.log_prob(strange))
+    torch.testing.assert_close(known.kl_to_prior(), one_hot.kl_to_prior())
+    assert torch.equal(known.mode, one_hot.mode) and known.has_rsample and known.expand((3,)) is known
