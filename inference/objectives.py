@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,10 +10,12 @@ from pyro import poutine
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import is_validation_enabled, prune_subsample_sites, site_is_subsample
-from torch import Tensor
+from torch import Tensor, nn
 
 from inference.traces import PyroProgram
 
+KLWeights = Mapping[str, float] | Mapping[str, Tensor]  # by the name of the site
+Loss = Callable[[Tensor, KLWeights], Tensor]  # -ELBO of episodes (B, T, C, H, W), summed over them
 ObjectiveName = Literal["trace", "mean_field"]
 PLATE_NESTING = 2  # "episodes" at dim -2, "images" at dim -1
 
@@ -82,10 +84,20 @@ class ScaleSites(Messenger):
     Both sides of a KL have to be scaled alike: TraceMeanField_ELBO takes the scale of the guide's site alone.
     """
 
-    def __init__(self, weights: Mapping[str, float] | Mapping[str, Tensor]) -> None:
+    def __init__(self, weights: KLWeights) -> None:
         super().__init__()
         self.weights = weights
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.weights:
             msg["scale"] = msg["scale"] * self.weights[msg["name"]]
+
+
+def annealed(objective: nn.Module) -> Loss:
+    """The loss of a pair's objective, as a function of the episodes and of the weights of its sites' KLs."""
+
+    def loss(episode: Tensor, kl_weights: KLWeights) -> Tensor:
+        with ScaleSites(kl_weights):
+            return objective(episode)
+
+    return loss

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from inference.objectives import ScaleSites
+from inference.objectives import KLWeights, Loss
 
 _EAGER_STEPS = 4  # before a capture: they make the optimiser's state, and let libraries choose their kernels
 
@@ -34,7 +34,7 @@ class Step:
     `skipped`, for the caller to find.
 
     Args:
-        objective: module that returns -ELBO of episodes, summed.
+        loss: -ELBO of episodes, summed, with a KL weight for every site by its name.
         optimizer: a fused one, which divides the gradient by `grad_scale` and skips a step where `found_inf` is set, as
             for mixed precision; so clipping needs no pass over the gradient of its own.
         render: from what is drawn of the data to episodes (B, T, C, H, W).
@@ -43,21 +43,20 @@ class Step:
 
     def __init__(
         self,
-        objective: nn.Module,
+        loss: Loss,
         optimizer: torch.optim.Optimizer,
         render: Callable[[Tensor], Tensor],
         gradient_norm: float,
     ) -> None:
-        self.objective, self.optimizer, self.render = objective, optimizer, render
+        self.loss, self.optimizer, self.render = loss, optimizer, render
         self.gradient_norm = gradient_norm
         self.parameters: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
         self.skipped = torch.zeros((), device=self.parameters[0].device)
 
-    def __call__(self, drawn: Tensor, kl_weights: Mapping[str, float] | Mapping[str, Tensor]) -> StepResult:
-        """Take a step on what was drawn, on the device, with a KL weight for every site by its name."""
+    def __call__(self, drawn: Tensor, kl_weights: KLWeights) -> StepResult:
+        """Take a step on what was drawn, on the device."""
         episode = self.render(drawn)
-        with ScaleSites(kl_weights):
-            loss = self.objective(episode) / (episode.shape[0] * episode.shape[1])
+        loss = self.loss(episode, kl_weights) / (episode.shape[0] * episode.shape[1])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])

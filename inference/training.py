@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from inference.errors import DivergenceError
 from inference.evaluation import describe, elbo_terms
-from inference.objectives import KLSchedule
+from inference.objectives import KLSchedule, annealed
 from inference.processes import ALONE, Processes
 from inference.randomness import random_state, restore_random_state
 from inference.step import CapturedStepper, EagerStepper, Step, StepResult
@@ -111,7 +111,7 @@ class Trainer:
             fused=True,
             capturable=capture,
         )
-        step = Step(processes.share(pair), self.optimizer, episodes.render, plan.gradient_norm)
+        step = Step(annealed(processes.share(pair)), self.optimizer, episodes.render, plan.gradient_norm)
         self.stepper = CapturedStepper(step, episodes.generators) if capture else EagerStepper(step)
         self._last: tuple[Tensor, StepResult] | None = None
         self._check_every = 1 if self.device.type == "cpu" and processes.count == 1 else _CHECK_EVERY

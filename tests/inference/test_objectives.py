@@ -10,6 +10,7 @@ from pyro.nn import PyroModule
 
 from inference.evaluation import elbo_terms
 from inference.objectives import PLATE_NESTING, KLSchedule, ScaleSites, TensorTrace_ELBO, make_objective
+from models.by_hand import elbo_by_hand
 from tests.programs import WRITES, random_episodes, small_program
 
 
@@ -80,6 +81,18 @@ def test_the_elbo_of_tensors_is_trace_elbo_in_value_and_gradient(write, reads):
     torch.testing.assert_close(loss, expected, rtol=1e-13, atol=1e-10)
     for own, other in zip(gradients, theirs, strict=True):
         torch.testing.assert_close(own, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("write", "reads"), CASES)
+def test_the_program_is_the_elbo_written_by_hand_in_value_and_gradient(write, reads):
+    program, episode = small_program(write, reads=reads), random_episodes()
+    loss, gradients = value_and_gradients(make_objective("trace"), program.model, program.guide, episode)
+    torch.manual_seed(5)
+    by_hand = -elbo_by_hand(program.model, program.guide, episode, {"key": 0.3, "latent": 0.7})
+    parameters = (*program.model.parameters(), *program.guide.parameters())
+    torch.testing.assert_close(loss, by_hand, rtol=1e-12, atol=1e-9)
+    for own, other in zip(gradients, torch.autograd.grad(by_hand, parameters, allow_unused=True), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-9, atol=1e-9)
 
 
 class Switch(PyroModule):

@@ -27,7 +27,7 @@ class Quadratic(nn.Module):
         self.weight = nn.Parameter(torch.linspace(-1, 1, 12).view(3, 4))
         self.bias = nn.Parameter(torch.zeros(5))
 
-    def forward(self, episode: torch.Tensor) -> torch.Tensor:
+    def forward(self, episode: torch.Tensor, kl_weights: object = None) -> torch.Tensor:
         return (self.weight.square().sum() + self.bias.sum()) * episode.sum()
 
 
