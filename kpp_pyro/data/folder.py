@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kpp_pyro.data.binarize import Binarization, require_binarization
-from kpp_pyro.data.decoding import Decoded, Decoder, Decoding, Unreadable
+from kpp_pyro.data.decoding import Decoder, Decoding, Unreadable
 from kpp_pyro.data.images import LabelledImages
 from kpp_pyro.data.order import EpisodeOrder, require_keys, require_positive
 from kpp_pyro.data.picture_files import SUFFIXES
@@ -240,23 +240,27 @@ class FolderSampler:
             InputError: no episodes, or too many pictures that cannot be read.
         """
         require_positive("num_episodes", num_episodes)
-        if self._decoding is None:
-            episodes_ahead = math.ceil(_STEPS_AHEAD * num_episodes / self._workers)  # of each worker
-            rows, length = _rows(self.order, self._ahead), self.order.episode_length
-            self._decoding = Decoding(self._decoder, rows, length, self._workers, max(2, episodes_ahead))
+        began = time.perf_counter()
+        decoding = self._decoding = self._decoding or self._begin(num_episodes)
+        self.waited_seconds += time.perf_counter() - began
         shape = (num_episodes, self.order.episode_length, *self.image_shape)
         drawn = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
         for place in range(num_episodes):
-            drawn[place] = self._next(self._decoding).pixels
+            drawn[place] = self._next(decoding)
         return drawn
 
-    def _next(self, decoding: Decoding) -> Decoded:
+    def _begin(self, num_episodes: int) -> Decoding:
+        rows, length = _rows(self.order, self._ahead), self.order.episode_length
+        ahead = max(2, math.ceil(_STEPS_AHEAD * num_episodes / self._workers))  # of each worker
+        return Decoding(self._decoder, rows, length, self._workers, ahead)
+
+    def _next(self, decoding: Decoding) -> Tensor:
         began = time.perf_counter()
         decoded = next(decoding)
         self.waited_seconds += time.perf_counter() - began
         _, row = self._ahead.popleft()
         self.unreadable.note(row, decoded.failures)
-        return decoded
+        return decoded.pixels
 
     def render(self, drawn: Tensor) -> Tensor:
         """Turn what was drawn, moved to the device, into episodes: float32 (B, T, 1, H, W) in {0, 1}."""
