@@ -64,7 +64,7 @@ class HeldOutArguments(RunArguments):
         }
 
 
-def require_at_least(arguments: RunArguments, least: Mapping[str, int]) -> None:
+def require_at_least(arguments: object, least: Mapping[str, int]) -> None:
     """Raise InputError, naming the flag, for a number below the least by the field's name; None is let pass."""
     for name, smallest in least.items():
         value = getattr(arguments, name)

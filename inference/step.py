@@ -59,13 +59,17 @@ class Step:
         loss = self.loss(episode, kl_weights) / (episode.shape[0] * episode.shape[1])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        return StepResult(loss.detach(), self.descend(loss.detach()))
+
+    def descend(self, loss: Tensor) -> Tensor:
+        """Clip the gradient of a loss and follow it, if both are finite; returns its norm before that."""
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        unsound = (~(loss.detach() + norm).isfinite()).float()
+        unsound = (~(loss + norm).isfinite()).float()
         self.optimizer.grad_scale = (norm / self.gradient_norm).clamp(min=1)  # type: ignore[attr-defined]
         self.optimizer.found_inf = unsound  # type: ignore[attr-defined]
         self.optimizer.step()
         self.skipped += unsound
-        return StepResult(loss.detach(), norm)
+        return norm
 
 
 class EagerStepper:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -79,6 +80,9 @@ class TrainingPlan:
 class Trainer:
     """Trains a model/guide pair; `state_dict` holds all that the next step depends on.
 
+    Attributes:
+        waited_seconds: how long steps have waited for `episodes.draw`, which may have to wait for a disk.
+
     Args:
         model: Pyro model.
         guide: its guide.
@@ -101,6 +105,7 @@ class Trainer:
     ) -> None:
         self.model, self.guide, self.episodes, self.plan, self.processes = model, guide, episodes, plan, processes
         self.step = 0
+        self.waited_seconds = 0.0
         pair = objective(model, guide)
         self.parameters = list(pair.parameters())
         self.device = self.parameters[0].device
@@ -114,7 +119,7 @@ class Trainer:
         step = Step(annealed(processes.share(pair)), self.optimizer, episodes.render, plan.gradient_norm)
         self.stepper = CapturedStepper(step, episodes.generators) if capture else EagerStepper(step)
         self._last: tuple[Tensor, StepResult] | None = None
-        self._check_every = 1 if self.device.type == "cpu" and processes.count == 1 else _CHECK_EVERY
+        self.check_every = 1 if self.device.type == "cpu" and processes.count == 1 else _CHECK_EVERY
 
     def train_step(self) -> StepResult:
         """Take one step.
@@ -123,11 +128,13 @@ class Trainer:
             DivergenceError: a loss or its gradient is not finite; no parameter has been changed by it. On a GPU, and by
                 several processes, this is found out up to some steps later.
         """
+        began = time.perf_counter()
         drawn = self.episodes.draw(self.plan.episodes_per_step // self.processes.count)
+        self.waited_seconds += time.perf_counter() - began
         with pyro.validation_enabled(self.step < _VALIDATED_STEPS):
             result = self.stepper(drawn, self.kl_weights(self.step), self.plan.learning_rate_at(self.step))
         self._last = drawn, result
-        if self.step % self._check_every == 0:
+        if self.step % self.check_every == 0:
             self._require_sound()
         self.step += 1
         return result
@@ -143,6 +150,7 @@ class Trainer:
             "annealed_elbo_nats_per_image": -self.processes.sum(result.loss).item() / self.processes.count,
             "gradient_norm": result.gradient_norm.item(),
             "learning_rate": self.plan.learning_rate_at(step),
+            "waited_for_data_seconds": round(self.waited_seconds, 3),
             **{f"kl_{name}_weight": weight for name, weight in self.kl_weights(step).items()},
         }
 

@@ -2,6 +2,7 @@
 
 from kpp_pyro.figures.drawing import draw_image_table
 from kpp_pyro.figures.generation import draw_coverage, draw_generation, draw_interpolation, draw_key_walk
+from kpp_pyro.figures.growth import draw_growth
 from kpp_pyro.figures.images import draw_reconstructions, draw_samples
 from kpp_pyro.figures.memory import draw_memory, draw_memory_at_work
 from kpp_pyro.figures.recall import draw_denoising, draw_denoising_curves
@@ -17,6 +18,7 @@ __all__ = [
     "draw_denoising",
     "draw_denoising_curves",
     "draw_generation",
+    "draw_growth",
     "draw_image_table",
     "draw_interpolation",
     "draw_key_walk",

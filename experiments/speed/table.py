@@ -1,0 +1,58 @@
+"""The table of a benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Row = tuple[str, str, str]  # what, the number, and what it is made of or should be
+
+
+def describe_benchmark(content: Mapping[str, Any]) -> str:
+    """Say everything that `benchmark.json` holds in one table."""
+    rows = [("measured", "median", "quartiles, and what it is"), *_rows(content)]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    return "\n".join(f"{what:<{widths[0]}}  {number:>{widths[1]}}  {note}".rstrip() for what, number, note in rows)
+
+
+def _rows(content: Mapping[str, Any]) -> Iterator[Row]:
+    for name, step in content.get("steps", {}).items():
+        yield from _step_rows(name, step)
+    for name, parts in content.get("parts", {}).items():
+        whole = parts["whole_milliseconds"]
+        for part, milliseconds in parts["milliseconds"].items():
+            yield f"{name}: {part}", f"{milliseconds:.2f} ms", f"{milliseconds / whole:.0%} of a step of {whole:.2f} ms"
+    for name, peak in content.get("peak", {}).items():
+        most = peak["peak_gigaflops"][peak["peak"]]
+        note = f"{peak['gigaflops']:,.0f} of {most:,.0f} GFLOP/s, the best {peak['peak']} measured"
+        yield f"{name}: fraction of the peak", f"{peak['fraction_of_peak']:.2f}", note
+    for line in content.get("growth", ()):
+        last = line["points"][-1]
+        note = f"{last['milliseconds']:,.1f} ms and {last['peak_mebibytes']:,.0f} MiB at {last['size']:,}"
+        powers = f"{line['milliseconds_power']:.2f}, {line['peak_mebibytes_power']:.2f}"
+        yield f"powers of time and memory in {line['axis']} ({line['write']})", powers, note
+    if "input" in content:
+        yield from _input_rows(content["input"])
+
+
+def _step_rows(name: str, step: Mapping[str, Any]) -> Iterator[Row]:
+    for ratio, values in step["ratios"].items():
+        bar = step.get("bars", {}).get(ratio)
+        goal = "" if bar is None else f"; at most {bar} wanted: {'yes' if values['median'] <= bar else 'NO'}"
+        yield f"{name}: {ratio}", f"{values['median']:.3f}", _quartiles(values) + goal
+    for way, values in step["milliseconds"].items():
+        rate = f"{step['images_per_second'][way]:,} images a second"
+        yield f"{name}: step, {way}", f"{values['median']:.2f} ms", f"{_quartiles(values)}; {rate}"
+
+
+def _input_rows(found: Mapping[str, Any]) -> Iterator[Row]:
+    size, workers = found["picture_side"], found["workers"]
+    ratio = found["ratios"]["folder / in memory"]
+    note = f"{_quartiles(ratio)}; JPEGs of {size}x{size}, {workers} decoding process{'es' if workers > 1 else ''}"
+    yield f"folder of {size}x{size}: step / step in memory", f"{ratio['median']:.3f}", note
+    waited = found["waited_milliseconds_per_step"]
+    yield f"folder of {size}x{size}: waiting for data", f"{waited:.2f} ms", "a step"
+
+
+def _quartiles(values: Mapping[str, float]) -> str:
+    return f"{values['quartile_1']:.3f} to {values['quartile_3']:.3f}"

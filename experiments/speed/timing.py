@@ -1,0 +1,56 @@
+"""Timing ways of doing something in turns, so that what else the machine does meets all of them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+Seconds = dict[str, list[float]]
+
+
+def alternate(ways: Mapping[str, Callable[[], object]], repeats: int, calls: int, device: torch.device) -> Seconds:
+    """Seconds a call of every way, `repeats` times each: in turns, forwards and backwards, `calls` in one timing.
+
+    The first round warms up and does not count.
+    """
+    seconds: Seconds = {name: [] for name in ways}
+    for repeat in tqdm(range(repeats + 1), "timing " + ", ".join(ways), leave=False, dynamic_ncols=True):
+        for name in list(ways)[:: 1 if repeat % 2 else -1]:
+            synchronize(device)
+            began = time.perf_counter()
+            for _ in range(calls):
+                ways[name]()
+            synchronize(device)
+            seconds[name].append((time.perf_counter() - began) / calls)
+    return {name: values[1:] for name, values in seconds.items()}
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def spread(values: list[float], scale: float = 1.0, digits: int = 3) -> dict[str, float]:
+    """Median and quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    return {
+        "median": round(scale * middle, digits),
+        "quartile_1": round(scale * low, digits),
+        "quartile_3": round(scale * high, digits),
+    }
+
+
+def ratio(seconds: Seconds, name: str, base: str) -> dict[str, float]:
+    """Median and quartiles of the ratio of neighbouring timings of two ways."""
+    return spread([own / other for own, other in zip(seconds[name], seconds[base], strict=True)])
+
+
+def medians(seconds: Seconds, scale: float = 1e3) -> dict[str, Any]:
+    """Median and quartiles of every way; in milliseconds, unless told otherwise."""
+    return {name: spread(values, scale) for name, values in seconds.items()}
