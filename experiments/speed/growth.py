@@ -126,7 +126,7 @@ def peak_mebibytes(run: Callable[[], object], device: torch.device) -> float:
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Follows the storage of every tensor that is made, until it is freed; on a CPU, no allocator keeps that account."""
+    """Follows the storage of every tensor that is made until it is freed; on a CPU, no allocator keeps that account."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kpp_pyro.data.binarize import Binarization, require_binarization
+from kpp_pyro.data.decoded_file import DecodedFile
 from kpp_pyro.data.decoding import Decoder, Decoding, Unreadable
 from kpp_pyro.data.images import LabelledImages
 from kpp_pyro.data.order import EpisodeOrder, require_keys, require_positive
@@ -170,7 +171,8 @@ class FolderSampler:
     """Training episodes of T distinct pictures of a folder, drawn at random without end and decoded ahead.
 
     Has the interface of `EpisodeSampler` and the same order, but `draw` returns pixels: worker processes, which are
-    started by the first draw, decode those of the next steps meanwhile, so that no more than these are in memory.
+    started by the first draw, decode those of the next steps meanwhile, so that no more than these are in memory. What
+    they have decoded they keep in a temporary file (`DecodedFile`), and later passes over the pictures read it there.
 
     A picture that cannot be read is named (the first ten), counted, and replaced in its episode by another one that is
     not in it, of the episode's classes if `classes_per_episode` is given; which one depends on the episode alone. Where
@@ -227,7 +229,8 @@ class FolderSampler:
         self.unreadable = Unreadable(files.folder, len(files))
         self._files, self._workers, self._binarization, self._device = files, workers, binarization, device
         among = None if classes_per_episode is None else classes.numpy()
-        self._decoder = Decoder(files.folder, files.names, image_size, binarization == "static", True, among)
+        kept = DecodedFile(image_size**2)
+        self._decoder = Decoder(files.folder, files.names, image_size, binarization == "static", True, among, kept)
         self._decoding: Decoding | None = None
         self._ahead: deque[tuple[dict[str, Tensor], Tensor]] = deque()  # rows under way, and the order before each
 

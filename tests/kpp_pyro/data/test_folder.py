@@ -413,3 +413,16 @@ def test_ctrl_c_in_the_terminal_is_for_the_program_alone_which_ends_at_once_and_
         output, errors = process.communicate(timeout=60)
     assert (process.returncode, output, errors) == (130, "stopped\n", "")
     assert time.monotonic() - began < 4  # torch waits 5 seconds for a worker that it has to end by force
+
+
+@pytest.mark.parametrize("binarization", ["dynamic", "static"])
+def test_a_picture_is_decoded_once(tmp_path: Path, binarization: str) -> None:
+    files = written(tmp_path, 16)
+    once, again = (sampler(files, binarization=binarization) for _ in range(2))
+    expected = [again.draw(2) for _ in range(8)]  # eight passes
+    seen = [once.draw(2)]
+    once.close()  # what was decoded ahead is drawn again
+    for name in files.names:
+        (files.folder / name).unlink()
+    assert all(torch.equal(a, b) for a, b in zip(seen + [once.draw(2) for _ in range(7)], expected, strict=True))
+    assert len(once.unreadable) == 0
