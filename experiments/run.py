@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,7 @@ class Run:
         if trainer.step == 0:
             self.save()
         with (
+            closing(self.episodes.train),
             self._open_board() as board,
             tqdm(total=steps, initial=trainer.step, unit="step", desc="training", dynamic_ncols=True) as bar,
         ):
@@ -119,7 +120,8 @@ class Run:
             results = score(self.program, self.episodes.validation, self.processes)
         except DivergenceError as error:
             raise DivergenceError(f"step {self.trainer.step}, validation: {error}") from error
-        self._log("validation", {**results, "training_seconds": round(self.training_seconds, 1)}, board)
+        seconds = {"training_seconds": self.training_seconds, "data_wait_seconds": self.trainer.waited_seconds}
+        self._log("validation", {**results, **{name: round(value, 1) for name, value in seconds.items()}}, board)
         bar.write(f"step {self.trainer.step:>6}  validation: {describe(results)}")
         if results["elbo_nats_per_image"] > self.best_elbo_nats_per_image:
             self.best_elbo_nats_per_image = results["elbo_nats_per_image"]

@@ -81,7 +81,7 @@ class Trainer:
     """Trains a model/guide pair; `state_dict` holds all that the next step depends on.
 
     Attributes:
-        waited_seconds: how long steps have waited for `episodes.draw`, which may have to wait for a disk.
+        waited_seconds: how long all steps have waited for `episodes.draw`, as they do where images have to be decoded.
 
     Args:
         model: Pyro model.
@@ -150,7 +150,6 @@ class Trainer:
             "annealed_elbo_nats_per_image": -self.processes.sum(result.loss).item() / self.processes.count,
             "gradient_norm": result.gradient_norm.item(),
             "learning_rate": self.plan.learning_rate_at(step),
-            "waited_for_data_seconds": round(self.waited_seconds, 3),
             **{f"kl_{name}_weight": weight for name, weight in self.kl_weights(step).items()},
         }
 
@@ -167,6 +166,7 @@ class Trainer:
         own = {"episodes": self.episodes.state_dict(), "random": random_state(self.device)}
         return {
             "step": self.step,
+            "waited_seconds": self.waited_seconds,
             "model": self.model.state_dict(),
             "guide": self.guide.state_dict(),
             "optimizer": self.optimizer.state_dict()["state"],
@@ -175,7 +175,7 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state: bit for bit on a CPU with as many processes, with noise of its own in a new one."""
-        self.step = state["step"]
+        self.step, self.waited_seconds = state["step"], state["waited_seconds"]
         self.model.load_state_dict(state["model"])
         self.guide.load_state_dict(state["guide"])
         settings = self.optimizer.state_dict()["param_groups"]  # the plan's, whatever the state was saved with

@@ -69,6 +69,9 @@ class EpisodeSampler:
         """Draw and render: float32 (B, T, C, H, W) in {0, 1} with B = `num_episodes`, on the images' device."""
         return self.render(self.draw(num_episodes).to(self._images.device))
 
+    def close(self) -> None:
+        """Nothing has to be ended: all images are in memory."""
+
     def thresholded(self) -> Tensor:
         """Return every image once, cut at 1/2: bool (N, C, H, W)."""
         return self._images > 127

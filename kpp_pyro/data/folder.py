@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -195,9 +194,6 @@ class FolderSampler:
         rank: this process.
         ranks: number of processes that share the order.
 
-    Attributes:
-        waited_seconds: how long all draws together have waited for the workers; their start is part of it.
-
     Raises:
         InputError: an episode that these pictures cannot fill, or an unknown binarization.
     """
@@ -225,7 +221,6 @@ class FolderSampler:
         )
         self.generators = [self.rendering.generator]
         self.image_shape = (1, image_size, image_size)
-        self.waited_seconds = 0.0
         self.unreadable = Unreadable(files.folder, len(files))
         self._files, self._workers, self._binarization, self._device = files, workers, binarization, device
         among = None if classes_per_episode is None else classes.numpy()
@@ -243,9 +238,7 @@ class FolderSampler:
             InputError: no episodes, or too many pictures that cannot be read.
         """
         require_positive("num_episodes", num_episodes)
-        began = time.perf_counter()
         decoding = self._decoding = self._decoding or self._begin(num_episodes)
-        self.waited_seconds += time.perf_counter() - began
         shape = (num_episodes, self.order.episode_length, *self.image_shape)
         drawn = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
         for place in range(num_episodes):
@@ -258,9 +251,7 @@ class FolderSampler:
         return Decoding(self._decoder, rows, length, self._workers, ahead)
 
     def _next(self, decoding: Decoding) -> Tensor:
-        began = time.perf_counter()
         decoded = next(decoding)
-        self.waited_seconds += time.perf_counter() - began
         _, row = self._ahead.popleft()
         self.unreadable.note(row, decoded.failures)
         return decoded.pixels

@@ -28,6 +28,7 @@ SCRIPTS = {
     "draw_figures.py",
     "compare_runs.py",
     "evaluate.py",
+    "benchmark.py",
     "benchmark_scoring.py",
 }
 FIGURES = {"reconstructions.png", "samples.png", "memory.png", "curves.png"}
@@ -43,7 +44,8 @@ def metrics(folder: Path) -> list[dict[str, float | str]]:
     """Every line of metrics, without the seconds that no two runs share."""
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for record in records:
-        assert (record.pop("training_seconds", None) is not None) == (record["split"] == "validation")
+        for seconds in ("training_seconds", "data_wait_seconds"):
+            assert (record.pop(seconds, None) is not None) == (record["split"] == "validation")
     return records
 
 

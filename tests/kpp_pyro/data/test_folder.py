@@ -231,17 +231,6 @@ def test_drawing_leaves_the_global_seed_alone_and_starts_no_worker_before(files:
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_workers_decode_while_nobody_waits(files: PictureFiles) -> None:
-    source = sampler(files, workers=1)
-    source.draw(2)
-    started = source.waited_seconds
-    assert started > 0
-    for _ in range(3):
-        time.sleep(0.2)
-        source.draw(2)
-    assert source.waited_seconds - started < 0.1
-
-
 def test_pictures_are_scaled_and_cut_to_the_middle(tmp_path: Path) -> None:
     left, middle, right = (np.full((12, width), grey, np.uint8) for width, grey in ((6, 10), (12, 100), (6, 200)))
     Image.fromarray(np.concatenate([left, middle, right], 1)).save(tmp_path / "wide.png")
