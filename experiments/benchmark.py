@@ -22,13 +22,14 @@ from experiments.script import run_script
 from experiments.speed.contenders import configuration
 from experiments.speed.growth import measure_growth
 from experiments.speed.input import time_input
+from experiments.speed.options import time_options
 from experiments.speed.steps import fraction_of_peak, time_parts, time_steps
 from experiments.speed.table import describe_benchmark
 from kpp_pyro.errors import InputError
 from kpp_pyro.figures import draw_growth
 from kpp_pyro.run_folder import environment, write_json
 
-Section = Literal["steps", "parts", "peak", "growth", "input"]
+Section = Literal["steps", "parts", "options", "peak", "growth", "input"]
 _BARS = {"mnist": 1.05, "digits": 1.15}  # of the program's time over that by hand, on a CPU
 _CAPTURED_BAR = 1.02  # on a GPU, both captured
 
@@ -43,9 +44,9 @@ class Arguments:
 
     out: Path = Path("benchmark.json")
     """File to write; the picture goes beside it."""
-    sections: tuple[Section, ...] = ("steps", "parts", "peak", "growth", "input")
-    """What to measure: the program against the ELBO by hand; where time goes; the fraction of the machine's peak;
-    growth with T, batch, memory, reads and particles; waiting for a folder of pictures."""
+    sections: tuple[Section, ...] = ("steps", "parts", "options", "peak", "growth", "input")
+    """What to measure: the program against the ELBO by hand; where time goes; other ways to run the same step;
+    the fraction of the machine's peak; growth with T, batch, memory, reads and particles; waiting for a folder."""
     repeats: int = 40
     """Timings of each way; growth takes a fifth of them."""
     device: str = "auto"
@@ -85,6 +86,7 @@ def measure(arguments: Arguments, device: str) -> dict[str, Any]:
     sections: dict[Section, Callable[[], Any]] = {
         "steps": lambda: {name: _with_bar(name, time_steps(c, repeats), device) for name, c in presets(device).items()},
         "parts": lambda: {name: time_parts(c, repeats) for name, c in presets(device).items()},
+        "options": lambda: {name: time_options(c, few) for name, c in presets(device, convolutions=True).items()},
         "peak": lambda: {name: fraction_of_peak(c, few) for name, c in presets(device, convolutions=True).items()},
         "growth": lambda: measure_growth(device, few, arguments.quick),
         "input": lambda: time_input(device, few, pictures, arguments.picture_size, arguments.workers),
