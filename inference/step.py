@@ -30,8 +30,8 @@ class StepResult:
 class Step:
     """Renders episodes, and descends along the gradient of the loss per image.
 
-    Nothing here waits for the device. A step whose loss or gradient is not finite changes no parameter: it adds one to
-    `skipped`, for the caller to find.
+    Nothing here waits for the device. A step whose gradient is not finite changes no parameter, and one whose loss or
+    gradient is not finite adds one to `unsound`, for the caller to find.
 
     Args:
         loss: -ELBO of episodes, summed, with a KL weight for every site by its name.
@@ -51,7 +51,7 @@ class Step:
         self.loss, self.optimizer, self.render = loss, optimizer, render
         self.gradient_norm = gradient_norm
         self.parameters: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
-        self.skipped = torch.zeros((), device=self.parameters[0].device)
+        self.unsound = torch.zeros((), device=self.parameters[0].device)
 
     def __call__(self, drawn: Tensor, kl_weights: KLWeights) -> StepResult:
         """Take a step on what was drawn, on the device."""
@@ -62,13 +62,12 @@ class Step:
         return StepResult(loss.detach(), self.descend(loss.detach()))
 
     def descend(self, loss: Tensor) -> Tensor:
-        """Clip the gradient of a loss and follow it, if both are finite; returns its norm before that."""
+        """Clip the gradient of a loss and follow it, if it is finite; returns its norm before that."""
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        unsound = (~(loss + norm).isfinite()).float()
         self.optimizer.grad_scale = (norm / self.gradient_norm).clamp(min=1)  # type: ignore[attr-defined]
-        self.optimizer.found_inf = unsound  # type: ignore[attr-defined]
+        self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]  # the same in all processes
         self.optimizer.step()
-        self.skipped += unsound
+        self.unsound += (~(loss + norm).isfinite()).float()
         return norm
 
 
@@ -81,7 +80,7 @@ class EagerStepper:
     def __call__(self, drawn: Tensor, kl_weights: Mapping[str, float], learning_rate: float) -> StepResult:
         """Take a step on what was drawn on the CPU."""
         self.step.optimizer.param_groups[0]["lr"] = learning_rate
-        return self.step(drawn.to(self.step.skipped.device, non_blocking=True), kl_weights)
+        return self.step(drawn.to(self.step.unsound.device, non_blocking=True), kl_weights)
 
 
 class CapturedStepper:
@@ -99,7 +98,7 @@ class CapturedStepper:
     def __init__(self, step: Step, generators: Sequence[torch.Generator]) -> None:
         self.step, self.generators = step, generators
         self.steps_taken = 0
-        self._stream = torch.cuda.Stream(step.skipped.device)
+        self._stream = torch.cuda.Stream(step.unsound.device)
         self._graph = torch.cuda.CUDAGraph()
         self._inputs: tuple[Tensor, dict[str, Tensor]] | None = None
         self._result: StepResult | None = None
@@ -121,7 +120,7 @@ class CapturedStepper:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Copy what changes between steps to where the graph reads it."""
         if self._inputs is None:
-            device = self.step.skipped.device
+            device = self.step.unsound.device
             weights = {name: torch.zeros((), device=device) for name in kl_weights}
             self._inputs = torch.empty_like(drawn, device=device), weights
         self._inputs[0].copy_(drawn, non_blocking=True)

@@ -190,7 +190,7 @@ class Trainer:
     def _require_sound(self) -> None:
         """Raise DivergenceError if a step was skipped, in all processes if it was in one."""
         with self.processes.together():
-            if self.stepper.step.skipped > 0:
+            if self.stepper.step.unsound > 0:
                 raise DivergenceError(self._diagnosis())
 
     def _diagnosis(self) -> str:

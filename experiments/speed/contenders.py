@@ -60,7 +60,7 @@ def step_by_hand(config: Config, images: LabelledImages) -> Callable[[], object]
     def take() -> None:
         nonlocal number
         stepper(episodes.draw(plan.episodes_per_step), trainer.kl_weights(number), plan.learning_rate_at(number))
-        if number % trainer.check_every == 0 and step.skipped > 0:
+        if number % trainer.check_every == 0 and step.unsound > 0:
             raise FloatingPointError("the loss is not finite")
         number += 1
 

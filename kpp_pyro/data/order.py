@@ -53,9 +53,8 @@ class EpisodeOrder:
             InputError: no episodes.
         """
         require_positive("num_episodes", num_episodes)
-        next_row = self._next_of_all if self.classes_per_episode is None else self._next_of_classes
-        rows = [next_row() for _ in range(num_episodes * self.ranks)]
-        return torch.stack(rows[self.rank :: self.ranks])
+        rows = self._of_all if self.classes_per_episode is None else self._of_classes
+        return rows(num_episodes * self.ranks)[self.rank :: self.ranks]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Where the order stands, the same for every process."""
@@ -69,18 +68,27 @@ class EpisodeOrder:
         self._shuffled = self._shuffle() if self._taken else None
         self._generator.set_state(state["now"].cpu())
 
-    def _next_of_all(self) -> Tensor:
-        if self._shuffled is None or self._taken == len(self._shuffled):
-            self._before_shuffle, self._taken = self._generator.get_state(), 0
-            self._shuffled = self._shuffle()
-        self._taken += 1
-        return self._shuffled[self._taken - 1]
+    def _of_all(self, count: int) -> Tensor:
+        """Take the next rows (count, T) of the shuffle, and of as many new ones as it takes."""
+        parts = []
+        while count > 0:
+            if self._shuffled is None or self._taken == len(self._shuffled):
+                self._before_shuffle, self._taken = self._generator.get_state(), 0
+                self._shuffled = self._shuffle()
+            parts.append(self._shuffled[self._taken : self._taken + count])
+            self._taken += len(parts[-1])
+            count -= len(parts[-1])
+        return torch.cat(parts)
 
     def _shuffle(self) -> Tensor:
         order = torch.randperm(self.num_images, generator=self._generator)
         return order[: self.num_images // self.episode_length * self.episode_length].view(-1, self.episode_length)
 
-    def _next_of_classes(self) -> Tensor:
+    def _of_classes(self, count: int) -> Tensor:
+        """Draw rows (count, T), each by itself."""
+        return torch.stack([self._row_of_classes() for _ in range(count)])
+
+    def _row_of_classes(self) -> Tensor:
         chosen = torch.randperm(len(self._members), generator=self._generator)[: self.classes_per_episode]
         among = torch.cat([self._members[number] for number in chosen.tolist()])
         return among[torch.randperm(len(among), generator=self._generator)[: self.episode_length]]

@@ -61,7 +61,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(value: float) 
     before = copy.deepcopy((module.state_dict(), step.optimizer.state_dict()))
     step(torch.full((1, 1, 1), value), {})
     after = (module.state_dict(), step.optimizer.state_dict())
-    assert step.skipped == 1
+    assert step.unsound == 1
     torch.testing.assert_close(after[0], before[0], rtol=0, atol=0)
     torch.testing.assert_close(after[1]["state"], before[1]["state"], rtol=0, atol=0)
 
