@@ -30,6 +30,7 @@ _LOG_EVERY = 50  # steps
 _AGREE_EVERY = 10  # steps, on whether to stop
 _EVALUATION_EPISODES = 8  # episodes in memory at a time; the batches are what processes share out
 _EVALUATION_SEED = 0  # of the noise of every evaluation, so that two checkpoints meet the same draws
+_ALWAYS_HERE = ("digits", "folder")  # data sets that nothing is downloaded for
 _KEPT = ("best_elbo_nats_per_image", "training_seconds")  # in a checkpoint, beside the trainer's state
 
 
@@ -56,11 +57,12 @@ class Run:
                 self._prepare_folder(resume)
 
     def _load_episodes(self, device: torch.device) -> Episodes:
-        """Load the data; the first process before the others, which then find what it has downloaded."""
+        """Load the data; the first process before the others if it may download what these then find."""
         processes, episodes = self.processes, None
-        for turn in (True, False)[: processes.count]:
+        last = 0 if self.config.data.dataset in _ALWAYS_HERE else 1
+        for turn in range(last + 1):
             with processes.together():
-                if processes.is_first == turn:
+                if turn == (0 if processes.is_first else last):
                     episodes = build_episodes(self.config, device, processes.rank, processes.count)
         assert episodes is not None
         return episodes

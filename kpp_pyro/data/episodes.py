@@ -81,7 +81,10 @@ class EpisodeSampler:
         return {**self.order.state_dict(), "pixels": self.rendering.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore `state_dict()`. Raises InputError for a state that this device's generator cannot take."""
+        """Restore `state_dict()`.
+
+        Raises InputError for the state of another number of images, or one that this device's generator cannot take.
+        """
         require_keys(state, self.state_dict())
         self.rendering.load_state(state["pixels"])
         self.load_order(state)

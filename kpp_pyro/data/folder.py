@@ -94,22 +94,37 @@ def find_pictures(data_dir: Path | str) -> FolderSplits:
 
 
 def _find(folder: Path) -> list[str]:
-    """Names of all pictures below a folder, relative to it, sorted; links to folders are followed, once each."""
+    """Names of all pictures below a folder, relative to it, sorted.
+
+    Links to folders are followed where nothing else leads to the same place; of several such links, the one that is
+    nearest to the folder, then the first by name.
+    """
     if not folder.is_dir():
         raise InputError(
             f"{folder}: expected a folder of pictures, found none; --dataset folder needs train/ and test/"
         )
-    names, seen = [], set()
-    for place, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
-        seen.add(os.path.realpath(place))
-        kept = [name for name in folders if not name.startswith(".")]
-        folders[:] = [name for name in kept if os.path.realpath(os.path.join(place, name)) not in seen]
+    names = []
+    for place, files in _walk(folder):
         inside = Path(place).relative_to(folder)
         pictures = [name for name in files if os.path.splitext(name)[1].lower() in SUFFIXES]
         names += [(inside / name).as_posix() for name in pictures if not name.startswith(".")]
     if not names:
         raise InputError(f"{folder}: expected pictures ({', '.join(sorted(SUFFIXES))}), found none")
     return sorted(names)
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """A folder and those below, each once under one name, with their files; hidden ones are left out."""
+    tops, seen = deque([str(folder)]), set[str]()
+    while tops:
+        for place, folders, files in os.walk(tops.popleft(), onerror=_refuse):  # links wait until it is through
+            if (real := os.path.realpath(place)) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            tops += [path for name in folders if os.path.islink(path := os.path.join(place, name))]
+            yield place, files
 
 
 def _refuse(error: OSError) -> None:
@@ -171,7 +186,8 @@ class FolderSampler:
 
     Has the interface of `EpisodeSampler` and the same order, but `draw` returns pixels: worker processes, which are
     started by the first draw, decode those of the next steps meanwhile, so that no more than these are in memory. What
-    they have decoded they keep in a temporary file (`DecodedFile`), and later passes over the pictures read it there.
+    they have decoded they keep in a temporary file (`DecodedFile`), and later passes over the pictures read it there,
+    unless `keep` is false.
 
     A picture that cannot be read is named (the first ten), counted, and replaced in its episode by another one that is
     not in it, of the episode's classes if `classes_per_episode` is given; which one depends on the episode alone. Where
@@ -193,6 +209,7 @@ class FolderSampler:
         augment: shift and rotate the images at random before they are binarized.
         rank: this process.
         ranks: number of processes that share the order.
+        keep: whether to keep what has been decoded.
 
     Raises:
         InputError: an episode that these pictures cannot fill, or an unknown binarization.
@@ -211,6 +228,8 @@ class FolderSampler:
         augment: bool = False,
         rank: int = 0,
         ranks: int = 1,
+        *,
+        keep: bool = True,
     ) -> None:
         require_binarization(binarization)
         require_positive("--workers", workers)
@@ -224,7 +243,7 @@ class FolderSampler:
         self.unreadable = Unreadable(files.folder, len(files))
         self._files, self._workers, self._binarization, self._device = files, workers, binarization, device
         among = None if classes_per_episode is None else classes.numpy()
-        kept = DecodedFile(image_size**2)
+        kept = DecodedFile(image_size**2) if keep else None
         self._decoder = Decoder(files.folder, files.names, image_size, binarization == "static", True, among, kept)
         self._decoding: Decoding | None = None
         self._ahead: deque[tuple[dict[str, Tensor], Tensor]] = deque()  # rows under way, and the order before each
@@ -235,7 +254,7 @@ class FolderSampler:
         They are in pinned memory if episodes are rendered on a GPU.
 
         Raises:
-            InputError: no episodes, or too many pictures that cannot be read.
+            InputError: no episodes, too many pictures that cannot be read, or a worker that was killed.
         """
         require_positive("num_episodes", num_episodes)
         decoding = self._decoding = self._decoding or self._begin(num_episodes)
@@ -287,7 +306,7 @@ class FolderSampler:
         """Restore `state_dict()`.
 
         Raises:
-            InputError: not the state of a sampler, or one that this device's generator cannot take.
+            InputError: not the state of a sampler of as many pictures, or one that this device's generator cannot take.
         """
         require_keys(state, self.state_dict())
         self.rendering.load_state(state["pixels"])

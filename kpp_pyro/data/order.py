@@ -57,11 +57,24 @@ class EpisodeOrder:
         return rows(num_episodes * self.ranks)[self.rank :: self.ranks]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Where the order stands, the same for every process."""
-        return {"shuffle": self._before_shuffle, "taken": torch.tensor(self._taken), "now": self._generator.get_state()}
+        """Where the order stands and of how many images it is, the same for every process."""
+        return {
+            "images": torch.tensor(self.num_images),
+            "shuffle": self._before_shuffle,
+            "taken": torch.tensor(self._taken),
+            "now": self._generator.get_state(),
+        }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from where an order of the same images stood, with any number of processes."""
+        """Go on from where an order of the same images stood, with any number of processes.
+
+        Raises:
+            InputError: an order of another number of images.
+        """
+        if int(state["images"]) != self.num_images:
+            raise InputError(
+                f"training images: expected the {int(state['images'])} that the run began with, found {self.num_images}"
+            )
         self._before_shuffle = state["shuffle"].cpu()
         self._taken = int(state["taken"])
         self._generator.set_state(self._before_shuffle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def test_what_was_kept_is_read_back_and_nothing_else() -> None:
         assert torch.equal(pixels, image(number) if number in (0, 4, 9) else torch.zeros_like(pixels))
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_processes_share_it(method: str) -> None:
     kept, pixels = DecodedFile(15), torch.zeros(1, 3, 5, dtype=torch.uint8)
     kept.keep(1, image(1))
@@ -46,8 +47,7 @@ def _read_and_keep(kept: DecodedFile) -> None:
 def test_an_image_whose_end_is_missing_is_not_read() -> None:
     kept, pixels = DecodedFile(15), torch.zeros(1, 3, 5, dtype=torch.uint8)
     kept.keep(0, image(0))
-    with kept._path.open("r+b") as file:
-        file.truncate(15)
+    os.ftruncate(kept._descriptor, 15)
     assert not kept.read(0, pixels)
 
 
@@ -61,9 +61,12 @@ def test_a_full_disk_costs_the_kept_image_and_nothing_else(monkeypatch: pytest.M
     assert not kept.read(3, pixels)
 
 
-def test_the_file_goes_with_its_last_user() -> None:
+def test_the_file_has_no_name_and_goes_with_its_last_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     kept = DecodedFile(15)
-    folder = Path(kept._path).parent
-    assert folder.is_dir()
+    kept.keep(0, image(0))
+    descriptor = kept._descriptor
+    assert not list(tmp_path.iterdir()) and os.fstat(descriptor).st_size == 16
     del kept
-    assert not folder.exists()
+    with pytest.raises(OSError):
+        os.fstat(descriptor)

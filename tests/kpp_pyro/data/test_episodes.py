@@ -136,7 +136,7 @@ def test_the_largest_possible_training_episode_is_drawn() -> None:
 
 def test_bad_states_and_counts_are_named() -> None:
     sampler = EpisodeSampler(grey(5), 2, "static", 0)
-    with pytest.raises(InputError, match="the keys now, pixels, shuffle, taken, found epoch"):
+    with pytest.raises(InputError, match="the keys images, now, pixels, shuffle, taken, found epoch"):
         sampler.load_state_dict({"epoch": torch.zeros(1)})
     with pytest.raises(InputError, match=r"bytes of a cpu device, found torch.uint8 \(16,\)"):
         sampler.load_state_dict({**sampler.state_dict(), "pixels": torch.zeros(16, dtype=torch.uint8)})

@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,6 +111,35 @@ def test_folders_that_are_linked_are_followed_once(tmp_path: Path) -> None:
     assert sorted(found.train.names + found.validation.names) == sorted([*(f"a/{n}.png" for n in range(10)), "b/1.png"])
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_folder_goes_before_links_to_it_and_of_links_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backwards: bool
+) -> None:
+    train = tmp_path / "train"
+    save(tmp_path / "test" / "1.png", 9)
+    save(tmp_path / "elsewhere" / "1.png", 9)
+    for number in range(10):
+        save(train / "deep" / "cats" / f"{number}.png", 9)
+    for link, target in {
+        "alias": train / "deep/cats",
+        "dogs": tmp_path / "elsewhere",
+        "b": tmp_path / "elsewhere",
+    }.items():
+        (train / link).symlink_to(target)
+    (train / "deep" / "a").symlink_to(tmp_path / "elsewhere")
+    walk = os.walk
+
+    def listed(*arguments: Any, **options: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+        for place, folders, files in walk(*arguments, **options):
+            folders.sort(reverse=backwards)
+            yield place, folders, files
+
+    monkeypatch.setattr(os, "walk", listed)
+    found = find_pictures(tmp_path)
+    expected = ["b/1.png", *(f"deep/cats/{number}.png" for number in range(10))]
+    assert sorted(found.train.names + found.validation.names) == expected
+
+
 def test_a_tenth_of_the_training_pictures_is_held_out_and_always_the_same(tmp_path: Path) -> None:
     written(tmp_path / "train", 50)
     written(tmp_path / "test", 3)
@@ -192,7 +223,7 @@ def test_a_state_is_that_of_images_in_memory_and_another_one_is_refused(files: P
         source.sample(7)
     for name, value in in_memory.state_dict().items():
         assert torch.equal(on_disk.state_dict()[name], value), name
-    with pytest.raises(InputError, match="the keys now, pixels, shuffle, taken, found epoch"):
+    with pytest.raises(InputError, match="the keys images, now, pixels, shuffle, taken, found epoch"):
         on_disk.load_state_dict({"epoch": torch.zeros(1)})
 
 
@@ -415,3 +446,13 @@ def test_a_picture_is_decoded_once(tmp_path: Path, binarization: str) -> None:
         (files.folder / name).unlink()
     assert all(torch.equal(a, b) for a, b in zip(seen + [once.draw(2) for _ in range(7)], expected, strict=True))
     assert len(once.unreadable) == 0
+
+
+def test_nothing_is_kept_if_not_wanted(tmp_path: Path) -> None:
+    files = written(tmp_path, 100)
+    source = FolderSampler(files, SIZE, 1, CPU, 8, "dynamic", 0, keep=False)
+    source.draw(24)  # two passes
+    source.close()
+    break_pictures(files, *range(100))
+    with pytest.raises(InputError, match="to be unreadable"):
+        source.draw(24)

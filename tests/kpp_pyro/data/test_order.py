@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kpp_pyro.data.order import EpisodeOrder
+from kpp_pyro.errors import InputError
 
 CLASSES = torch.arange(50) % 5
 
@@ -46,6 +47,16 @@ def test_an_order_goes_on_where_another_stood_with_any_number_of_processes(
         resumed = order(classes_per_episode, rank, ranks=2, seed=9)
         resumed.load_state_dict(state)
         assert torch.equal(resumed.draw(8), expected[rank::2])
+
+
+@pytest.mark.parametrize("classes_per_episode", [None, 2])
+@pytest.mark.parametrize("left", [20, 49])
+def test_an_order_of_other_images_is_refused(classes_per_episode: int | None, left: int) -> None:
+    first = order(classes_per_episode)
+    first.draw(5)
+    other = EpisodeOrder(CLASSES[:left], 8, 3, classes_per_episode)
+    with pytest.raises(InputError, match=f"^training images: expected the 50 that the run began with, found {left}$"):
+        other.load_state_dict(first.state_dict())
 
 
 def test_with_classes_an_episode_is_a_uniform_draw_of_its_classes_images() -> None:
