@@ -20,7 +20,7 @@ from experiments.build import resolve_device
 from experiments.config import Config
 from experiments.script import run_script
 from experiments.speed.contenders import configuration
-from experiments.speed.growth import measure_growth
+from experiments.speed.growth import PARTICLES, axes, measure_growth
 from experiments.speed.input import time_input
 from experiments.speed.options import time_options
 from experiments.speed.steps import fraction_of_peak, time_parts, time_steps
@@ -88,7 +88,9 @@ def measure(arguments: Arguments, device: str) -> dict[str, Any]:
         "parts": lambda: {name: time_parts(c, repeats) for name, c in presets(device).items()},
         "options": lambda: {name: time_options(c, few) for name, c in presets(device, convolutions=True).items()},
         "peak": lambda: {name: fraction_of_peak(c, few) for name, c in presets(device, convolutions=True).items()},
-        "growth": lambda: measure_growth(device, few, arguments.quick),
+        "growth": lambda: measure_growth(
+            device, few, axes(arguments.quick), (10, 20) if arguments.quick else PARTICLES
+        ),
         "input": lambda: time_input(device, few, pictures, arguments.picture_size, arguments.workers),
     }
     return {

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from inference.objectives import ObjectiveName
+from inference.processes import processes_here
 from kpp_pyro.data import Binarization
 from kpp_pyro.errors import InputError
 from kpp_pyro.networks.shapes import require_image_shape
@@ -18,15 +19,15 @@ from kpp_pyro.networks.shapes import require_image_shape
 DatasetName = Literal["digits", "mnist", "fashion_mnist", "omniglot", "folder"]
 WriteName = Literal["allocate", "feed_forward"]
 NetworkFamily = Literal["mlp", "conv"]
-Preset = Literal["tiny", "small", "base"]
+Preset = Literal["tiny", "small", "medium", "base"]
 
 _MOST_WORKERS = 16
 
 
 def _spare_cores() -> int:
-    """Cores for decoding, beside the one that trains."""
+    """Cores for decoding of each process of this machine, beside the one that trains."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(_MOST_WORKERS, cores - 1))
+    return max(1, min(_MOST_WORKERS, cores // processes_here() - 1))
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class DataConfig:
     image_size: int = 28
     """Side of the images of --dataset folder, in pixels: pictures are scaled and cropped to it."""
     workers: int = _spare_cores()
-    """Processes that decode the pictures of --dataset folder."""
+    """Processes that decode the pictures of --dataset folder, of each process that trains."""
     episode_length: int = 32
     """T, distinct images per episode."""
     classes_per_episode: int | None = None
@@ -152,16 +153,16 @@ class Config:
 # What a data set, a write and a preset set, unless the command line says otherwise.
 _BY_DATASET: dict[str, dict[str, Any]] = {
     "digits": {"preset": "tiny", "steps": 2500, "evaluate_every": 250},
-    "mnist": {"preset": "small", "steps": 13500, "evaluate_every": 1000},
-    "fashion_mnist": {"preset": "small", "steps": 13500, "evaluate_every": 1000},
+    "mnist": {"preset": "small", "steps": 17000, "evaluate_every": 1000},
+    "fashion_mnist": {"preset": "small", "steps": 17000, "evaluate_every": 1000},
     "omniglot": {
-        "preset": "small",
+        "preset": "medium",
         "steps": 13500,
         "evaluate_every": 500,
         "augment": True,
         "weight_decay": 0.05,
     },
-    "folder": {"preset": "small", "steps": 13500, "evaluate_every": 1000},
+    "folder": {"preset": "small", "steps": 17000, "evaluate_every": 1000},
 }
 _BY_WRITE: dict[str, dict[str, Any]] = {
     "allocate": {},
@@ -181,17 +182,19 @@ _BY_WRITE: dict[str, dict[str, Any]] = {
 # A learned map has to discover what `allocate` is given: it needs several times the steps.
 _BY_DATASET_AND_WRITE: dict[tuple[str, str], dict[str, Any]] = {
     ("digits", "feed_forward"): {"steps": 6000, "evaluate_every": 500},
-    ("mnist", "feed_forward"): {"steps": 24000},
-    ("fashion_mnist", "feed_forward"): {"steps": 24000},
+    ("mnist", "feed_forward"): {"preset": "medium", "steps": 24000},
+    ("fashion_mnist", "feed_forward"): {"preset": "medium", "steps": 24000},
     ("omniglot", "feed_forward"): {"steps": 24000, "evaluate_every": 1000},
-    ("folder", "feed_forward"): {"steps": 24000},
+    ("folder", "feed_forward"): {"preset": "medium", "steps": 24000},
 }
 _BY_PRESET: dict[tuple[str, str], dict[str, Any]] = {
     ("mlp", "tiny"): {"width": 256, "depth": 1},
-    ("mlp", "small"): {"width": 768, "depth": 1},
+    ("mlp", "small"): {"width": 512, "depth": 1},
+    ("mlp", "medium"): {"width": 768, "depth": 1},
     ("mlp", "base"): {"width": 2048, "depth": 4},
     ("conv", "tiny"): {"width": 16, "depth": 1},
     ("conv", "small"): {"width": 32, "depth": 1},
+    ("conv", "medium"): {"width": 64, "depth": 2},
     ("conv", "base"): {"width": 128, "depth": 3},
 }
 

@@ -94,11 +94,17 @@ def run_shared_script(main: Callable[[Processes], int]) -> int:
     Errors that a user can act on become one sentence. Only the first process has anything to say, but for an error
     that it does not know of.
     """
-    with joined_processes() as processes:
+    with contextlib.suppress(_FailedError), joined_processes() as processes:
         status = run_main(main, processes)
         sys.stdout.flush()
         processes.end_in_order()
+        if status:
+            raise _FailedError  # the others may not know of it, and not come to the end of the group
     return status
+
+
+class _FailedError(Exception):
+    """Leaves a group of processes without waiting for the others."""
 
 
 def run_main(main: Callable[[Processes], int], processes: Processes) -> int:

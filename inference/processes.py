@@ -104,10 +104,6 @@ class Processes:
         distributed.all_reduce(total)
         return total
 
-    def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
-        return bool(self.sum(torch.tensor(float(flag))) > 0)
-
 
 ALONE = Processes()
 

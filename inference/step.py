@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from inference.objectives import KLWeights, Loss
+from kpp_pyro.errors import InputError
 
 _EAGER_STEPS = 4  # before a capture: they make the optimiser's state, and let libraries choose their kernels
 
@@ -31,7 +33,7 @@ class Step:
     """Renders episodes, and descends along the gradient of the loss per image.
 
     Nothing here waits for the device. A step whose gradient is not finite changes no parameter, and one whose loss or
-    gradient is not finite adds one to `unsound`, for the caller to find.
+    gradient is not finite adds one to `unsound`, for the caller to find; if it is the loss, to `unsound_losses` too.
 
     Args:
         loss: -ELBO of episodes, summed, with a KL weight for every site by its name.
@@ -51,7 +53,9 @@ class Step:
         self.loss, self.optimizer, self.render = loss, optimizer, render
         self.gradient_norm = gradient_norm
         self.parameters: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
-        self.unsound = torch.zeros((), device=self.parameters[0].device)
+        self.device = self.parameters[0].device
+        self.unsound = torch.zeros((), device=self.device)
+        self.unsound_losses = torch.zeros((), device=self.device)
 
     def __call__(self, drawn: Tensor, kl_weights: KLWeights) -> StepResult:
         """Take a step on what was drawn, on the device."""
@@ -68,6 +72,7 @@ class Step:
         self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]  # the same in all processes
         self.optimizer.step()
         self.unsound += (~(loss + norm).isfinite()).float()
+        self.unsound_losses += (~loss.isfinite()).float()
         return norm
 
 
@@ -80,7 +85,7 @@ class EagerStepper:
     def __call__(self, drawn: Tensor, kl_weights: Mapping[str, float], learning_rate: float) -> StepResult:
         """Take a step on what was drawn on the CPU."""
         self.step.optimizer.param_groups[0]["lr"] = learning_rate
-        return self.step(drawn.to(self.step.unsound.device, non_blocking=True), kl_weights)
+        return self.step(drawn.to(self.step.device, non_blocking=True), kl_weights)
 
 
 class CapturedStepper:
@@ -98,29 +103,34 @@ class CapturedStepper:
     def __init__(self, step: Step, generators: Sequence[torch.Generator]) -> None:
         self.step, self.generators = step, generators
         self.steps_taken = 0
-        self._stream = torch.cuda.Stream(step.unsound.device)
+        self._stream = torch.cuda.Stream(step.device)
         self._graph = torch.cuda.CUDAGraph()
         self._inputs: tuple[Tensor, dict[str, Tensor]] | None = None
         self._result: StepResult | None = None
 
     def __call__(self, drawn: Tensor, kl_weights: Mapping[str, float], learning_rate: float) -> StepResult:
-        """Take a step on what was drawn on the CPU; the result's tensors are overwritten by the next."""
-        inputs = self._fill(drawn, kl_weights, learning_rate)
-        self.steps_taken += 1
-        if self.steps_taken <= _EAGER_STEPS:
-            with self._beside():
-                return self.step(*inputs)
-        if self._result is None:
-            self._result = self._capture(*inputs)
-        self._graph.replay()
-        return self._result
+        """Take a step on what was drawn on the CPU; the result's tensors are overwritten by the next.
+
+        Raises:
+            InputError: the step cannot be captured.
+        """
+        with torch.cuda.device(self.step.device):
+            inputs = self._fill(drawn, kl_weights, learning_rate)
+            self.steps_taken += 1
+            if self.steps_taken <= _EAGER_STEPS:
+                with self._beside():
+                    return self.step(*inputs)
+            if self._result is None:
+                self._result = self._capture(*inputs)
+            self._graph.replay()
+            return self._result
 
     def _fill(
         self, drawn: Tensor, kl_weights: Mapping[str, float], learning_rate: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Copy what changes between steps to where the graph reads it."""
         if self._inputs is None:
-            device = self.step.unsound.device
+            device = self.step.device
             weights = {name: torch.zeros((), device=device) for name in kl_weights}
             self._inputs = torch.empty_like(drawn, device=device), weights
         self._inputs[0].copy_(drawn, non_blocking=True)
@@ -133,15 +143,21 @@ class CapturedStepper:
         for generator in self.generators:
             self._graph.register_generator_state(generator)
         self.step.optimizer.zero_grad(set_to_none=True)  # so that gradients are allocated in the graph's own memory
-        # Other threads (TensorBoard's, a loader's) may use the device meanwhile.
-        with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
-            return self.step(drawn, kl_weights)
+        try:
+            # Other threads (TensorBoard's, a loader's) may use the device meanwhile.
+            with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
+                return self.step(drawn, kl_weights)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            expected = "expected a step that can be captured as a CUDA graph"
+            raise InputError(f"--capture: {expected}, found {reason}; go on with --capture off") from error
 
     @contextmanager
     def _beside(self) -> Iterator[None]:
         """Run on the stream of the capture, after what is under way and before what follows."""
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self._stream), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*capturable=True.*")  # it is, for what follows
             yield
         current.wait_stream(self._stream)

@@ -19,6 +19,7 @@ from inference.objectives import KLSchedule, annealed
 from inference.processes import ALONE, Processes
 from inference.randomness import random_state, restore_random_state
 from inference.step import CapturedStepper, EagerStepper, Step, StepResult
+from kpp_pyro.errors import InputError
 
 _CHECK_EVERY = 25  # steps, on GPUs, which looking at a loss makes wait, and where processes have to meet for it
 _VALIDATED_STEPS = 1  # Pyro's checks of shapes and supports cost time, and catch what they can in the first step
@@ -116,9 +117,11 @@ class Trainer:
             fused=True,
             capturable=capture,
         )
+        self._capture = capture
         step = Step(annealed(processes.share(pair)), self.optimizer, episodes.render, plan.gradient_norm)
-        self.stepper = CapturedStepper(step, episodes.generators) if capture else EagerStepper(step)
-        self._last: tuple[Tensor, StepResult] | None = None
+        self.stepper = self._new_stepper(step)
+        self._last: tuple[int, Tensor, StepResult] | None = None
+        self._failure: InputError | None = None
         self.check_every = 1 if self.device.type == "cpu" and processes.count == 1 else _CHECK_EVERY
 
     def train_step(self) -> StepResult:
@@ -128,16 +131,30 @@ class Trainer:
             DivergenceError: a loss or its gradient is not finite; no parameter has been changed by it. On a GPU, and by
                 several processes, this is found out up to some steps later.
         """
-        began = time.perf_counter()
-        drawn = self.episodes.draw(self.plan.episodes_per_step // self.processes.count)
-        self.waited_seconds += time.perf_counter() - began
+        drawn = self._draw()
         with pyro.validation_enabled(self.step < _VALIDATED_STEPS):
             result = self.stepper(drawn, self.kl_weights(self.step), self.plan.learning_rate_at(self.step))
-        self._last = drawn, result
-        if self.step % self.check_every == 0:
+        self._last = self.step + 1, drawn, result
+        if (self.step + 1) % self.check_every == 0:
             self._require_sound()
         self.step += 1
         return result
+
+    def _draw(self) -> Tensor:
+        """Draw this process's episodes; an error that others do not meet waits until all look for one together."""
+        began = time.perf_counter()
+        try:
+            return self.episodes.draw(self.plan.episodes_per_step // self.processes.count)
+        except InputError as error:
+            if self.processes.count == 1 or self._last is None:
+                raise
+            self._failure = error
+            return self._last[1]
+        finally:
+            self.waited_seconds += time.perf_counter() - began
+
+    def _new_stepper(self, step: Step) -> EagerStepper | CapturedStepper:
+        return CapturedStepper(step, self.episodes.generators) if self._capture else EagerStepper(step)
 
     def kl_weights(self, step: int) -> dict[str, float]:
         """KL weight of every site that has a schedule."""
@@ -180,6 +197,7 @@ class Trainer:
         self.guide.load_state_dict(state["guide"])
         settings = self.optimizer.state_dict()["param_groups"]  # the plan's, whatever the state was saved with
         self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": settings})
+        self.stepper = self._new_stepper(self.stepper.step)  # a graph would go on with the state of before
         if self.processes.rank < len(state["processes"]):
             own = state["processes"][self.processes.rank]
             self.episodes.load_state_dict(own["episodes"])
@@ -188,18 +206,21 @@ class Trainer:
             self.episodes.load_order(state["processes"][0]["episodes"])
 
     def _require_sound(self) -> None:
-        """Raise DivergenceError if a step was skipped, in all processes if it was in one."""
+        """Raise an error that one process has met, in all of them."""
         with self.processes.together():
+            if self._failure is not None:
+                raise self._failure
             if self.stepper.step.unsound > 0:
                 raise DivergenceError(self._diagnosis())
 
     def _diagnosis(self) -> str:
         assert self._last is not None
-        drawn, result = self._last
+        number, drawn, result = self._last
         with pyro.validation_enabled(False):
             terms = elbo_terms(self.model, self.guide, self.episodes.render(drawn.to(self.device)))
-        culprit = "the gradient of the loss" if result.loss.isfinite() else "the loss"
+        culprit = "the loss" if self.stepper.step.unsound_losses > 0 else "the gradient of the loss"
+        where = f"step {number}" if self.check_every == 1 else f"one of the last {self.check_every} steps, to {number}"
         return (
-            f"step {self.step + 1}: {culprit} is not finite (loss {result.loss.item():.4g}; "
-            f"{describe(terms.mean().as_dict())}); try a lower --learning-rate"
+            f"{where}: {culprit} is not finite (loss {result.loss.item():.4g}; {describe(terms.mean().as_dict())}); "
+            "try a lower --learning-rate"
         )

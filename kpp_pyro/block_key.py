@@ -69,7 +69,9 @@ class BlockKey(TorchDistribution):
         if Size(batch_shape) == self.batch_shape:
             return self
         probs = self.block_probs.expand(*Size(batch_shape), *self.block_probs.shape[-2:])
-        return BlockKey(probs, self.addressing, self.prior_prob, validate_args=False)
+        wide = BlockKey(probs, self.addressing, self.prior_prob, validate_args=False)  # the parameters are checked
+        wide._validate_args = self._validate_args
+        return wide
 
     @property
     def mode(self) -> Tensor:
@@ -163,7 +165,7 @@ class KnownBlockKey(BlockKey):
 
     def __init__(self, blocks: Tensor, addressing: Addressing, dtype: torch.dtype = torch.float32) -> None:
         self.blocks, self.addressing, self.prior_prob, self._own_dtype = blocks, addressing, 0.0, dtype
-        TorchDistribution.__init__(self, blocks.shape[:-1], Size((blocks.shape[-1], KEY_SIZE)), validate_args=False)
+        TorchDistribution.__init__(self, blocks.shape[:-1], Size((blocks.shape[-1], KEY_SIZE)))
 
     @lazy_property
     def block_probs(self) -> Tensor:  # type: ignore[override]
@@ -180,7 +182,9 @@ class KnownBlockKey(BlockKey):
         """Expand to a batch shape; itself, where that is its own."""
         if Size(batch_shape) == self.batch_shape:
             return self
-        return KnownBlockKey(self.blocks.expand(*batch_shape, -1), self.addressing, self._own_dtype)
+        wide = KnownBlockKey(self.blocks.expand(*batch_shape, -1), self.addressing, self._own_dtype)
+        wide._validate_args = self._validate_args
+        return wide
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -25,7 +25,9 @@ class DiagonalNormal(dist.Independent):
             return self
         shape = Size(batch_shape) + self.event_shape
         loc, scale = self.base_dist.loc.expand(shape), self.base_dist.scale.expand(shape)
-        return DiagonalNormal(loc, scale, len(self.event_shape), validate_args=False)
+        wide = DiagonalNormal(loc, scale, len(self.event_shape), validate_args=False)  # the parameters are checked
+        wide._validate_args = self._validate_args
+        return wide
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density in nats, (...)."""

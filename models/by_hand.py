@@ -1,4 +1,7 @@
-"""The ELBO of Kanerva++ written out in PyTorch, without Pyro: what the program's speed and value are compared with."""
+"""The ELBO of Kanerva++ written out in PyTorch: what the program's speed and value are compared with.
+
+Nothing of Pyro runs in it but the key's posterior as an object: its draw and its density are this project's own.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,9 @@ from experiments.config import Config
 from experiments.speed.contenders import configuration, new_program, pyro_trainer, random_images
 from experiments.speed.timing import alternate
 from inference.importance import defensive_proposal, importance_score
+from kpp_pyro.data import EpisodeSet
 
+PARTICLES = (10, 100, 1_000, 10_000)
 _MEBIBYTE = 2**20
 _CALLS = 3  # steps in one timing
 
@@ -64,21 +66,28 @@ def _memories(write: str) -> Callable[[int], dict[str, Any]]:
     return lambda times: {"memory_height": height * math.isqrt(times), "memory_width": width * math.isqrt(times)}
 
 
-def measure_growth(device: str, repeats: int, quick: bool = False) -> list[dict[str, Any]]:
-    """Time and peak memory of a step along every axis, from MNIST's image size and the tiny preset, B = 4, T = 32."""
+def measure_growth(
+    device: str, repeats: int, along: Sequence[Axis], particles: Sequence[int] = PARTICLES
+) -> list[dict[str, Any]]:
+    """Time and peak memory of an eager step along every axis, from MNIST's size and the tiny preset, B = 4, T = 32."""
     results = []
-    for axis in axes(quick):
+    for axis in along:
         points = [_step_point(axis, size, device, repeats) for size in axis.sizes]
         results.append(
-            {"axis": axis.label, "write": axis.write, "of": "training step", "points": points, **_slopes(points)}
+            {"axis": axis.label, "write": axis.write, "of": "training step", "points": points, **slopes(points)}
         )
-    points = [_score_point(k, device, repeats) for k in ((10, 20) if quick else (10, 100, 1_000, 10_000))]
-    results.append({"axis": "K, particles", "write": "allocate", "of": "scoring", "points": points, **_slopes(points)})
+    if particles:
+        points = [_score_point(k, device, repeats) for k in particles]
+        results.append(
+            {"axis": "K, particles", "write": "allocate", "of": "scoring", "points": points, **slopes(points)}
+        )
     return results
 
 
 def _base(device: str, write: str, **changes: Any) -> Config:
-    return configuration("mnist", device, **{"write": write, "preset": "tiny", "episodes_per_step": 4, **changes})
+    return configuration(
+        "mnist", device, **{"write": write, "preset": "tiny", "capture": "off", "episodes_per_step": 4, **changes}
+    )
 
 
 def _step_point(axis: Axis, size: int, device: str, repeats: int) -> dict[str, float]:
@@ -90,16 +99,15 @@ def _step_point(axis: Axis, size: int, device: str, repeats: int) -> dict[str, f
 
 
 def _score_point(particles: int, device: str, repeats: int) -> dict[str, float]:
-    config = _base(device, "allocate", episodes_per_step=2)
-    images = random_images(config, num_images=4_096)
-    program, episode = new_program(config, images), pyro_trainer(config, images).episodes
-    on = torch.device(config.device)
-    images_of = episode.render(episode.draw(2).to(on))
+    config = _base(device, "allocate")
+    images = random_images(config, num_images=64)
+    program, on = new_program(config, images), torch.device(config.device)
+    episode, _ = next(EpisodeSet(images, config.data.episode_length).batches(2))
 
     def score() -> None:
         with torch.no_grad(), pyro.validation_enabled(False):
-            proposal = defensive_proposal(program.model, program.guide, images_of)
-            importance_score(program.model, proposal, images_of, particles=particles)
+            proposal = defensive_proposal(program.model, program.guide, episode)
+            importance_score(program.model, proposal, episode, particles=particles)
 
     seconds = alternate({"scoring": score}, min(repeats, 3), 1, on)["scoring"]
     return _point(particles, seconds, peak_mebibytes(score, on))
@@ -158,7 +166,7 @@ class _LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def _slopes(points: Sequence[dict[str, float]]) -> dict[str, float]:
+def slopes(points: Sequence[dict[str, float]]) -> dict[str, float]:
     """Power of the size with which time and memory grow, between the two largest sizes."""
     before, last = points[-2:]
     step = math.log(last["size"] / before["size"])

@@ -14,16 +14,21 @@ from PIL import Image
 from tqdm import tqdm
 
 from experiments.build import build_trainer
+from experiments.config import Config
 from experiments.speed.contenders import configuration, new_program, random_images
-from experiments.speed.timing import alternate, medians, ratio
-from kpp_pyro.data import EpisodeSampler
+from experiments.speed.timing import alternate, medians, ratio, spread
+from inference.training import Trainer
+from kpp_pyro.data import Binarization, EpisodeSampler, LabelledImages
 from kpp_pyro.data.folder import FolderSampler, PictureFiles
 
 _CALLS = 10  # steps in one timing
 
 
+IN_MEMORY, DECODED, KEPT = "images in memory", "pictures decoded", "pictures decoded before"
+
+
 def time_input(device: str, repeats: int, pictures: int, picture_size: int, workers: int) -> dict[str, Any]:
-    """Time steps on JPEGs from a folder in turns with steps on the same number of images in memory.
+    """Time steps on JPEGs from a folder, in a first pass and in later ones, in turns with steps on images in memory.
 
     Args:
         device: of the steps, which are those of the MNIST preset.
@@ -34,28 +39,53 @@ def time_input(device: str, repeats: int, pictures: int, picture_size: int, work
     """
     config = configuration("mnist", device)
     images, on = random_images(config, pictures), torch.device(config.device)
-    length, batch = config.data.episode_length, config.training.episodes_per_step
+    images_per_step = config.training.episodes_per_step * config.data.episode_length
     with tempfile.TemporaryDirectory() as folder, pyro.validation_enabled(False):
-        files = make_pictures(Path(folder), pictures, picture_size)
-        side = images.image_shape[-1]
-        on_disk = FolderSampler(files, side, workers, on, length, "dynamic", config.seed)
-        in_memory = EpisodeSampler(images, length, "dynamic", config.seed)
+        sources = _sources(config, images, make_pictures(Path(folder), pictures, picture_size), workers)
         trainers = {
-            name: build_trainer(config, new_program(config, images), episodes)
-            for name, episodes in (("folder", on_disk), ("in memory", in_memory))
+            name: build_trainer(config, new_program(config, images), source) for name, source in sources.items()
         }
-        seconds = alternate({name: t.train_step for name, t in trainers.items()}, repeats, _CALLS, on)
-        waited = trainers["folder"].waited_seconds / trainers["folder"].step
-        on_disk.close()
+        waits = {name: Waits(trainer) for name, trainer in trainers.items()}
+        for _ in range(2 * -(-pictures // images_per_step)):  # the first pass decodes, and what is ahead of it
+            trainers[KEPT].train_step()
+        seconds = alternate({name: wait.step for name, wait in waits.items()}, repeats, _CALLS, on)
+        for source in sources.values():
+            source.close()
     return {
         "pictures": pictures,
         "picture_side": picture_size,
         "workers": workers,
         "cores": os.cpu_count(),
-        "images_per_step": batch * length,
+        "images_per_step": images_per_step,
         "milliseconds": medians(seconds),
-        "ratios": {"folder / in memory": ratio(seconds, "folder", "in memory")},
-        "waited_milliseconds_per_step": round(1e3 * waited, 3),
+        "ratios": {f"{name} / {IN_MEMORY}": ratio(seconds, name, IN_MEMORY) for name in (DECODED, KEPT)},
+        "waited_milliseconds_per_step": {
+            name: spread(wait.seconds[-repeats * _CALLS :], 1e3) for name, wait in waits.items()
+        },
+    }
+
+
+class Waits:
+    """A trainer whose every step notes how long it waited for data."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.seconds: list[float] = []
+
+    def step(self) -> None:
+        """Take a step."""
+        before = self.trainer.waited_seconds
+        self.trainer.train_step()
+        self.seconds.append(self.trainer.waited_seconds - before)
+
+
+def _sources(config: Config, images: LabelledImages, files: PictureFiles, workers: int) -> dict[str, Any]:
+    length, side, on = config.data.episode_length, images.image_shape[-1], images.images.device
+    drawn: tuple[int, Binarization, int] = (length, "dynamic", config.seed)
+    return {
+        IN_MEMORY: EpisodeSampler(images, *drawn),
+        DECODED: FolderSampler(files, side, workers, on, *drawn, keep=False),
+        KEPT: FolderSampler(files, side, workers, on, *drawn),
     }
 
 

@@ -9,13 +9,12 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
-from experiments.config import Config
+from experiments.config import Config, replace_flat
 from experiments.speed.contenders import pyro_trainer, random_images
 from experiments.speed.timing import alternate, medians, ratio
 from inference.objectives import PLATE_NESTING, annealed
 from inference.step import Step
 from inference.training import Trainer
-from kpp_pyro.data import LabelledImages
 from kpp_pyro.networks.precision import InPrecision
 
 _CALLS = 5  # steps in one timing
@@ -23,12 +22,14 @@ AS_IT_IS = "as it is"
 
 
 def time_options(config: Config, repeats: int) -> dict[str, Any]:
-    """Time steps with one thing changed, in turns with the step as it is; and why a way fails, if it does."""
+    """Time eager steps with one thing changed, in turns with the step as it is; and why a way fails, if it does."""
+    config = replace_flat(config, {"capture": "off"})
     images, failures = random_images(config), dict[str, str]()
     ways: dict[str, Callable[[], object]] = {AS_IT_IS: pyro_trainer(config, images).train_step}
     for name, change in _changes(config).items():
-        trainer = _changed(config, images, change)
+        trainer = pyro_trainer(config, images)
         try:
+            change(trainer)
             for _ in range(3):  # the first compiles, the second is without validation
                 trainer.train_step()
         except Exception as error:
@@ -53,12 +54,6 @@ def _changes(config: Config) -> dict[str, Callable[[Trainer], None]]:
     if config.network.networks == "conv":
         changes["channels_last"] = _use_channels_last
     return changes
-
-
-def _changed(config: Config, images: LabelledImages, change: Callable[[Trainer], None]) -> Trainer:
-    trainer = pyro_trainer(config, images)
-    change(trainer)
-    return trainer
 
 
 def _use_trace_elbo(trainer: Trainer) -> None:

@@ -54,10 +54,11 @@ def _ways(config: Config, images: Any, capture: str, suffix: str) -> dict[str, C
 
 
 def time_parts(config: Config, repeats: int) -> dict[str, Any]:
-    """Time the parts of a step by themselves, forwards and backwards, in turns with the whole.
+    """Time the parts of an eager step by themselves, forwards and backwards, in turns with the whole.
 
     What the parts leave of the step by hand are draws and densities; what that leaves of the program's is Pyro.
     """
+    config = replace_flat(config, {"capture": "off"})
     images, device = random_images(config), torch.device(config.device)
     trainer = pyro_trainer(config, images)
     trainer.train_step()  # gives the optimiser gradients and a state

@@ -52,11 +52,11 @@ def _step_rows(name: str, step: Mapping[str, Any]) -> Iterator[Row]:
 
 def _input_rows(found: Mapping[str, Any]) -> Iterator[Row]:
     size, workers = found["picture_side"], found["workers"]
-    ratio = found["ratios"]["folder / in memory"]
-    note = f"{_quartiles(ratio)}; JPEGs of {size}x{size}, {workers} decoding process{'es' if workers > 1 else ''}"
-    yield f"folder of {size}x{size}: step / step in memory", f"{ratio['median']:.3f}", note
-    waited = found["waited_milliseconds_per_step"]
-    yield f"folder of {size}x{size}: waiting for data", f"{waited:.2f} ms", "a step"
+    what = f"JPEGs of {size}x{size}, {workers} decoding process{'es' if workers > 1 else ''}"
+    for ratio, values in found["ratios"].items():
+        yield f"step on {ratio}", f"{values['median']:.3f}", f"{_quartiles(values)}; {what}"
+    for source, values in found["waited_milliseconds_per_step"].items():
+        yield f"{source}: waiting for data", f"{values['median']:.2f} ms", f"{_quartiles(values)} a step"
 
 
 def _quartiles(values: Mapping[str, float]) -> str:

@@ -25,11 +25,11 @@ def draw_growth(growth: Sequence[Mapping[str, Any]], path: Path | str | None = N
     panels = figure.subplots(2, len(names), squeeze=False, sharex="col", sharey="row")
     for row, (quantity, label) in enumerate(_QUANTITIES):
         for column, name in enumerate(names):
-            axis = panels[row][column]
-            for line in (line for line in growth if line["axis"] == name):
+            axis, lines = panels[row][column], [line for line in growth if line["axis"] == name]
+            for line in lines:
                 sizes, values = zip(*((p["size"], p[quantity]) for p in line["points"]), strict=True)
                 axis.plot(sizes, values, marker=".", label=f"{line['write']}, power {line[f'{quantity}_power']:.2f}")
-            axis.set_xscale("log", base=2 if row == 0 and len(sizes) > 4 else 10)
+            axis.set_xscale("log", base=2 if lines[0]["points"][-1]["size"] <= 1_000 else 10)
             axis.set_yscale("log")
             axis.grid(alpha=0.3, which="both")
             axis.legend(fontsize=7)

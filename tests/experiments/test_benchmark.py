@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.speed import options
 from experiments.speed.contenders import configuration, pyro_trainer, random_images
-from experiments.speed.growth import peak_mebibytes
+from experiments.speed.growth import Axis, measure_growth, peak_mebibytes, slopes
 from experiments.speed.timing import alternate, ratio, spread
+from kpp_pyro.figures import draw_growth
 from tests.experiments.running import refused, run
 
 CPU = torch.device("cpu")
@@ -74,6 +76,38 @@ def test_peak_memory_counts_what_lives_at_once() -> None:
     assert peak_mebibytes(one_after_the_other, CPU) <= 2
     assert peak_mebibytes(together, CPU) == pytest.approx(5, abs=0.1)
     assert peak_mebibytes(graph, CPU) == pytest.approx(3, abs=1)
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 1.5, 2.0])
+def test_the_power_of_a_power_law_is_found(power: float) -> None:
+    points = [{"size": n, "milliseconds": 3 * n**power, "peak_mebibytes": 7 * n ** (power / 2)} for n in (8, 32, 128)]
+    assert slopes(points) == {"milliseconds_power": power, "peak_mebibytes_power": power / 2}
+
+
+def test_growth_is_measured_and_drawn(tmp_path: Path) -> None:
+    axis = Axis("T, images per episode", "allocate", (2, 4), lambda length: {"episode_length": length, "width": 16})
+    (line,) = measure_growth("cpu", repeats=1, along=[axis], particles=())
+    assert [point["size"] for point in line["points"]] == [2, 4]
+    assert line["points"][0]["peak_mebibytes"] < line["points"][1]["peak_mebibytes"]
+    assert all(point["milliseconds"] > 0 for point in line["points"])
+    panels = draw_growth([line], tmp_path / "growth.png").axes
+    assert [panel.get_yscale() for panel in panels] == ["log", "log"] and (tmp_path / "growth.png").stat().st_size > 0
+    drawn = [tuple(panel.lines[0].get_ydata()) for panel in panels]
+    assert drawn == [tuple(p[name] for p in line["points"]) for name in ("milliseconds", "peak_mebibytes")]
+
+
+def test_scoring_memory_does_not_grow_with_the_particles() -> None:
+    few, many = measure_growth("cpu", repeats=1, along=[], particles=(400, 1_600))[0]["points"]
+    assert many["peak_mebibytes"] < 1.2 * few["peak_mebibytes"]
+
+
+def test_other_ways_are_compared_with_the_step_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = options._changes(configuration("digits", "cpu"))
+    del changes["networks compiled"]  # takes long
+    monkeypatch.setattr(options, "_changes", lambda _: {**changes, "broken": lambda _: 1 / 0})
+    found = options.time_options(configuration("digits", "cpu", width=16), repeats=1)
+    assert set(found["ratios"]) == {f"{name} / as it is" for name in changes}
+    assert found["failures"] == {"broken": "ZeroDivisionError: division by zero"}
 
 
 @pytest.mark.parametrize("write", ["allocate", "feed_forward"])
