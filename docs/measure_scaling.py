@@ -2,8 +2,8 @@
 
 export OMP_NUM_THREADS=1 PYTHONPATH=.
 python docs/measure_scaling.py sizes | input | evaluation | pauses
-python docs/measure_scaling.py step mlp small 8                                     # networks, preset, B
-torchrun --standalone --nproc-per-node 2 docs/measure_scaling.py step mlp small 8
+python docs/measure_scaling.py step mlp medium 8                                    # networks, preset, B
+torchrun --standalone --nproc-per-node 2 docs/measure_scaling.py step mlp medium 8
 torchrun --standalone --nproc-per-node 2 docs/measure_scaling.py reduce
 """
 
@@ -72,7 +72,7 @@ def milliseconds(run: Callable[[], object], times: int) -> str:
 def sizes() -> None:
     """Bytes of gradients, and matrix products and convolutions of a step."""
     for networks in ("mlp", "conv"):
-        for preset in ("tiny", "small", "base"):
+        for preset in ("tiny", "small", "medium", "base"):
             trainer = trainer_of(config_of(networks, preset, 1))
             gradient = 4 * sum(parameter.numel() for parameter in trainer.parameters) / 1e6
             with FlopCounterMode(display=False) as counter:
@@ -124,21 +124,21 @@ def read_input() -> None:
 
 def evaluation() -> None:
     """Time evaluations and scores."""
-    for preset in ("tiny", "small", "base"):
+    for preset in ("tiny", "medium", "base"):
         program, episodes = program_of(config_of("mlp", preset)), EpisodeSet(images(1024), 32)
         print(f"evaluate 1,024 images, mlp {preset}: {milliseconds(lambda p=program, e=episodes: score(p, e), 3)}")
-    program, batches = program_of(config_of("mlp", "small")), list(EpisodeSet(images(64), 32).batches(2))
+    program, batches = program_of(config_of("mlp", "medium")), list(EpisodeSet(images(64), 32).batches(2))
     plan = ScoringPlan(1000, 0, 200)
     found = milliseconds(lambda: score_episodes(program.model, program.guide, batches, plan), 3)
-    print(f"score 64 images, mlp small, K = 1000, controls with 200: {found}")
+    print(f"score 64 images, mlp medium, K = 1000, controls with 200: {found}")
 
 
 def pauses() -> None:
     """Time what the first process does while the others wait."""
-    trainer, folder = trainer_of(config_of("mlp", "small")), RunFolder(Path(tempfile.mkdtemp()) / "run")
+    trainer, folder = trainer_of(config_of("mlp", "medium")), RunFolder(Path(tempfile.mkdtemp()) / "run")
     folder.create()
     trainer.train_step()
-    program, episodes = program_of(config_of("mlp", "small")), EpisodeSet(images(1024), 32)
+    program, episodes = program_of(config_of("mlp", "medium")), EpisodeSet(images(1024), 32)
     folder.log(1, "validation", {**score(program, episodes), "training_seconds": 1.0})
     print(f"figures: {milliseconds(lambda: draw_figures(folder, program, episodes), 5)}")
     found = milliseconds(lambda: save_checkpoint(folder.checkpoint, trainer.state_dict()), 5)
