@@ -13,6 +13,7 @@ from typing import Any
 
 from inference.errors import DivergenceError, ReportedError
 from inference.processes import ALONE, Processes, joined_processes
+from kpp_pyro.data.decoding import describe_lost_worker, is_lost_worker
 from kpp_pyro.errors import InputError
 
 _SHARED = "svi_train.py and evaluate.py"
@@ -119,6 +120,11 @@ def run_main(main: Callable[[Processes], int], processes: Processes) -> int:
         kept = "; checkpoint.pt is the last good one" if isinstance(error, DivergenceError) else ""
         print(f"error: {who}{error}{kept}", file=sys.stderr)
         return _status_of(error)
+    except RuntimeError as error:
+        if not is_lost_worker(error):
+            raise
+        print(f"error: {who}{describe_lost_worker(error)}", file=sys.stderr)
+        return 2
     except SystemExit as end:  # of the parser, which has said why
         return int(end.code or 0)
     except BrokenPipeError:  # the reader of our output has seen enough, as in `... --help | head`

@@ -147,6 +147,7 @@ class Decoding(Iterator[Decoded]):
     """
 
     def __init__(self, decoder: Decoder, rows: Iterable[Tensor], longest: int, workers: int, ahead: int = 2) -> None:
+        self._folder = decoder.folder
         slots, size = workers * ahead + 1, decoder.image_size  # one more: a row is begun before another is copied
         self._shared = torch.empty(slots, longest, 1, size, size, dtype=torch.uint8).share_memory_()
         requests = ((turn % slots, row.tolist()) for turn, row in enumerate(rows))
@@ -174,15 +175,35 @@ class Decoding(Iterator[Decoded]):
         self.close()
 
     def __next__(self) -> Decoded:
-        """Wait for the next row."""
+        """Wait for the next row.
+
+        Raises:
+            InputError: one of the processes was killed.
+        """
         if self._results is None:
             raise StopIteration
-        slot, length, failures = next(self._results)
+        try:
+            slot, length, failures = next(self._results)
+        except RuntimeError as error:
+            if not is_lost_worker(error):
+                raise
+            raise InputError(f"{self._folder}: {describe_lost_worker(error)}") from error
         return Decoded(self._shared[slot, :length], failures)
 
     def close(self) -> None:
         """End the processes."""
         self._results = None
+
+
+def is_lost_worker(error: RuntimeError) -> bool:
+    """Whether this is what torch raises, wherever the program happens to be, when a worker process was killed."""
+    return str(error).startswith("DataLoader worker")
+
+
+def describe_lost_worker(error: RuntimeError) -> str:
+    """What to do about it."""
+    reason = str(error).strip().removesuffix(".")
+    return f"expected every process that decodes to go on, found that {reason}; fewer --workers take less memory"
 
 
 def _close(reference: weakref.ref[Decoding]) -> None:

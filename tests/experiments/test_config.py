@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import get_args
 
@@ -15,6 +16,7 @@ from experiments.config import (
     NetworkFamily,
     Preset,
     WriteName,
+    _spare_cores,
     config_from_json,
     default_config,
     replace_flat,
@@ -103,6 +105,13 @@ def test_values_of_another_kind_are_errors(part, name, value):
 def test_numbers_that_no_run_can_use_are_refused(changes, flag):
     with pytest.raises(InputError, match=flag):
         require_sensible(replace_flat(default_config(), changes))
+
+
+@pytest.mark.parametrize(("cores", "processes", "workers"), [(8, 1, 7), (8, 2, 3), (8, 8, 1), (2, 4, 1), (96, 2, 16)])
+def test_processes_that_train_share_the_cores_for_decoding(monkeypatch, cores, processes, workers):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert _spare_cores() == workers
 
 
 def test_seeds_decide_the_parameters():

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from experiments import run as runs
+from experiments.config import Config, replace_flat
+from experiments.script import run_main
+from inference.processes import ALONE, Processes
 from kpp_pyro.checkpoint import load_checkpoint
 from tests.experiments.running import TINY, refused, run
 
@@ -90,3 +96,33 @@ def test_help_says_how_to_train_on_ones_own_pictures() -> None:
         "own pictures",
     ):
         assert words in shown
+
+
+@pytest.mark.parametrize(
+    ("dataset", "rank", "waits"), [("folder", 0, 0), ("folder", 1, 0), ("mnist", 0, 0), ("mnist", 1, 1)]
+)
+def test_only_what_may_be_downloaded_is_loaded_in_turns(
+    monkeypatch: pytest.MonkeyPatch, dataset: str, rank: int, waits: int
+) -> None:
+    meetings, before = list[int](), list[int]()
+
+    @contextmanager
+    def together(_: Processes) -> Iterator[None]:
+        yield
+        meetings.append(rank)
+
+    monkeypatch.setattr(Processes, "together", together)
+    monkeypatch.setattr(runs, "build_episodes", lambda *_: before.append(len(meetings)) or "episodes")
+    run_of_two = object.__new__(runs.Run)
+    run_of_two.config, run_of_two.processes = replace_flat(Config(), {"dataset": dataset}), Processes(rank, 2)
+    assert run_of_two._load_episodes(torch.device("cpu")) == "episodes"
+    assert before == [waits] and len(meetings) == (1 if dataset == "folder" else 2)
+
+
+def test_a_decoding_process_that_is_killed_during_a_step_gets_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(_: Processes) -> int:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    assert run_main(main, ALONE) == 2
+    sentence = "found that DataLoader worker (pid 7) is killed by signal: Killed; fewer --workers take less memory"
+    assert capsys.readouterr().err == f"error: expected every process that decodes to go on, {sentence}\n"

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -433,6 +434,21 @@ def test_ctrl_c_in_the_terminal_is_for_the_program_alone_which_ends_at_once_and_
         output, errors = process.communicate(timeout=60)
     assert (process.returncode, output, errors) == (130, "stopped\n", "")
     assert time.monotonic() - began < 4  # torch waits 5 seconds for a worker that it has to end by force
+
+
+def test_a_worker_that_is_killed_gets_a_sentence_and_others_go_on(files: PictureFiles) -> None:
+    source, other = sampler(files), sampler(files)
+    source.draw(2)
+    (pid, _) = (child.pid for child in multiprocessing.active_children())
+    os.kill(pid, signal.SIGSTOP)  # so that its row is waited for
+    killer = threading.Timer(0.5, os.kill, (pid, signal.SIGKILL))
+    killer.start()
+    sentence = rf"^{files.folder}: expected every process .*, found that DataLoader worker .*; fewer --workers take"
+    with pytest.raises(InputError, match=sentence):
+        source.draw(30)
+    killer.join()
+    source.close()
+    assert source.draw(1).shape == other.draw(1).shape
 
 
 @pytest.mark.parametrize("binarization", ["dynamic", "static"])
