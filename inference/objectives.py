@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pyro import poutine
+from pyro.distributions import Delta
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import is_validation_enabled, prune_subsample_sites, site_is_subsample
@@ -36,6 +37,9 @@ class TensorTrace_ELBO(Trace_ELBO):  # noqa: N801, as in Pyro
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
         drawn: list[Any] = [site for name, site in guide_trace.nodes.items() if _has_density(name, site)]
         if all(site["fn"].has_rsample for site in drawn):
+            for site in drawn:
+                if isinstance(site["fn"], Delta) and site["mask"] is None:  # it need not look for its own point
+                    site["log_prob_sum"] = (site["fn"].log_density * site["scale"]).sum()
             loss: Any = guide_trace.log_prob_sum(_has_density) - model_trace.log_prob_sum(_has_density)
             return loss
         return self._score_function_loss(prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace))

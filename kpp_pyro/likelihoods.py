@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
-from torch import Tensor
+from torch import Size, Tensor
+
+_IMAGE_DIMS = 3
+
+
+class BernoulliImage(dist.Independent):
+    """`Bernoulli(logits=logits).to_event(3)`, which it is an instance of, with one pass over the pixels less.
+
+    Args:
+        logits: (..., C, H, W).
+    """
+
+    def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
+        super().__init__(dist.Bernoulli(logits=logits, validate_args=validate_args), _IMAGE_DIMS, validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> BernoulliImage:
+        """Expand to a batch shape; itself, where that is its own."""
+        if Size(batch_shape) == self.batch_shape:
+            return self
+        wide = BernoulliImage(self.base_dist.logits.expand(Size(batch_shape) + self.event_shape), validate_args=False)
+        wide._validate_args = self._validate_args
+        return wide
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """ln p(x|z) in nats, (...)."""
+        if self._validate_args:
+            self._validate_sample(value)
+            self.base_dist._validate_sample(value)
+        logits, value = torch.broadcast_tensors(self.base_dist.logits, value)
+        return -F.binary_cross_entropy_with_logits(logits, value, reduction="none").flatten(-_IMAGE_DIMS).sum(-1)
 
 
 def bernoulli_likelihood(logits: Tensor) -> Distribution:
     """p(x|z) of binary images: independent Bernoulli pixels on logits (..., C, H, W); event shape (C, H, W)."""
-    return dist.Bernoulli(logits=logits).to_event(3)
+    return BernoulliImage(logits)

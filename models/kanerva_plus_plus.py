@@ -29,7 +29,7 @@ from kpp_pyro.networks.precision import InPrecision
 from kpp_pyro.normal import DiagonalNormal
 from kpp_pyro.writes import Write
 from kpp_pyro.writes.interface import Encoding
-from models.program_module import ProgramModule
+from models.program_module import Plate, ProgramModule
 
 
 class FlatPrior(dist.ImproperUniform):
@@ -108,9 +108,9 @@ class KanervaPlusPlusModel(ProgramModule):
 
     def forward(self, episode: Tensor, memory: Tensor | None = None) -> Tensor:
         """Run the program on an episode (B, T, C, H, W), and a memory (B, 1, C_m, H_m, W_m) if one is given."""
-        with pyro.plate("episodes", episode.shape[0], dim=-2):
+        with Plate("episodes", episode.shape[0], dim=-2):
             memory = pyro.sample("memory", self.memory_prior(), obs=memory)
-            with pyro.plate("images", episode.shape[1], dim=-1):
+            with Plate("images", episode.shape[1], dim=-1):
                 key = pyro.sample("key", self.key_prior())
                 latent = pyro.sample("latent", self.latent_prior(memory, key))
                 return pyro.sample("image", self.image_likelihood(latent), obs=episode)
@@ -149,7 +149,7 @@ class KanervaPlusPlusGuide(ProgramModule):
 
     def memory_posterior(self, encoding: Encoding) -> Distribution:
         """q(M|X): batch (B, 1), event (C_m, H_m, W_m)."""
-        return dist.Delta(self.write(encoding)).to_event(3)
+        return dist.Delta(self.write(encoding), event_dim=3)
 
     def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
         """q(y|X, M): event (R, 3); own images without a memory, cues with one."""
@@ -169,10 +169,10 @@ class KanervaPlusPlusGuide(ProgramModule):
         key, latent = self.key_posterior(encoding, memory), self.latent_posterior(encoding)
 
         def posterior(episode: Tensor, memory: Tensor | None = None) -> None:
-            with pyro.plate("episodes", episode.shape[0], dim=-2):
+            with Plate("episodes", episode.shape[0], dim=-2):
                 if written is not None:
                     pyro.sample("memory", written)
-                with pyro.plate("images", episode.shape[1], dim=-1):
+                with Plate("images", episode.shape[1], dim=-1):
                     pyro.sample("key", key)
                     pyro.sample("latent", latent)
 

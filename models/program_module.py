@@ -1,10 +1,12 @@
-"""The base of models and guides: a PyroModule to which plain networks cost nothing extra."""
+"""What models and guides are made of: a module to which plain networks cost nothing extra, and plates that hold all."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from pyro.nn import PyroModule
+from pyro.poutine.broadcast_messenger import BroadcastMessenger
+from pyro.poutine.indep_messenger import IndepMessenger
 from torch import nn
 
 
@@ -22,3 +24,11 @@ class ProgramModule(PyroModule):
         if isinstance(network, nn.Module) and not isinstance(network, PyroModule):
             return network
         return super().__getattr__(name)
+
+
+class Plate(IndepMessenger):
+    """`pyro.plate` of all its members: it has no subsample to draw, whose site would cost as much as a latent's."""
+
+    def _process_message(self, msg: Any) -> None:
+        super()._process_message(msg)
+        BroadcastMessenger._pyro_sample(msg)
