@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pyro import poutine
 from pyro.distributions import Delta
+from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import is_validation_enabled, prune_subsample_sites, site_is_subsample
+from pyro.poutine.util import is_validation_enabled, site_is_subsample
 from torch import Tensor, nn
 
 from inference.traces import PyroProgram
@@ -22,39 +22,53 @@ PLATE_NESTING = 2  # "episodes" at dim -2, "images" at dim -1
 
 
 class TensorTrace_ELBO(Trace_ELBO):  # noqa: N801, as in Pyro
-    """`Trace_ELBO`, in value and gradient, without ever waiting for the device.
+    """`Trace_ELBO`, in value and gradient, without waiting for the device and without keeping traces.
 
     `Trace_ELBO` reads the value of every site's log-probability, which makes a GPU's queue run dry and cannot be
-    captured in a CUDA graph, and prepares terms for sites that are not reparametrised, whether or not there are any.
-    With validation on, and for several particles, it is `Trace_ELBO`.
+    captured in a CUDA graph, and prepares terms for draws that carry no gradient, whether or not there are any. Where
+    there are some, with validation on, and for several particles, this is `Trace_ELBO`.
     """
+
+    _has_other_draws = False  # which carry no gradient
 
     def differentiable_loss(self, model: PyroProgram, guide: PyroProgram, *args: Any, **kwargs: Any) -> Tensor:
         """Return -ELBO, summed over the episodes, differentiable: of one draw of the guide."""
-        if is_validation_enabled() or self.num_particles > 1:
+        if is_validation_enabled() or self.num_particles > 1 or self._has_other_draws:
             return super().differentiable_loss(model, guide, *args, **kwargs)
-        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args, **kwargs)
-        drawn: list[Any] = [site for name, site in guide_trace.nodes.items() if _has_density(name, site)]
-        if all(site["fn"].has_rsample for site in drawn):
-            for site in drawn:
-                if isinstance(site["fn"], Delta) and site["mask"] is None:  # it need not look for its own point
-                    site["log_prob_sum"] = (site["fn"].log_density * site["scale"]).sum()
-            loss: Any = guide_trace.log_prob_sum(_has_density) - model_trace.log_prob_sum(_has_density)
-            return loss
-        return self._score_function_loss(prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace))
-
-    def _score_function_loss(self, model_trace: poutine.Trace, guide_trace: poutine.Trace) -> Tensor:
-        """Trace_ELBO's own estimator for draws that carry no gradient."""
-        model_trace.compute_log_prob()
-        guide_trace.compute_score_parts()
-        loss, surrogate = self._differentiable_loss_particle(model_trace, guide_trace)
-        return loss + (surrogate - surrogate.detach())
+        with _LogDensity({}) as posterior:
+            guide(*args, **kwargs)
+        if not posterior.reparametrised:
+            self._has_other_draws = True
+            return self.differentiable_loss(model, guide, *args, **kwargs)
+        with _LogDensity(posterior.values) as joint:
+            model(*args, **kwargs)
+        return posterior.total - joint.total
 
 
-def _has_density(_: str, site: Any) -> bool:
-    """Whether a node of a trace is a random variable, rather than a plate, a parameter or an argument."""
-    return site["type"] == "sample" and not site_is_subsample(site)
+class _LogDensity(Messenger):
+    """Sums the log-densities of all sites of what runs inside, latent ones at the values given, or drawn and kept."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values, self.draws = values, not values
+        self.total: Any = 0.0
+        self.reparametrised = True
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] and msg["name"] in self.values:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if site_is_subsample(msg):
+            return
+        distribution, value = msg["fn"], msg["value"]
+        self.values[msg["name"]] = value
+        self.reparametrised &= distribution.has_rsample or msg["is_observed"]
+        own_point = (
+            isinstance(distribution, Delta) and not msg["is_observed"]
+        )  # drawn from it: it need not be looked for
+        log_density = distribution.log_density if own_point else distribution.log_prob(value)
+        self.total = self.total + scale_and_mask(log_density, msg["scale"], msg["mask"]).sum()
 
 
 _OBJECTIVES: dict[ObjectiveName, type[ELBO]] = {"trace": TensorTrace_ELBO, "mean_field": TraceMeanField_ELBO}
