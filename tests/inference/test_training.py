@@ -9,8 +9,10 @@ from experiments.build import build_trainer
 from inference.errors import DivergenceError
 from inference.evaluation import elbo_terms
 from inference.objectives import KLSchedule, make_objective
+from inference.processes import Processes
 from inference.training import Trainer, TrainingPlan
 from kpp_pyro.data import EpisodeSampler, LabelledImages
+from kpp_pyro.errors import InputError
 from tests.programs import WRITES, random_episodes, small_config, small_program
 
 
@@ -155,6 +157,40 @@ def test_an_infinite_gradient_changes_no_parameter():
     with pytest.raises(DivergenceError, match="step 2: the gradient of the loss"):
         trainer.train_step()
     assert all(torch.equal(a, b) for a, b in zip(before, state_of(trainer), strict=True))
+
+
+class TwoAsOne(Processes):
+    """The first of two processes, of which the other has nothing to report."""
+
+    def share(self, module):
+        return module
+
+    def gather(self, value):
+        return [value, None]
+
+
+def test_an_input_error_of_one_process_waits_until_all_look_for_one():
+    trainer = make_trainer("allocate")
+    trainer = Trainer(
+        trainer.model, trainer.guide, make_objective("trace"), trainer.episodes, trainer.plan, False, TwoAsOne(0, 2)
+    )
+    trainer.train_step()
+
+    def unreadable(num_episodes):
+        raise InputError("pictures: expected fewer that cannot be read")
+
+    trainer.episodes.draw = unreadable
+    trainer.train_step()  # the others are in a step too, and none may be missing
+    with pytest.raises(InputError, match="pictures: expected fewer"):
+        trainer.state_dict()
+
+
+def test_a_state_restores_the_plans_learning_rate_not_the_saved_one():
+    first, second = make_trainer("allocate"), make_trainer("allocate", learning_rate=0.5)
+    first.train_step()
+    second.load_state_dict(first.state_dict())
+    second.train_step()
+    assert second.optimizer.param_groups[0]["lr"] == second.plan.learning_rate_at(1)
 
 
 def test_an_objective_is_made_anew_for_each_pair():
