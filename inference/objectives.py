@@ -64,9 +64,7 @@ class _LogDensity(Messenger):
         distribution, value = msg["fn"], msg["value"]
         self.values[msg["name"]] = value
         self.reparametrised &= distribution.has_rsample or msg["is_observed"]
-        own_point = (
-            isinstance(distribution, Delta) and not msg["is_observed"]
-        )  # drawn from it: it need not be looked for
+        own_point = self.draws and isinstance(distribution, Delta) and not msg["is_observed"]  # need not be looked for
         log_density = distribution.log_density if own_point else distribution.log_prob(value)
         self.total = self.total + scale_and_mask(log_density, msg["scale"], msg["mask"]).sum()
 

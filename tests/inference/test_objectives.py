@@ -125,6 +125,27 @@ def test_draws_that_carry_no_gradient_get_the_score_function_of_trace_elbo():
     torch.testing.assert_close(gradient, theirs)
 
 
+@pytest.mark.parametrize("point", [1.0, 2.0])
+def test_a_point_of_the_model_is_compared_with_the_guides(point):
+    class Model(PyroModule):
+        def forward(self, data):
+            with pyro.plate("images", len(data), dim=-1):
+                place = pyro.sample("place", dist.Delta(torch.full((len(data),), 1.0)))
+                pyro.sample("image", dist.Normal(place, 1.0), obs=data)
+
+    class Guide(PyroModule):
+        def forward(self, data):
+            with pyro.plate("images", len(data), dim=-1):
+                pyro.sample("place", dist.Delta(torch.full((len(data),), point), log_density=torch.tensor(0.25)))
+
+    data = torch.randn(4)
+    with pyro.validation_enabled(False):
+        loss, expected = (kind(max_plate_nesting=1)(Model(), Guide())(data) for kind in (TensorTrace_ELBO, Trace_ELBO))
+    assert loss.isfinite() == expected.isfinite() == (point == 1)
+    if point == 1:
+        torch.testing.assert_close(loss, expected)
+
+
 def test_several_particles_are_averaged_as_by_trace_elbo():
     program, episode = small_program(), random_episodes()
     results = [
