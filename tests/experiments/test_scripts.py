@@ -338,7 +338,7 @@ def test_help_explains_every_flag_with_the_defaults_of_the_data_set():
     for flag in ("--dataset", "--write", "--binarize", "--kl-key-start", "--precision", "--resume", "--augment"):
         assert flag in text
     assert "default: omniglot" in text
-    assert "default: 17000" in text
+    assert "default: 13500" in text
 
 
 def test_dry_run_prints_the_resolved_configuration_and_leaves_nothing(tmp_path):
