@@ -8,12 +8,14 @@ import pyro
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from experiments.build import build_program, build_trainer
+from inference.objectives import annealed, make_objective
 from inference.step import Step
 from inference.training import Trainer
-from kpp_pyro.data import EpisodeSampler, LabelledImages
+from kpp_pyro.data import EpisodeSampler, LabelledImages, warp
 from tests.programs import IMAGE_SHAPE, WRITES, small_config
 
 CUDA = torch.cuda.is_available()
@@ -104,6 +106,25 @@ def test_what_waits_is_noticed() -> None:
         torch.ones(3).sum().item()
     with pytest.raises(AssertionError, match="has to be copied"), NoWaiting():
         torch.ones(3) * torch.tensor([1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("reads", [1, 2])
+@pytest.mark.filterwarnings("ignore:.*Disabling autocast")
+def test_the_loss_on_a_pretended_gpu_stays_on_it(write: str, reads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors of shapes alone: no tensor of the CPU meets one of the GPU, and no value is asked for."""
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(nn.Module, "to", lambda module, *_: module)  # it is made there
+    with FakeTensorMode(), pyro.validation_enabled(False):
+        with gpu:
+            program = build_program(small_config(write, reads=reads, temporal_shift=0.25), IMAGE_SHAPE, gpu)
+            weights = {"key": torch.ones(()), "latent": torch.ones(())}
+            episode = torch.ones(2, 6, *IMAGE_SHAPE)
+        assert {parameter.device for parameter in program.model.parameters()} == {gpu}
+        loss = annealed(make_objective("trace")(program.model, program.guide))(episode, weights)
+        assert loss.device == gpu and loss.requires_grad
+        pixels = warp(episode.flatten(0, 1), torch.ones(12, 2, device=gpu), torch.ones(12, device=gpu))
+        assert pixels.device == gpu
 
 
 @pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
