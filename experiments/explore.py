@@ -117,4 +117,7 @@ def _launch(page: gradio.Blocks, port: int | None, show: bool) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main))
+    exit_status = run_script(main)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(exit_status)  # Python aborts where a thread of the page is at work while it ends

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pyro
@@ -15,3 +16,9 @@ def _reproducible() -> Iterator[None]:
     torch.manual_seed(0)
     with pyro.validation_enabled(True):
         yield
+
+
+@pytest.fixture
+def no_workers_of_others() -> None:
+    """Free the samplers of earlier tests, which an error's traceback may still hold, and with them their processes."""
+    gc.collect()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import signal
 import sys
 import warnings
@@ -163,7 +164,9 @@ class Decoding(Iterator[Decoded]):
                 worker_init_fn=_begin_work,
                 generator=torch.Generator(),  # it draws seeds, which are not the run's to lose
             )
+            before = multiprocessing.active_children()
             self._results: Iterator[Any] | None = iter(loader)
+            self._processes = [child for child in multiprocessing.active_children() if child not in before]
         atexit.register(_close, weakref.ref(self))  # before multiprocessing's own clean-up, which would wait
 
     def __enter__(self) -> Decoding:
@@ -190,9 +193,21 @@ class Decoding(Iterator[Decoded]):
             raise InputError(f"{self._folder}: {describe_lost_worker(error)}") from error
         return Decoded(self._shared[slot, :length], failures)
 
-    def close(self) -> None:
+    def __del__(self) -> None:
         """End the processes."""
+        self.close()
+
+    def close(self) -> None:
+        """End the processes, though an error that was raised by them may still refer to them."""
+        shut_down = getattr(getattr(self, "_results", None), "_shutdown_workers", None)
         self._results = None
+        if shut_down is not None:
+            shut_down()  # asks them, waits for five seconds, and sends a SIGTERM, which they leave to others
+        for process in getattr(self, "_processes", ()):
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self._processes = []
 
 
 def is_lost_worker(error: RuntimeError) -> bool:

@@ -19,7 +19,10 @@ from kpp_pyro.checkpoint import load_checkpoint
 from tests.experiments.running import TINY, refused, run
 
 FLAGS = [*TINY, "--steps", 3, "--warmup-steps", 100, "--episode-length", 4, "--image-size", 16]
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+    pytest.mark.usefixtures("no_workers_of_others"),
+]
 
 
 @pytest.fixture(scope="module")
