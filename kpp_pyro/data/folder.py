@@ -260,8 +260,12 @@ class FolderSampler:
         decoding = self._decoding = self._decoding or self._begin(num_episodes)
         shape = (num_episodes, self.order.episode_length, *self.image_shape)
         drawn = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
-        for place in range(num_episodes):
-            drawn[place] = self._next(decoding)
+        try:
+            for place in range(num_episodes):
+                drawn[place] = self._next(decoding)
+        except InputError:
+            self.close()  # not when the error is forgotten
+            raise
         return drawn
 
     def _begin(self, num_episodes: int) -> Decoding:
