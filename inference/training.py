@@ -119,7 +119,7 @@ class Trainer:
         )
         self._capture = capture
         step = Step(annealed(processes.share(pair)), self.optimizer, episodes.render, plan.gradient_norm)
-        self.stepper = self._new_stepper(step)
+        self.stepper = self.new_stepper(step)
         self._last: tuple[int, Tensor, StepResult] | None = None
         self._failure: InputError | None = None
         self.check_every = 1 if self.device.type == "cpu" and processes.count == 1 else _CHECK_EVERY
@@ -136,7 +136,8 @@ class Trainer:
             result = self.stepper(drawn, self.kl_weights(self.step), self.plan.learning_rate_at(self.step))
         self._last = self.step + 1, drawn, result
         if (self.step + 1) % self.check_every == 0:
-            self._require_sound()
+            with self.processes.together():
+                self._require_sound()
         self.step += 1
         return result
 
@@ -153,7 +154,8 @@ class Trainer:
         finally:
             self.waited_seconds += time.perf_counter() - began
 
-    def _new_stepper(self, step: Step) -> EagerStepper | CapturedStepper:
+    def new_stepper(self, step: Step) -> EagerStepper | CapturedStepper:
+        """What takes a step the way this trainer does, captured or not."""
         return CapturedStepper(step, self.episodes.generators) if self._capture else EagerStepper(step)
 
     def kl_weights(self, step: int) -> dict[str, float]:
@@ -176,8 +178,8 @@ class Trainer:
         Raises:
             DivergenceError: a step or a parameter was not finite, so that no state is worth keeping.
         """
-        self._require_sound()
         with self.processes.together():
+            self._require_sound()
             if not all(bool(parameter.isfinite().all()) for parameter in self.parameters):
                 raise DivergenceError(f"step {self.step}: a parameter is not finite; try a lower --learning-rate")
         own = {"episodes": self.episodes.state_dict(), "random": random_state(self.device)}
@@ -197,7 +199,7 @@ class Trainer:
         self.guide.load_state_dict(state["guide"])
         settings = self.optimizer.state_dict()["param_groups"]  # the plan's, whatever the state was saved with
         self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": settings})
-        self.stepper = self._new_stepper(self.stepper.step)  # a graph would go on with the state of before
+        self.stepper = self.new_stepper(self.stepper.step)  # a graph would go on with the state of before
         if self.processes.rank < len(state["processes"]):
             own = state["processes"][self.processes.rank]
             self.episodes.load_state_dict(own["episodes"])
@@ -206,12 +208,11 @@ class Trainer:
             self.episodes.load_order(state["processes"][0]["episodes"])
 
     def _require_sound(self) -> None:
-        """Raise an error that one process has met, in all of them."""
-        with self.processes.together():
-            if self._failure is not None:
-                raise self._failure
-            if self.stepper.step.unsound > 0:
-                raise DivergenceError(self._diagnosis())
+        """Raise an error that this process has met."""
+        if self._failure is not None:
+            raise self._failure
+        if self.stepper.step.unsound > 0:
+            raise DivergenceError(self._diagnosis())
 
     def _diagnosis(self) -> str:
         assert self._last is not None

@@ -11,12 +11,13 @@ from torch import Size, Tensor
 from torch.distributions import Independent, Normal, constraints, register_kl
 from torch.distributions.utils import lazy_property
 
+from kpp_pyro.expansion import ExpandsOnce
 from kpp_pyro.memory import KEY_SIZE, SCALE, Addressing, X, Y, cut_blocks
 
 _ROUNDING = 64  # units in the last place of a CDF, by which a sample is kept inside its block
 
 
-class BlockKey(TorchDistribution):
+class BlockKey(ExpandsOnce, TorchDistribution):
     """Keys of R reads, each pointing into a block known up to probabilities.
 
     For each read: n ~ Categorical(block_probs), then y ~ N(0, I) restricted to the keys inside block n, off its edges
@@ -48,6 +49,7 @@ class BlockKey(TorchDistribution):
         validate_args: bool | None = None,
     ) -> None:
         self.block_probs = block_probs
+        self._dtype = block_probs.dtype
         self.addressing = addressing
         self.prior_prob = prior_prob
         event_shape = Size((block_probs.shape[-2], KEY_SIZE))
@@ -64,14 +66,9 @@ class BlockKey(TorchDistribution):
         addressing = self.addressing
         return (1 - addressing.edge) ** 2 * (1 - addressing.broad) / addressing.layout.blocks
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> BlockKey:
-        """Expand to a batch shape; itself, where that is its own."""
-        if Size(batch_shape) == self.batch_shape:
-            return self
-        probs = self.block_probs.expand(*Size(batch_shape), *self.block_probs.shape[-2:])
-        wide = BlockKey(probs, self.addressing, self.prior_prob, validate_args=False)  # the parameters are checked
-        wide._validate_args = self._validate_args
-        return wide
+    def _widened(self, batch_shape: Size) -> BlockKey:
+        probs = self.block_probs.expand(*batch_shape, *self.block_probs.shape[-2:])
+        return BlockKey(probs, self.addressing, self.prior_prob, validate_args=False)
 
     @property
     def mode(self) -> Tensor:
@@ -140,10 +137,6 @@ class BlockKey(TorchDistribution):
         probs = self._probs_of((row * layout.columns + column).long())
         return (1 - self.prior_prob) * probs * inside / self.block_mass + self.prior_prob
 
-    @property
-    def _dtype(self) -> torch.dtype:
-        return self.block_probs.dtype
-
     def _draw_blocks(self, shape: Size) -> Tensor:
         """Draw block numbers (..., R)."""
         probs = self.block_probs.detach().expand(*shape, self.block_probs.shape[-1])
@@ -164,37 +157,28 @@ class KnownBlockKey(BlockKey):
     """
 
     def __init__(self, blocks: Tensor, addressing: Addressing, dtype: torch.dtype = torch.float32) -> None:
-        self.blocks, self.addressing, self.prior_prob, self._own_dtype = blocks, addressing, 0.0, dtype
+        self.blocks, self.addressing, self.prior_prob, self._dtype = blocks, addressing, 0.0, dtype
         TorchDistribution.__init__(self, blocks.shape[:-1], Size((blocks.shape[-1], KEY_SIZE)))
 
     @lazy_property
     def block_probs(self) -> Tensor:  # type: ignore[override]
         """One for the known block, (..., R, N)."""
         numbers = torch.arange(self.addressing.layout.blocks, device=self.blocks.device)
-        return (self.blocks.unsqueeze(-1) == numbers).to(self._own_dtype)
+        return (self.blocks.unsqueeze(-1) == numbers).to(self._dtype)
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
         """No parameter chose the blocks."""
         return True
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> BlockKey:
-        """Expand to a batch shape; itself, where that is its own."""
-        if Size(batch_shape) == self.batch_shape:
-            return self
-        wide = KnownBlockKey(self.blocks.expand(*batch_shape, -1), self.addressing, self._own_dtype)
-        wide._validate_args = self._validate_args
-        return wide
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return self._own_dtype
+    def _widened(self, batch_shape: Size) -> KnownBlockKey:
+        return KnownBlockKey(self.blocks.expand(*batch_shape, -1), self.addressing, self._dtype)
 
     def _draw_blocks(self, shape: Size) -> Tensor:
         return self.blocks.expand(shape)
 
     def _probs_of(self, blocks: Tensor) -> Tensor:
-        return (self.blocks == blocks).to(self._own_dtype)
+        return (self.blocks == blocks).to(self._dtype)
 
 
 @register_kl(BlockKey, Independent)

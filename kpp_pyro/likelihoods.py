@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyro.distributions as dist
 import torch
 import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Size, Tensor
 
+from kpp_pyro.expansion import ExpandsOnce
+
 _IMAGE_DIMS = 3
 
 
-class BernoulliImage(dist.Independent):
+class BernoulliImage(ExpandsOnce, dist.Independent):  # type: ignore[override]  # in Pyro itself
     """`Bernoulli(logits=logits).to_event(3)`, which it is an instance of, with one pass over the pixels less.
 
     Args:
@@ -23,13 +23,8 @@ class BernoulliImage(dist.Independent):
     def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
         super().__init__(dist.Bernoulli(logits=logits, validate_args=validate_args), _IMAGE_DIMS, validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> BernoulliImage:
-        """Expand to a batch shape; itself, where that is its own."""
-        if Size(batch_shape) == self.batch_shape:
-            return self
-        wide = BernoulliImage(self.base_dist.logits.expand(Size(batch_shape) + self.event_shape), validate_args=False)
-        wide._validate_args = self._validate_args
-        return wide
+    def _widened(self, batch_shape: Size) -> BernoulliImage:
+        return BernoulliImage(self.base_dist.logits.expand(batch_shape + self.event_shape), validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """ln p(x|z) in nats, (...)."""

@@ -9,7 +9,7 @@ import torch
 
 from experiments.build import Program, build_program, build_trainer, resolve
 from experiments.config import Config, default_config, replace_flat
-from inference.step import CapturedStepper, EagerStepper, Step
+from inference.step import Step
 from inference.training import Trainer
 from kpp_pyro.data import EpisodeSampler, LabelledImages
 from models.by_hand import elbo_by_hand
@@ -53,8 +53,7 @@ def step_by_hand(config: Config, images: LabelledImages) -> Callable[[], object]
         return -elbo_by_hand(model, guide, episode, kl_weights)  # type: ignore[arg-type]
 
     step = Step(loss, trainer.optimizer, episodes.render, plan.gradient_norm)
-    captured = isinstance(trainer.stepper, CapturedStepper)
-    stepper = CapturedStepper(step, episodes.generators) if captured else EagerStepper(step)
+    stepper = trainer.new_stepper(step)
     number = 0
 
     def take() -> None:

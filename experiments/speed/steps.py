@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.config import Config, replace_flat
-from experiments.speed.contenders import pyro_trainer, random_images, step_by_hand
+from experiments.speed.contenders import new_program, pyro_trainer, random_images, step_by_hand
 from experiments.speed.timing import Seconds, alternate, medians, ratio, spread
 from inference.training import Trainer
 from kpp_pyro.memory import read
@@ -34,7 +34,7 @@ def time_steps(config: Config, repeats: int) -> dict[str, Any]:
     per_step = config.training.episodes_per_step * config.data.episode_length
     return {
         "images_per_step": per_step,
-        "parameters": sum(p.numel() for p in pyro_trainer(config, images).parameters),
+        "parameters": new_program(config, images).sizes()["parameters"],
         "milliseconds": medians(seconds),
         "images_per_second": {name: round(per_step / statistics.median(s)) for name, s in seconds.items()},
         "ratios": {
