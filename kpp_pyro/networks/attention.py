@@ -1,0 +1,69 @@
+"""Self-attention over the images of an episode: encodings that know their company, and no order of it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from kpp_pyro.errors import InputError
+from kpp_pyro.networks.residual import ResidualMlp
+
+
+class Encoder(Protocol):
+    """f_enc: an episode (B, T, C, H, W) to one encoding per image (B, T, encoding size)."""
+
+    encoding_size: int
+
+    def __call__(self, episode: Tensor) -> Tensor:
+        """Encode episodes."""
+
+
+class ResidualAttention(nn.Module):
+    """x + attention(norm(x)) on vectors (B, T, width): the T images of an episode attend to each other."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return features of the same shape."""
+        normed = self.norm(features)
+        return features + self.attention(normed, normed, normed, need_weights=False)[0]
+
+
+class AttentiveEncoder(nn.Module):
+    """f_enc: `depth` layers of attention, each with a residual MLP, over the encodings of another encoder.
+
+    Images have no positions. Around an encoder that sees each image alone (no temporal shift), permuting the images
+    of an episode permutes their encodings: an episode is exchangeable, as in the model, yet encoded as a whole.
+
+    Args:
+        encoder: sees the images first.
+        depth: layers.
+        heads: heads of each layer, which share its width, the encoding size.
+
+    Raises:
+        InputError: no layer, or heads that cannot share the encoding size evenly.
+    """
+
+    encoding_size: int
+
+    def __init__(self, encoder: Encoder, depth: int, heads: int = 4) -> None:
+        super().__init__()
+        width = encoder.encoding_size
+        if depth < 1:
+            raise InputError(f"attention: expected at least one layer, found {depth}")
+        if heads < 1 or width % heads:
+            raise InputError(
+                f"attention: expected a number of heads that divides the encodings' {width}, found {heads}"
+            )
+        self.encoding_size = width
+        self.encoder = encoder
+        layers = (nn.Sequential(ResidualAttention(width, heads), ResidualMlp(width)) for _ in range(depth))
+        self.layers = nn.Sequential(*layers, nn.LayerNorm(width))
+
+    def forward(self, episode: Tensor) -> Tensor:
+        """Encode episodes; pixels in [0, 1]."""
+        return self.layers(self.encoder(episode))
