@@ -56,9 +56,7 @@ class AttentiveEncoder(nn.Module):
         if depth < 1:
             raise InputError(f"attention: expected at least one layer, found {depth}")
         if heads < 1 or width % heads:
-            raise InputError(
-                f"attention: expected a number of heads that divides the encodings' {width}, found {heads}"
-            )
+            raise InputError(f"attention heads: expected a number that divides the encodings' {width}, found {heads}")
         self.encoding_size = width
         self.encoder = encoder
         layers = (nn.Sequential(ResidualAttention(width, heads), ResidualMlp(width)) for _ in range(depth))

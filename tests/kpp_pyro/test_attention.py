@@ -87,9 +87,8 @@ def test_bfloat16_stops_at_the_encoder(training):
 
 @pytest.mark.parametrize(("width", "heads"), [(18, 4), (16, 0), (16, 5)])
 def test_heads_that_cannot_share_the_encodings_are_refused(width, heads):
-    with pytest.raises(
-        InputError, match=f"attention heads: expected a number that divides the encodings' {width}, found {heads}"
-    ):
+    message = f"attention heads: expected a number that divides the encodings' {width}, found {heads}"
+    with pytest.raises(InputError, match=message):
         AttentiveEncoder(MlpEncoder(IMAGE_SHAPE, width, 1, 0.0), 1, heads)
 
 
