@@ -1,0 +1,145 @@
+"""Normalising flows of affine couplings (Dinh, Sohl-Dickstein & Bengio 2017, RealNVP), which may look at a context."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import TorchDistribution
+from pyro.distributions.transforms import ConditionalAffineCoupling, Permute
+from pyro.nn import ConditionalDenseNN
+from torch import Size, Tensor, nn
+from torch.distributions import Transform, constraints
+
+from kpp_pyro.errors import InputError
+from kpp_pyro.expansion import ExpandsOnce
+
+_LAYERS, _WIDTH = 4, 64
+_START = 0.01  # of the last weights, by which the flow differs from the identity
+
+
+class CouplingFlow(nn.Module):
+    """Couplings of vectors (..., D), with the same cost in both directions, that start near the identity.
+
+    Half of the vector moves and scales the other half, and then the other way round; in between, the halves mix.
+
+    Args:
+        size: D.
+        context_size: of what every coupling sees too; 0 for none.
+
+    Raises:
+        InputError: D below two, of which there are no halves.
+    """
+
+    permutations: Tensor
+
+    def __init__(self, size: int, context_size: int = 0) -> None:
+        super().__init__()
+        if size < 2:
+            raise InputError(f"flow: expected an event of at least 2 scalars, found {size}")
+        self.couplings = nn.ModuleList(_coupling(size, context_size) for _ in range(_LAYERS))
+        orders = _orders(size)  # in which the layers see the vector
+        inverses = [torch.arange(size), *(order.argsort() for order in orders)]
+        permutations = [before[order] for before, order in zip(inverses, [*orders, torch.arange(size)], strict=True)]
+        self.register_buffer("permutations", torch.stack(permutations), persistent=False)  # around the layers
+
+    def forward(self, context: Tensor) -> list[Transform]:
+        """The transforms, in order, given a context (..., context_size)."""
+        transforms: list[Transform] = [Permute(self.permutations[0])]
+        for coupling, permutation in zip(self.couplings, self.permutations[1:], strict=True):
+            transforms += [coupling.condition(context), Permute(permutation)]
+        return transforms
+
+
+def _coupling(size: int, context_size: int) -> ConditionalAffineCoupling:
+    split = size // 2
+    network = ConditionalDenseNN(split, context_size, [_WIDTH], [size - split] * 2, nn.SiLU())
+    nn.init.normal_(network.layers[-1].weight, std=_START)
+    nn.init.zeros_(network.layers[-1].bias)
+    return ConditionalAffineCoupling(split, network)
+
+
+def _orders(size: int) -> list[Tensor]:
+    """Orders in pairs: the second half moves, then what was the first; later pairs have other halves."""
+    orders = []
+    for pair in range(_LAYERS // 2):
+        order = torch.arange(size)
+        for _ in range(pair):
+            order = torch.cat([order[::2], order[1::2]])
+        orders += [order, order.flip(0)]
+    return orders
+
+
+class FlowNormal(ExpandsOnce, TorchDistribution):
+    """loc + scale f(u), u ~ N(0, I), over events of any number of dimensions, flattened: f = 1 gives N(loc, scale^2).
+
+    The flow acts before loc and scale, so that how a narrow distribution is bent does not depend on where it lies.
+    Densities are computed from the value alone. A draw is not remembered: one without a gradient would be taken for
+    one with, in the density's gradient.
+
+    Args:
+        loc: (..., *event).
+        scale: (..., *event).
+        transforms: f, of vectors (..., D).
+        event_dims: of the event.
+        batch_shape: of loc, where not wider.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
+        "loc": constraints.real,
+        "scale": constraints.positive,
+    }
+    has_rsample = True
+
+    def __init__(
+        self,
+        loc: Tensor,
+        scale: Tensor,
+        transforms: Sequence[Transform],
+        event_dims: int = 1,
+        batch_shape: Size | None = None,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.loc, self.scale, self.transforms = loc, scale, transforms
+        batch, event = loc.shape[:-event_dims], loc.shape[-event_dims:]
+        super().__init__(batch if batch_shape is None else batch_shape, event, validate_args=validate_args)
+
+    def _widened(self, batch_shape: Size) -> FlowNormal:
+        dims = len(self.event_shape)
+        return FlowNormal(self.loc, self.scale, self.transforms, dims, batch_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Everything."""
+        return constraints.independent(constraints.real, len(self.event_shape))
+
+    @property
+    def mode(self) -> Tensor:
+        """Where u = 0 goes, (..., *event): the centre of the distribution, and not the mode of its density."""
+        return self._pushed(self.loc.new_zeros(*self.batch_shape, self.event_shape.numel()))
+
+    def rsample(self, sample_shape: Any = Size()) -> Tensor:
+        """Draw (sample_shape, ..., *event)."""
+        shape = self._extended_shape(sample_shape)
+        return self._pushed(self.loc.new_empty(shape).normal_().flatten(-self.event_dim))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density in nats, (...)."""
+        if self._validate_args:
+            self._validate_sample(value)
+        vector = ((value - self.loc) / self.scale).flatten(-self.event_dim)  # (..., D)
+        log_det = self.scale.log().flatten(-self.event_dim).sum(-1)
+        for transform in reversed(self.transforms):
+            before = transform.inv(vector)
+            log_det = log_det + transform.log_abs_det_jacobian(before, vector)
+            vector = before
+        terms = -0.5 * vector.square().sum(-1) - 0.5 * math.log(2 * math.pi) * vector.shape[-1] - log_det
+        return terms.expand(torch.broadcast_shapes(terms.shape, self.batch_shape))
+
+    def _pushed(self, vector: Tensor) -> Tensor:
+        """Where u goes, (..., D) to (..., *event)."""
+        for transform in self.transforms:
+            vector = transform(vector)
+        return self.loc + self.scale * vector.unflatten(-1, self.event_shape)

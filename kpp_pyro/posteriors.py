@@ -1,0 +1,89 @@
+"""Families of variational posteriors q(value | context), each with the same loc and scale from its networks."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from torch import Size, Tensor, nn
+
+from kpp_pyro.flow import CouplingFlow, FlowNormal
+from kpp_pyro.low_rank_normal import LowRankNormal
+from kpp_pyro.normal import DiagonalNormal
+
+_LARGEST_RANK = 4
+_START = 0.01  # of a factor, beside scales of about 0.1
+
+
+class Posterior(nn.Module, ABC):
+    """A family of q(value | context), with what it takes beyond a location and a scale.
+
+    Args:
+        context_size: of the context.
+        event_shape: of the value.
+
+    Attributes:
+        closed_kl: whether `torch.distributions.kl_divergence` knows its KL to a `DiagonalNormal`.
+    """
+
+    closed_kl: ClassVar[bool]
+
+    def __init__(self, context_size: int, event_shape: Size) -> None:
+        super().__init__()
+        self.context_size, self.event_shape = context_size, Size(event_shape)
+
+    @abstractmethod
+    def forward(self, loc: Tensor, scale: Tensor, context: Tensor) -> Distribution:
+        """q of loc and scale (..., *event) and context (..., context_size): batch (...), event `event_shape`."""
+
+
+class MeanFieldPosterior(Posterior):
+    """N(loc, diag(scale^2)): the context says no more."""
+
+    closed_kl = True
+
+    def forward(self, loc: Tensor, scale: Tensor, context: Tensor) -> Distribution:
+        """Normal of independent scalars."""
+        return DiagonalNormal(loc, scale, len(self.event_shape))
+
+
+class LowRankPosterior(Posterior):
+    """N(loc, diag(scale^2) + F F^T), with a few columns of F linear in the context; starts near the mean field."""
+
+    closed_kl = True
+
+    def __init__(self, context_size: int, event_shape: Size) -> None:
+        super().__init__(context_size, event_shape)
+        size = self.event_shape.numel()
+        self.rank = min(_LARGEST_RANK, size)
+        self.to_factor = nn.Linear(context_size, size * self.rank)
+        nn.init.normal_(self.to_factor.weight, std=_START / math.sqrt(context_size))
+        nn.init.normal_(self.to_factor.bias, std=_START)  # at zero F would have no gradient
+
+    def forward(self, loc: Tensor, scale: Tensor, context: Tensor) -> Distribution:
+        """Normal with correlations."""
+        factor = self.to_factor(context).unflatten(-1, (*self.event_shape, self.rank))
+        return LowRankNormal(loc, scale, factor, len(self.event_shape))
+
+
+class FlowPosterior(Posterior):
+    """A normalising flow that sees the context, with location and scale after it; starts near the mean field."""
+
+    closed_kl = False
+
+    def __init__(self, context_size: int, event_shape: Size) -> None:
+        super().__init__(context_size, event_shape)
+        self.flow = CouplingFlow(self.event_shape.numel(), context_size)
+
+    def forward(self, loc: Tensor, scale: Tensor, context: Tensor) -> Distribution:
+        """Flow of a normal."""
+        return FlowNormal(loc, scale, self.flow(context), len(self.event_shape))
+
+
+POSTERIORS: dict[str, type[Posterior]] = {
+    "mean_field": MeanFieldPosterior,
+    "low_rank": LowRankPosterior,
+    "flow": FlowPosterior,
+}
