@@ -19,19 +19,23 @@ from inference.objectives import PLATE_NESTING, make_objective
 from inference.traces import PyroProgram, amortized, base_distribution, in_particle_plate, trace_pair
 
 _FITTING_RATE, _SEARCHING_RATE = 0.03, 0.1  # of Adam, from a fitted guide and from a draw
+_MOMENT_DRAWS = 256
 _FOUND_SCALE = 0.001  # around a draw, of all sites but the last, in their prior's; a read may change fast with its key
 
 
 @dataclass(frozen=True)
 class Move:
-    """Where normals of mean m and deviation s go: to m + s shift, of deviation s exp(log_scale); (B, T, *event)."""
+    """Where normals of mean m and deviation s go: to m + s shift, of deviation s exp(log_scale); (B, T, *event).
+
+    A distribution that knows no moments of its own, such as a flow, is replaced as if they were 0 and 1.
+    """
 
     shift: Tensor
     log_scale: Tensor
 
 
 class MoveNormals(Messenger):
-    """Moves the normal distributions at named sites of whatever program runs inside it."""
+    """Moves the normal distributions at named sites of whatever program runs inside it; puts normals for others."""
 
     def __init__(self, moves: Mapping[str, Move]) -> None:
         super().__init__()
@@ -40,7 +44,8 @@ class MoveNormals(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.moves:
             move, fn = self.moves[msg["name"]], msg["fn"]
-            normal = Normal(fn.mean + fn.stddev * move.shift, fn.stddev * move.log_scale.exp())
+            mean, deviation = _moments(fn) or (0.0, 1.0)
+            normal = Normal(mean + deviation * move.shift, deviation * move.log_scale.exp())
             msg["fn"] = normal.to_event(fn.event_dim)
 
 
@@ -179,8 +184,21 @@ def _around(model: PyroProgram, values: dict[str, Tensor], episode: Tensor, memo
     for name, value in values.items():
         fn: Any = trace.nodes[name]["fn"]
         scale = 1.0 if name == list(values)[-1] else _FOUND_SCALE
-        moves[name] = Move((value - fn.mean) / fn.stddev, torch.full_like(value, math.log(scale)))
+        moments = _moments(fn)
+        if moments is None:  # estimates differ from call to call: they say how wide to begin, and not where
+            moves[name] = Move(value, (scale * fn.sample((_MOMENT_DRAWS,)).std(0)).log())
+        else:
+            mean, deviation = moments
+            moves[name] = Move((value - mean) / deviation, torch.full_like(value, math.log(scale)))
     return moves
+
+
+def _moments(fn: Any) -> tuple[Tensor, Tensor] | None:
+    """Mean and deviation of a distribution; of some, such as flows, there are none in closed form."""
+    try:
+        return fn.mean, fn.stddev
+    except NotImplementedError:
+        return None
 
 
 def _elbo(

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from pyro.distributions import TorchDistribution
 from pyro.distributions.transforms import ConditionalAffineCoupling, Permute
-from pyro.nn import ConditionalDenseNN
 from torch import Size, Tensor, nn
 from torch.distributions import Transform, constraints
 
@@ -39,26 +39,41 @@ class CouplingFlow(nn.Module):
         super().__init__()
         if size < 2:
             raise InputError(f"flow: expected an event of at least 2 scalars, found {size}")
-        self.couplings = nn.ModuleList(_coupling(size, context_size) for _ in range(_LAYERS))
+        self.from_context = nn.Linear(context_size, _LAYERS * _WIDTH, bias=False) if context_size else None
+        networks = (_CouplingNetwork(size // 2, size - size // 2) for _ in range(_LAYERS))
+        self.couplings = nn.ModuleList(ConditionalAffineCoupling(size // 2, network) for network in networks)
         orders = _orders(size)  # in which the layers see the vector
         inverses = [torch.arange(size), *(order.argsort() for order in orders)]
         permutations = [before[order] for before, order in zip(inverses, [*orders, torch.arange(size)], strict=True)]
         self.register_buffer("permutations", torch.stack(permutations), persistent=False)  # around the layers
 
-    def forward(self, context: Tensor) -> list[Transform]:
-        """The transforms, in order, given a context (..., context_size)."""
-        transforms: list[Transform] = [Permute(self.permutations[0])]
-        for coupling, permutation in zip(self.couplings, self.permutations[1:], strict=True):
-            transforms += [coupling.condition(context), Permute(permutation)]
+    def forward(self, context: Tensor | None = None) -> list[Transform]:
+        """The transforms, in order, given a context (..., context_size) if there is one."""
+        seen: Sequence[Tensor | None] = [None] * _LAYERS
+        if self.from_context is not None:
+            seen = self.from_context(context).chunk(_LAYERS, -1)  # once, however many vectors there are
+        first, *others = self.permutations.unbind()
+        transforms: list[Transform] = [Permute(first)]
+        for coupling, part, permutation in zip(self.couplings, seen, others, strict=True):
+            transforms += [coupling.condition(part), Permute(permutation)]  # type: ignore[operator]
         return transforms
 
 
-def _coupling(size: int, context_size: int) -> ConditionalAffineCoupling:
-    split = size // 2
-    network = ConditionalDenseNN(split, context_size, [_WIDTH], [size - split] * 2, nn.SiLU())
-    nn.init.normal_(network.layers[-1].weight, std=_START)
-    nn.init.zeros_(network.layers[-1].bias)
-    return ConditionalAffineCoupling(split, network)
+class _CouplingNetwork(nn.Module):
+    """One half of a vector, and what is seen of a context, to the shift and log-scale of the other half."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.from_half = nn.Linear(inputs, _WIDTH)
+        self.head = nn.Linear(_WIDTH, 2 * outputs)
+        nn.init.normal_(self.head.weight, std=_START)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, half: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the shift and the log-scale."""
+        hidden = self.from_half(half)
+        shift, log_scale = self.head(F.silu(hidden if context is None else hidden + context)).chunk(2, -1)
+        return shift, log_scale
 
 
 def _orders(size: int) -> list[Tensor]:

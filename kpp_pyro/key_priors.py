@@ -115,18 +115,16 @@ class FlowPrior(KeyPrior):
     closed_kl = False
     loc: Tensor
     scale: Tensor
-    context: Tensor
 
     def __init__(self, key_shape: Size, image_shape: tuple[int, int, int]) -> None:
         super().__init__(key_shape, image_shape)
         self.flow = CouplingFlow(self.key_shape.numel())
         self.register_buffer("loc", torch.zeros(self.key_shape), persistent=False)
         self.register_buffer("scale", torch.ones(self.key_shape), persistent=False)
-        self.register_buffer("context", torch.zeros(0), persistent=False)
 
     def forward(self) -> Distribution:
         """Flow of a standard normal."""
-        return FlowNormal(self.loc, self.scale, self.flow(self.context), len(self.key_shape))
+        return FlowNormal(self.loc, self.scale, self.flow(), len(self.key_shape))
 
 
 class EqualMixture(ExpandsOnce, TorchDistribution):
