@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
-from experiments.config import Config, config_from_json, replace_flat, require_sensible
+from experiments.config import Config, config_from_json, replace_flat
+from experiments.legality import require_legal, require_sensible
+from experiments.programs import MODELS, ImageShape, Program, build_networks
 from inference.objectives import KLSchedule, make_objective
 from inference.processes import ALONE, Processes, processes_here
 from inference.randomness import own_randomness
@@ -20,45 +19,9 @@ from inference.training import EpisodeSource, Trainer, TrainingPlan
 from kpp_pyro.checkpoint import fitting, load_checkpoint
 from kpp_pyro.data import EpisodeSampler, EpisodeSet, FolderSampler, decode_pictures, find_pictures, load_dataset
 from kpp_pyro.errors import InputError
-from kpp_pyro.memory import MemoryLayout
-from kpp_pyro.networks.conv import ConvDecoder, ConvEncoder
-from kpp_pyro.networks.mlp import MlpDecoder, MlpEncoder
 from kpp_pyro.networks.precision import fast_precision
-from kpp_pyro.networks.reading import IdentityReading, MlpReading
 from kpp_pyro.networks.shapes import require_image_shape
 from kpp_pyro.run_folder import RunFolder
-from kpp_pyro.writes import AllocateWrite, FeedForwardWrite, Write
-from models.kanerva_plus_plus import KanervaPlusPlusGuide, KanervaPlusPlusModel
-
-ImageShape = tuple[int, int, int]
-Families = dict[str, tuple[type[MlpEncoder | ConvEncoder], type[MlpDecoder | ConvDecoder]]]
-_FAMILIES: Families = {"mlp": (MlpEncoder, MlpDecoder), "conv": (ConvEncoder, ConvDecoder)}
-
-
-@dataclass(frozen=True)
-class Program:
-    """A model and its guide."""
-
-    model: KanervaPlusPlusModel
-    guide: KanervaPlusPlusGuide
-
-    @property
-    def device(self) -> torch.device:
-        """Device that both run on."""
-        return next(self.model.parameters()).device
-
-    def state_dicts(self) -> dict[str, Any]:
-        """Parameters of both, as `load_program` reads them."""
-        return {"model": self.model.state_dict(), "guide": self.guide.state_dict()}
-
-    def sizes(self) -> dict[str, Any]:
-        """What any table of results has to state."""
-        parameters = (*self.model.parameters(), *self.guide.parameters())
-        return {
-            "image_shape": list(self.model.image_shape),
-            "memory_scalars": self.model.addressing.layout.scalars,
-            "parameters": sum(parameter.numel() for parameter in parameters),
-        }
 
 
 @dataclass(frozen=True)
@@ -80,9 +43,10 @@ def resolve(config: Config, processes: Processes = ALONE) -> Config:
     It is the same in all processes: "cuda" is each one's own.
 
     Raises:
-        InputError: a number that no run can use, or a device that is not there.
+        InputError: a number that no run can use, parts that do not go together, or a device that is not there.
     """
     require_sensible(config)
+    require_legal(config)
     device = resolve_device(config.device)
     if processes.count > 1:
         require_device_each(device)
@@ -176,49 +140,12 @@ def build_program(config: Config, image_shape: ImageShape, device: torch.device)
     """Build the model and the guide, with parameters from the configuration's seed."""
     require_image_shape(image_shape)
     torch.manual_seed(config.seed)
-    dtype = resolve_precision(config.precision, device)
-    network, memory = config.network, config.memory
-    make_encoder, make_decoder = _FAMILIES[network.networks]
-    encoder = make_encoder(image_shape, network.width, network.depth, network.temporal_shift)
-    layout = MemoryLayout(
-        memory.memory_channels,
-        memory.memory_height,
-        memory.memory_width,
-        memory.block_height,
-        memory.block_width,
-        memory.reads,
-    )
-    write = _build_write(config, layout, encoder.encoding_size, dtype)
-    decoder = make_decoder(write.latent_size, image_shape, network.width, network.depth)
-    reading = _build_reading(config, layout, write.latent_size)
-    return Program(
-        KanervaPlusPlusModel(write.addressing, reading, decoder, image_shape, dtype).to(device),
-        KanervaPlusPlusGuide(encoder, write, dtype).to(device),
-    )
-
-
-def _build_write(config: Config, layout: MemoryLayout, encoding_size: int, dtype: torch.dtype) -> Write:
-    memory = config.memory
-    if memory.write == "allocate":
-        if memory.latent_size not in (None, layout.read_scalars):
-            raise InputError(
-                f"--latent-size: expected the {layout.read_scalars} scalars of a read with --write allocate, "
-                f"found {memory.latent_size}"
-            )
-        reads = config.data.episode_length * layout.reads
-        if reads > layout.blocks:
-            remark = f"note: {reads} reads of an episode share the memory's {layout.blocks} blocks, which hold averages"
-            print(remark, file=sys.stderr)
-        return AllocateWrite(layout, encoding_size, memory.smallest_scale, dtype=dtype)
-    latent_size = layout.read_scalars if memory.latent_size is None else memory.latent_size
-    return FeedForwardWrite(layout, encoding_size, latent_size, memory.smallest_scale, dtype)
-
-
-def _build_reading(config: Config, layout: MemoryLayout, latent_size: int) -> nn.Module:
-    smallest = config.memory.smallest_scale
-    if config.memory.write == "allocate":
-        return IdentityReading(layout, smallest)
-    return MlpReading(layout, latent_size, 4 * latent_size, 2, smallest)
+    parts = build_networks(config, image_shape, resolve_precision(config.precision, device))
+    program = MODELS[config.program.model](parts)
+    program.model.look_through(program.guide)
+    program.model.to(device)
+    program.guide.to(device)
+    return program
 
 
 def build_trainer(config: Config, program: Program, episodes: EpisodeSource, processes: Processes = ALONE) -> Trainer:
@@ -228,6 +155,12 @@ def build_trainer(config: Config, program: Program, episodes: EpisodeSource, pro
         InputError: a step that cannot be captured, though it is asked for, or that processes cannot share out.
     """
     training = config.training
+    schedules = {
+        "key": KLSchedule(training.kl_key_start, training.kl_key_begin_step, training.kl_key_ramp_steps),
+        "latent": KLSchedule(training.kl_latent_start, training.kl_latent_begin_step, training.kl_latent_ramp_steps),
+    }
+    if training.kl_memory_weight != 1:
+        schedules["memory"] = KLSchedule(training.kl_memory_weight, training.steps)
     plan = TrainingPlan(
         training.steps,
         training.episodes_per_step,
@@ -235,12 +168,7 @@ def build_trainer(config: Config, program: Program, episodes: EpisodeSource, pro
         training.warmup_steps,
         training.weight_decay,
         training.gradient_norm,
-        {
-            "key": KLSchedule(training.kl_key_start, training.kl_key_begin_step, training.kl_key_ramp_steps),
-            "latent": KLSchedule(
-                training.kl_latent_start, training.kl_latent_begin_step, training.kl_latent_ramp_steps
-            ),
-        },
+        schedules,
     )
     capture = resolve_capture(config, program.device, processes.count)
     if training.episodes_per_step % processes.count:
@@ -248,7 +176,8 @@ def build_trainer(config: Config, program: Program, episodes: EpisodeSource, pro
             f"--episodes-per-step: expected a multiple of the {processes.count} processes that share them, "
             f"found {training.episodes_per_step}"
         )
-    objective = make_objective(training.objective)
+    alpha = training.renyi_alpha if training.objective == "renyi" else 0.0
+    objective = make_objective(training.objective, particles=training.particles, alpha=alpha)
     return Trainer(program.model, program.guide, objective, episodes, plan, capture, processes)
 
 

@@ -8,18 +8,31 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from inference.objectives import ObjectiveName
+from experiments.programs import EPISODE_ENCODERS, LATENT_PRIORS, MODELS, NETWORKS, WRITES
+from inference.objectives import _OBJECTIVES as OBJECTIVES
 from inference.processes import processes_here
 from kpp_pyro.data import Binarization
 from kpp_pyro.errors import InputError
-from kpp_pyro.networks.shapes import require_image_shape
+from kpp_pyro.key_priors import KEY_PRIORS
+from kpp_pyro.matrix_memory import PSEUDO_INVERSE_STEPS
+from kpp_pyro.posteriors import POSTERIORS
 
 DatasetName = Literal["digits", "mnist", "fashion_mnist", "omniglot", "folder"]
-WriteName = Literal["allocate", "feed_forward"]
-NetworkFamily = Literal["mlp", "conv"]
 Preset = Literal["tiny", "small", "medium", "base"]
+if TYPE_CHECKING:  # what is registered is what may be chosen, which no type checker can follow
+    ModelName = WriteName = LatentPriorName = EpisodeEncoderName = NetworkFamily = str
+    KeyPriorName = PosteriorName = ObjectiveName = str
+else:
+    ModelName, WriteName, LatentPriorName = (
+        Literal[tuple(MODELS)],
+        Literal[tuple(WRITES)],
+        Literal[tuple(LATENT_PRIORS)],
+    )
+    EpisodeEncoderName, NetworkFamily = Literal[tuple(EPISODE_ENCODERS)], Literal[tuple(NETWORKS)]
+    KeyPriorName, PosteriorName = Literal[tuple(KEY_PRIORS)], Literal[tuple(POSTERIORS)]
+    ObjectiveName = Literal[tuple(OBJECTIVES)]
 
 _MOST_WORKERS = 16
 
@@ -58,11 +71,38 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class ProgramConfig:
+    """The model, its priors and its guide."""
+
+    model: ModelName = "kanerva_plus_plus"
+    """Which memory; the rivals are matrices of --memory-rows x --latent-size scalars (32 x 100), and vae has none."""
+    key_prior: KeyPriorName = "standard_normal"
+    """p(y): standard_normal, learned_gaussian, vamp (a mixture of the keys of learned pseudo-episodes) or flow."""
+    latent_prior: LatentPriorName = "memory"
+    """p(z | M, y) from what is read; or standard_normal, a control that reads nothing."""
+    key_guide: PosteriorName = "mean_field"
+    """The family of q(y | x): mean_field, low_rank (Gaussian) or flow (conditional normalising flow)."""
+    latent_guide: PosteriorName = "mean_field"
+    """The family of q(z | x), likewise."""
+    latent_context: Literal["image", "image_and_read"] = "image"
+    """What the latent's guide sees: q(z | x), or q(z | x, M, y)."""
+    memory_rows: int = 32
+    """N, rows of a matrix memory."""
+    key_size: int = 32
+    """S, numbers of a key of --model kanerva_machine, which a learned projection turns into weights of the rows."""
+    write_passes: int = 1
+    """Times that --model dynamic_kanerva_machine goes through an episode to write it."""
+    pseudo_inverse_steps: int = PSEUDO_INVERSE_STEPS
+    """Steps of the iteration by which --model pseudo_inverse_memory inverts."""
+
+
+@dataclass(frozen=True)
 class MemoryConfig:
-    """The memory and how it is written."""
+    """The block memory of Kanerva++ and how it is written."""
 
     write: WriteName = "allocate"
-    """allocate gives every image a block of its own; feed_forward is the paper's learned map onto the whole memory."""
+    """allocate gives every image a block of its own, in order; allocate_by_content chooses blocks by what the images
+    are, so that similar images share; feed_forward is the paper's learned map onto the whole memory."""
     memory_channels: int = 4
     """C_m; the memory has C_m x H_m x W_m scalars."""
     memory_height: int = 20
@@ -76,9 +116,10 @@ class MemoryConfig:
     reads: int = 1
     """R, blocks read per image, each through a key of its own."""
     latent_size: int | None = None
-    """D, size of an image's latent; allocate always takes the number of scalars that are read."""
+    """D, size of an image's latent: as many scalars as are read if None (always, where blocks are allocated), 100 with
+    other models."""
     smallest_scale: float = 0.05
-    """Lower bound of the scales of latents, and of keys with feed_forward, so that neither becomes a point."""
+    """Lower bound of the learned scales of latents, keys and random memories, so that none becomes a point."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +133,12 @@ class NetworkConfig:
     width: int = 0
     """Units of an MLP, or channels at half resolution."""
     depth: int = 0
-    """Residual blocks (at each resolution)."""
+    """Residual blocks (at each resolution), and layers of attention where there is any."""
+    episode_encoder: EpisodeEncoderName = "temporal_shift"
+    """What an encoding knows of the other images: nothing (independent), its neighbours' channels (temporal_shift, the
+    paper's), or all of them in no order (attention)."""
     temporal_shift: float = 0.0
-    """Share of an encoder's channels taken from the previous and as much from the next image; 0 is off."""
+    """Share of an encoder's channels taken from the previous and as much from the next image."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +150,12 @@ class TrainingConfig:
     episodes_per_step: int = 8
     """B, episodes per step; processes that train together share them out."""
     objective: ObjectiveName = "trace"
-    """trace (Trace_ELBO) or mean_field (TraceMeanField_ELBO: analytic KLs where there are any)."""
+    """trace (Trace_ELBO), mean_field (TraceMeanField_ELBO: analytic KLs), or of --particles draws for each image: iwae,
+    dreg (iwae with doubly-reparametrised gradients), renyi (variational Renyi bound)."""
+    particles: int = 1
+    """K, draws per image and step, of iwae, dreg and renyi."""
+    renyi_alpha: float = 0.5
+    """Order of --objective renyi: 0 is iwae, towards 1 the ELBO."""
     capture: Literal["auto", "on", "off"] = "auto"
     """Capture a whole step as a CUDA graph and replay it: on one GPU, with --objective trace. auto does so where it can
     be done."""
@@ -130,6 +179,8 @@ class TrainingConfig:
     """Step at which the weight begins to grow."""
     kl_latent_ramp_steps: int = 500
     """Steps in which it grows to 1."""
+    kl_memory_weight: float = 1.0
+    """Weight of a random memory's own KL; with 0, the objective is conditional on the memory that was written."""
     evaluate_every: int = 500
     """Steps between evaluations on the validation set, each with a checkpoint and figures."""
 
@@ -139,6 +190,7 @@ class Config:
     """Train Kanerva++ on episodes of images, by SVI in Pyro."""
 
     data: DataConfig = field(default_factory=DataConfig)
+    program: ProgramConfig = field(default_factory=ProgramConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -150,7 +202,7 @@ class Config:
     """Precision of the networks; everything else is float32. auto takes bfloat16 where the machine is fast at it."""
 
 
-# What a data set, a write and a preset set, unless the command line says otherwise.
+# What a data set, a model, a write, ... set, unless the command line says otherwise.
 _BY_DATASET: dict[str, dict[str, Any]] = {
     "digits": {"preset": "tiny", "steps": 2500, "evaluate_every": 250},
     "mnist": {"preset": "small", "steps": 17000, "evaluate_every": 1000},
@@ -165,7 +217,8 @@ _BY_DATASET: dict[str, dict[str, Any]] = {
     "folder": {"preset": "small", "steps": 17000, "evaluate_every": 1000},
 }
 _BY_WRITE: dict[str, dict[str, Any]] = {
-    "allocate": {},
+    "allocate": {"episode_encoder": "independent"},
+    "allocate_by_content": {"episode_encoder": "independent"},
     "feed_forward": {
         "memory_channels": 50,
         "memory_height": 8,
@@ -173,7 +226,7 @@ _BY_WRITE: dict[str, dict[str, Any]] = {
         "block_height": 2,
         "block_width": 2,
         "latent_size": 64,
-        "temporal_shift": 0.125,
+        "episode_encoder": "temporal_shift",
         "kl_key_start": 0.0,
         "kl_key_begin_step": 1500,
         "kl_key_ramp_steps": 2000,
@@ -187,6 +240,9 @@ _BY_DATASET_AND_WRITE: dict[tuple[str, str], dict[str, Any]] = {
     ("omniglot", "feed_forward"): {"steps": 24000, "evaluate_every": 1000},
     ("folder", "feed_forward"): {"preset": "medium", "steps": 24000},
 }
+_BY_MODEL: dict[str, dict[str, Any]] = {}
+_BY_EPISODE_ENCODER: dict[str, dict[str, Any]] = {"temporal_shift": {"temporal_shift": 0.125}}
+_BY_OBJECTIVE: dict[str, dict[str, Any]] = {name: {"particles": 8} for name in ("iwae", "dreg", "renyi")}
 _BY_PRESET: dict[tuple[str, str], dict[str, Any]] = {
     ("mlp", "tiny"): {"width": 256, "depth": 1},
     ("mlp", "small"): {"width": 512, "depth": 1},
@@ -199,32 +255,37 @@ _BY_PRESET: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 
+# The choices that other defaults depend on: later ones decide over earlier ones.
+_CHOICES = ("dataset", "write", "model", "objective", "episode_encoder", "networks", "preset")
+
+
 def default_config(arguments: Sequence[str] = ()) -> Config:
-    """Return the defaults for the data set, the write, the networks and the preset that a command line names."""
+    """Return the defaults for the data set, the model and its parts that a command line names."""
     named = {name: value for name, value in _named_choices(arguments).items() if value is not None}
-    dataset = named.get("dataset", DataConfig.dataset)
-    write = named.get("write", MemoryConfig.write)
-    chosen = {"dataset": dataset, "write": write, **_BY_DATASET.get(dataset, {}), **_BY_WRITE.get(write, {})}
-    chosen |= _BY_DATASET_AND_WRITE.get((dataset, write), {}) | named
-    networks, preset = chosen.get("networks", NetworkConfig.networks), chosen.get("preset", NetworkConfig.preset)
-    chosen |= _BY_PRESET.get((networks, preset), {})
+    standard = flat(Config())
+    dataset, write, model, objective = ({**standard, **named}[name] for name in _CHOICES[:4])
+    chosen = _BY_DATASET.get(dataset, {}) | _BY_WRITE.get(write, {}) | _BY_DATASET_AND_WRITE.get((dataset, write), {})
+    chosen = {**standard, **chosen, **_BY_MODEL.get(model, {}), **_BY_OBJECTIVE.get(objective, {}), **named}
+    chosen |= _BY_EPISODE_ENCODER.get(chosen["episode_encoder"], {})
+    chosen |= _BY_PRESET.get((chosen["networks"], chosen["preset"]), {})
     return replace_flat(Config(), chosen)
 
 
 def _named_choices(arguments: Sequence[str]) -> dict[str, str | None]:
     """Read the choices that other defaults depend on, leaving everything else to the real parser."""
+    hints = {name: hint for part in get_type_hints(Config).values() for name, hint in _hints(part).items()}
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name, choices in (
-        ("dataset", DatasetName),
-        ("write", WriteName),
-        ("networks", NetworkFamily),
-        ("preset", Preset),
-    ):
-        parser.add_argument(f"--{name}", choices=get_args(choices))
+    for name in _CHOICES:
+        flags = {f"--{name}", f"--{name.replace('_', '-')}"}
+        parser.add_argument(*flags, dest=name, choices=get_args(hints[name]))
     try:
         return vars(parser.parse_known_args(arguments)[0])
     except argparse.ArgumentError:
         return {}  # a wrong choice: the real parser will say so
+
+
+def _hints(part: Any) -> dict[str, Any]:
+    return get_type_hints(part) if dataclasses.is_dataclass(part) else {}
 
 
 def replace_flat(config: Config, values: dict[str, Any]) -> Config:
@@ -252,12 +313,16 @@ def flat(config: Config) -> dict[str, Any]:
 def config_from_json(content: dict[str, Any], source: Path) -> Config:
     """Build a configuration from what `dataclasses.asdict` wrote.
 
+    Keys that an earlier version did not write take their defaults, which are what it did.
+
     Raises:
-        InputError: a key that is not of this version, or is missing.
+        InputError: a key that is not of this version, or no data set, memory or training.
     """
     parts: dict[str, Any] = {}
     for part in dataclasses.fields(Config):
         if part.name not in content:
+            if part.name == "program":
+                continue
             raise InputError(f"{source}: expected the key {part.name!r}, found {', '.join(content)}")
         value = content[part.name]
         kind = get_type_hints(Config)[part.name]
@@ -270,12 +335,13 @@ def _part_from_json(kind: Any, content: dict[str, Any], source: Path) -> Any:
     expected = {f.name for f in dataclasses.fields(kind)}
     if not isinstance(content, dict):
         raise InputError(f"{source}: expected the keys of {kind.__name__}, found {content!r}")
-    if set(content) != expected:
-        odd = ", ".join(sorted(expected.symmetric_difference(content)))
-        raise InputError(f"{source}: expected the keys of {kind.__name__} of this version, found a difference in {odd}")
+    if not set(content) <= expected:
+        odd = ", ".join(sorted(set(content) - expected))
+        raise InputError(f"{source}: expected the keys of {kind.__name__} of this version, found {odd} too")
     values = {name: Path(str(value)) if name == "data_dir" else value for name, value in content.items()}
     for name, hint in get_type_hints(kind).items():
-        _require_kind(name, values[name], hint, source)
+        if name in values:
+            _require_kind(name, values[name], hint, source)
     return kind(**values)
 
 
@@ -289,46 +355,3 @@ def _require_kind(name: str, value: Any, hint: Any, source: Path) -> None:
         expected = " or ".join(kind.__name__ for kind in kinds)
     if not fits:
         raise InputError(f"{source}: expected {name} to be {expected}, found {value!r}")
-
-
-def require_sensible(config: Config) -> None:
-    """Raise InputError, naming the flag, for a number that no run can use."""
-    data, memory, network, training = config.data, config.memory, config.network, config.training
-    at_least_one = {
-        "episode-length": data.episode_length,
-        "workers": data.workers,
-        "latent-size": 1 if memory.latent_size is None else memory.latent_size,
-        "width": network.width,
-        "depth": network.depth,
-        "steps": training.steps,
-        "episodes-per-step": training.episodes_per_step,
-        "evaluate-every": training.evaluate_every,
-    }
-    for flag, value in at_least_one.items():
-        if value < 1:
-            raise InputError(f"--{flag}: expected at least 1, found {value}")
-    require_image_shape((1, data.image_size, data.image_size), "--image-size")
-    for flag, positive in {
-        "smallest-scale": memory.smallest_scale,
-        "learning-rate": training.learning_rate,
-        "gradient-norm": training.gradient_norm,
-    }.items():
-        if not 0 < positive < float("inf"):
-            raise InputError(f"--{flag}: expected a positive, finite number, found {positive}")
-    for flag, not_negative in {
-        "seed": config.seed,
-        "weight-decay": training.weight_decay,
-        "warmup-steps": training.warmup_steps,
-        "kl-key-start": training.kl_key_start,
-        "kl-key-begin-step": training.kl_key_begin_step,
-        "kl-key-ramp-steps": training.kl_key_ramp_steps,
-        "kl-latent-start": training.kl_latent_start,
-        "kl-latent-begin-step": training.kl_latent_begin_step,
-        "kl-latent-ramp-steps": training.kl_latent_ramp_steps,
-    }.items():
-        if not 0 <= not_negative < 2**63:
-            raise InputError(f"--{flag}: expected a number from 0 to 2^63 - 1, found {not_negative}")
-    if not 0 <= network.temporal_shift <= 0.5:
-        raise InputError(f"--temporal-shift: expected a share from 0 to 0.5, found {network.temporal_shift}")
-    if network.networks == "conv" and network.width % 16:
-        raise InputError(f"--width: expected a multiple of 16 for --networks conv (GroupNorm), found {network.width}")

@@ -27,7 +27,7 @@ from inference.arviz_data import posterior_data, save
 from inference.importance import defensive_proposal, weighted_draws
 from inference.processes import ALONE, Processes
 from inference.randomness import own_randomness
-from inference.scoring import OWN, Scores, ScoringPlan, inference_gap, score_episodes, summarize
+from inference.scoring import OWN, Scores, ScoringPlan, draw_memory, inference_gap, score_episodes, summarize
 from kpp_pyro.data import EpisodeSet, first_images
 from kpp_pyro.run_folder import environment, write_json
 
@@ -121,8 +121,10 @@ def draw_posterior(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments) -
     model, guide = run.program.model, run.program.guide
     episode, _ = next(episodes.batches(1))
     with own_randomness(arguments.seed, run.program.device), pyro.validation_enabled(False):
-        proposal = defensive_proposal(model, guide, episode)
-        draws = weighted_draws(model, proposal, episode, particles=_POSTERIOR_DRAWS)
+        drawn = draw_memory(model, guide, episode)
+        memory = None if drawn is None else drawn.value
+        proposal = defensive_proposal(model, guide, episode, memory)
+        draws = weighted_draws(model, proposal, episode, memory, particles=_POSTERIOR_DRAWS)
         return posterior_data(draws, episode, images=arguments.posterior_images)
 
 
@@ -140,6 +142,7 @@ def report(run: OpenedRun, arguments: Arguments, scores: Scores, processes: Proc
             "refine_steps": arguments.refine_steps if arguments.gaps else 0,
         },
         "scores": {name: summarize(score) for name, score in scores.by_memory.items()},
+        **memory_cost(scores),
         "limit_nats_per_image": -math.log(run.config.data.episode_length),
         "log_likelihood_bits_per_dim": own.log_likelihood.mean().item() / (pixels * math.log(2)),
         "gaps": inference_gap(own) if arguments.gaps else None,
@@ -151,6 +154,14 @@ def report(run: OpenedRun, arguments: Arguments, scores: Scores, processes: Proc
             "pareto_k": _rounded(own.pareto_k),
         },
     }
+
+
+def memory_cost(scores: Scores) -> dict[str, float | None]:
+    """KL of a random memory, shared over the images of its episode, and their score with it paid."""
+    if scores.memory_kl is None:
+        return {"memory_kl_nats_per_image": None, "log_likelihood_with_memory_kl_nats_per_image": None}
+    kl, score = scores.memory_kl.mean().item(), scores.own.log_likelihood.mean().item()
+    return {"memory_kl_nats_per_image": kl, "log_likelihood_with_memory_kl_nats_per_image": score - kl}
 
 
 def _rounded(values: Tensor) -> list[float]:

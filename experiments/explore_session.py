@@ -59,7 +59,7 @@ class Explorer:
 
     def __init__(self, memories: GenerativeMemory, episodes: Sequence[Tensor]) -> None:
         self.memories = memories
-        self.addressing: Addressing = memories.model.addressing
+        self.addressing: Addressing = memories.addressing
         self.episodes = episodes
 
     def open(self, episode: int) -> Session:

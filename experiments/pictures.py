@@ -18,6 +18,7 @@ from kpp_pyro import figures
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.noise import Damaged, damage
 from kpp_pyro.run_folder import RunFolder
+from models.kanerva_plus_plus import KanervaPlusPlusModel
 
 _MEMORIES, _SAMPLES = 4, 16
 _SHOWN_READS, _DENOISED = (1, 2, 5, 10), 2  # columns, and images of each strength
@@ -38,17 +39,22 @@ def draw_score_figures(run: RunFolder) -> dict[str, Figure]:
 
 
 def draw_memory_at_work(run: OpenedRun) -> dict[str, Figure]:
-    """Draw a run's memory at work into its folder: an episode, its memory, cues and their recall, samples."""
+    """Draw a run's memory at work into its folder: an episode, its memory, cues and their recall, samples.
+
+    Nothing is drawn of a model that has none.
+    """
+    if not all(run.program.model.memory_shape):
+        return {}
     memories, path = run.memories, run.folder.figures / "memory_at_work.png"
     images = next(run.episodes.test.batches(1))[0][0]
-    memory, boxes = memories.write(images), memories.model.addressing.boxes
+    memory = memories.write(images)
     cues = damage(images, *_WORK_NOISE, torch.Generator().manual_seed(_SEED)).images
     recalled = memories.recall(memory, cues, _WORK_READS)[-1].images[:_WORK_CUES]
     with own_randomness(_SEED, run.program.device):
         samples = memories.generate(memory, 2 * _WORK_CUES).images
-    keys = boxes(memories.locate(memory, images))
+    sheet, boxes = memory_sheet(run.program, memory.value, memories.locate(memory, images))
     cues = cues[:_WORK_CUES]
-    return {"memory_at_work": figures.draw_memory_at_work(images, memory.value, keys, cues, recalled, samples, path)}
+    return {"memory_at_work": figures.draw_memory_at_work(images, sheet, boxes, cues, recalled, samples, path)}
 
 
 def draw_denoising_figures(run: OpenedRun) -> dict[str, Figure]:
@@ -100,10 +106,10 @@ def draw_generation_figures(run: OpenedRun) -> dict[str, Figure]:
     found = {
         "coverage": figures.draw_coverage(content, folder / "coverage.png"),
         "generation": figures.draw_generation(images[:, :_SAMPLES], drawn, cleaned, folder / "generation.png"),
-        "key_walk": figures.draw_key_walk(
-            _key_walk(memories, memory[0], images[0, 0]), folder / "key_walk.png", run.config.memory.reads
-        ),
     }
+    if isinstance(run.program.model, KanervaPlusPlusModel):
+        walk = _key_walk(memories, memory[0], images[0, 0])
+        found["key_walk"] = figures.draw_key_walk(walk, folder / "key_walk.png", run.config.memory.reads)
     if images.shape[1] > 1:
         pairs = _interpolations(memories, memory[0], images[0])
         found["interpolation"] = figures.draw_interpolation(pairs, folder / "interpolation.png")
@@ -115,7 +121,7 @@ def _key_walk(memories: GenerativeMemory, memory: Memory, image: Tensor) -> dict
 
     Of R reads the first walks, and the others stay where a written image (C, H, W) has them.
     """
-    addressing = memories.model.addressing
+    addressing = memories.addressing
     layout, walks = addressing.layout, {}
     rows, columns = min(layout.rows, _WALK_MOST), min(layout.columns, _WALK_MOST)
     if addressing.kind == "smooth":  # where between two blocks there is something to see
@@ -149,12 +155,22 @@ def draw_figures(run: RunFolder, program: Program, episodes: EpisodeSet) -> dict
         episode, _ = next(episodes.batches(_MEMORIES))
         pair = trace_pair(program.model, program.guide, episode)
         samples = program.model.generate(pair.value("memory"), _SAMPLES)
-    folder, boxes = run.figures, program.model.addressing.boxes(pair.value("key")[0])
-    return {
+    folder = run.figures
+    drawn = {
         "reconstructions": figures.draw_reconstructions(
             episode[0], pair.mean("image")[0], folder / "reconstructions.png"
         ),
         "samples": figures.draw_samples(site_mean(samples, "image"), folder / "samples.png"),
-        "memory": figures.draw_memory(pair.value("memory")[0, 0], boxes, folder / "memory.png"),
         "curves": figures.draw_curves(run.read_metrics(), folder / "curves.png"),
     }
+    if all(program.model.memory_shape):
+        sheet = memory_sheet(program, pair.value("memory")[0, 0], pair.value("key")[0])
+        drawn["memory"] = figures.draw_memory(*sheet, folder / "memory.png")
+    return drawn
+
+
+def memory_sheet(program: Program, memory: Tensor, keys: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A memory as channels (C, H, W), and the boxes (T, R, 4) that keys (T, *key_shape) read, if they are places."""
+    if isinstance(program.model, KanervaPlusPlusModel):
+        return memory, program.model.addressing.boxes(keys)
+    return memory.unsqueeze(0), None

@@ -31,6 +31,11 @@ class ElboTerms:
     reconstruction: Tensor
     kl: dict[str, Tensor]
 
+    @property
+    def conditional_elbo(self) -> Tensor:
+        """The ELBO given the memory, which a random one's own KL is no part of."""
+        return self.elbo + self.kl["memory"] if "memory" in self.kl else self.elbo
+
     def mean(self) -> ElboTerms:
         """Average over the images."""
         kl = {name: value.mean() for name, value in self.kl.items()}
@@ -39,6 +44,7 @@ class ElboTerms:
     def as_dict(self) -> dict[str, float]:
         """Every averaged term under its full name."""
         terms = {"elbo": self.elbo, "reconstruction": self.reconstruction}
+        terms |= {"conditional_elbo": self.conditional_elbo} if "memory" in self.kl else {}
         terms |= {f"kl_{name}": value for name, value in self.kl.items()}
         return {f"{name}_nats_per_image": value.item() for name, value in terms.items()}
 
@@ -79,8 +85,9 @@ def evaluate(
 ) -> dict[str, float]:
     """Average the ELBO terms and the memory gain over the counted images of many episodes.
 
-    The memory gain is the ELBO with the episode's own memory minus the ELBO with the memory of the episode before it
-    (the first takes the last of its batch). With a single episode there is no other memory and no gain is reported.
+    The memory gain is the ELBO given the episode's own memory minus the ELBO given the memory of the episode before it
+    (the first takes the last of its batch). A memory's own KL, if it is random, is in the ELBO and not in the gain.
+    With a single episode there is no other memory and no gain is reported.
     The results do not depend on how many processes share the batches, nor on the random state, which stays as it is.
 
     Args:
@@ -104,7 +111,8 @@ def evaluate(
         other.merge(batch_other)
     results = own.means().as_dict()
     if other.count == own.count:
-        results["memory_gain_nats_per_image"] = (own.means().elbo - other.means().elbo).item()
+        gain = own.means().conditional_elbo - other.means().conditional_elbo
+        results["memory_gain_nats_per_image"] = gain.item()
     return results
 
 

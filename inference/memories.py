@@ -10,28 +10,27 @@ from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
 
-from kpp_pyro.memory import Addressing
 from kpp_pyro.memory_file import load_memory, save_memory
 
 
 class ReadableModel(Protocol):
-    """What a model has to offer to be used, see `models.kanerva_plus_plus`."""
+    """What a model has to offer to be used, see `models.memory_model`; `addressing` too, if its memory has blocks."""
 
     image_shape: tuple[int, int, int]
-    addressing: Addressing
 
     @property
     def memory_shape(self) -> tuple[int, ...]:
         """Event shape of a memory."""
 
+    @property
+    def key_shape(self) -> tuple[int, ...]:
+        """Event shape of a key."""
+
     def latent_prior(self, memory: Tensor, key: Tensor) -> Distribution:
         """p(z | M, y)."""
 
-    def latent_prior_of(self, blocks: Tensor) -> Distribution:
-        """p(z | M, y), given what was read."""
-
-    def mean_read(self, memory: Tensor, key: Distribution) -> Tensor:
-        """What keys of a distribution read on average."""
+    def recalled(self, memory: Tensor, key: Distribution) -> Distribution:
+        """p(z | M, y) of what keys of a distribution read on average, or at their mode."""
 
     def image_likelihood(self, latent: Tensor) -> Distribution:
         """p(x | z)."""
@@ -67,7 +66,7 @@ class Memory:
     """One memory, or B of them, and the fingerprint of the model that wrote them: no other can read them.
 
     Attributes:
-        value: (C_m, H_m, W_m), or (B, C_m, H_m, W_m).
+        value: of the model's memory shape, such as (C_m, H_m, W_m), or (B, ...).
         author: see `GenerativeMemory.fingerprint`.
     """
 
@@ -106,7 +105,7 @@ class Read(Decoded):
     """What was read of a memory; the latents are means of p(z | M, y), or draws of it where images are generated.
 
     Attributes:
-        keys: (N, R, 3); of a cue, the mode of q(y | x, M).
+        keys: (N, *key_shape), (N, R, 3) of blocks; of a cue, the mode of q(y | x, M).
     """
 
     keys: Tensor

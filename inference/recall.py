@@ -33,7 +33,7 @@ from inference.memories import CueingGuide, Decoded, Memory, Read, ReadableModel
 from inference.records import Record, combine
 from inference.traces import site_mean, site_value, written_memory
 from kpp_pyro.errors import InputError
-from kpp_pyro.memory import KEY_SIZE
+from kpp_pyro.memory import Addressing
 
 
 class GenerativeMemory:
@@ -46,18 +46,35 @@ class GenerativeMemory:
     Args:
         model: a memory model.
         guide: its guide.
+
+    Raises:
+        InputError: a model without a memory.
     """
 
     def __init__(self, model: ReadableModel, guide: CueingGuide) -> None:
+        if not model.memory_shape or not all(model.memory_shape):
+            raise InputError(f"{type(model).__name__}: expected a model with a memory, found one without")
         self.model, self.guide = model, guide
         self.image_shape = model.image_shape
         parameter = next(iter(model.state_dict().values()))
         self.device, self.dtype = parameter.device, parameter.dtype
 
+    @property
+    def addressing(self) -> Addressing:
+        """How keys become places in the memory.
+
+        Raises:
+            InputError: the model's memory has no blocks.
+        """
+        addressing = getattr(self.model, "addressing", None)
+        if addressing is None:
+            raise InputError(f"{type(self.model).__name__}: expected a memory of blocks, found one without places")
+        return addressing
+
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the addressing and all parameters: it tells apart the memories of two models of equal sizes."""
-        digest = hashlib.sha256(repr(self.model.addressing).encode())
+        """SHA-256 of any addressing and all parameters: it tells apart the memories of two models of equal sizes."""
+        digest = hashlib.sha256(repr(getattr(self.model, "addressing", None)).encode())
         for part in (self.model, self.guide):
             for name, value in sorted(part.state_dict().items()):
                 digest.update(name.encode())
@@ -86,7 +103,7 @@ class GenerativeMemory:
 
     @torch.no_grad()
     def locate(self, memory: Memory, cues: Tensor) -> Tensor:
-        """Keys (..., T, R, 3) of cues: the mode of q(y | x, M).
+        """Keys (..., T, *key_shape) of cues: the mode of q(y | x, M).
 
         Raises:
             InputError: a memory of another model, or cues of another size or number of episodes.
@@ -96,7 +113,7 @@ class GenerativeMemory:
 
     @torch.no_grad()
     def read(self, memory: Memory, keys: Tensor) -> Read:
-        """Read a memory through keys (..., N, R, 3).
+        """Read a memory through keys (..., N, *key_shape).
 
         Raises:
             InputError: a memory of another model, or keys of another shape.
@@ -206,10 +223,10 @@ class GenerativeMemory:
         to decode to something too.
 
         Raises:
-            InputError: a memory of another model.
+            InputError: a memory of another model, or of one without blocks.
         """
-        layout = self.model.addressing.layout
-        keys = self.model.addressing.key_grid(layout.rows, layout.columns)[:, 0]  # (N, 3)
+        layout = self.addressing.layout
+        keys = self.addressing.key_grid(layout.rows, layout.columns)[:, 0]  # (N, 3)
         groups = -(-len(keys) // layout.reads)  # the last one begins again where it is short of blocks
         cells = torch.arange(groups * layout.reads).remainder(len(keys)).view(groups, layout.reads)
         keys = keys[cells]  # (groups, R, 3)
@@ -254,7 +271,7 @@ class GenerativeMemory:
 
     def _recall(self, value: Tensor, cues: Tensor) -> Read:
         key = self._key_posterior(value, cues)
-        latents = self.model.latent_prior_of(self.model.mean_read(value, key)).mean  # (B, T, D)
+        latents = self.model.recalled(value, key).mean  # (B, T, D)
         return Read(latents, self._decode(latents), key.mode)
 
     def _read(self, value: Tensor, keys: Tensor) -> Read:
@@ -304,14 +321,15 @@ class GenerativeMemory:
         return images.to(self.device, self.dtype).view(-1, *images.shape[-4:])
 
     def _keys(self, memory: Memory, keys: Tensor) -> Tensor:
-        """Keys (B, N, R, 3) on the model's device."""
-        event, batch = (self.model.addressing.layout.reads, KEY_SIZE), self._batch(memory)
-        if keys.ndim != len(batch) + 3 or keys.shape[-2:] != event or keys.shape[:-3] != batch:
+        """Keys (B, N, *key_shape) on the model's device."""
+        event, batch = self.model.key_shape, self._batch(memory)
+        shape = tuple(keys.shape)
+        if (shape[: len(batch)], shape[len(batch) + 1 :]) != (batch, event):
             expected = ", ".join(map(str, (*batch, "N", *event)))
-            raise InputError(f"keys: expected ({expected}) for this memory, found {tuple(keys.shape)}")
+            raise InputError(f"keys: expected ({expected}) for this memory, found {shape}")
         if not keys.numel() or not keys.isfinite().all():
             raise InputError("keys: expected finite numbers, found others or none")
-        return keys.to(self.device, self.dtype).reshape(-1, *keys.shape[-3:])
+        return keys.to(self.device, self.dtype).reshape(-1, *keys.shape[len(batch) :])
 
 
 def next_cue(cues: Tensor, missing: Tensor, images: Tensor) -> Tensor:

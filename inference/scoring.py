@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import kl_divergence
 
 from inference.batches import Batch, collect, deal
 from inference.evaluation import previous_memories
@@ -23,14 +24,14 @@ from inference.processes import ALONE, Processes
 from inference.randomness import own_randomness
 from inference.records import combine, concatenate
 from inference.refinement import refined_proposal, searching_proposal
-from inference.traces import PyroProgram, written_memory
+from inference.traces import PyroProgram, trace_pair, written_memory
 
 OWN = "own"
 MEANINGS = {
     OWN: "ln p(x_t | M(X)): the memory that the image's own episode wrote, this image among others",
     "left_out": "ln p(x_t | M(X without x_t)): what the memory knows of an image that it has not seen",
     "other": "ln p(x_t | M(X' without one)): the memory of another episode, of as many images as in left_out",
-    "empty": "ln p(x_t | M = 0): no memory at all",
+    "empty": "ln p(x_t | M = 0): no memory at all; of a random memory, its prior's mean",
 }
 LARGEST_PARETO_K = 0.7  # above, an estimate is not to be trusted
 TOLERATED_SHARE = 0.05  # of images above
@@ -58,10 +59,13 @@ class Scores:
     Attributes:
         by_memory: score of every image read from its own memory ("own") and from those of `MEANINGS`.
         seconds: time that each of them took.
+        memory_kl: KL(q(M|X) || p(M)) of the own memory, where it is random, shared over the T images, (N,); it is no
+            part of the scores, which are conditional on a draw of the memory.
     """
 
     by_memory: dict[str, ImportanceScore]
     seconds: dict[str, float]
+    memory_kl: Tensor | None
 
     @property
     def own(self) -> ImportanceScore:
@@ -82,8 +86,8 @@ def score_episodes(
 
     "other" is written without one of its images too: in a memory of blocks an empty block explains strange images
     better than a full one, and the two controls would not compare. A single episode has no "other"; images alone in
-    their episode have neither "other" nor "left_out". The scores do not depend on how many processes share the
-    batches, nor on the random state, which stays as it is.
+    their episode have neither "other" nor "left_out". A random memory is drawn once for each of them. The scores do not
+    depend on how many processes share the batches, nor on the random state, which stays as it is.
 
     Args:
         model: Pyro model in which images are independent given the memory.
@@ -101,35 +105,67 @@ def score_episodes(
     batches = collect([scores.by_memory for scores in dealt], processes)
     whole = [name for name in MEANINGS if all(name in batch for batch in batches)]
     times = processes.gather([scores.seconds for scores in dealt])
+    memory_kls = [value for value in collect([scores.memory_kl for scores in dealt], processes) if value is not None]
     return Scores(
         {name: concatenate([batch[name] for batch in batches]) for name in whole},
         {name: max(sum(batch.get(name, 0.0) for batch in own) for own in times) for name in whole},
+        torch.cat(memory_kls) if memory_kls else None,
     )
 
 
 def _score_batch(model: PyroProgram, guide: PyroProgram, batch: Batch, plan: ScoringPlan) -> Scores:
     """Scores of the counted images of a batch; the first control's time has that of writing the memories of all."""
-    chosen, found = batch.counted.flatten(), Scores({}, {})
+    chosen, found, seconds = batch.counted.flatten(), {}, {}
     began = time.perf_counter()
 
     def note(name: str, score: ImportanceScore) -> None:
         nonlocal began
-        found.by_memory[name] = _of_images(score, chosen)
-        found.seconds[name], began = time.perf_counter() - began, time.perf_counter()
+        found[name] = _of_images(score, chosen)
+        seconds[name], began = time.perf_counter() - began, time.perf_counter()
 
     with own_randomness(batch.seed, batch.episode.device):
-        note(OWN, _score_own(model, guide, batch.episode, plan))
+        drawn = draw_memory(model, guide, batch.episode)
+        note(OWN, _score_own(model, guide, batch.episode, drawn, plan))
         if plan.control_particles:
-            for name, memories in _control_memories(guide, batch).items():
+            for name, memories in _control_memories(model, guide, batch).items():
                 note(name, _score_control(model, guide, batch.episode, memories, plan.control_particles))
-    return found
+    return Scores(found, seconds, None if drawn is None else _per_image(drawn.kl, batch)[chosen].cpu())
 
 
-def _control_memories(guide: PyroProgram, batch: Batch) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class DrawnMemory:
+    """Random memories that episodes wrote, and what they cost.
+
+    Attributes:
+        value: (B, 1, ...).
+        kl: KL(q(M|X) || p(M)) in nats, (B, 1).
+    """
+
+    value: Tensor
+    kl: Tensor
+
+
+@torch.no_grad()
+def draw_memory(model: PyroProgram, guide: PyroProgram, episode: Tensor) -> DrawnMemory | None:
+    """Draw the memories that episodes (B, T, C, H, W) write; None where they are deterministic, and written anew."""
+    pair = trace_pair(model, guide, episode)
+    if "memory" not in pair.latent_sites():
+        return None
+    return DrawnMemory(
+        pair.value("memory"), kl_divergence(*(t.nodes["memory"]["fn"] for t in (pair.guide, pair.model)))
+    )
+
+
+def _per_image(kl: Tensor, batch: Batch) -> Tensor:
+    """1/T of KLs (B, 1) for every image, flat."""
+    return (kl / batch.episode.shape[1]).expand(batch.episode.shape[:2]).flatten()
+
+
+def _control_memories(model: PyroProgram, guide: PyroProgram, batch: Batch) -> dict[str, Tensor]:
     """Memories of the controls for every image, (B, T, 1, ...)."""
     own = written_memory(guide, batch.episode)  # (B, 1, ...)
     images = batch.episode.shape[1]
-    controls = {"empty": torch.zeros_like(own).unsqueeze(1).expand(-1, images, *own.shape[1:])}
+    controls = {"empty": _empty_memory(model, guide, batch.episode).unsqueeze(1).expand(-1, images, *own.shape[1:])}
     if images == 1:
         return controls
     controls["left_out"] = left_out = leave_one_out_memories(guide, batch.episode)
@@ -138,6 +174,12 @@ def _control_memories(guide: PyroProgram, batch: Batch) -> dict[str, Tensor]:
     if other is not None:
         controls["other"] = other
     return controls
+
+
+def _empty_memory(model: PyroProgram, guide: PyroProgram, episode: Tensor) -> Tensor:
+    """A memory (B, 1, ...) that nothing was written to: its prior's mean, or zero if that is flat."""
+    pair = trace_pair(model, guide, episode)
+    return pair.mean("memory") if "memory" in pair.latent_sites() else torch.zeros_like(pair.value("memory"))
 
 
 def leave_one_out_memories(guide: PyroProgram, episode: Tensor, at_once: int = PARTICLE_IMAGES_AT_ONCE) -> Tensor:
@@ -153,13 +195,17 @@ def leave_one_out_memories(guide: PyroProgram, episode: Tensor, at_once: int = P
     return torch.cat(written, 1)
 
 
-def _score_own(model: PyroProgram, guide: PyroProgram, episode: Tensor, plan: ScoringPlan) -> ImportanceScore:
+def _score_own(
+    model: PyroProgram, guide: PyroProgram, episode: Tensor, drawn: DrawnMemory | None, plan: ScoringPlan
+) -> ImportanceScore:
+    """Score images read from the memory that they wrote; a random one is given, so that they are independent."""
+    memory = None if drawn is None else drawn.value
     proposal = (
-        refined_proposal(model, guide, episode, steps=plan.refine_steps)
+        refined_proposal(model, guide, episode, memory, plan.refine_steps)
         if plan.refine_steps
-        else defensive_proposal(model, guide, episode)
+        else defensive_proposal(model, guide, episode, memory)
     )
-    return importance_score(model, proposal, episode, particles=plan.particles)
+    return importance_score(model, proposal, episode, memory, particles=plan.particles)
 
 
 def _score_control(

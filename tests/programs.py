@@ -16,7 +16,8 @@ def small_config(write: str = "allocate", networks: str = "mlp", **changes: obje
     flags = [f"--write={write}", f"--networks={networks}"]
     memory = {"memory_channels": 2, "memory_height": 8, "memory_width": 8, "block_height": 2, "block_width": 2}
     latent = {} if write == "allocate" else {"latent_size": 5}
-    return replace_flat(default_config(flags), {**SMALL, **memory, **latent, "temporal_shift": 0.0, **changes})
+    encoder = {"episode_encoder": "temporal_shift", "temporal_shift": 0.0}
+    return replace_flat(default_config(flags), {**SMALL, **memory, **latent, **encoder, **changes})
 
 
 def small_program(write: str = "allocate", networks: str = "mlp", **changes: object) -> Program:

@@ -14,8 +14,10 @@ from kpp_pyro.figures.drawing import IMAGE_COLOURS, draw_mosaic, save
 _EPISODE_COLUMNS = 8
 
 
-def draw_memory(memory: Tensor, boxes: Tensor, path: Path | str | None = None, most_channels: int = 8) -> Figure:
-    """Draw the channels of one memory (C_m, H_m, W_m) with the boxes (T, R, 4) that its keys read.
+def draw_memory(
+    memory: Tensor, boxes: Tensor | None = None, path: Path | str | None = None, most_channels: int = 8
+) -> Figure:
+    """Draw the channels of one memory (C_m, H_m, W_m) with the boxes (T, R, 4) that its keys read, if they are places.
 
     Boxes are (left, top, width, height) in memory pixels, one colour per image of the episode.
     """
@@ -34,14 +36,15 @@ def draw_memory(memory: Tensor, boxes: Tensor, path: Path | str | None = None, m
         image = _draw_channel(axis, memory, channel, boxes)
         axis.set_title(f"channel {channel + 1} of {memory.shape[0]}", fontsize=9)
     figure.colorbar(image, ax=axes, shrink=0.8, label="value")
-    figure.suptitle("Memory of an episode, with the block that each image's key reads", fontsize=10)
+    remark = "" if boxes is None else ", with the block that each image's key reads"
+    figure.suptitle(f"Memory of an episode{remark}", fontsize=10)
     return save(figure, path)
 
 
 def draw_memory_at_work(
     episode: Tensor,
     memory: Tensor,
-    boxes: Tensor,
+    boxes: Tensor | None,
     cues: Tensor,
     recalled: Tensor,
     samples: Tensor,
@@ -52,7 +55,7 @@ def draw_memory_at_work(
     Args:
         episode: images (T, C, H, W).
         memory: (C_m, H_m, W_m), of which one channel is drawn.
-        boxes: what the keys read, (T, R, 4), see `Addressing.boxes`.
+        boxes: what the keys read, (T, R, 4), see `Addressing.boxes`; None if they are no places.
         cues: (N, C, H, W).
         recalled: (N, C, H, W).
         samples: (S, C, H, W).
@@ -65,7 +68,8 @@ def draw_memory_at_work(
     first.set_title(f"1. An episode of {len(episode)} images is written ...", fontsize=10)
     _draw_channel(second, memory, 0, boxes)
     second.set_axis_off()
-    second.set_title(f"2. ... into one memory (channel 1 of {len(memory)}) with a block for each key", fontsize=10)
+    remark = "" if boxes is None else f" (channel 1 of {len(memory)}) with a block for each key"
+    second.set_title(f"2. ... into one memory{remark}", fontsize=10)
     draw_mosaic(third, [("cue", cues), ("recalled", recalled)])
     third.set_title("3. Damaged copies are cues, and recall this", fontsize=10)
     draw_mosaic(fourth, [("", row) for row in samples.split(len(cues))])
@@ -73,13 +77,14 @@ def draw_memory_at_work(
     return save(figure, path)
 
 
-def _draw_channel(axis: Any, memory: Tensor, channel: int, boxes: Tensor) -> Any:
+def _draw_channel(axis: Any, memory: Tensor, channel: int, boxes: Tensor | None) -> Any:
     """Draw a channel of a memory, in colours that all of its channels share, and what keys read; returns the image."""
     limit = float(memory.abs().max()) or 1.0
     extent = (0, memory.shape[2], memory.shape[1], 0)
     values = memory[channel].detach().cpu().numpy()
     image = axis.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=extent)
-    _draw_boxes(axis, boxes)
+    if boxes is not None:
+        _draw_boxes(axis, boxes)
     return image
 
 

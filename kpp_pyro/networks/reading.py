@@ -38,3 +38,16 @@ class MlpReading(nn.Module):
     def forward(self, block: Tensor) -> tuple[Tensor, Tensor]:
         """Return loc and scale (..., D) of the latent, from blocks (..., R, C_m, h, w)."""
         return self.head(self.blocks(self.stem(block.flatten(-4))))
+
+
+class NoReading(nn.Module):
+    """p(z) = N(0, I), whatever is read: the control that says what the memory is worth."""
+
+    def __init__(self, latent_size: int) -> None:
+        super().__init__()
+        self.latent_size = latent_size
+
+    def forward(self, block: Tensor) -> tuple[Tensor, Tensor]:
+        """Return loc and scale (..., D) of the latent, for blocks (..., R, C_m, h, w)."""
+        loc = block.new_zeros(()).expand(*block.shape[:-4], self.latent_size)
+        return loc, torch.ones_like(loc)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kpp_pyro.memory import KEY_SIZE, Addressing, MemoryLayout
 from kpp_pyro.networks.heads import LocScaleHead
 from kpp_pyro.networks.precision import InPrecision
-from kpp_pyro.normal import DiagonalNormal
+from kpp_pyro.posteriors import Posterior
 from kpp_pyro.writes.interface import Encoding, Write
 
 _CLAIM_GAIN = 4.0  # sharpens the first choices, which learning then has something to tell apart by
@@ -25,8 +25,16 @@ class FeedForwardWrite(Write):
     every place; with a softmax an image can have a place to itself, and a content that is the same wherever it lies
     can be understood by one reading network.
 
-    The keys' and latents' posteriors are normal, with parameters from the encodings alone: a cue finds its place
-    since places are learned from what images look like.
+    The keys' and latents' posteriors have parameters from the encodings alone: a cue finds its place since places are
+    learned from what images look like.
+
+    Args:
+        layout: of the memory.
+        encoding_size: F, of the encodings f_enc(X).
+        latent_size: D.
+        smallest_scale: lower bound of the scales of keys and latents.
+        keys: the family of q(y|X).
+        dtype: precision of the networks.
     """
 
     def __init__(
@@ -35,12 +43,14 @@ class FeedForwardWrite(Write):
         encoding_size: int,
         latent_size: int,
         smallest_scale: float,
+        keys: Posterior,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.layout = layout
         self.addressing = Addressing(layout, "smooth")
         self.latent_size = latent_size
+        self.keys = keys
         reads, places = layout.reads, layout.height * layout.width
         self.to_content = InPrecision(nn.Linear(encoding_size, reads * layout.channels), dtype)
         self.to_claim = InPrecision(nn.Linear(encoding_size, reads * places, bias=False), dtype)  # a bias cancels
@@ -59,7 +69,7 @@ class FeedForwardWrite(Write):
         return memory.unflatten(-1, self.layout.shape[1:]).unsqueeze(1)
 
     def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
-        """q(y|X): normal, the same for written images and cues."""
+        """q(y|X): the same for written images and cues."""
         loc, scale = self.to_key(encoding.features)
         shape = (self.layout.reads, KEY_SIZE)
-        return DiagonalNormal(loc.unflatten(-1, shape), scale.unflatten(-1, shape), event_dims=2)
+        return self.keys(loc.unflatten(-1, shape), scale.unflatten(-1, shape), encoding.features)

@@ -1,0 +1,135 @@
+"""Which configurations make sense: numbers that a run can use, and parts that go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from experiments.config import Config, MemoryConfig, TrainingConfig
+from kpp_pyro.errors import InputError
+from kpp_pyro.key_priors import KEY_PRIORS
+from kpp_pyro.networks.shapes import require_image_shape
+from kpp_pyro.posteriors import POSTERIORS
+
+_BLOCK_WRITES = ("allocate", "allocate_by_content")
+_SOLVED_KEYS = ("dynamic_kanerva_machine", "pseudo_inverse_memory")
+
+
+def require_sensible(config: Config) -> None:
+    """Raise InputError, naming the flag, for a number that no run can use."""
+    data, memory, network, training = config.data, config.memory, config.network, config.training
+    program = config.program
+    at_least_one = {
+        "episode-length": data.episode_length,
+        "workers": data.workers,
+        "latent-size": 1 if memory.latent_size is None else memory.latent_size,
+        "memory-rows": program.memory_rows,
+        "key-size": program.key_size,
+        "write-passes": program.write_passes,
+        "pseudo-inverse-steps": program.pseudo_inverse_steps,
+        "width": network.width,
+        "depth": network.depth,
+        "steps": training.steps,
+        "episodes-per-step": training.episodes_per_step,
+        "evaluate-every": training.evaluate_every,
+        "particles": training.particles,
+    }
+    for flag, value in at_least_one.items():
+        if value < 1:
+            raise InputError(f"--{flag}: expected at least 1, found {value}")
+    require_image_shape((1, data.image_size, data.image_size), "--image-size")
+    for flag, positive in {
+        "smallest-scale": memory.smallest_scale,
+        "learning-rate": training.learning_rate,
+        "gradient-norm": training.gradient_norm,
+    }.items():
+        if not 0 < positive < float("inf"):
+            raise InputError(f"--{flag}: expected a positive, finite number, found {positive}")
+    for flag, not_negative in {
+        "seed": config.seed,
+        "weight-decay": training.weight_decay,
+        "warmup-steps": training.warmup_steps,
+        "kl-key-start": training.kl_key_start,
+        "kl-key-begin-step": training.kl_key_begin_step,
+        "kl-key-ramp-steps": training.kl_key_ramp_steps,
+        "kl-latent-start": training.kl_latent_start,
+        "kl-latent-begin-step": training.kl_latent_begin_step,
+        "kl-latent-ramp-steps": training.kl_latent_ramp_steps,
+        "kl-memory-weight": training.kl_memory_weight,
+    }.items():
+        if not 0 <= not_negative < 2**63:
+            raise InputError(f"--{flag}: expected a number from 0 to 2^63 - 1, found {not_negative}")
+    if not 0 <= network.temporal_shift <= 0.5:
+        raise InputError(f"--temporal-shift: expected a share from 0 to 0.5, found {network.temporal_shift}")
+    if network.networks == "conv" and network.width % 16:
+        raise InputError(f"--width: expected a multiple of 16 for --networks conv (GroupNorm), found {network.width}")
+
+
+def require_legal(config: Config) -> None:
+    """Raise InputError, naming the flag, for parts that do not go together."""
+    for flag, expected, found in _conflicts(config):
+        raise InputError(f"--{flag}: expected {expected}, found {found}")
+
+
+def _conflicts(config: Config) -> Iterator[tuple[str, str, str]]:
+    """Every flag that another one rules out: its name, what was expected, what was found."""
+    yield from _conflicts_of_keys(config)
+    yield from _conflicts_of_latents(config)
+    yield from _conflicts_of_objectives(config)
+    memory, network, model = config.memory, config.network, config.program.model
+    if model != "kanerva_plus_plus" and memory.write != MemoryConfig.write:
+        yield "write", f"no choice with --model {model}, which writes in its own way", memory.write
+    if network.episode_encoder != "temporal_shift" and network.temporal_shift:
+        yield "temporal-shift", "--episode-encoder temporal_shift beside it", network.episode_encoder
+
+
+def _conflicts_of_keys(config: Config) -> Iterator[tuple[str, str, str]]:
+    program, write = config.program, config.memory.write
+    blocks = program.model == "kanerva_plus_plus" and write in _BLOCK_WRITES
+    prior, guide = program.key_prior, program.key_guide
+    if program.model == "vae":
+        expected = "{} with --model vae, which has no keys"
+    elif program.model in _SOLVED_KEYS:
+        expected = f"{{}} with --model {program.model}, whose keys are solved for in a memory"
+    elif blocks:
+        expected = f"{{}} with --write {write}, whose keys point at known blocks"
+    else:
+        return
+    if guide != "mean_field":
+        yield "key-guide", expected.format("mean_field"), guide
+    if prior == "vamp" or (program.model == "vae" and prior != "standard_normal"):
+        others = "standard_normal" if program.model == "vae" else "a prior that is not made of the guide's keys"
+        yield "key-prior", expected.format(others), prior
+
+
+def _conflicts_of_latents(config: Config) -> Iterator[tuple[str, str, str]]:
+    program = config.program
+    reads = program.model != "vae" and program.latent_prior == "memory"
+    if program.model != "kanerva_plus_plus" and program.latent_prior != "memory":
+        yield "latent-prior", f"memory, the model's own prior, with --model {program.model}", program.latent_prior
+    if program.latent_context == "image_and_read" and not reads:
+        yield "latent-context", "image, since nothing is read", program.latent_context
+
+
+def _conflicts_of_objectives(config: Config) -> Iterator[tuple[str, str, str]]:
+    program, training = config.program, config.training
+    if training.objective == "mean_field":
+        for flag, name, family in (
+            ("key-prior", program.key_prior, KEY_PRIORS),
+            ("key-guide", program.key_guide, POSTERIORS),
+            ("latent-guide", program.latent_guide, POSTERIORS),
+        ):
+            if not family[name].closed_kl:
+                yield flag, "a normal with --objective mean_field, whose KLs are closed", name
+        blocks = program.model == "kanerva_plus_plus" and config.memory.write in _BLOCK_WRITES
+        if blocks and program.key_prior != "standard_normal":
+            yield "key-prior", "standard_normal with --objective mean_field, for keys of blocks", program.key_prior
+    if training.objective == "dreg" and program.latent_context != "image":
+        yield (
+            "latent-context",
+            "image with --objective dreg, whose draws may not depend on each other",
+            "image_and_read",
+        )
+    if training.objective not in ("iwae", "dreg", "renyi") and training.particles > 1:
+        yield "particles", f"1 with --objective {training.objective}", str(training.particles)
+    if training.objective != "renyi" and training.renyi_alpha != TrainingConfig.renyi_alpha:
+        yield "renyi-alpha", "--objective renyi beside it", training.objective

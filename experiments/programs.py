@@ -1,0 +1,259 @@
+"""The parts that a configuration may name, and how they become a model and its guide.
+
+What is registered here, in `kpp_pyro.key_priors`, `kpp_pyro.posteriors` and `inference.objectives` is what the command
+line offers. `experiments.legality` says which of them go together.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Size, nn
+
+from kpp_pyro.errors import InputError
+from kpp_pyro.key_priors import KEY_PRIORS, KeyPrior
+from kpp_pyro.memory import KEY_SIZE, MemoryLayout
+from kpp_pyro.networks.attention import AttentiveEncoder
+from kpp_pyro.networks.conv import ConvDecoder, ConvEncoder
+from kpp_pyro.networks.correction import LatentCorrection
+from kpp_pyro.networks.mlp import MlpDecoder, MlpEncoder
+from kpp_pyro.networks.reading import IdentityReading, MlpReading, NoReading
+from kpp_pyro.posteriors import POSTERIORS, Posterior
+from kpp_pyro.writes import AllocateWrite, FeedForwardWrite, Write
+from models.dynamic_kanerva_machine import DynamicKanervaMachineGuide, DynamicKanervaMachineModel
+from models.kanerva_machine import KanervaMachineGuide, KanervaMachineModel
+from models.kanerva_plus_plus import KanervaPlusPlusGuide, KanervaPlusPlusModel
+from models.matrix_memory import MatrixMemoryModel
+from models.memory_model import MemoryGuide, MemoryModel
+from models.pseudo_inverse_memory import PseudoInverseMemoryGuide, PseudoInverseMemoryModel
+from models.vae import VaeGuide, VaeModel
+
+if TYPE_CHECKING:
+    from experiments.config import Config
+
+ImageShape = tuple[int, int, int]
+Matrix = TypeVar("Matrix", bound=MatrixMemoryModel)
+_MATRIX_LATENT_SIZE = (
+    100  # of matrix memories and the VAE: 32 rows of it are 3,200 scalars, a read of `allocate` is one
+)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A model and its guide."""
+
+    model: MemoryModel
+    guide: MemoryGuide
+
+    @property
+    def device(self) -> torch.device:
+        """Device that both run on."""
+        return next(self.model.parameters()).device
+
+    def state_dicts(self) -> dict[str, Any]:
+        """Parameters of both, as `load_program` reads them."""
+        return {"model": self.model.state_dict(), "guide": self.guide.state_dict()}
+
+    def sizes(self) -> dict[str, Any]:
+        """What any table of results has to state."""
+        parameters = (*self.model.parameters(), *self.guide.parameters())
+        return {
+            "image_shape": list(self.model.image_shape),
+            "memory_scalars": Size(self.model.memory_shape).numel(),
+            "parameters": sum(parameter.numel() for parameter in parameters),
+        }
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What every model is built of.
+
+    Attributes:
+        config: the configuration.
+        image_shape: (C, H, W).
+        dtype: precision of the networks.
+        encoder: f_enc, with `encoding_size`.
+    """
+
+    config: Config
+    image_shape: ImageShape
+    dtype: torch.dtype
+    encoder: nn.Module
+
+    @property
+    def encoding_size(self) -> int:
+        """F."""
+        return int(self.encoder.encoding_size)  # type: ignore[arg-type]
+
+    @property
+    def matrix_latent_size(self) -> int:
+        """D of the models whose latents are not as large as a read of blocks."""
+        return self.config.memory.latent_size or _MATRIX_LATENT_SIZE
+
+    def decoder(self, latent_size: int) -> nn.Module:
+        """p(x | z)."""
+        network = self.config.network
+        return NETWORKS[network.networks][1](latent_size, self.image_shape, network.width, network.depth)
+
+    def key_prior(self, *key_shape: int) -> KeyPrior:
+        """p(y)."""
+        return KEY_PRIORS[self.config.program.key_prior](Size(key_shape), self.image_shape)
+
+    def key_posterior(self, *key_shape: int) -> Posterior:
+        """The family of q(y | x)."""
+        return POSTERIORS[self.config.program.key_guide](self.encoding_size, Size(key_shape))
+
+    def latent_posterior(self, latent_size: int) -> Posterior:
+        """The family of q(z | x)."""
+        return POSTERIORS[self.config.program.latent_guide](self.encoding_size, Size([latent_size]))
+
+    def correction(self, read_size: int, latent_size: int) -> nn.Module | None:
+        """What makes it q(z | x, M, y), if it is to be."""
+        if self.config.program.latent_context == "image":
+            return None
+        return LatentCorrection(self.encoding_size, read_size, latent_size, self.encoding_size)
+
+
+def build_networks(config: Config, image_shape: ImageShape, dtype: torch.dtype) -> Parts:
+    """Draw the encoder, and keep what the rest is drawn from."""
+    return Parts(config, image_shape, dtype, EPISODE_ENCODERS[config.network.episode_encoder](config, image_shape))
+
+
+def _encoder(config: Config, image_shape: ImageShape, shift_fraction: float = 0.0) -> nn.Module:
+    network = config.network
+    return NETWORKS[network.networks][0](image_shape, network.width, network.depth, shift_fraction)
+
+
+def _shifting_encoder(config: Config, image_shape: ImageShape) -> nn.Module:
+    return _encoder(config, image_shape, config.network.temporal_shift)
+
+
+def _attentive_encoder(config: Config, image_shape: ImageShape) -> nn.Module:
+    return AttentiveEncoder(_encoder(config, image_shape), config.network.depth)
+
+
+def _kanerva_plus_plus(parts: Parts) -> Program:
+    memory = parts.config.memory
+    layout = MemoryLayout(
+        memory.memory_channels,
+        memory.memory_height,
+        memory.memory_width,
+        memory.block_height,
+        memory.block_width,
+        memory.reads,
+    )
+    write = WRITES[memory.write](parts, layout)
+    latent_size = write.latent_size
+    decoder = parts.decoder(latent_size)
+    reading = LATENT_PRIORS[parts.config.program.latent_prior](parts, layout, latent_size)
+    prior = parts.key_prior(layout.reads, KEY_SIZE)
+    latents, correction = parts.latent_posterior(latent_size), parts.correction(layout.read_scalars, latent_size)
+    return Program(
+        KanervaPlusPlusModel(write.addressing, reading, prior, decoder, parts.image_shape, parts.dtype),
+        KanervaPlusPlusGuide(parts.encoder, write, latents, correction, parts.dtype),
+    )
+
+
+def _allocate(parts: Parts, layout: MemoryLayout) -> Write:
+    _require_room(parts.config, layout)
+    return AllocateWrite(layout, parts.encoding_size, parts.config.memory.smallest_scale, dtype=parts.dtype)
+
+
+def _require_room(config: Config, layout: MemoryLayout) -> None:
+    """Raise InputError for latents of another size than a read, and say so if images have to share blocks."""
+    latent_size = config.memory.latent_size
+    if latent_size not in (None, layout.read_scalars):
+        raise InputError(
+            f"--latent-size: expected the {layout.read_scalars} scalars of a read with --write {config.memory.write}, "
+            f"found {latent_size}"
+        )
+    reads = config.data.episode_length * layout.reads
+    if reads > layout.blocks:
+        remark = f"note: {reads} reads of an episode share the memory's {layout.blocks} blocks, which hold averages"
+        print(remark, file=sys.stderr)
+
+
+def _feed_forward(parts: Parts, layout: MemoryLayout) -> Write:
+    memory = parts.config.memory
+    latent_size = layout.read_scalars if memory.latent_size is None else memory.latent_size
+    keys = parts.key_posterior(layout.reads, KEY_SIZE)
+    return FeedForwardWrite(layout, parts.encoding_size, latent_size, memory.smallest_scale, keys, parts.dtype)
+
+
+def _prior_from_memory(parts: Parts, layout: MemoryLayout, latent_size: int) -> nn.Module:
+    smallest = parts.config.memory.smallest_scale
+    if parts.config.memory.write == "feed_forward":
+        return MlpReading(layout, latent_size, 4 * latent_size, 2, smallest)
+    return IdentityReading(layout, smallest)  # a block holds a latent as it is
+
+
+def _standard_normal_prior(_parts: Parts, _layout: MemoryLayout, latent_size: int) -> nn.Module:
+    return NoReading(latent_size)
+
+
+def _matrix_model(parts: Parts, kind: type[Matrix], key_size: int) -> Matrix:
+    rows, size = parts.config.program.memory_rows, parts.matrix_latent_size
+    prior, decoder = parts.key_prior(key_size), parts.decoder(size)
+    return kind(rows, size, prior, decoder, parts.image_shape, parts.config.memory.smallest_scale, parts.dtype)
+
+
+def _kanerva_machine(parts: Parts) -> Program:
+    key_size, size = parts.config.program.key_size, parts.matrix_latent_size
+    model = _matrix_model(parts, KanervaMachineModel, key_size)
+    families = parts.key_posterior(key_size), parts.latent_posterior(size)
+    correction = parts.correction(size, size)
+    guide = KanervaMachineGuide(model, parts.encoder, parts.encoding_size, *families, correction, parts.dtype)
+    return Program(model, guide)
+
+
+def _dynamic_kanerva_machine(parts: Parts) -> Program:
+    program, size = parts.config.program, parts.matrix_latent_size
+    model = _matrix_model(parts, DynamicKanervaMachineModel, program.memory_rows)
+    settings = parts.latent_posterior(size), program.write_passes, parts.correction(size, size)
+    guide = DynamicKanervaMachineGuide(model, parts.encoder, parts.encoding_size, *settings, parts.dtype)
+    return Program(model, guide)
+
+
+def _pseudo_inverse_memory(parts: Parts) -> Program:
+    program, size = parts.config.program, parts.matrix_latent_size
+    model = _matrix_model(parts, PseudoInverseMemoryModel, program.memory_rows)
+    settings = parts.latent_posterior(size), program.pseudo_inverse_steps, parts.correction(size, size)
+    guide = PseudoInverseMemoryGuide(model, parts.encoder, parts.encoding_size, *settings, parts.dtype)
+    return Program(model, guide)
+
+
+def _vae(parts: Parts) -> Program:
+    size, smallest = parts.matrix_latent_size, parts.config.memory.smallest_scale
+    model = VaeModel(size, parts.decoder(size), parts.image_shape, parts.dtype)
+    latents = parts.latent_posterior(size)
+    return Program(model, VaeGuide(parts.encoder, parts.encoding_size, size, latents, smallest, parts.dtype))
+
+
+MODELS: dict[str, Callable[[Parts], Program]] = {
+    "kanerva_plus_plus": _kanerva_plus_plus,
+    "kanerva_machine": _kanerva_machine,
+    "dynamic_kanerva_machine": _dynamic_kanerva_machine,
+    "pseudo_inverse_memory": _pseudo_inverse_memory,
+    "vae": _vae,
+}
+WRITES: dict[str, Callable[[Parts, MemoryLayout], Write]] = {
+    "allocate": _allocate,
+    "feed_forward": _feed_forward,
+}
+LATENT_PRIORS: dict[str, Callable[[Parts, MemoryLayout, int], nn.Module]] = {
+    "memory": _prior_from_memory,
+    "standard_normal": _standard_normal_prior,
+}
+EPISODE_ENCODERS: dict[str, Callable[[Config, ImageShape], nn.Module]] = {
+    "independent": _encoder,
+    "temporal_shift": _shifting_encoder,
+    "attention": _attentive_encoder,
+}
+NETWORKS: dict[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
+    "mlp": (MlpEncoder, MlpDecoder),
+    "conv": (ConvEncoder, ConvDecoder),
+}

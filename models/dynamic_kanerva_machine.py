@@ -1,0 +1,68 @@
+"""The Dynamic Kanerva Machine (Wu, Wayne, Gregor & Lillicrap, NeurIPS 2018): weights are solved for, not learned."""
+
+from __future__ import annotations
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from torch import Tensor, nn
+
+from kpp_pyro.matrix_memory import least_squares_weights, sequential_write
+from kpp_pyro.posteriors import Posterior
+from kpp_pyro.writes.interface import Encoding
+from models.matrix_memory import MatrixMemoryModel, SolvedKeyGuide, matrix_normal
+
+
+class DynamicKanervaMachineModel(MatrixMemoryModel):
+    """A matrix memory whose keys are the weights of its rows themselves.
+
+    M   ~ p(M)             = MN(R_0, u_0^2 I, I)
+    y_t ~ p(y)             event (N,)
+    z_t ~ p(z | M, y_t)    = N(y_t M, sigma^2 I)
+    x_t ~ p(x | z_t)       Bernoulli on logits
+    """
+
+
+class DynamicKanervaMachineGuide(SolvedKeyGuide):
+    """The variational posterior: images are written one after the other, each where it fits best.
+
+        M   ~ q(M | X)         sequential: w_t by least squares in R_t-1, then Bayes' rule gives R_t and U_t
+        y_t ~ q(y_t | X, M)    = N(w(c_t, M), sigma_w^2 I), the weights by least squares
+        z_t ~ q(z_t | X)       or q(z_t | X, M, y_t)
+
+    Least squares are regularised by sigma^2, the noise of contents: the solution is the mode of the weights under
+    their prior N(0, I). Reading again what was read is the original's attractor dynamics, see `inference.recall`.
+
+    Args:
+        model: whose posterior this is.
+        encoder: f_enc.
+        encoding_size: F.
+        latents: the family of q(z|x).
+        passes: of writing; in later ones every image gets the weights that fit the memory of the pass before.
+        correction: see `MemoryGuide`.
+        dtype: precision in which the networks run.
+    """
+
+    def __init__(
+        self,
+        model: MatrixMemoryModel,
+        encoder: nn.Module,
+        encoding_size: int,
+        latents: Posterior,
+        passes: int = 1,
+        correction: nn.Module | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(model, encoder, encoding_size, latents, correction, dtype)
+        self.passes = passes
+
+    def memory_posterior(self, encoding: Encoding) -> Distribution:
+        """q(M|X): batch (B, 1), event (N, D)."""
+        model = self.model
+        variance = model.noise.square()
+        prior = model.memory_loc, model.memory_scale.square() * model.identity
+        loc, covariance = sequential_write(*prior, encoding.latent_loc, variance, variance, self.passes)
+        return matrix_normal(loc, covariance)
+
+    def solve(self, contents: Tensor, memory: Tensor) -> Tensor:
+        """Weights by regularised least squares."""
+        return least_squares_weights(memory, contents, self.model.noise.square())

@@ -1,0 +1,108 @@
+"""The Kanerva Machine (Wu, Wayne, Graves & Lillicrap, ICLR 2018): a random matrix, written by exact Bayes."""
+
+from __future__ import annotations
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from torch import Tensor, nn
+
+from kpp_pyro.key_priors import KeyPrior
+from kpp_pyro.matrix_memory import bayesian_write
+from kpp_pyro.networks.heads import LocScaleHead
+from kpp_pyro.networks.precision import InPrecision
+from kpp_pyro.posteriors import Posterior
+from kpp_pyro.writes.interface import Encoding
+from models.matrix_memory import MatrixMemoryGuide, MatrixMemoryModel, matrix_normal
+
+
+class KanervaMachineModel(MatrixMemoryModel):
+    """A matrix memory whose rows have learned addresses, which a projection of the key is compared with.
+
+        M   ~ p(M)             = MN(R_0, u_0^2 I, I)
+        y_t ~ p(y)             event (S,)
+        z_t ~ p(z | M, y_t)    = N(w(y_t) M, sigma^2 I),  w(y) = A f(y)
+        x_t ~ p(x | z_t)       Bernoulli on logits
+
+    Args:
+        rows: N.
+        latent_size: D.
+        key_prior: p(y), of keys (S,).
+        decoder: network of p(x | z).
+        image_shape: (C, H, W).
+        smallest_scale: lower bound of u_0 and sigma.
+        dtype: precision in which the decoder runs.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        latent_size: int,
+        key_prior: KeyPrior,
+        decoder: nn.Module,
+        image_shape: tuple[int, int, int],
+        smallest_scale: float,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(rows, latent_size, key_prior, decoder, image_shape, smallest_scale, dtype)
+        (key_size,) = self.key_shape
+        width = max(rows, key_size)
+        self.projection = nn.Sequential(nn.Linear(key_size, width), nn.GELU(), nn.Linear(width, width))  # f
+        self.addresses = nn.Linear(width, rows, bias=False)  # A
+
+    def weights(self, key: Tensor) -> Tensor:
+        """w = A f(y): keys (..., S) to weights (..., N)."""
+        return self.addresses(self.projection(key))
+
+
+class KanervaMachineGuide(MatrixMemoryGuide):
+    """The variational posterior: keys from what images look like, the memory from Bayes' rule.
+
+        M   ~ q(M | X)       = p(M | c_1 .. c_T at the weights of the keys' means): Bayesian linear regression
+        y_t ~ q(y_t | x_t)
+        z_t ~ q(z_t | x_t)   or q(z_t | x_t, M, y_t), as in the original
+
+    The original writes at a draw of the keys, the same that are then read. Written at their means, the memory does not
+    depend on draws, so that images are independent given it, and own images are read as any cue is.
+
+    Args:
+        model: whose posterior this is.
+        encoder: f_enc.
+        encoding_size: F.
+        keys: the family of q(y|x).
+        latents: the family of q(z|x).
+        correction: see `MemoryGuide`.
+        dtype: precision in which the networks run.
+    """
+
+    model: KanervaMachineModel
+
+    def __init__(
+        self,
+        model: KanervaMachineModel,
+        encoder: nn.Module,
+        encoding_size: int,
+        keys: Posterior,
+        latents: Posterior,
+        correction: nn.Module | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(model, encoder, encoding_size, latents, correction, dtype)
+        self.keys = keys
+        head = LocScaleHead(encoding_size, model.key_shape[0], model.smallest_scale)
+        self.to_key = InPrecision(head, dtype)
+
+    def memory_posterior(self, encoding: Encoding) -> Distribution:
+        """q(M|X): batch (B, 1), event (N, D)."""
+        model = self.model
+        loc, covariance = bayesian_write(
+            model.memory_loc,
+            model.memory_scale.square() * model.identity,
+            model.weights(self.to_key(encoding.features)[0]),
+            encoding.latent_loc,
+            model.noise.square(),
+        )
+        return matrix_normal(loc, covariance)
+
+    def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
+        """q(y|x): event (S,); the same for written images and cues."""
+        return self.keys(*self.to_key(encoding.features), encoding.features)

@@ -1,0 +1,183 @@
+"""What the Kanerva Machine and its heirs share: a random matrix for a memory, read as a weighted sum of its rows.
+
+| symbol | meaning                                       | shape        |
+|--------|-----------------------------------------------|--------------|
+| M      | memory of N rows, as wide as a latent         | (B, 1, N, D) |
+| y_t    | key                                           | of the model |
+| w_t    | weights of the rows, a function of the key    | (B, T, N)    |
+| c_t    | content: location of q(z|x), what is written  | (B, T, D)    |
+"""
+
+from __future__ import annotations
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from torch import Tensor, nn
+
+from kpp_pyro.key_priors import KeyPrior
+from kpp_pyro.matrix_normal import MatrixNormal
+from kpp_pyro.networks.heads import LocScaleHead, positive
+from kpp_pyro.networks.precision import InPrecision
+from kpp_pyro.normal import DiagonalNormal
+from kpp_pyro.posteriors import Posterior
+from kpp_pyro.writes.interface import Encoding
+from models.memory_model import MemoryGuide, MemoryModel
+
+
+def matrix_normal(loc: Tensor, row_covariance: Tensor) -> MatrixNormal:
+    """Distribution (B, 1) of memories, from locations (B, N, D) and row covariances (B, N, N); waits for no device."""
+    factor, failed = torch.linalg.cholesky_ex(row_covariance)
+    factor = factor.masked_fill((failed > 0)[..., None, None], torch.nan)
+    return MatrixNormal(loc.unsqueeze(1), factor.unsqueeze(1))
+
+
+class MatrixMemoryModel(MemoryModel):
+    """The generative model of matrix memories.
+
+        M   ~ p(M)             = MN(R_0, u_0^2 I, I)         R_0 and u_0 learned
+        y_t ~ p(y)
+        z_t ~ p(z | M, y_t)    = N(w(y_t) M, sigma^2 I)      sigma learned
+        x_t ~ p(x | z_t)       Bernoulli on logits
+
+    Args:
+        rows: N.
+        latent_size: D.
+        key_prior: p(y).
+        decoder: network of p(x | z).
+        image_shape: (C, H, W).
+        smallest_scale: lower bound of u_0 and sigma.
+        dtype: precision in which the decoder runs.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        latent_size: int,
+        key_prior: KeyPrior,
+        decoder: nn.Module,
+        image_shape: tuple[int, int, int],
+        smallest_scale: float,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(key_prior, decoder, image_shape, dtype)
+        self.smallest_scale = smallest_scale
+        self.memory_loc = nn.Parameter(torch.randn(rows, latent_size) / rows**0.5)  # then w ~ N(0, I) reads N(0, 1)
+        self.raw_memory_scale = nn.Parameter(torch.zeros(()))
+        self.raw_noise = nn.Parameter(torch.zeros(()))
+        self.register_buffer("identity", torch.eye(rows), persistent=False)
+
+    @property
+    def memory_shape(self) -> tuple[int, int]:
+        """Event shape of a memory, (N, D)."""
+        rows, latent_size = self.memory_loc.shape
+        return rows, latent_size
+
+    @property
+    def memory_scale(self) -> Tensor:
+        """u_0, scale of the memory's prior."""
+        return positive(self.raw_memory_scale, self.smallest_scale)
+
+    @property
+    def noise(self) -> Tensor:
+        """Sigma, scale of a latent around what is read; and of contents around it, where they are written."""
+        return positive(self.raw_noise, self.smallest_scale)
+
+    def memory_prior(self) -> Distribution:
+        """p(M): event (N, D)."""
+        return MatrixNormal(self.memory_loc, self.memory_scale * self.identity)
+
+    def weights(self, key: Tensor) -> Tensor:
+        """Weights (..., N) of the rows for keys; the keys themselves, unless a model says otherwise."""
+        return key
+
+    def read(self, memory: Tensor, key: Tensor) -> Tensor:
+        """What keys (..., B, T, *key_shape) read of memories (..., B, 1, N, D): (..., B, T, D)."""
+        return self.weights(key) @ memory.squeeze(-3)
+
+    def latent_prior(self, memory: Tensor, key: Tensor | None) -> Distribution:
+        """p(z | M, y): event (D,)."""
+        assert key is not None
+        loc = self.read(memory, key)
+        return DiagonalNormal(loc, self.noise.expand_as(loc))
+
+
+class MatrixMemoryGuide(MemoryGuide):
+    """What the guides of matrix memories share.
+
+    The write is exact inference in the model's own linear part, so that the guide borrows the model's parameters. It
+    does not own them: they are not among its parameters, nor in its state.
+
+    Args:
+        model: whose posterior this is.
+        encoder: f_enc, episodes (B, T, C, H, W) to features (B, T, F).
+        encoding_size: F.
+        latents: the family of q(z|X).
+        correction: see `MemoryGuide`.
+        dtype: precision in which the encoder runs.
+    """
+
+    def __init__(
+        self,
+        model: MatrixMemoryModel,
+        encoder: nn.Module,
+        encoding_size: int,
+        latents: Posterior,
+        correction: nn.Module | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(encoder, latents, correction, dtype)
+        self._borrowed = (model,)  # in a tuple, modules are not found
+        latent_size = model.memory_shape[1]
+        self.to_content = InPrecision(LocScaleHead(encoding_size, latent_size, model.smallest_scale), dtype)
+
+    @property
+    def model(self) -> MatrixMemoryModel:
+        """Whose posterior this is."""
+        return self._borrowed[0]
+
+    def encode(self, episode: Tensor) -> Encoding:
+        """f_enc(X), and the parameters of q(z|X), whose location is the content that is written."""
+        features = self.encoder(episode)
+        return Encoding(features, *self.to_content(features))
+
+    def read(self, memory: Tensor, key: Tensor) -> Tensor:
+        """What keys read, (..., B, T, D)."""
+        return self.model.read(memory, key)
+
+
+class SolvedKeyGuide(MatrixMemoryGuide):
+    """A guide whose keys are the weights themselves, solved for in the memory, with noise of a learned scale.
+
+        y_t ~ q(y_t | X, M) = N(w(c_t, M), sigma_w^2 I)
+
+    Own images are found by their content, as cues are.
+    """
+
+    keys_need_memory = True
+
+    def __init__(
+        self,
+        model: MatrixMemoryModel,
+        encoder: nn.Module,
+        encoding_size: int,
+        latents: Posterior,
+        correction: nn.Module | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(model, encoder, encoding_size, latents, correction, dtype)
+        self.raw_key_scale = nn.Parameter(torch.zeros(()))
+
+    def solve(self, contents: Tensor, memory: Tensor) -> Tensor:
+        """Weights (..., B, T, N) that read contents (B, T, D) from memories (..., B, N, D)."""
+        raise NotImplementedError
+
+    def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
+        """q(y | X, M): event (N,).
+
+        Raises:
+            ValueError: no memory.
+        """
+        if memory is None:
+            raise ValueError("expected a memory to solve for the keys in, found none")
+        loc = self.solve(encoding.latent_loc, memory.squeeze(-3))
+        return DiagonalNormal(loc, positive(self.raw_key_scale, self.model.smallest_scale).expand_as(loc))

@@ -1,0 +1,214 @@
+"""The program that all memory models share, and its guide: what differs between them is their densities.
+
+| symbol | meaning                          | site       | batch  | event            |
+|--------|----------------------------------|------------|--------|------------------|
+| X      | episode of images                | `episode`  | (B, T) | (C, H, W)        |
+| M      | memory                           | `"memory"` | (B, 1) | `memory_shape`   |
+| y_t    | key: how an image is read from M | `"key"`    | (B, T) | of the key prior |
+| z_t    | latent code of one image         | `"latent"` | (B, T) | (D,)             |
+| x_t    | one image                        | `"image"`  | (B, T) | (C, H, W)        |
+
+Plates: `"episodes"` at dim -2, `"images"` at dim -1. A particle plate, where there is one, is at dim -3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from torch import Tensor, nn
+
+from kpp_pyro.key_priors import KeyPrior
+from kpp_pyro.likelihoods import bernoulli_likelihood
+from kpp_pyro.networks.precision import InPrecision
+from kpp_pyro.posteriors import Posterior
+from kpp_pyro.writes.interface import Encoding
+from models.program_module import Plate, ProgramModule
+
+
+class FlatPrior(dist.ImproperUniform):
+    """A flat density that follows its value's device and type; Pyro's own stays on the CPU."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return zero, the constant that is dropped."""
+        return value.new_zeros(()).expand(super().log_prob(value).shape)
+
+
+class MemoryModel(ProgramModule):
+    """The generative model: reads a memory and decodes what was read.
+
+        M   ~ p(M)             observed where a memory is given
+        y_t ~ p(y)
+        z_t ~ p(z | M, y_t)
+        x_t ~ p(x | z_t)       Bernoulli on logits
+
+    Args:
+        key_prior: p(y); None of a model that reads nothing, and has no keys.
+        decoder: network of p(x | z), latents (..., D) to logits (..., C, H, W).
+        image_shape: (C, H, W).
+        dtype: precision in which the decoder runs.
+    """
+
+    def __init__(
+        self,
+        key_prior: KeyPrior | None,
+        decoder: nn.Module,
+        image_shape: tuple[int, int, int],
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.image_shape = image_shape
+        self.keys = key_prior
+        self.decoder = InPrecision(decoder, dtype)
+
+    @property
+    def memory_shape(self) -> tuple[int, ...]:
+        """Event shape of a memory."""
+        raise NotImplementedError
+
+    @property
+    def key_shape(self) -> tuple[int, ...]:
+        """Event shape of a key."""
+        assert self.keys is not None
+        return tuple(self.keys.key_shape)
+
+    def memory_prior(self) -> Distribution:
+        """p(M): flat unless a model has another one, so that its term is a constant that is dropped."""
+        return FlatPrior(dist.constraints.real, (), event_shape=self.memory_shape)
+
+    def key_prior(self) -> Distribution:
+        """p(y)."""
+        assert self.keys is not None
+        return self.keys()
+
+    def look_through(self, guide: MemoryGuide) -> None:
+        """Let a prior that is made of the guide's own posteriors see through it."""
+        if self.keys is not None:
+            self.keys.look_through(guide.cued_keys)
+
+    def latent_prior(self, memory: Tensor, key: Tensor | None) -> Distribution:
+        """p(z | M, y): memory (..., B, 1, *memory_shape) and key (..., B, T, *key_shape) to event (D,)."""
+        raise NotImplementedError
+
+    def recalled(self, memory: Tensor, key: Distribution) -> Distribution:
+        """p(z | M, y) of what a distribution of keys (B, T) reads: that of its mode, unless it has a mean read."""
+        return self.latent_prior(memory, key.mode)
+
+    def image_likelihood(self, latent: Tensor) -> Distribution:
+        """p(x | z): latents (..., B, T, D) to event (C, H, W)."""
+        return bernoulli_likelihood(self.decoder(latent))
+
+    def forward(self, episode: Tensor, memory: Tensor | None = None) -> Tensor:
+        """Run the program on an episode (B, T, C, H, W), and a memory (B, 1, *memory_shape) if one is given."""
+        with Plate("episodes", episode.shape[0], dim=-2):
+            memory = pyro.sample("memory", self.memory_prior(), obs=memory)
+            with Plate("images", episode.shape[1], dim=-1):
+                key = None if self.keys is None else pyro.sample("key", self.key_prior())
+                latent = pyro.sample("latent", self.latent_prior(memory, key))
+                return pyro.sample("image", self.image_likelihood(latent), obs=episode)
+
+    def generate(self, memory: Tensor, images: int) -> poutine.Trace:
+        """Trace of the model run forward on memories (B, 1, *memory_shape), with T = `images` samples of each."""
+        template = memory.new_empty(memory.shape[0], images, *self.image_shape)  # only its shape is used
+        generative = poutine.condition(poutine.uncondition(self), data={"memory": memory})
+        return poutine.trace(generative).get_trace(template)
+
+
+class MemoryGuide(ProgramModule):
+    """The variational posterior: writes an episode, then says how each image is read and what its latent is.
+
+        M   ~ q(M | X)         absent where a memory is given
+        y_t ~ q(y_t | X, M)
+        z_t ~ q(z_t | X)       or q(z_t | X, M, y_t)
+
+    Without a memory it writes `episode` and reads the same images back. With one it writes nothing, and the images of
+    `episode` are cues to be found in that memory by what they look like. What is written never depends on a draw of an
+    image's key or latent: given M, the images are independent in the guide too.
+
+    Args:
+        encoder: f_enc, episodes (B, T, C, H, W) to features (B, T, F).
+        latents: the family of q(z | X), around the normal that an `Encoding` holds.
+        correction: where the latent also depends on what its key reads, (F), (S) to changes of that normal.
+        dtype: precision in which the encoder and the correction run.
+    """
+
+    has_keys = True
+    keys_need_memory = False  # even those of the images that were written
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        latents: Posterior,
+        correction: nn.Module | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.encoder = InPrecision(encoder, dtype)
+        self.latents = latents
+        self.correction = None if correction is None else InPrecision(correction, dtype)
+
+    @property
+    def latent_sees_read(self) -> bool:
+        """Whether q(z | X, M, y) depends on what the key reads."""
+        return self.correction is not None
+
+    def encode(self, episode: Tensor) -> Encoding:
+        """f_enc(X), and the parameters of q(z|X)."""
+        raise NotImplementedError
+
+    def memory_posterior(self, encoding: Encoding) -> Distribution:
+        """q(M|X): batch (B, 1), event `memory_shape`."""
+        raise NotImplementedError
+
+    def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
+        """q(y|X, M); of own images without a memory, unless `keys_need_memory`, and of cues with one."""
+        raise NotImplementedError
+
+    def cued_keys(self, episode: Tensor) -> Distribution:
+        """q(y|X) of episodes (B, T, C, H, W), of a guide that needs no memory for it."""
+        return self.key_posterior(self.encode(episode))
+
+    def read(self, memory: Tensor, key: Tensor) -> Tensor:
+        """What keys (..., B, T, *key_shape) read of memories (..., B, 1, *memory_shape), (..., B, T, S)."""
+        raise NotImplementedError
+
+    def latent_posterior(
+        self, encoding: Encoding, memory: Tensor | None = None, key: Tensor | None = None
+    ) -> Distribution:
+        """q(z | X), event (D,); q(z | X, M, y) where the guide looks at what is read and it is given."""
+        loc, scale = encoding.latent_loc, encoding.latent_scale
+        if self.correction is not None and memory is not None and key is not None:
+            shift, log_change = self.correction(encoding.features, self.read(memory, key))
+            loc, scale = loc + scale * shift, scale * log_change.exp()
+        return self.latents(loc, scale, encoding.features)
+
+    def amortize(self, episode: Tensor, memory: Tensor | None = None) -> Callable[..., None]:
+        """Encode and write once, and return the posterior as a program, to be run as often as draws are wanted.
+
+        The program is called like the guide, with the same episode and memory.
+        """
+        encoding = self.encode(episode)
+        written = self.memory_posterior(encoding) if memory is None else None  # what is given is not written
+        solves = not self.has_keys or (memory is None and self.keys_need_memory)
+        known_key = None if solves else self.key_posterior(encoding, memory)
+        known_latent = None if self.latent_sees_read else self.latent_posterior(encoding)
+
+        def posterior(episode: Tensor, memory: Tensor | None = None) -> None:
+            with Plate("episodes", episode.shape[0], dim=-2):
+                if written is not None:
+                    memory = pyro.sample("memory", written)
+                with Plate("images", episode.shape[1], dim=-1):
+                    key = None
+                    if self.has_keys:
+                        key = pyro.sample("key", known_key or self.key_posterior(encoding, memory))
+                    pyro.sample("latent", known_latent or self.latent_posterior(encoding, memory, key))
+
+        return posterior
+
+    def forward(self, episode: Tensor, memory: Tensor | None = None) -> None:
+        """Run the guide on an episode (B, T, C, H, W), and a memory (B, 1, *memory_shape) if one is given."""
+        self.amortize(episode, memory)(episode, memory)

@@ -1,0 +1,67 @@
+"""The Generative Pseudo-Inverse Memory (Pham, Le, Ngo, Tran, Ho & Venkatesh, ICLR 2022)."""
+
+from __future__ import annotations
+
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from torch import Tensor, nn
+
+from kpp_pyro.matrix_memory import pseudo_inverse_weights, pseudo_inverse_write
+from kpp_pyro.matrix_normal import MatrixNormal
+from kpp_pyro.networks.heads import positive
+from kpp_pyro.posteriors import Posterior
+from kpp_pyro.writes.interface import Encoding
+from models.matrix_memory import MatrixMemoryModel, SolvedKeyGuide
+
+
+class PseudoInverseMemoryModel(MatrixMemoryModel):
+    """A matrix memory whose keys are the weights of its rows themselves.
+
+    M   ~ p(M)             = MN(R_0, u_0^2 I, I)
+    y_t ~ p(y)             event (N,)
+    z_t ~ p(z | M, y_t)    = N(y_t M, sigma^2 I)
+    x_t ~ p(x | z_t)       Bernoulli on logits
+    """
+
+
+class PseudoInverseMemoryGuide(SolvedKeyGuide):
+    """The variational posterior: writing and reading solve linear systems, by pseudo-inverses A^+.
+
+        M   ~ q(M | X)         = MN(W^+ C, u^2 I, I),  W = C R_0^+, with contents C (T, D) and u learned
+        y_t ~ q(y_t | X, M)    = N(c_t M^+, sigma_w^2 I)
+        z_t ~ q(z_t | X)       or q(z_t | X, M, y_t)
+
+    Args:
+        model: whose posterior this is.
+        encoder: f_enc.
+        encoding_size: F.
+        latents: the family of q(z|x).
+        steps: of the iteration that approximates a pseudo-inverse.
+        correction: see `MemoryGuide`.
+        dtype: precision in which the networks run.
+    """
+
+    def __init__(
+        self,
+        model: MatrixMemoryModel,
+        encoder: nn.Module,
+        encoding_size: int,
+        latents: Posterior,
+        steps: int,
+        correction: nn.Module | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(model, encoder, encoding_size, latents, correction, dtype)
+        self.steps = steps
+        self.raw_memory_scale = nn.Parameter(torch.zeros(()))
+
+    def memory_posterior(self, encoding: Encoding) -> Distribution:
+        """q(M|X): batch (B, 1), event (N, D)."""
+        model = self.model
+        loc = pseudo_inverse_write(model.memory_loc, encoding.latent_loc, self.steps)
+        scale = positive(self.raw_memory_scale, model.smallest_scale)
+        return MatrixNormal(loc.unsqueeze(1), (scale * model.identity).expand(*loc.shape[:-2], 1, -1, -1))
+
+    def solve(self, contents: Tensor, memory: Tensor) -> Tensor:
+        """Weights by the memory's pseudo-inverse."""
+        return pseudo_inverse_weights(memory, contents, self.steps)

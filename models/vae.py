@@ -1,0 +1,84 @@
+"""A variational autoencoder (Kingma & Welling, 2014): the memory model whose memory holds nothing."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from torch import Tensor, nn
+
+from kpp_pyro.networks.heads import LocScaleHead
+from kpp_pyro.networks.precision import InPrecision
+from kpp_pyro.normal import DiagonalNormal
+from kpp_pyro.posteriors import Posterior
+from kpp_pyro.writes.interface import Encoding
+from models.memory_model import MemoryGuide, MemoryModel
+
+
+class VaeModel(MemoryModel):
+    """The generative model, with a memory of zero scalars so that it is scored and compared like the others.
+
+        z_t ~ p(z)       = N(0, I)
+        x_t ~ p(x | z_t)   Bernoulli on logits
+
+    Args:
+        latent_size: D.
+        decoder: network of p(x | z).
+        image_shape: (C, H, W).
+        dtype: precision in which the decoder runs.
+    """
+
+    def __init__(
+        self,
+        latent_size: int,
+        decoder: nn.Module,
+        image_shape: tuple[int, int, int],
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(None, decoder, image_shape, dtype)
+        self.register_buffer("latent_loc", torch.zeros(latent_size), persistent=False)
+
+    @property
+    def memory_shape(self) -> tuple[int]:
+        """Of nothing."""
+        return (0,)
+
+    def latent_prior(self, memory: Tensor, key: Tensor | None) -> Distribution:
+        """p(z): event (D,), whatever the memory."""
+        return DiagonalNormal(self.latent_loc, torch.ones_like(self.latent_loc))
+
+
+class VaeGuide(MemoryGuide):
+    """The variational posterior, q(z_t | X); it writes nothing.
+
+    Args:
+        encoder: f_enc.
+        encoding_size: F.
+        latent_size: D.
+        latents: the family of q(z|x).
+        smallest_scale: lower bound of the latents' scale.
+        dtype: precision in which the networks run.
+    """
+
+    has_keys = False
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        encoding_size: int,
+        latent_size: int,
+        latents: Posterior,
+        smallest_scale: float,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(encoder, latents, dtype=dtype)
+        self.to_latent = InPrecision(LocScaleHead(encoding_size, latent_size, smallest_scale), dtype)
+
+    def encode(self, episode: Tensor) -> Encoding:
+        """f_enc(X), and the parameters of q(z|X)."""
+        features = self.encoder(episode)
+        return Encoding(features, *self.to_latent(features))
+
+    def memory_posterior(self, encoding: Encoding) -> Distribution:
+        """Nothing: batch (B, 1), event (0,)."""
+        return dist.Delta(encoding.latent_loc.new_zeros(len(encoding.latent_loc), 1, 0), event_dim=1)
