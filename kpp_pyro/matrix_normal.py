@@ -1,0 +1,98 @@
+"""The matrix normal distribution: a memory whose rows covary, and whose columns are independent."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Size, Tensor
+from torch.distributions import constraints, register_kl
+
+from kpp_pyro.errors import InputError
+from kpp_pyro.expansion import ExpandsOnce
+
+
+class MatrixNormal(ExpandsOnce, TorchDistribution):
+    """A random matrix of N rows (slots) and C columns (code size), M = R + L E with E of independent N(0, 1).
+
+    Its columns are independent, and each has the covariance U = L L^T over the rows:
+    vec(M) ~ N(vec(R), I ⊗ U), with vec column by column (the memory of Wu et al. 2018a, with V = I).
+
+    Args:
+        loc: the mean R, (..., N, C).
+        row_tril: the Cholesky factor L of U, lower triangular with a positive diagonal, (..., N, N).
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
+        "loc": constraints.independent(constraints.real, 2),
+        "row_tril": constraints.lower_cholesky,
+    }
+    support = constraints.independent(constraints.real, 2)
+    has_rsample = True
+
+    def __init__(self, loc: Tensor, row_tril: Tensor, validate_args: bool | None = None) -> None:
+        rows = loc.shape[-2]
+        if row_tril.shape[-2:] != (rows, rows):
+            raise InputError(f"row_tril: expected (..., {rows}, {rows}), found {tuple(row_tril.shape)}")
+        batch_shape = torch.broadcast_shapes(loc.shape[:-2], row_tril.shape[:-2])
+        self.loc = loc.expand(*batch_shape, -1, -1)
+        self.row_tril = row_tril.expand(*batch_shape, -1, -1)
+        super().__init__(batch_shape, loc.shape[-2:], validate_args=validate_args)
+
+    def _widened(self, batch_shape: Size) -> MatrixNormal:
+        loc, row_tril = (parameter.expand(*batch_shape, -1, -1) for parameter in (self.loc, self.row_tril))
+        return MatrixNormal(loc, row_tril, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """R, (..., N, C)."""
+        return self.loc
+
+    @property
+    def mode(self) -> Tensor:
+        """R, (..., N, C)."""
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        """Of every entry: a row's is the same in all columns, (..., N, C)."""
+        return self.row_tril.square().sum(-1, keepdim=True).expand_as(self.loc)
+
+    @property
+    def row_covariance(self) -> Tensor:
+        """U, (..., N, N)."""
+        return self.row_tril @ self.row_tril.mT
+
+    def rsample(self, sample_shape: Any = Size()) -> Tensor:
+        """Draw matrices (sample_shape, ..., N, C)."""
+        shape = self._extended_shape(sample_shape)
+        return self.loc + self.row_tril @ torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density in nats, (...)."""
+        if self._validate_args:
+            self._validate_sample(value)
+        standard = _divide(self.row_tril, value - self.loc)
+        constant = 0.5 * math.log(2 * math.pi) * self.event_shape.numel()
+        return -0.5 * standard.square().sum((-2, -1)) - self._log_scale() - constant
+
+    def _log_scale(self) -> Tensor:
+        """Half the log-determinant of I ⊗ U, (...)."""
+        return self.event_shape[1] * self.row_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+def _divide(row_tril: Tensor, matrix: Tensor) -> Tensor:
+    """L^-1 times a matrix."""
+    return torch.linalg.solve_triangular(row_tril, matrix, upper=False)
+
+
+@register_kl(MatrixNormal, MatrixNormal)
+def _kl_matrix_normal(q: MatrixNormal, p: MatrixNormal) -> Tensor:
+    if q.event_shape != p.event_shape:
+        raise InputError(f"KL of matrix normals: expected the same shape, found {q.event_shape} and {p.event_shape}")
+    columns = q.event_shape[1]
+    spread = columns * _divide(p.row_tril, q.row_tril).square().sum((-2, -1))  # C tr(U_p^-1 U_q)
+    distance = _divide(p.row_tril, q.loc - p.loc).square().sum((-2, -1))
+    return 0.5 * (spread + distance - q.event_shape.numel()) + p._log_scale() - q._log_scale()
