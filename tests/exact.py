@@ -11,10 +11,12 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import MultivariateNormal
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from experiments.build import Program
+from kpp_pyro.key_priors import StandardNormalPrior
 from kpp_pyro.memory import Addressing, MemoryLayout
+from kpp_pyro.posteriors import MeanFieldPosterior
 from kpp_pyro.writes import AllocateWrite, FeedForwardWrite
 from models.kanerva_plus_plus import KanervaPlusPlusGuide, KanervaPlusPlusModel
 
@@ -40,11 +42,13 @@ def tiny_program(write: Literal["allocate", "feed_forward"] = "allocate", gain: 
             writing = AllocateWrite(LAYOUT, 4, smallest_scale=0.6)
             writing.addressing = Addressing(LAYOUT, "blockwise", _EDGE, _BROAD)
         else:
-            writing = FeedForwardWrite(LAYOUT, 4, latent_size=1, smallest_scale=0.6)
+            keys = MeanFieldPosterior(4, Size([1, 3]))
+            writing = FeedForwardWrite(LAYOUT, 4, latent_size=1, smallest_scale=0.6, keys=keys)
         decoder = nn.Sequential(nn.Linear(1, 4), nn.Unflatten(-1, TINY_SHAPE))
         decoder[0].weight.data = gain * torch.tensor([[1.0], [-0.5], [1.0], [0.8]])
-    model = KanervaPlusPlusModel(writing.addressing, ContentReading(), decoder, TINY_SHAPE).double()
-    return Program(model, KanervaPlusPlusGuide(encoder, writing).double())
+    prior, latents = StandardNormalPrior(Size([1, 3]), TINY_SHAPE), MeanFieldPosterior(4, Size([1]))
+    model = KanervaPlusPlusModel(writing.addressing, ContentReading(), prior, decoder, TINY_SHAPE).double()
+    return Program(model, KanervaPlusPlusGuide(encoder, writing, latents).double())
 
 
 def tiny_episodes(episodes: int = 2, images: int = 3) -> Tensor:

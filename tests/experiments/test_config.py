@@ -20,8 +20,8 @@ from experiments.config import (
     config_from_json,
     default_config,
     replace_flat,
-    require_sensible,
 )
+from experiments.legality import require_sensible
 from kpp_pyro.data import DATASETS
 from kpp_pyro.errors import InputError
 
