@@ -164,10 +164,12 @@ def test_gradients_of_weights_are_finite_differences() -> None:
     assert torch.autograd.gradcheck(least_squares_weights, inputs)
 
 
-def test_a_memory_of_dependent_rows_has_no_weights_without_a_penalty() -> None:
-    memory = torch.stack([torch.zeros(2, 3), torch.eye(2, 3)]).double()
-    weights = least_squares_weights(memory, torch.ones(T, 3, dtype=torch.float64), 0.0)
-    assert weights[0].isnan().all() and torch.equal(weights[1], torch.ones(T, 2, dtype=torch.float64))
+def test_a_system_that_is_not_positive_definite_has_no_weights() -> None:
+    """Without a penalty, dependent rows; with a negative one, any: NaN, and only where it happens."""
+    memory = torch.stack([torch.zeros(2, 3), torch.eye(2, 3), torch.eye(2, 3)]).double()
+    penalty = torch.tensor([0.0, -2.0, 0.0], dtype=torch.float64)
+    weights = least_squares_weights(memory, torch.ones(T, 3, dtype=torch.float64), penalty)
+    assert weights[:2].isnan().all() and torch.equal(weights[2], torch.ones(T, 2, dtype=torch.float64))
 
 
 # the sequential write
