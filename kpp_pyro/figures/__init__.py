@@ -1,5 +1,6 @@
 """Figures of a run, one function each: tensors in, a Matplotlib figure out, and a PNG file if a path is given."""
 
+from kpp_pyro.figures.ablation import draw_ablation
 from kpp_pyro.figures.drawing import draw_image_table
 from kpp_pyro.figures.generation import draw_coverage, draw_generation, draw_interpolation, draw_key_walk
 from kpp_pyro.figures.growth import draw_growth
@@ -10,6 +11,7 @@ from kpp_pyro.figures.scores import draw_bounds, draw_controls, draw_pareto_k
 from kpp_pyro.figures.training import draw_comparison, draw_curves
 
 __all__ = [
+    "draw_ablation",
     "draw_bounds",
     "draw_comparison",
     "draw_controls",

@@ -21,6 +21,7 @@ from kpp_pyro.checkpoint import load_checkpoint, save_checkpoint
 from tests.experiments.running import ROOT, TINY, Finished, command, refused, run
 
 SCRIPTS = {
+    "ablate.py",
     "explore.py",
     "svi_train.py",
     "denoise.py",

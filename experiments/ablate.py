@@ -1,0 +1,235 @@
+"""Train and score every cell of a grid in the same way, and say in one table what each choice is worth.
+
+python experiments/ablate.py experiments/configs/memories.yaml
+python experiments/ablate.py experiments/configs/memories.yaml --set dataset=mnist --set steps=3000 --jobs 2
+python experiments/ablate.py --vary write=allocate,feed_forward --vary reads=1,5 --seeds 3 --steps 500 --dry-run
+
+Run it again to go on, or to draw the table again: finished cells are kept.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tqdm import tqdm
+
+from experiments.ablation.cells import Cell, State, make_cells, read_flags, runnable, shown, state_of
+from experiments.ablation.grid import Grid, is_numeric, read_grid
+from experiments.ablation.results import COST, COST_WITH_MEMORY, Measured, read_measured, summarize_rows
+from experiments.ablation.running import Task, run_tasks
+from experiments.ablation.table import as_csv, describe_ablation
+from experiments.arguments import require_at_least
+from experiments.script import exit_status, run_script
+from kpp_pyro.errors import InputError
+from kpp_pyro.figures import draw_ablation
+from kpp_pyro.files import writing
+from kpp_pyro.run_folder import environment, write_json, write_text
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train and score every cell of a grid in the same way, and say in one table what each choice is worth.
+
+    A cell is a combination of the grid's values with one seed: a run folder, made by svi_train.py and scored by
+    evaluate.py. Finished cells are kept and not run again; of a cell that fails, the sentence is kept, and the others
+    go on. The table and the figure are in OUT, the runs and their logs in OUT/cells.
+    """
+
+    grid: Annotated[Path | None, tyro.conf.Positional] = None
+    """Grid to run, a YAML file such as those in experiments/configs; without one, --vary says it all."""
+    vary: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """AXIS=VALUE,VALUE,...: vary this flag of svi_train.py, beside the axes of the grid; may be given again."""
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """NAME=VALUE: give this flag of svi_train.py to every cell; may be given again."""
+    seeds: int | None = None
+    """Train each combination with the seeds 0, 1, ..., this many less one; as the grid says if None."""
+    steps: int | None = None
+    """Budget of every cell, the same as --set steps=N."""
+    particles: int | None = None
+    """K, draws per image of the score; as the grid says if None."""
+    limit: int | None = None
+    """Score only the first N test images; as the grid says if None."""
+    jobs: int = 1
+    """Cells that run at a time; they share out the cores, unless OMP_NUM_THREADS says otherwise."""
+    out: Path | None = None
+    """Folder of the ablation; runs/ablations/GRID if None."""
+    data_dir: Path | None = None
+    """Folder of the data sets, the same as --set data_dir=DIR."""
+    dry_run: bool = False
+    """List the cells, and the commands that are left to run of each, and stop."""
+
+
+@dataclass
+class Planned:
+    """A cell, how far it has come, and why it goes no further, if so."""
+
+    cell: Cell
+    state: State | None  # None: its flags are refused
+    failure: str | None = None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; returns its exit status."""
+    arguments = tyro.cli(Arguments, args=argv)
+    require_at_least(arguments, {"seeds": 1, "steps": 1, "particles": 1, "limit": 1, "jobs": 1})
+    grid, out = make_grid(arguments), out_folder(arguments)
+    plan = [plan_cell(cell) for cell in make_cells(grid, out)]
+    if arguments.dry_run:
+        print(describe_plan(plan))
+        return 0
+    with writing(out):
+        (out / "cells").mkdir(parents=True, exist_ok=True)
+    command = shown(["ablate.py", *(sys.argv[1:] if argv is None else argv)])
+    stopped_by = run_plan(plan, arguments.jobs)
+    publish(grid, plan, out, command)
+    if stopped_by:
+        print(f"Interrupted; what is finished is kept. Go on with: {command}")
+        return exit_status(stopped_by)
+    return int(any(planned.failure for planned in plan))
+
+
+def make_grid(arguments: Arguments) -> Grid:
+    """The grid of the file and the flags.
+
+    Raises:
+        InputError: one of them cannot be read, or nothing varies.
+    """
+    grid = (read_grid(arguments.grid) if arguments.grid else Grid()).with_axes(arguments.vary)
+    if not grid.axes:
+        raise InputError("ablate: expected a grid with an axis, or --vary AXIS=VALUE,VALUE,..., found neither")
+    grid = grid.with_base(arguments.set)
+    for name in ("steps", "data_dir"):
+        if getattr(arguments, name) is not None:
+            grid = grid.with_base([f"{name}={getattr(arguments, name)}"], "ablate:")
+    if arguments.seeds is not None:
+        grid = grid.with_seeds(arguments.seeds)
+    return grid.with_score(particles=arguments.particles, limit=arguments.limit)
+
+
+def out_folder(arguments: Arguments) -> Path:
+    """Folder of the ablation, by default named after the grid, or after what varies."""
+    axes = [text.partition("=")[0] for text in arguments.vary]
+    name = arguments.grid.stem if arguments.grid else "-".join(axes)
+    return arguments.out or Path("runs") / "ablations" / name
+
+
+def plan_cell(cell: Cell) -> Planned:
+    """Look at how far a cell has come; one whose flags are refused is not run.
+
+    Raises:
+        InputError: its folder holds another run.
+    """
+    try:
+        config = read_flags(cell.flags)
+    except InputError as error:
+        return Planned(cell, None, str(error))
+    return Planned(cell, state_of(cell, config))
+
+
+def describe_plan(plan: Sequence[Planned]) -> str:
+    """List the cells, with what is left to run of each, in a line for a shell or a scheduler."""
+    lines = []
+    for planned in plan:
+        lines.append(f"# {planned.cell.name}: {planned.state or f'refused: {planned.failure}'}")
+        if planned.state and planned.state != "finished":
+            lines.append(" && ".join(shown(command) for command in planned.cell.commands(planned.state)))
+    return "\n".join(lines)
+
+
+def run_plan(plan: Sequence[Planned], jobs: int) -> int:
+    """Run what is left to run, with a bar over the cells; returns the signal that interrupted it, or 0."""
+    by_name = {planned.cell.name: planned for planned in plan}
+    tasks = [
+        Task(name, [runnable(command) for command in planned.cell.commands(planned.state)], planned.cell.log)
+        for name, planned in by_name.items()
+        if planned.state and planned.state != "finished"
+    ]
+    done = sum(planned.state in (None, "finished") for planned in plan)
+    with tqdm(total=len(plan), initial=done, unit="cell", desc="cells", dynamic_ncols=True) as bar:
+
+        def report(task: Task, failure: str | None) -> None:
+            planned = by_name[task.name]
+            if failure is None:
+                planned.state = "finished"
+            else:
+                planned.failure = f"{failure} (log: {task.log})"
+            bar.write(f"{task.name}: {f'FAILED, {planned.failure}' if failure else 'finished'}")
+            bar.update()
+
+        return run_tasks(tasks, jobs, report)
+
+
+def publish(grid: Grid, plan: Sequence[Planned], out: Path, command: str) -> None:
+    """Write the table and the figure of what is finished, and print the table."""
+    measured = {p.cell.name: read_measured(p.cell) for p in plan if p.state == "finished"}
+    content = report_of(grid, plan, measured, command)
+    text = describe_ablation(content)
+    write_json(out / "ablation.json", content)
+    write_text(out / "table.md", text)
+    write_text(out / "table.csv", as_csv(content["rows"]))
+    print(text)
+    print(out / "table.md", out / "table.csv", out / "ablation.json", sep="\n")
+    if measured:
+        draw_ablation(points_of(content["rows"]), numeric_axis(grid), grid.title, out / "ablation.png")
+        print(out / "ablation.png")
+
+
+def report_of(grid: Grid, plan: Sequence[Planned], measured: dict[str, Measured], command: str) -> dict[str, Any]:
+    """Everything that is known of an ablation, as plain data."""
+    stated: dict[str, list[Any]] = {}
+    for one in measured.values():
+        for name, value in one.stated.items():
+            stated.setdefault(name, []).append(value)
+    return {
+        "title": grid.title,
+        "command": command,
+        "grid": asdict(grid),
+        "stated": {name: list(dict.fromkeys(values)) for name, values in stated.items()},
+        "rows": summarize_rows([planned.cell for planned in plan], measured),
+        "cells": [_cell_report(planned, measured.get(planned.cell.name)) for planned in plan],
+        "environment": environment(),
+    }
+
+
+def _cell_report(planned: Planned, measured: Measured | None) -> dict[str, Any]:
+    cell = planned.cell
+    return {
+        "name": cell.name,
+        "labels": cell.labels,
+        "seed": cell.seed,
+        "flags": cell.flags,
+        "commands": [shown(command) for command in cell.commands("to train")],
+        "state": planned.state or "refused",
+        "failure": planned.failure,
+        "measured": measured and measured.quantities,
+    }
+
+
+def points_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the figure shows of the rows of the table; of one that is not finished, nothing."""
+    return [
+        {
+            "labels": row["labels"],
+            "cost": row["mean"][COST],
+            "standard_error": row["standard_error"][COST],
+            "cost_with_memory_kl": row["mean"].get(COST_WITH_MEMORY),
+            "limit": row["limit_nats_per_image"],
+            "trustworthy": row["trustworthy"],
+        }
+        for row in rows
+        if row["seeds_finished"]
+    ]
+
+
+def numeric_axis(grid: Grid) -> str | None:
+    """The first axis of several numbers, if there is any."""
+    return next((name for name, axis in grid.axes.items() if len(axis) > 1 and is_numeric(list(axis))), None)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))
