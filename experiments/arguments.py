@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from experiments.build import OpenedRun, open_run
+from experiments.config import ProgramConfig
 from inference.processes import ALONE, Processes
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.errors import InputError
@@ -58,6 +59,7 @@ class HeldOutArguments(RunArguments):
             "seed": self.seed,
             "checkpoint_step": run.step,
             "precision": run.config.precision,
+            "model": run.config.program.model,
             "write": memory.write,
             "reads": memory.reads,
             **run.program.sizes(),
@@ -78,11 +80,12 @@ def require_at_least(arguments: object, least: Mapping[str, int]) -> None:
 def describe_images(settings: Mapping[str, Any]) -> str:
     """Say what `HeldOutArguments.settings` holds, in the heading of a table."""
     classes, reads = settings["classes_per_episode"], settings["reads"]
+    own_write = settings["model"] == ProgramConfig.model
     return (
         f"{settings['split']} images of {settings['dataset']} ({settings['binarization']}), "
         f"T = {settings['episode_length']}{'' if classes is None else f' of {classes} classes'}, "
-        f"memory of {settings['memory_scalars']:,} scalars ({settings['write']}"
-        f"{'' if reads == 1 else f', {reads} blocks per image'})"
+        f"memory of {settings['memory_scalars']:,} scalars ({settings['write' if own_write else 'model']}"
+        f"{'' if reads == 1 or not own_write else f', {reads} blocks per image'})"
     )
 
 

@@ -187,7 +187,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Train Kanerva++ on episodes of images, by SVI in Pyro."""
+    """Train a memory model on episodes of images, by SVI in Pyro."""
 
     data: DataConfig = field(default_factory=DataConfig)
     program: ProgramConfig = field(default_factory=ProgramConfig)

@@ -32,6 +32,12 @@ def describe_scores(content: dict[str, Any]) -> str:
         f"median k-hat {number(own['pareto_k_median'])}, median effective sample size "
         f"{own['effective_sample_size_median']:.0f} of {settings['particles']:,}.",
     ]
+    if content["memory_kl_nats_per_image"] is not None:
+        lines.append(
+            f"The memory is random: these scores are conditional on a draw of it. Its own KL is "
+            f"{content['memory_kl_nats_per_image']:.2f} nats per image; with that paid, own is "
+            f"{content['log_likelihood_with_memory_kl_nats_per_image']:.2f}."
+        )
     if content["gaps"]:
         lines.append(_gaps(content["gaps"]))
     if not own["trustworthy"]:

@@ -1,12 +1,14 @@
-"""Train Kanerva++ by stochastic variational inference.
+"""Train a memory model by stochastic variational inference: Kanerva++, unless --model names a rival.
 
     python experiments/svi_train.py                                        # handwritten digits, no download
     python experiments/svi_train.py --dataset mnist --data-dir DIR --steps 20000 --out runs/mnist
+    python experiments/svi_train.py --model dynamic_kanerva_machine        # a rival, under the same networks
     python experiments/svi_train.py --dataset folder --data-dir DIR        # your own, in DIR/train and DIR/test
     python experiments/svi_train.py --resume runs/mnist                    # go on after an interruption
     torchrun --nproc-per-node 8 experiments/svi_train.py ...               # the same, shared by 8 processes
 
-Defaults depend on --dataset, --write, --networks and --preset: name them beside --help to see those they set.
+Defaults depend on --dataset, --model, --write, --objective, --episode-encoder, --networks and --preset: name them beside
+--help to see those they set.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from typing import Annotated, Any
 import tyro
 
 from experiments.build import read_run, resolve
-from experiments.config import Config, default_config, flat, replace_flat
+from experiments.config import Config, ProgramConfig, default_config, flat, replace_flat
 from experiments.run import Run
 from experiments.script import Interruption, exit_status, run_shared_script
 from inference.processes import ALONE, Processes
@@ -37,13 +39,14 @@ _RESUMABLE = ("steps", "evaluate_every", "capture", "data_dir", "workers")  # wh
 
 @dataclass(frozen=True)
 class Arguments(Config):
-    """Train Kanerva++ on episodes of images, by SVI in Pyro.
+    """Train a memory model on episodes of images, by SVI in Pyro: Kanerva++, unless --model names a rival.
 
-    Defaults depend on --dataset, --write, --networks and --preset: name them beside --help to see those they set.
+    Defaults depend on --dataset, --model, --write, --objective, --episode-encoder, --networks and --preset: name them
+    beside --help to see those they set.
     """
 
     out: Path | None = None
-    """Run folder; runs/DATASET-WRITE-TIME if None."""
+    """Run folder; runs/DATASET-WRITE-TIME if None, or with the model's name in place of the write's."""
     resume: Path | None = None
     """Continue the run in this folder; only --steps, --evaluate-every, --capture, --data-dir and --workers may be given
     anew. The learning rate falls over --steps in all: with more of them it rises again."""
@@ -80,7 +83,8 @@ def main(argv: Sequence[str] | None = None, processes: Processes = ALONE) -> int
 def new_run(arguments: Arguments, processes: Processes = ALONE) -> tuple[RunFolder, Config]:
     """Folder, not made yet, and configuration of a new run."""
     config = Config(**{part.name: getattr(arguments, part.name) for part in dataclasses.fields(Config)})
-    name = f"{config.data.dataset}-{config.memory.write}-{datetime.now():%Y%m%d-%H%M%S}"
+    own = config.memory.write if config.program.model == ProgramConfig.model else config.program.model
+    name = f"{config.data.dataset}-{own}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = RunFolder(arguments.out or Path("runs") / name)
     if processes.is_first:
         folder.require_new()
