@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from sklearn.datasets import load_digits as sklearn_digits
 from torch.nn.functional import interpolate
 
 from kpp_pyro.data.images import ImageSplits, LabelledImages
@@ -23,6 +22,8 @@ def load_digits(data_dir: Path) -> ImageSplits:
     set, the last tenth of the rest (143) the validation set, and 1,295 images are left to train on.
     `data_dir` is not used: the images are part of scikit-learn.
     """
+    from sklearn.datasets import load_digits as sklearn_digits  # here, since it takes seconds
+
     values, labels = sklearn_digits(return_X_y=True)
     grey = torch.from_numpy(values).reshape(-1, 1, 8, 8) / _LARGEST_VALUE
     grey = interpolate(grey, size=(SIZE_PIXELS, SIZE_PIXELS), mode="bicubic", align_corners=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from torch import Tensor
-from torchvision.datasets import MNIST, FashionMNIST
 
 from kpp_pyro.data.download import download_files
 from kpp_pyro.data.idx import read_idx
@@ -21,22 +20,22 @@ _PARTS = {
 
 def load_mnist(data_dir: Path) -> ImageSplits:
     """Load MNIST (LeCun et al., 1998) from `data_dir`/MNIST/raw; see `_load`."""
-    return _load("mnist", MNIST, data_dir)
+    return _load("mnist", "MNIST", data_dir)
 
 
 def load_fashion_mnist(data_dir: Path) -> ImageSplits:
     """Load Fashion-MNIST (Xiao et al., 2017) from `data_dir`/FashionMNIST/raw; see `_load`."""
-    return _load("fashion_mnist", FashionMNIST, data_dir)
+    return _load("fashion_mnist", "FashionMNIST", data_dir)
 
 
-def _load(name: str, source: type[MNIST], data_dir: Path) -> ImageSplits:
+def _load(name: str, source: str, data_dir: Path) -> ImageSplits:
     """Read the four IDX files, plain or gzipped; download them when none is there.
 
     Returns uint8 (N, 1, 28, 28) with labels 0..9, in the published order: of the 60,000 training images the
     last `VALIDATION_IMAGES` are the validation set and the first 50,000 are to train on; 10,000 test images.
     Raises InputError, naming the file, when one is missing or malformed, or when downloading fails.
     """
-    raw = Path(data_dir) / source.__name__ / "raw"
+    raw = Path(data_dir) / source / "raw"
     if not any(_find(raw, stem) for stems in _PARTS.values() for stem in stems):
         _download(raw, source)
     training, test = (_read_pair(raw, *stems) for stems in _PARTS.values())
@@ -74,11 +73,14 @@ def _find(raw: Path, stem: str) -> Path | None:
     return next((path for path in (raw / stem, raw / f"{stem}.gz") if path.is_file()), None)
 
 
-def _download(raw: Path, source: type[MNIST]) -> None:
+def _download(raw: Path, source: str) -> None:
     """Fetch with torchvision, which tries the mirrors and checks the MD5 sums; keep only the .gz files."""
+    from torchvision import datasets  # here, since it takes seconds
+
+    data_set = getattr(datasets, source)
 
     def fetch(temporary: Path) -> Path:
-        source(str(temporary), download=True)
-        return temporary / source.__name__ / "raw"
+        data_set(str(temporary), download=True)
+        return temporary / source / "raw"
 
-    download_files(raw, [filename for filename, _ in source.resources], fetch, source.mirrors[0])
+    download_files(raw, [filename for filename, _ in data_set.resources], fetch, data_set.mirrors[0])

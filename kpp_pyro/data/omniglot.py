@@ -6,9 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.io import loadmat
 from torch import Tensor
-from torchvision.datasets.utils import download_url
 
 from kpp_pyro.data.download import download_files
 from kpp_pyro.data.images import ImageSplits, LabelledImages
@@ -46,12 +44,16 @@ def load_omniglot(data_dir: Path) -> ImageSplits:
 
 
 def _fetch(temporary: Path) -> Path:
+    from torchvision.datasets.utils import download_url  # here, since it takes seconds
+
     download_url(URL, str(temporary), FILE_NAME)
     return temporary
 
 
 def _read_mat(path: Path) -> dict[str, np.ndarray]:
     """Return the six arrays of the file, each two-dimensional and numeric."""
+    from scipy.io import loadmat  # here, as above
+
     try:
         content = loadmat(path)
     except Exception as error:  # scipy raises a dozen different types, depending on which byte is wrong
