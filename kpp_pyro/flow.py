@@ -17,6 +17,7 @@ from kpp_pyro.errors import InputError
 from kpp_pyro.expansion import ExpandsOnce
 
 _LAYERS, _WIDTH = 4, 64
+_LARGEST_LOG_SCALE = 2.0  # of one layer: Pyro's coupling has wrong gradients where it cuts off, at 3 and -5
 _START = 0.01  # of the last weights, by which the flow differs from the identity
 
 
@@ -40,8 +41,10 @@ class CouplingFlow(nn.Module):
         if size < 2:
             raise InputError(f"flow: expected an event of at least 2 scalars, found {size}")
         self.from_context = nn.Linear(context_size, _LAYERS * _WIDTH, bias=False) if context_size else None
-        networks = (_CouplingNetwork(size // 2, size - size // 2) for _ in range(_LAYERS))
-        self.couplings = nn.ModuleList(ConditionalAffineCoupling(size // 2, network) for network in networks)
+        splits = [size // 2, size - size // 2] * (_LAYERS // 2)
+        self.couplings = nn.ModuleList(
+            ConditionalAffineCoupling(split, _CouplingNetwork(split, size - split)) for split in splits
+        )
         orders = _orders(size)  # in which the layers see the vector
         inverses = [torch.arange(size), *(order.argsort() for order in orders)]
         permutations = [before[order] for before, order in zip(inverses, [*orders, torch.arange(size)], strict=True)]
@@ -72,12 +75,12 @@ class _CouplingNetwork(nn.Module):
     def forward(self, half: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the shift and the log-scale."""
         hidden = self.from_half(half)
-        shift, log_scale = self.head(F.silu(hidden if context is None else hidden + context)).chunk(2, -1)
-        return shift, log_scale
+        shift, raw = self.head(F.silu(hidden if context is None else hidden + context)).chunk(2, -1)
+        return shift, _LARGEST_LOG_SCALE * (raw / _LARGEST_LOG_SCALE).tanh()
 
 
 def _orders(size: int) -> list[Tensor]:
-    """Orders in pairs: the second half moves, then what was the first; later pairs have other halves."""
+    """Orders in pairs: the second half moves, then the first, put last; later pairs have other halves."""
     orders = []
     for pair in range(_LAYERS // 2):
         order = torch.arange(size)

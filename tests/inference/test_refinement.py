@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from torch.distributions import Normal
 
 from inference.importance import Part, Proposal, importance_score, weighted_draws
@@ -16,6 +17,7 @@ from inference.refinement import Move, MoveNormals, refine, refined_proposal, se
 from inference.traces import amortized, base_distribution, trace_pair, written_memory
 from kpp_pyro.block_key import BlockKey
 from kpp_pyro.errors import InputError
+from kpp_pyro.flow import FlowNormal
 from tests.exact import (
     LAYOUT,
     TINY_SHAPE,
@@ -383,6 +385,34 @@ def test_a_search_finds_the_mode_that_a_guide_has_missed():
     assert_within_error(score, truth, 0.15)
     assert (score.elbo.elbo - alone.elbo.elbo > 20).all()  # of the refinement, and of the guide
     assert (score.effective_sample_size > 10 * alone.effective_sample_size).all()
+
+
+class AsFlow(Messenger):
+    """Gives a normal prior of keys as a flow without layers, which is the same and knows no moments."""
+
+    def _pyro_sample(self, msg):
+        if msg["name"] == "key":
+            msg["fn"] = FlowNormal(msg["fn"].mean, msg["fn"].stddev, [], msg["fn"].event_dim)
+
+
+def test_a_search_over_keys_needs_no_moments_of_their_prior():
+    program, episode, memory = twofold_case()
+    model, truth = AsFlow()(program.model), program.log_evidence(episode, memory)
+    proposal = searching_proposal(model, program.guide, episode, memory, starts=2, steps=80)
+    score = importance_score(model, proposal, episode, memory, particles=20_000, at_once=BIG)
+    assert_within_error(score, truth, 0.15)
+    assert score.elbo.elbo.mean() > truth.mean() - 10  # of the refinement, from what the guide has missed
+
+
+def test_a_search_without_moments_starts_where_it_found_a_key_and_as_wide():
+    program, episode, memory = twofold_case()
+    proposals = []
+    for model in (program.model, AsFlow()(program.model)):
+        torch.manual_seed(2)
+        proposals.append(searching_proposal(model, program.guide, episode, memory, pilots=100, starts=1, steps=0))
+    known, estimated = (normals_of(proposal.parts[0].guide, episode, memory)["key"] for proposal in proposals)
+    torch.testing.assert_close(estimated[0], known[0])
+    torch.testing.assert_close(estimated[1], known[1], rtol=0.25, atol=0)  # 256 draws, and 8 deviations
 
 
 @both_writes
