@@ -180,7 +180,7 @@ class Run:
         gain = results.get("memory_gain_nats_per_image")
         print(
             f"Test ELBO {results['elbo_nats_per_image']:.2f} nats per image, "
-            f"memory gain {'not measured (one episode)' if gain is None else f'{gain:.2f} nats per image'}, "
+            f"memory gain {'not measured (no other memory)' if gain is None else f'{gain:.2f} nats per image'}, "
             f"run folder {self.folder.path}"
         )
 

@@ -87,7 +87,7 @@ def evaluate(
 
     The memory gain is the ELBO given the episode's own memory minus the ELBO given the memory of the episode before it
     (the first takes the last of its batch). A memory's own KL, if it is random, is in the ELBO and not in the gain.
-    With a single episode there is no other memory and no gain is reported.
+    With a single episode, or a memory of no scalars, there is no other memory and no gain is reported.
     The results do not depend on how many processes share the batches, nor on the random state, which stays as it is.
 
     Args:
@@ -136,8 +136,8 @@ def describe(results: dict[str, float]) -> str:
 
 
 def previous_memories(memory: Tensor, previous: Tensor | None) -> Tensor | None:
-    """Memory of the episode before each, (B, 1, ...); None where there is no other episode at all."""
-    if previous is None and len(memory) == 1:
+    """Memory of the episode before each, (B, 1, ...); None where there is no other episode at all, or no memory."""
+    if (previous is None and len(memory) == 1) or not memory.numel():
         return None
     return torch.cat([memory[-1:] if previous is None else previous, memory[:-1]])
 

@@ -86,8 +86,9 @@ def score_episodes(
 
     "other" is written without one of its images too: in a memory of blocks an empty block explains strange images
     better than a full one, and the two controls would not compare. A single episode has no "other"; images alone in
-    their episode have neither "other" nor "left_out". A random memory is drawn once for each of them. The scores do not
-    depend on how many processes share the batches, nor on the random state, which stays as it is.
+    their episode have neither "other" nor "left_out", and a memory of no scalars has no control at all. A random memory
+    is drawn once for each of them. The scores do not depend on how many processes share the batches, nor on the random
+    state, which stays as it is.
 
     Args:
         model: Pyro model in which images are independent given the memory.
@@ -164,6 +165,8 @@ def _per_image(kl: Tensor, batch: Batch) -> Tensor:
 def _control_memories(model: PyroProgram, guide: PyroProgram, batch: Batch) -> dict[str, Tensor]:
     """Memories of the controls for every image, (B, T, 1, ...)."""
     own = written_memory(guide, batch.episode)  # (B, 1, ...)
+    if not own.numel():
+        return {}
     images = batch.episode.shape[1]
     controls = {"empty": _empty_memory(model, guide, batch.episode).unsqueeze(1).expand(-1, images, *own.shape[1:])}
     if images == 1:
