@@ -237,7 +237,7 @@ class GenerativeMemory:
         """What is left of `recall` without a memory: images (..., T, C, H, W) through q(z | x) and p(x | z) alone.
 
         Returns:
-            What comes out after each step; the latents are means of q(z | x).
+            What comes out after each step; the latents are modes of q(z | x): means, if it is Gaussian.
 
         Raises:
             InputError: images of another size, or no step.
@@ -247,7 +247,7 @@ class GenerativeMemory:
             raise InputError(f"steps: expected at least 1, found {steps}")
         results = []
         for _ in range(steps):
-            latents = self.guide.latent_posterior(self.guide.encode(estimate)).mean
+            latents = self.guide.latent_posterior(self.guide.encode(estimate)).mode
             estimate = self._decode(latents)
             results.append(Decoded(latents.view(*images.shape[:-3], -1), estimate.view_as(images)))
         return results
