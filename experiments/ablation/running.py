@@ -108,7 +108,7 @@ class _Running:
         if self.is_done:
             return None
         said = self.task.log.read_bytes()[self._log_began :].decode(errors="replace")
-        sentences = re.findall(r"(?:^|[\r\n])error: (.+)", said)
+        sentences = re.findall(r"(?:^|[\r\n])error: (.+)", said) or re.findall(r"^\w*Error: .+", said, re.MULTILINE)
         script = next((Path(part).name for part in self.command if part.endswith(".py")), self.command[0])
         how = sentences[-1] if sentences else f"exit status {self.process.returncode}"
         return f"{script}: {how}"

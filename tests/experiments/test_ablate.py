@@ -354,31 +354,31 @@ def test_the_figure_shows_costs_their_errors_and_ln_t(tmp_path):
 
 
 def test_a_grid_from_end_to_end(tmp_path):
-    """One cell that works and one whose memory cannot hold its block; then the same again, which runs nothing."""
+    """One cell that works and one that is refused; then the same again, which runs nothing."""
     tiny = ["width=16", "evaluate_every=3", "warmup_steps=2", "episodes_per_step=2", "episode_length=16"]
     settings = [part for text in tiny for part in ("--set", text)]
-    grid = ["--vary", "memory_width=20,4", *settings, "--steps", 3, "--particles", 20, "--limit", 32]
-    process = run("ablate.py", *grid, "--jobs", 2, "--out", tmp_path / "out")
+    grid = ["--vary", "temporal_shift=0,0.7", *settings, "--steps", 3, "--particles", 20, "--limit", 32]
+    process = run("ablate.py", *grid, "--out", tmp_path / "out")
     assert process.returncode == 1, process.stdout + process.stderr
-    assert "memory block: expected at most the memory's 20x4" in process.stderr + process.stdout
+    assert "--temporal-shift: expected a share from 0 to 0.5, found 0.7" in process.stdout
     out = tmp_path / "out"
     content = json.loads((out / "ablation.json").read_text())
-    evaluation = json.loads((out / "cells" / "memory_width=20,seed=0" / "evaluation.json").read_text())
+    evaluation = json.loads((out / "cells" / "temporal_shift=0,seed=0" / "evaluation.json").read_text())
     good, bad = content["rows"]
     assert good["mean"][COST] == -evaluation["scores"]["own"]["log_likelihood_nats_per_image"]
-    assert good["mean"]["memory_scalars"] == 1600 and good["mean"]["parameters"] > 1000
+    assert good["mean"]["memory_scalars"] == 3200 and good["mean"]["parameters"] > 1000
     assert good["mean"]["training_seconds"] > 0 and good["limit_nats_per_image"] == pytest.approx(np.log(16))
     assert (bad["seeds_finished"], bad["mean"]) == (0, {})
-    assert [cell["state"] for cell in content["cells"]] == ["finished", "to train"]
+    assert [cell["state"] for cell in content["cells"]] == ["finished", "refused"]
     text = (out / "table.md").read_text()
     assert "32 test images of digits (static binarization), T = 16" in text and text in process.stdout
     assert {path.name for path in out.iterdir()} == {"table.md", "table.csv", "ablation.json", "ablation.png", "cells"}
     (out / "ablation.png").unlink()
-    before = (out / "cells" / "memory_width=20,seed=0.log").read_bytes()
-    again = run("ablate.py", "--vary", "memory_width=20", *grid[2:], "--out", out)
+    before = (out / "cells" / "temporal_shift=0,seed=0.log").read_bytes()
+    again = run("ablate.py", "--vary", "temporal_shift=0", *grid[2:], "--out", out)
     assert again.returncode == 0, again.stderr
     assert (out / "ablation.png").is_file()
-    assert (out / "cells" / "memory_width=20,seed=0.log").read_bytes() == before
+    assert (out / "cells" / "temporal_shift=0,seed=0.log").read_bytes() == before
     assert "steps 4, found 3" in refused(
-        run("ablate.py", "--vary", "memory_width=20", *settings, "--steps", 4, "--out", out)
+        run("ablate.py", "--vary", "temporal_shift=0", *settings, "--steps", 4, "--out", out)
     )
