@@ -13,11 +13,13 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import is_validation_enabled, site_is_subsample
 from torch import Tensor, nn
 
+from inference.image_bounds import DReGBound, RenyiBound
 from inference.traces import PyroProgram
+from kpp_pyro.errors import InputError
 
 KLWeights = Mapping[str, float] | Mapping[str, Tensor]  # by the name of the site
-Loss = Callable[[Tensor, KLWeights], Tensor]  # -ELBO of episodes (B, T, C, H, W), summed over them
-ObjectiveName = Literal["trace", "mean_field"]
+Loss = Callable[[Tensor, KLWeights], Tensor]  # minus the bound, of episodes (B, T, C, H, W), summed over them
+ObjectiveName = Literal["trace", "mean_field", "iwae", "dreg", "renyi"]
 PLATE_NESTING = 2  # "episodes" at dim -2, "images" at dim -1
 
 
@@ -69,12 +71,42 @@ class _LogDensity(Messenger):
         self.total = self.total + scale_and_mask(log_density, msg["scale"], msg["mask"]).sum()
 
 
-_OBJECTIVES: dict[ObjectiveName, type[ELBO]] = {"trace": TensorTrace_ELBO, "mean_field": TraceMeanField_ELBO}
+_OBJECTIVES: dict[ObjectiveName, type[ELBO]] = {
+    "trace": TensorTrace_ELBO,
+    "mean_field": TraceMeanField_ELBO,
+    "iwae": RenyiBound,
+    "dreg": DReGBound,
+    "renyi": RenyiBound,
+}
 
 
-def make_objective(name: ObjectiveName, plate_nesting: int = PLATE_NESTING) -> ELBO:
-    """Return a new objective; it belongs to one model/guide pair, as it caches their plates."""
-    return _OBJECTIVES[name](max_plate_nesting=plate_nesting)
+def make_objective(
+    name: ObjectiveName, plate_nesting: int = PLATE_NESTING, particles: int = 1, alpha: float = 0.0
+) -> ELBO:
+    """Return a new objective; it belongs to one model/guide pair, as it caches their plates.
+
+    Args:
+        name: the ELBO from draws ("trace") or with closed KLs ("mean_field"), or a bound in `image_bounds.py`.
+        plate_nesting: of the model.
+        particles: K, of the bounds of each image.
+        alpha: of "renyi".
+
+    Raises:
+        InputError: particles or an alpha that the objective cannot use.
+    """
+    kind = _OBJECTIVES[name]
+    options: dict[str, Any] = {}
+    if issubclass(kind, RenyiBound):
+        options["particles"] = particles
+    elif particles != 1:
+        raise InputError(
+            f"particles: expected 1 with {name}, found {particles}; renyi with alpha 1 is the ELBO of more"
+        )
+    if name == "renyi":
+        options["alpha"] = alpha
+    elif alpha != 0:
+        raise InputError(f"alpha: expected 0 with {name}, found {alpha}; it is renyi's")
+    return kind(max_plate_nesting=plate_nesting, **options)
 
 
 @dataclass(frozen=True)
