@@ -99,7 +99,8 @@ def make_grid(arguments: Arguments) -> Grid:
     Raises:
         InputError: one of them cannot be read, or nothing varies.
     """
-    grid = (read_grid(arguments.grid) if arguments.grid else Grid()).with_axes(arguments.vary)
+    axes = " and ".join(text.partition("=")[0] for text in arguments.vary)
+    grid = (read_grid(arguments.grid) if arguments.grid else Grid(f"Ablation of {axes}")).with_axes(arguments.vary)
     if not grid.axes:
         raise InputError("ablate: expected a grid with an axis, or --vary AXIS=VALUE,VALUE,..., found neither")
     grid = grid.with_base(arguments.set)

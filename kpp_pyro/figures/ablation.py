@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
 from kpp_pyro.figures.drawing import save
 
@@ -49,7 +49,13 @@ def _draw_rows(axis: Any, points: Sequence[Mapping[str, Any]]) -> None:
     """Combinations below each other, their costs along the x axis."""
     rows = range(len(points))
     for row, point in zip(rows, points, strict=True):
-        style = {"marker": "o" if point["trustworthy"] else "<", "color": "steelblue", "capsize": 3, "ls": "none"}
+        style = {
+            "marker": "o" if point["trustworthy"] else "<",
+            "color": "steelblue",
+            "ms": 4,
+            "capsize": 4,
+            "ls": "none",
+        }
         axis.errorbar(point["cost"], row, xerr=point["standard_error"], **style)
     paid = [(point["cost_with_memory_kl"], row) for row, point in zip(rows, points, strict=True) if _pays(point)]
     if paid:
@@ -90,7 +96,6 @@ def _draw_lines(axis: Any, points: Sequence[Mapping[str, Any]], name: str) -> No
     _spread(axis.xaxis, axis.set_xscale, numbers)
     _spread(axis.yaxis, axis.set_yscale, _costs(points))
     axis.set_xticks(numbers, [f"{number:g}" for number in numbers])
-    axis.xaxis.set_minor_locator(NullLocator())
     axis.set(xlabel=name, ylabel=_COST.format("\n"))
 
 
@@ -114,8 +119,9 @@ def _spread(ticks: Any, set_scale: Any, values: Sequence[float]) -> None:
     """Make an axis logarithmic, with plain numbers on it, if its values are positive and far apart."""
     if min(values) > 0 and max(values) / min(values) > _WIDE:
         set_scale("log")
+        ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ticks.set_major_formatter(ScalarFormatter())
-        ticks.set_minor_formatter(ScalarFormatter() if max(values) / min(values) < 30 else NullFormatter())
+        ticks.set_minor_locator(NullLocator())
 
 
 def _label(labels: Mapping[str, str]) -> str:

@@ -371,6 +371,7 @@ def test_a_grid_from_end_to_end(tmp_path):
     assert (bad["seeds_finished"], bad["mean"]) == (0, {})
     assert [cell["state"] for cell in content["cells"]] == ["finished", "refused"]
     text = (out / "table.md").read_text()
+    assert text.startswith("# Ablation of temporal_shift\n")
     assert "32 test images of digits (static binarization), T = 16" in text and text in process.stdout
     assert {path.name for path in out.iterdir()} == {"table.md", "table.csv", "ablation.json", "ablation.png", "cells"}
     (out / "ablation.png").unlink()
