@@ -8,10 +8,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from experiments.programs import EPISODE_ENCODERS, LATENT_PRIORS, MODELS, NETWORKS, WRITES
-from inference.objectives import _OBJECTIVES as OBJECTIVES
+from inference.objectives import OBJECTIVES
 from inference.processes import processes_here
 from kpp_pyro.data import Binarization
 from kpp_pyro.errors import InputError
@@ -22,16 +22,22 @@ from kpp_pyro.posteriors import POSTERIORS
 DatasetName = Literal["digits", "mnist", "fashion_mnist", "omniglot", "folder"]
 Preset = Literal["tiny", "small", "medium", "base"]
 if TYPE_CHECKING:  # what is registered is what may be chosen, which no type checker can follow
-    ModelName = WriteName = LatentPriorName = EpisodeEncoderName = NetworkFamily = str
-    KeyPriorName = PosteriorName = ObjectiveName = str
+    ModelName: TypeAlias = str
+    WriteName: TypeAlias = str
+    KeyPriorName: TypeAlias = str
+    LatentPriorName: TypeAlias = str
+    PosteriorName: TypeAlias = str
+    EpisodeEncoderName: TypeAlias = str
+    NetworkFamily: TypeAlias = str
+    ObjectiveName: TypeAlias = str
 else:
-    ModelName, WriteName, LatentPriorName = (
-        Literal[tuple(MODELS)],
-        Literal[tuple(WRITES)],
-        Literal[tuple(LATENT_PRIORS)],
-    )
-    EpisodeEncoderName, NetworkFamily = Literal[tuple(EPISODE_ENCODERS)], Literal[tuple(NETWORKS)]
-    KeyPriorName, PosteriorName = Literal[tuple(KEY_PRIORS)], Literal[tuple(POSTERIORS)]
+    ModelName = Literal[tuple(MODELS)]
+    WriteName = Literal[tuple(WRITES)]
+    KeyPriorName = Literal[tuple(KEY_PRIORS)]
+    LatentPriorName = Literal[tuple(LATENT_PRIORS)]
+    PosteriorName = Literal[tuple(POSTERIORS)]
+    EpisodeEncoderName = Literal[tuple(EPISODE_ENCODERS)]
+    NetworkFamily = Literal[tuple(NETWORKS)]
     ObjectiveName = Literal[tuple(OBJECTIVES)]
 
 _MOST_WORKERS = 16

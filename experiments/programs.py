@@ -123,7 +123,7 @@ def build_networks(config: Config, image_shape: ImageShape, dtype: torch.dtype) 
     return Parts(config, image_shape, dtype, EPISODE_ENCODERS[config.network.episode_encoder](config, image_shape))
 
 
-def _encoder(config: Config, image_shape: ImageShape, shift_fraction: float = 0.0) -> nn.Module:
+def _encoder(config: Config, image_shape: ImageShape, shift_fraction: float = 0.0) -> Any:
     network = config.network
     return NETWORKS[network.networks][0](image_shape, network.width, network.depth, shift_fraction)
 

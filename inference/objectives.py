@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
@@ -19,7 +19,6 @@ from kpp_pyro.errors import InputError
 
 KLWeights = Mapping[str, float] | Mapping[str, Tensor]  # by the name of the site
 Loss = Callable[[Tensor, KLWeights], Tensor]  # minus the bound, of episodes (B, T, C, H, W), summed over them
-ObjectiveName = Literal["trace", "mean_field", "iwae", "dreg", "renyi"]
 PLATE_NESTING = 2  # "episodes" at dim -2, "images" at dim -1
 
 
@@ -71,7 +70,7 @@ class _LogDensity(Messenger):
         self.total = self.total + scale_and_mask(log_density, msg["scale"], msg["mask"]).sum()
 
 
-_OBJECTIVES: dict[ObjectiveName, type[ELBO]] = {
+OBJECTIVES: dict[str, type[ELBO]] = {
     "trace": TensorTrace_ELBO,
     "mean_field": TraceMeanField_ELBO,
     "iwae": RenyiBound,
@@ -80,9 +79,7 @@ _OBJECTIVES: dict[ObjectiveName, type[ELBO]] = {
 }
 
 
-def make_objective(
-    name: ObjectiveName, plate_nesting: int = PLATE_NESTING, particles: int = 1, alpha: float = 0.0
-) -> ELBO:
+def make_objective(name: str, plate_nesting: int = PLATE_NESTING, particles: int = 1, alpha: float = 0.0) -> ELBO:
     """Return a new objective; it belongs to one model/guide pair, as it caches their plates.
 
     Args:
@@ -94,7 +91,7 @@ def make_objective(
     Raises:
         InputError: particles or an alpha that the objective cannot use.
     """
-    kind = _OBJECTIVES[name]
+    kind = OBJECTIVES[name]
     options: dict[str, Any] = {}
     if issubclass(kind, RenyiBound):
         options["particles"] = particles
