@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.distributions import normal
 
-import experiments.run
 import inference.scoring
 from experiments import evaluate, svi_train
 from experiments.build import build_program, build_trainer, resolve
@@ -32,7 +31,7 @@ from inference.training import Trainer
 from kpp_pyro.block_key import BlockKey
 from kpp_pyro.data import EpisodeSampler, LabelledImages
 from kpp_pyro.errors import InputError
-from tests.experiments.running import TINY
+from tests.experiments.running import TINY, without_figures
 from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_config, small_program
 
 QUICK = [*TINY, "--device", "cpu", "--precision", "float32"]
@@ -169,8 +168,7 @@ def jobs(folder: Path, processes: Processes) -> dict[str, Any]:
     found: dict[str, Any] = {write: stepped(write, processes) for write in WRITES}
     found["scored"] = scored(processes)
     found["refused"] = said(refused_in_the_second, processes)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments.run, "draw_figures", lambda *_: {})  # takes longer than a small run
+    with without_figures():
         found["trained"] = trained(folder / "two", processes)
         found["resumed"] = resumed(folder / "one", 6, processes)
         found["diverging"] = diverging(folder / "diverging", processes)
@@ -191,7 +189,7 @@ def dying(folder: Path, processes: Processes) -> None:
             os._exit(DEATH)
         return step(trainer)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, without_figures():
         patch.setattr(Trainer, "train_step", deadly)
         svi_train.main([*QUICK, "--steps", "1000", "--out", str(folder)], processes)
 

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import io
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,13 +47,20 @@ def run(script: str, *arguments: object, cwd: Path | None = None) -> Finished:
     return Finished(status, output.getvalue(), errors.getvalue())
 
 
-def trained(folder: Path, *flags: object) -> Path:
-    """The folder of a run without scores and figures, which take longer to draw than a small run to train."""
-    run_folder, config = new_run(parse([*map(str, flags), "--device", "cpu", "--out", str(folder)]))
-    with pytest.MonkeyPatch.context() as patch, Interruption() as interruption:
+@contextlib.contextmanager
+def without_figures() -> Iterator[None]:
+    """Train without the figures, which take longer to draw than a small run to train."""
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiments.run, "draw_figures", lambda *_: {})
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            Run(run_folder, resolve(config), resume=False).train(interruption)
+        yield
+
+
+def trained(folder: Path, *flags: object) -> Path:
+    """The folder of a run without scores and figures."""
+    run_folder, config = new_run(parse([*map(str, flags), "--device", "cpu", "--out", str(folder)]))
+    quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
+    with without_figures(), quiet[0], quiet[1], Interruption() as interruption:
+        Run(run_folder, resolve(config), resume=False).train(interruption)
     return folder
 
 

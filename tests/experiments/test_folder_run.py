@@ -16,7 +16,7 @@ from experiments.config import Config, replace_flat
 from experiments.script import run_main
 from inference.processes import ALONE, Processes
 from kpp_pyro.checkpoint import load_checkpoint
-from tests.experiments.running import TINY, refused, run
+from tests.experiments.running import TINY, refused, run, without_figures
 
 FLAGS = [*TINY, "--steps", 3, "--warmup-steps", 100, "--episode-length", 4, "--image-size", 16]
 pytestmark = [
@@ -53,9 +53,10 @@ def test_a_run_on_a_folder_goes_on_with_other_workers_as_if_nothing_had_been(
     pictures: Path, finished: Path, tmp_path: Path
 ) -> None:
     flags = [*FLAGS, "--steps", 1, "--workers", 2]
-    stopped = run("svi_train.py", "--dataset", "folder", "--data-dir", pictures, *flags, "--out", tmp_path / "run")
-    assert stopped.returncode == 0, stopped.stderr
-    assert run("svi_train.py", "--resume", tmp_path / "run", "--steps", 3, "--workers", 1).returncode == 0
+    with without_figures():
+        stopped = run("svi_train.py", "--dataset", "folder", "--data-dir", pictures, *flags, "--out", tmp_path / "run")
+        assert stopped.returncode == 0, stopped.stderr
+        assert run("svi_train.py", "--resume", tmp_path / "run", "--steps", 3, "--workers", 1).returncode == 0
     straight, resumed = (load_checkpoint(folder / "checkpoint.pt") for folder in (finished, tmp_path / "run"))
     for part in ("model", "guide"):
         assert all(torch.equal(value, resumed[part][name]) for name, value in straight[part].items())

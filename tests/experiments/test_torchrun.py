@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import experiments.run
 from experiments.build import require_device_each
 from experiments.script import alone
 from inference.errors import ReportedError
@@ -23,7 +22,7 @@ from kpp_pyro.checkpoint import load_checkpoint
 from kpp_pyro.errors import InputError
 from tests.experiments import joined
 from tests.experiments.joined import QUICK, SCORED
-from tests.experiments.running import ROOT, run
+from tests.experiments.running import ROOT, run, without_figures
 from tests.programs import WRITES
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -44,8 +43,7 @@ def launched(script: str, *arguments: object, cwd: Path) -> subprocess.Completed
 def folder(tmp_path_factory):
     """With a run of three steps on one process, `one`, beside what the two processes leave."""
     folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch, joined.drawn_images() as drawn:
-        patch.setattr(experiments.run, "draw_figures", lambda *_: {})
+    with without_figures(), joined.drawn_images() as drawn:
         assert run("svi_train.py", *QUICK, "--steps", 3, "--out", folder / "one").returncode == 0
     torch.save(drawn, folder / "drawn.pt")
     process = launched("tests/experiments/joined.py", folder, cwd=folder)
@@ -81,8 +79,8 @@ def test_parameters_are_identical_in_all_processes_after_training(both):
     assert both[0]["trained"]["loss"] == both[1]["trained"]["loss"] > -1000
 
 
-def test_processes_draw_other_noise_and_other_episodes_of_the_order_of_one(both, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments.run, "draw_figures", lambda *_: {})
+@pytest.mark.usefixtures("no_figures")
+def test_processes_draw_other_noise_and_other_episodes_of_the_order_of_one(both, tmp_path):
     alone = joined.trained(tmp_path / "alone")
     first, second = (process["trained"] for process in both)
     assert torch.equal(first["noise"], alone["noise"]) and not torch.equal(first["noise"], second["noise"])
@@ -100,8 +98,8 @@ def test_only_the_first_process_writes_and_one_process_can_read_it(folder, both)
     assert all(torch.equal(value, saved["model"][name]) for name, value in both[0]["trained"]["parameters"].items())
 
 
-def test_a_run_of_one_process_goes_on_with_two_and_back(folder, both, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments.run, "draw_figures", lambda *_: {})
+@pytest.mark.usefixtures("no_figures")
+def test_a_run_of_one_process_goes_on_with_two_and_back(folder, both, tmp_path):
     statuses, outputs, _ = zip(*(process["resumed"]["said"] for process in both), strict=True)
     assert statuses == (0, 0) and "Test ELBO" in outputs[0] and not outputs[1]
     assert len(load_checkpoint(folder / "one" / "checkpoint.pt")["processes"]) == 2
@@ -191,7 +189,8 @@ def test_ctrl_c_reaches_all_processes_at_once_and_leaves_a_run_to_go_on_with(tmp
     assert 50 <= stopped < 9000
     assert re.findall(r"Interrupted after step (\d+); saved", output) == [str(stopped)], output + errors
     assert errors.count("stopping after a few steps") == 1
-    resumed = run("svi_train.py", "--resume", folder, "--steps", stopped + 2)
+    with without_figures():
+        resumed = run("svi_train.py", "--resume", folder, "--steps", stopped + 2)
     assert resumed.returncode == 0, resumed.stderr
 
 
