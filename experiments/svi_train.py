@@ -7,8 +7,8 @@
     python experiments/svi_train.py --resume runs/mnist                    # go on after an interruption
     torchrun --nproc-per-node 8 experiments/svi_train.py ...               # the same, shared by 8 processes
 
-Defaults depend on --dataset, --model, --write, --objective, --episode-encoder, --networks and --preset: name them beside
---help to see those they set.
+Defaults depend on --dataset, --model, --write, --objective, --episode-encoder, --networks and --preset: name them
+beside --help to see those they set.
 """
 
 from __future__ import annotations

@@ -152,9 +152,9 @@ def draw_memory(model: PyroProgram, guide: PyroProgram, episode: Tensor) -> Draw
     pair = trace_pair(model, guide, episode)
     if "memory" not in pair.latent_sites():
         return None
-    return DrawnMemory(
-        pair.value("memory"), kl_divergence(*(t.nodes["memory"]["fn"] for t in (pair.guide, pair.model)))
-    )
+    posterior: Any = pair.guide.nodes["memory"]["fn"]
+    prior: Any = pair.model.nodes["memory"]["fn"]
+    return DrawnMemory(pair.value("memory"), kl_divergence(posterior, prior))
 
 
 def _per_image(kl: Tensor, batch: Batch) -> Tensor:
