@@ -2,6 +2,7 @@
 
 python experiments/benchmark.py                    # everything, in some minutes; leave the machine alone meanwhile
 python experiments/benchmark.py --sections steps   # only the program against the ELBO written by hand
+python experiments/benchmark.py --sections memories --out memories.json   # only writing to and reading from memories
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ from experiments.script import run_script
 from experiments.speed.contenders import configuration
 from experiments.speed.growth import PARTICLES, axes, measure_growth
 from experiments.speed.input import time_input
+from experiments.speed.memories import LENGTHS, measure_memories
 from experiments.speed.options import time_options
 from experiments.speed.steps import fraction_of_peak, time_parts, time_steps
 from experiments.speed.table import describe_benchmark
 from kpp_pyro.errors import InputError
-from kpp_pyro.figures import draw_growth
+from kpp_pyro.figures import draw_growth, draw_memory_costs
 from kpp_pyro.run_folder import environment, write_json
 
-Section = Literal["steps", "parts", "options", "peak", "growth", "input"]
+Section = Literal["steps", "parts", "options", "peak", "growth", "memories", "input"]
 _BARS = {"mnist": 1.05, "mnist medium": 1.05, "digits": 1.15}  # of the program's time over that by hand, on a CPU
 _CAPTURED_BAR = 1.02  # on a GPU, both captured
+_PICTURES = {"growth": (draw_growth, "growth"), "memories": (draw_memory_costs, "memory_costs")}
 
 
 @dataclass(frozen=True)
@@ -39,16 +42,17 @@ class Arguments:
     """Time a training step of the Pyro program in turns with one written by hand, and say where its time goes.
 
     Needs no data set: images are noise of the right shape. Prints one table, and writes it with every timing's spread
-    to a JSON file, and the growth beside it as a picture. Ratios are medians over neighbouring timings.
+    to a JSON file, and growth and memories beside it as pictures. Ratios are medians over neighbouring timings.
     """
 
     out: Path = Path("benchmark.json")
-    """File to write; the picture goes beside it."""
-    sections: tuple[Section, ...] = ("steps", "parts", "options", "peak", "growth", "input")
+    """File to write; the pictures go beside it."""
+    sections: tuple[Section, ...] = ("steps", "parts", "options", "peak", "growth", "memories", "input")
     """What to measure: the program against the ELBO by hand; where time goes; other ways to run the same step;
-    the fraction of the machine's peak; growth with T, batch, memory, reads and particles; waiting for a folder."""
+    the fraction of the machine's peak; growth with T, batch, memory, reads and particles; writing to and reading from
+    every memory; waiting for a folder."""
     repeats: int = 40
-    """Timings of each way; growth takes a fifth of them."""
+    """Timings of each way; growth and memories take a fifth of them."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
     pictures: int = 2000
@@ -71,10 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(arguments.out, content)
     print(describe_benchmark(content))
     print(arguments.out)
-    if "growth" in content:
-        picture = arguments.out.with_name(f"{arguments.out.stem}_growth.png")
-        draw_growth(content["growth"], picture)
-        print(picture)
+    for section, (draw, name) in _PICTURES.items():
+        if section in content:
+            picture = arguments.out.with_name(f"{arguments.out.stem}_{name}.png")
+            draw(content[section], picture)
+            print(picture)
     return 0
 
 
@@ -94,6 +99,7 @@ def measure(arguments: Arguments, device: str) -> dict[str, Any]:
         "growth": lambda: measure_growth(
             device, few, axes(arguments.quick), (10, 20) if arguments.quick else PARTICLES
         ),
+        "memories": lambda: measure_memories(device, few, LENGTHS[:2] if arguments.quick else LENGTHS),
         "input": lambda: time_input(device, few, pictures, arguments.picture_size, arguments.workers),
     }
     return {

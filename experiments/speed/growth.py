@@ -23,6 +23,7 @@ from kpp_pyro.data import EpisodeSet
 PARTICLES = (10, 100, 1_000, 10_000)
 _MEBIBYTE = 2**20
 _CALLS = 3  # steps in one timing
+_QUANTITIES = ("milliseconds", "peak_mebibytes")
 
 
 @dataclass(frozen=True)
@@ -166,11 +167,8 @@ class _LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def slopes(points: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Power of the size with which time and memory grow, between the two largest sizes."""
+def slopes(points: Sequence[dict[str, float]], quantities: Sequence[str] = _QUANTITIES) -> dict[str, float]:
+    """Power of the size with which quantities grow, between the two largest sizes."""
     before, last = points[-2:]
     step = math.log(last["size"] / before["size"])
-    return {
-        f"{name}_power": round(math.log(last[name] / before[name]) / step, 2)
-        for name in ("milliseconds", "peak_mebibytes")
-    }
+    return {f"{name}_power": round(math.log(last[name] / before[name]) / step, 2) for name in quantities}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from experiments.speed.memories import ACTS
+
 Row = tuple[str, str, str]  # what, the number, and what it is made of or should be
 
 
@@ -36,6 +38,8 @@ def _rows(content: Mapping[str, Any]) -> Iterator[Row]:
         note = f"{last['milliseconds']:,.1f} ms and {last['peak_mebibytes']:,.0f} MiB at {last['size']:,}"
         powers = f"{line['milliseconds_power']:.2f}, {line['peak_mebibytes_power']:.2f}"
         yield f"powers of time and memory in {line['axis']} ({line['write']})", powers, note
+    for memory in content.get("memories", ()):
+        yield from _memory_rows(memory)
     if "input" in content:
         yield from _input_rows(content["input"])
 
@@ -48,6 +52,15 @@ def _step_rows(name: str, step: Mapping[str, Any]) -> Iterator[Row]:
     for way, values in step["milliseconds"].items():
         rate = f"{step['images_per_second'][way]:,} images a second"
         yield f"{name}: step, {way}", f"{values['median']:.2f} ms", f"{_quartiles(values)}; {rate}"
+
+
+def _memory_rows(memory: Mapping[str, Any]) -> Iterator[Row]:
+    for act in ACTS:
+        times = {point["size"]: f"{point[f'{act}_milliseconds']:.3f}" for point in memory["points"]}
+        *smaller, largest = times
+        before = ", ".join(f"{times[size]} at {size}" for size in smaller)
+        note = f"an episode of {largest}; {before}; power {memory[f'{act}_milliseconds_power']:.2f}"
+        yield f"{act}, {memory['memory']}", f"{times[largest]} ms", note
 
 
 def _input_rows(found: Mapping[str, Any]) -> Iterator[Row]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from textwrap import shorten
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 Seconds = dict[str, list[float]]
+_LABEL_WIDTH = 60  # of a progress bar
 
 
 def alternate(ways: Mapping[str, Callable[[], object]], repeats: int, calls: int, device: torch.device) -> Seconds:
@@ -19,7 +21,8 @@ def alternate(ways: Mapping[str, Callable[[], object]], repeats: int, calls: int
     The first round warms up and does not count.
     """
     seconds: Seconds = {name: [] for name in ways}
-    for repeat in tqdm(range(repeats + 1), "timing " + ", ".join(ways), leave=False, dynamic_ncols=True):
+    label = shorten("timing " + ", ".join(ways), _LABEL_WIDTH, placeholder=" ...")
+    for repeat in tqdm(range(repeats + 1), label, leave=False, dynamic_ncols=True):
         for name in list(ways)[:: 1 if repeat % 2 else -1]:
             synchronize(device)
             began = time.perf_counter()

@@ -3,7 +3,7 @@
 from kpp_pyro.figures.ablation import draw_ablation
 from kpp_pyro.figures.drawing import draw_image_table
 from kpp_pyro.figures.generation import draw_coverage, draw_generation, draw_interpolation, draw_key_walk
-from kpp_pyro.figures.growth import draw_growth
+from kpp_pyro.figures.growth import draw_growth, draw_memory_costs
 from kpp_pyro.figures.images import draw_reconstructions, draw_samples
 from kpp_pyro.figures.memory import draw_memory, draw_memory_at_work
 from kpp_pyro.figures.recall import draw_denoising, draw_denoising_curves
@@ -26,6 +26,7 @@ __all__ = [
     "draw_key_walk",
     "draw_memory",
     "draw_memory_at_work",
+    "draw_memory_costs",
     "draw_pareto_k",
     "draw_reconstructions",
     "draw_samples",

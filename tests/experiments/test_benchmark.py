@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from experiments.build import build_program
+from experiments.config import Config
+from experiments.programs import MODELS, WRITES
 from experiments.speed import options
 from experiments.speed.contenders import configuration, pyro_trainer, random_images
 from experiments.speed.growth import Axis, measure_growth, peak_mebibytes, slopes
+from experiments.speed.memories import ACTS, acts, configs
 from experiments.speed.timing import alternate, ratio, spread
-from kpp_pyro.figures import draw_growth
+from kpp_pyro.figures import draw_growth, draw_memory_costs
 from tests.experiments.running import refused, run
 
 CPU = torch.device("cpu")
@@ -22,7 +29,8 @@ MEBIBYTE = 2**18  # numbers of float32
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, str]:
     out = tmp_path_factory.mktemp("benchmark") / "benchmark.json"
-    process = run("benchmark.py", "--quick", "--sections", "steps", "parts", "input", "--device", "cpu", "--out", out)
+    sections = ("steps", "parts", "memories", "input")
+    process = run("benchmark.py", "--quick", "--sections", *sections, "--device", "cpu", "--out", out)
     assert process.returncode == 0, process.stderr
     return json.loads(out.read_text()), process.stdout
 
@@ -96,6 +104,31 @@ def test_growth_is_measured_and_drawn(tmp_path: Path) -> None:
     assert drawn == [tuple(p[name] for p in line["points"]) for name in ("milliseconds", "peak_mebibytes")]
 
 
+def test_every_memory_is_timed_and_drawn(measured: tuple[dict, str]) -> None:
+    content, printed = measured
+    lines = {line["memory"]: line for line in content["memories"]}
+    block_memories = {f"kanerva_plus_plus, {write}" for write in WRITES}
+    assert set(lines) == block_memories | set(MODELS) - {"kanerva_plus_plus", "vae"}  # which has no memory
+    assert {line["memory_scalars"] for line in lines.values()} == {3200}
+    panels = draw_memory_costs(content["memories"]).axes
+    for act, panel in zip(ACTS, panels, strict=True):
+        drawn = {curve.get_label().rpartition(",")[0]: tuple(curve.get_ydata()) for curve in panel.lines}
+        times = {name: tuple(p[f"{act}_milliseconds"] for p in line["points"]) for name, line in lines.items()}
+        assert drawn == times and min(min(own) for own in times.values()) > 0
+        for name, own in times.items():
+            (row,) = (row for row in printed.splitlines() if row.startswith(f"{act}, {name} "))
+            assert all(f"{time:.3f}" in row for time in own)
+
+
+@pytest.mark.parametrize(("name", "config"), list(configs("cpu")), ids=[name for name, _ in configs("cpu")])
+def test_an_act_of_a_memory_is_as_many_operations_for_every_length(name: str, config: Config) -> None:
+    program = build_program(config, (1, 16, 16), CPU)
+    few, more = ({act: operations(way) for act, way in acts(program, length).items()} for length in (3, 6))
+    in_turn = {"write"} if name == "dynamic_kanerva_machine" else set()  # one image is written after the other
+    assert {act for act in ACTS if more[act] != few[act]} == in_turn
+    assert all(more[act] > 1.5 * few[act] for act in in_turn)
+
+
 def test_scoring_memory_does_not_grow_with_the_particles() -> None:
     few, many = measure_growth("cpu", repeats=1, along=[], particles=(400, 1_600))[0]["points"]
     assert many["peak_mebibytes"] < 1.2 * few["peak_mebibytes"]
@@ -112,17 +145,29 @@ def test_other_ways_are_compared_with_the_step_as_it_is(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("write", ["allocate", "feed_forward"])
 def test_a_step_does_the_same_operations_for_every_length_of_an_episode(write: str) -> None:
-    def operations(length: int) -> int:
+    def step(length: int) -> Callable[[], object]:
         config = configuration(
             "digits", "cpu", write=write, width=16, episode_length=length, episodes_per_step=1, augment=True
         )
-        trainer = pyro_trainer(config, random_images(config, 200))
-        trainer.train_step()
-        with torch.profiler.profile() as profile:
-            trainer.train_step()
-        return sum(event.count for event in profile.key_averages() if event.key.startswith("aten::"))
+        return pyro_trainer(config, random_images(config, 200)).train_step
 
-    assert operations(4) == operations(24)
+    assert operations(step(4)) == operations(step(24))
+
+
+def operations(way: Callable[[], object]) -> int:
+    """Of torch, when it runs for the second time."""
+    way()
+    with _Counting() as counting:
+        way()
+    return counting.found
+
+
+class _Counting(TorchDispatchMode):
+    found = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, inputs: Any = (), named: Any = None) -> Any:
+        self.found += 1
+        return operation(*inputs, **(named or {}))
 
 
 def test_a_file_in_no_folder_is_refused(tmp_path: Path) -> None:
