@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from functools import partial
 from typing import Any
 
 import pyro
 import torch
-from torch import Size, Tensor
+from torch import Size, Tensor, nn
 
 from experiments.build import build_program
 from experiments.config import Config
@@ -18,6 +19,7 @@ from experiments.speed.contenders import configuration
 from experiments.speed.growth import slopes
 from experiments.speed.timing import alternate
 from kpp_pyro.writes.interface import Encoding
+from models.memory_model import MemoryGuide
 
 ACTS = ("write", "read", "recall")
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)
@@ -60,18 +62,19 @@ def _config(device: str, **changes: Any) -> Config:
 def acts(program: Program, length: int) -> Ways:
     """What is timed of episodes of T images, each act by itself, with noise for images.
 
-    write: q(M|X) from the encodings and a draw of it, forwards and backwards, as in a training step.
+    write: from features to contents, q(M|X) and a draw of it, forwards and backwards, as in a training step.
     read: q(y|X, M) of the images that were written, a draw of it and p(z|M, y), forwards and backwards likewise.
     recall: the same for cues, which are found by what they look like, forwards only: it is no part of training.
     """
     model, guide = program.model, program.guide
     with torch.no_grad():
-        images = torch.rand(_EPISODES, length, *model.image_shape, device=program.device).round()
-        encoding = guide.encode(images)
+        features = guide.encoder(torch.rand(_EPISODES, length, *model.image_shape, device=program.device).round())
+        guide = _without_encoder(guide)
+        encoding = guide.encode(features)
         memory = guide.memory_posterior(encoding).sample()
 
     def write() -> None:
-        _backward(guide.memory_posterior(_leaves(encoding)).rsample())
+        _backward(guide.memory_posterior(guide.encode(_leaf(features))).rsample())
 
     def read(found: Encoding, held: Tensor, cued: bool) -> tuple[Tensor, Tensor]:
         key = guide.key_posterior(found, held if cued or guide.keys_need_memory else None).rsample()
@@ -79,13 +82,20 @@ def acts(program: Program, length: int) -> Ways:
         return prior.mean, prior.variance
 
     def read_back() -> None:
-        _backward(*read(_leaves(encoding), memory.detach().requires_grad_(), cued=False))
+        _backward(*read(type(encoding)(*map(_leaf, vars(encoding).values())), _leaf(memory), cued=False))
 
     return {"write": write, "read": read_back, "recall": torch.no_grad()(partial(read, encoding, memory, cued=True))}
 
 
-def _leaves(encoding: Encoding) -> Encoding:
-    return Encoding(*(value.detach().requires_grad_() for value in vars(encoding).values()))
+def _without_encoder(guide: MemoryGuide) -> MemoryGuide:
+    """The same guide, of the same parameters, for episodes that are features already."""
+    found = copy(guide)
+    found._modules = {**guide._modules, "encoder": nn.Identity()}
+    return found
+
+
+def _leaf(value: Tensor) -> Tensor:
+    return value.detach().requires_grad_()
 
 
 def _backward(*outputs: Tensor) -> None:
