@@ -79,7 +79,7 @@ def stepped(write: str, processes: Processes = ALONE, steps: int = 3) -> dict[st
 
 @contextlib.contextmanager
 def quick_search():
-    """Score the controls with a poor proposal: what is compared here is who scores, not how well."""
+    """Score the controls with a poor proposal, where it does not matter how good their scores are."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inference.scoring, "searching_proposal", partial(searching_proposal, pilots=8, starts=1, steps=1))
         yield

@@ -17,6 +17,7 @@ from experiments.build import open_run
 from inference.arviz_data import load
 from inference.importance import defensive_proposal, importance_score
 from inference.randomness import own_randomness
+from tests.experiments.joined import quick_search
 from tests.experiments.running import refused, run
 
 # fmt: off
@@ -40,7 +41,8 @@ def learned(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evaluated(learned):
-    return learned, run("evaluate.py", learned, *QUICK)
+    with quick_search():
+        return learned, run("evaluate.py", learned, *QUICK)
 
 
 def evaluation(folder):
@@ -114,7 +116,8 @@ def test_a_memory_of_the_same_characters_knows_something_of_an_image_left_out(le
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(learned):
     contents = []
     for flags in (QUICK, QUICK, [*OWN_ONLY, "--seed", "4"]):
-        assert run("evaluate.py", learned, *flags).returncode == 0
+        with quick_search():
+            assert run("evaluate.py", learned, *flags).returncode == 0
         contents.append(evaluation(learned))
     assert contents[0] == contents[1]
     assert contents[0]["scores"]["own"] != contents[2]["scores"]["own"]
