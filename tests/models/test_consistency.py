@@ -1,0 +1,248 @@
+"""Every registered model, with every legal combination of its parts, keeps the contracts of a model and its guide.
+
+The combinations are those of the registries that `require_legal` lets pass: a part that is registered is tested.
+Episode encoders and network families only change what features and logits are, and are crossed with the default parts
+alone.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from typing import get_args, get_type_hints
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.distributions import ImproperUniform
+
+from experiments.build import build_program
+from experiments.config import Config, ProgramConfig, default_config, flat, replace_flat
+from experiments.legality import require_legal
+from experiments.programs import EPISODE_ENCODERS, LATENT_PRIORS, MODELS, NETWORKS, WRITES
+from inference.evaluation import elbo_terms, terms_of
+from inference.image_bounds import RenyiBound
+from inference.objectives import OBJECTIVES, PLATE_NESTING, make_objective
+from inference.traces import site_value, trace_pair, written_memory
+from kpp_pyro.errors import InputError
+from kpp_pyro.key_priors import KEY_PRIORS
+from kpp_pyro.posteriors import POSTERIORS
+from tests.programs import IMAGE_SHAPE, random_episodes, small_config
+
+EPISODES, IMAGES, PARTICLES = 2, 5, 3
+SEED = 3  # of the noise that two runs have in common
+WRITER = {"model": tuple(MODELS), "write": tuple(WRITES)}
+OTHERS = {
+    "key_prior": tuple(KEY_PRIORS),
+    "latent_prior": tuple(LATENT_PRIORS),
+    "key_guide": tuple(POSTERIORS),
+    "latent_guide": tuple(POSTERIORS),
+    "latent_context": get_args(get_type_hints(ProgramConfig)["latent_context"]),
+}
+FEATURES = {"networks": tuple(NETWORKS), "episode_encoder": tuple(EPISODE_ENCODERS)}
+DEFAULTS = flat(Config())
+ONLY_WRITE = {"feed_forward": ("guide.write.to_content.", "guide.write.to_claim.")}  # and say nothing of key or latent
+
+
+def legal(choices: dict[str, tuple[str, ...]]) -> list[dict[str, str]]:
+    every = (dict(zip(choices, chosen, strict=True)) for chosen in product(*choices.values()))
+    return [parts for parts in every if is_legal(parts)]
+
+
+def is_legal(parts: dict[str, str]) -> bool:
+    try:
+        require_legal(replace_flat(Config(), parts))
+    except InputError:
+        return False
+    return True
+
+
+def name_of(parts: dict[str, str]) -> str:
+    return ",".join(f"{name}={part}" for name, part in parts.items() if part != DEFAULTS[name]) or "defaults"
+
+
+def one_at_a_time(choices: dict[str, tuple[str, ...]]) -> list[dict[str, str]]:
+    """The defaults, and every choice beside the defaults of the others."""
+    return [{}] + [{name: part} for name, parts in choices.items() for part in parts if part != DEFAULTS[name]]
+
+
+def configuration(parts: dict[str, str], **changes: object) -> Config:
+    matrix = {"memory_rows": 4, "key_size": 3}
+    latent = {} if parts["model"] == DEFAULTS["model"] else {"latent_size": 5}
+    shift = {"temporal_shift": 0.125 if parts.get("episode_encoder") == "temporal_shift" else 0.0}
+    settings = {"episode_length": IMAGES, **matrix, **latent, **shift, **parts, **changes}
+    return small_config(**settings)
+
+
+def double_program(config: Config):
+    program = build_program(config, IMAGE_SHAPE, torch.device("cpu"))
+    program.model.double()
+    program.guide.double()
+    return program
+
+
+WRITERS = legal(WRITER)
+COMBINATIONS = legal(WRITER | OTHERS)
+WITH_FEATURES = [writer | features for writer in WRITERS for features in legal(FEATURES)]
+ONE_OTHER = [parts for writer in WRITERS for other in one_at_a_time(OTHERS) if is_legal(parts := writer | other)]
+WITH_OBJECTIVES = [
+    parts for name in OBJECTIVES for other in ONE_OTHER if is_legal(parts := {**other, "objective": name})
+]
+
+
+def test_there_is_a_combination_with_every_part():
+    for choices, found in ((WRITER | OTHERS, COMBINATIONS), (FEATURES, WITH_FEATURES)):
+        for name, parts in choices.items():
+            assert {combination[name] for combination in found} == set(parts), name
+    assert {parts["objective"] for parts in WITH_OBJECTIVES} == set(OBJECTIVES)
+
+
+@pytest.mark.parametrize("parts", COMBINATIONS, ids=name_of)
+def test_a_combination_of_parts_is_consistent(parts):
+    check(parts)
+
+
+@pytest.mark.parametrize("parts", WITH_FEATURES, ids=name_of)
+def test_any_features_are_consistent(parts):
+    check(parts)
+
+
+def check(parts: dict[str, str]) -> None:
+    config = configuration(parts)
+    program, episode = double_program(config), random_episodes(EPISODES, IMAGES)
+    torch.manual_seed(SEED)
+    pair = trace_pair(program.model, program.guide, episode)
+    check_sites(config, program, pair)
+    elbo = terms_of(pair.log_probs()).elbo
+    check_gradients(config, program, elbo)
+    with torch.no_grad(), pyro.validation_enabled(False):  # as in a run
+        check_bound_of_particles(program, episode)
+        check_saving(config, program, episode, elbo)
+        check_generation(program, pair.value("memory"))
+
+
+@pytest.mark.parametrize("parts", ONE_OTHER, ids=name_of)
+def test_a_plate_of_particles_and_a_memory_that_is_given_keep_sites_and_plates(parts):
+    config = configuration(parts)
+    program, episode = double_program(config), random_episodes(EPISODES, IMAGES)
+    check_sites(config, program, trace_pair(program.model, program.guide, episode, None, PARTICLES), PARTICLES)
+    memory = written_memory(program.guide, random_episodes(EPISODES, IMAGES + 1, seed=2))
+    check_sites(config, program, trace_pair(program.model, program.guide, episode, memory), given=memory)
+
+
+def check_sites(config, program, pair, particles=None, given=None):
+    """The same sites, events, batches and plates in both; a memory that is given is read, and nothing is written."""
+    log_probs, memory = pair.log_probs(), config.memory
+    blocks = memory.reads * memory.memory_channels * memory.block_height * memory.block_width
+    events = {"memory": program.model.memory_shape, "latent": (memory.latent_size or blocks,), "image": IMAGE_SHAPE}
+    if config.program.model != "vae":
+        events["key"] = program.model.key_shape
+    latent = set(events) - {"image"} - ({"memory"} if given is not None else set())
+    assert set(pair.guide.stochastic_nodes) == set(pair.model.stochastic_nodes) == latent
+    assert set(pair.model.observation_nodes) == set(events) - latent
+    assert not pair.guide.observation_nodes
+    assert set(log_probs.prior) == set(log_probs.posterior) <= latent
+    for trace, sites in ((pair.guide, latent), (pair.model, set(events))):
+        for name in sites:
+            node, shared = trace.nodes[name], name == "memory"
+            plates = {"episodes": -2} | ({} if shared else {"images": -1}) | ({"particles": -3} if particles else {})
+            batch = (*([particles] if particles else []), EPISODES, 1 if shared else IMAGES)
+            assert {frame.name: frame.dim for frame in node["cond_indep_stack"]} == plates, name
+            assert (node["fn"].batch_shape, node["fn"].event_shape) == (batch, events[name]), name
+            assert name == "image" or node["value"].shape == batch + events[name], name
+            assert node["log_prob"].shape == batch, name
+    if given is not None:
+        assert site_value(pair.model, "memory") is given
+
+
+def check_gradients(config, program, elbo):
+    """A finite ELBO moves every parameter but those that write a memory from which nothing is read."""
+    assert elbo.shape == (EPISODES, IMAGES)
+    assert elbo.isfinite().all()
+    elbo.sum().backward()
+    parameters = {f"model.{name}": p for name, p in program.model.named_parameters()}
+    parameters |= {f"guide.{name}": p for name, p in program.guide.named_parameters()}
+    idle = ONLY_WRITE.get(config.memory.write, ()) if config.program.latent_prior == "standard_normal" else ()
+    without = {name for name, p in parameters.items() if p.grad is None or not p.grad.abs().sum() > 1e-9}
+    assert without == {name for name in parameters if name.startswith(idle)}
+    assert all(p.grad.isfinite().all() for p in parameters.values() if p.grad is not None)
+
+
+def check_bound_of_particles(program, episode):
+    """IWAE of K particles is the log of the mean of these K weights: at least the mean of their logs, the ELBO."""
+    model, guide = program.model, program.guide
+    torch.manual_seed(SEED)
+    bound = -RenyiBound(PLATE_NESTING, PARTICLES)(model, guide)(episode)
+    torch.manual_seed(SEED)
+    memory, shared = None, 0.0
+    if not isinstance(model.memory_prior(), ImproperUniform):  # one memory is drawn for all particles
+        posterior = guide.memory_posterior(guide.encode(episode))
+        memory = posterior.rsample()
+        shared = (model.memory_prior().log_prob(memory) - posterior.log_prob(memory)).sum()
+    log_probs = trace_pair(model, guide, episode, memory, PARTICLES).log_probs()
+    log_weights = log_probs.image + sum(log_probs.prior[name] - log_probs.posterior[name] for name in log_probs.prior)
+    assert log_weights.shape == (PARTICLES, EPISODES, IMAGES)
+    expected = (log_weights.logsumexp(0) - math.log(PARTICLES)).sum() + shared
+    torch.testing.assert_close(bound, expected, rtol=1e-10, atol=1e-9)
+    assert bound > log_weights.mean(0).sum() + shared
+
+
+def check_saving(config, program, episode, elbo):
+    """A program of another seed becomes this one by loading what was saved of it."""
+    state = program.state_dicts()  # tensors: what a checkpoint does with them is tested with checkpoints
+    assert all(isinstance(value, torch.Tensor) for part in state.values() for value in part.values())
+    other = double_program(replace_flat(config, {"seed": config.seed + 1}))
+    assert not all(torch.equal(value, state["guide"][name]) for name, value in other.guide.state_dict().items())
+    other.model.load_state_dict(state["model"])
+    other.guide.load_state_dict(state["guide"])
+    torch.manual_seed(SEED)
+    assert torch.equal(elbo_terms(other.model, other.guide, episode).elbo, elbo)
+
+
+def check_generation(program, memory):
+    """Images are drawn from the memory that is given."""
+    trace = program.model.generate(memory, 3)
+    images = site_value(trace, "image")
+    assert site_value(trace, "memory") is memory
+    assert images.shape == (EPISODES, 3, *IMAGE_SHAPE)
+    assert set(images.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("parts", WITH_OBJECTIVES, ids=name_of)
+def test_every_legal_objective_has_a_finite_loss_and_gradient(parts):
+    defaults = default_config([f"--objective={parts['objective']}"]).training
+    config = configuration(parts, particles=min(2, defaults.particles))
+    require_legal(config)
+    program, training = double_program(config), config.training
+    alpha = training.renyi_alpha if training.objective == "renyi" else 0.0
+    objective = make_objective(training.objective, particles=training.particles, alpha=alpha)
+    episode = random_episodes(EPISODES, IMAGES)
+    torch.manual_seed(SEED)
+    loss = objective(program.model, program.guide)(episode)
+    loss.backward()
+    assert loss.isfinite()
+    if training.objective == "trace":
+        torch.manual_seed(SEED)
+        torch.testing.assert_close(-loss, elbo_terms(program.model, program.guide, episode).elbo.sum())
+    gradients = [p.grad for p in (*program.model.parameters(), *program.guide.parameters()) if p.grad is not None]
+    assert sum(gradient.abs().sum() for gradient in gradients).isfinite()
+
+
+@pytest.mark.parametrize("context", OTHERS["latent_context"])
+@pytest.mark.parametrize("writer", WRITERS, ids=name_of)
+def test_what_is_written_depends_on_no_draw_of_keys_and_latents(writer, context):
+    parts = {**writer, "latent_context": context}
+    if not is_legal(parts):
+        assert parts["model"] == "vae"
+        return
+    guide, episode = double_program(configuration(parts)).guide, random_episodes(EPISODES, IMAGES)
+    torch.manual_seed(SEED)
+    trace = poutine.trace(guide).get_trace(episode)
+    others = {name: site_value(trace, name) + 1.0 for name in trace.stochastic_nodes if name in ("key", "latent")}
+    torch.manual_seed(SEED)
+    changed = poutine.trace(poutine.condition(guide, data=others)).get_trace(episode)
+    assert torch.equal(site_value(trace, "memory"), site_value(changed, "memory"))
+    posteriors = [t.nodes["memory"]["fn"] for t in (trace, changed)]
+    means = [posterior.mean for posterior in posteriors]
+    assert torch.equal(*means)
