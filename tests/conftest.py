@@ -16,6 +16,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # or libraries report leaks at the end
+
+
 @pytest.fixture(autouse=True)
 def _reproducible() -> Iterator[None]:
     """Every test: a fixed seed, Pyro's checks on."""
