@@ -95,7 +95,7 @@ def _without_encoder(guide: MemoryGuide) -> MemoryGuide:
 
 
 def _leaf(value: Tensor) -> Tensor:
-    return value.detach().requires_grad_()
+    return value.detach().requires_grad_(value.is_floating_point())
 
 
 def _backward(*outputs: Tensor) -> None:
