@@ -4,59 +4,24 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
 
-from kpp_pyro.block_key import BlockKey, KnownBlockKey
-from kpp_pyro.memory import Addressing, MemoryLayout, cut_blocks, join_blocks
-from kpp_pyro.networks.heads import LocScaleHead
-from kpp_pyro.networks.precision import InPrecision
-from kpp_pyro.writes.interface import Encoding, Write
+from kpp_pyro.memory import join_blocks
+from kpp_pyro.writes.blocks import BlockWrite
+from kpp_pyro.writes.interface import Encoding
 
 
-class AllocateWrite(Write):
+class AllocateWrite(BlockWrite):
     """Image t's content goes into a block of its own, and its key's posterior is centred on that block.
 
     Blocks are given out in order; read r of image t gets block (t R + r) mod N. With more reads than blocks, blocks
     are shared: they hold the mean of what was written. This departs from the paper, whose write is `feed_forward`.
-
-    Args:
-        layout: a memory that whole blocks tile.
-        encoding_size: F, of the encodings f_enc(X).
-        smallest_scale: lower bound of the latents' scale.
-        match_scale: least noise that a match of contents allows for, relative to the root mean square of the memory.
-        match_prior_prob: probability of a key from the prior where a block was found by a match.
-        dtype: precision of the networks.
-
-    Raises:
-        InputError: a memory that is not a whole number of blocks.
+    Arguments are those of `BlockWrite`.
     """
-
-    def __init__(
-        self,
-        layout: MemoryLayout,
-        encoding_size: int,
-        smallest_scale: float,
-        match_scale: float = 0.3,
-        match_prior_prob: float = 0.01,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__()
-        layout.require_tiling()
-        self.layout = layout
-        self.addressing = Addressing(layout, "blockwise")
-        self.latent_size = layout.read_scalars
-        self.match_scale = match_scale
-        self.match_prior_prob = match_prior_prob
-        self.to_content = InPrecision(LocScaleHead(encoding_size, self.latent_size, smallest_scale), dtype)
-
-    def encode(self, features: Tensor) -> Encoding:
-        """Add the parameters of q(z|X): its location is the content that is written."""
-        return Encoding(features, *self.to_content(features))
 
     def forward(self, encoding: Encoding) -> Tensor:
         """Write every content into its block; blocks that nothing was written to are zero."""
-        contents = self._contents(encoding).flatten(1, 2)  # (B, T * R, C_m, h, w)
+        contents = self.contents(encoding).flatten(1, 2)  # (B, T * R, C_m, h, w)
         blocks = self.layout.blocks
         rounds = -(-contents.shape[1] // blocks)
         written = F.pad(contents, (0, 0, 0, 0, 0, 0, 0, rounds * blocks - contents.shape[1]))
@@ -66,36 +31,12 @@ class AllocateWrite(Write):
             written = written.unflatten(1, (rounds, blocks)).sum(1) / counts[:, None, None, None]
         return join_blocks(written, self.layout).unsqueeze(1)
 
-    def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
-        """q(y|X, M): written images point to their own blocks, cues to those whose content matches theirs."""
-        if memory is not None:
-            return BlockKey(self.match(encoding, memory), self.addressing, self.match_prior_prob)
+    def blocks_of(self, encoding: Encoding) -> Tensor:
+        """Blocks in order, the same in every episode, (B, T, R)."""
         blocks = self.own_blocks(encoding.images, encoding.features.device)
-        shape = (encoding.features.shape[0], *blocks.shape)
-        return KnownBlockKey(blocks.expand(shape), self.addressing, encoding.features.dtype)
+        return blocks.expand(encoding.features.shape[0], -1, -1)
 
     def own_blocks(self, images: int, device: torch.device | None = None) -> Tensor:
         """Block of every read of every image of an episode, (T, R)."""
         order = torch.arange(images * self.layout.reads, device=device)
         return order.remainder(self.layout.blocks).unflatten(0, (images, self.layout.reads))
-
-    def match(self, encoding: Encoding, memory: Tensor) -> Tensor:
-        """Probability of every block to hold a cue's content, (B, T, R, N); blocks never written to hold none.
-
-        It is the posterior of the block under a uniform prior, were cues the contents plus normal noise. How much, the
-        cue itself says: the mean square of what its R reads are away from the nearest blocks, but no less than
-        `match_scale` times the root mean square of the memory. A damaged cue is unsure; what was read of it, less so.
-        """
-        cue = self._contents(encoding).flatten(-3)  # (B, T, R, S)
-        held = cut_blocks(memory.squeeze(-4), self.layout).flatten(-3)  # (..., B, N, S)
-        distance = torch.cdist(cue.flatten(-3, -2), held).unflatten(-2, cue.shape[-3:-1])  # (..., B, T, R, N)
-        empty = ~held.any(-1) & held.flatten(-2).any(-1, keepdim=True)  # nobody's block, unless nothing was written
-        square = distance.square().masked_fill(empty[..., None, None, :], torch.inf)
-        power = held.square().mean((-2, -1)).clamp(min=1e-12)[..., None, None, None]  # (..., B, 1, 1, 1)
-        away = square.min(-1, keepdim=True).values.mean(-2, keepdim=True) / cue.shape[-1]  # (..., B, T, 1, 1)
-        variance = torch.maximum(away, self.match_scale**2 * power)
-        return (-square / (2 * variance)).softmax(-1)
-
-    def _contents(self, encoding: Encoding) -> Tensor:
-        """Contents (B, T, R, C_m, h, w)."""
-        return encoding.latent_loc.unflatten(-1, (self.layout.reads, *self.layout.block_shape))
