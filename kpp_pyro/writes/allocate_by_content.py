@@ -46,8 +46,8 @@ class AllocateByContentWrite(BlockWrite):
     mean of its own. Rounds grow sharper, and the last is rounded to whole blocks, no more than ceil(T R / N) contents
     to each. With room for all, `T R` blocks are used. The order of the images does not matter.
 
-    P carries no gradient: the contents of a block do. A gradient of the last round's softmax, tried too, only made
-    contents keep away from each other.
+    P carries no gradient: the contents of a block do. With that of the last round's softmax passed straight through the
+    rounding, digits were learned more slowly where there was room for all, and no better where there was not.
 
     Arguments are those of `BlockWrite`.
     """
