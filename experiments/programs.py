@@ -23,7 +23,8 @@ from kpp_pyro.networks.correction import LatentCorrection
 from kpp_pyro.networks.mlp import MlpDecoder, MlpEncoder
 from kpp_pyro.networks.reading import IdentityReading, MlpReading, NoReading
 from kpp_pyro.posteriors import POSTERIORS, Posterior
-from kpp_pyro.writes import AllocateWrite, FeedForwardWrite, Write
+from kpp_pyro.writes import AllocateByContentWrite, AllocateWrite, FeedForwardWrite, Write
+from kpp_pyro.writes.blocks import BlockWrite
 from models.dynamic_kanerva_machine import DynamicKanervaMachineGuide, DynamicKanervaMachineModel
 from models.kanerva_machine import KanervaMachineGuide, KanervaMachineModel
 from models.kanerva_plus_plus import KanervaPlusPlusGuide, KanervaPlusPlusModel
@@ -159,8 +160,16 @@ def _kanerva_plus_plus(parts: Parts) -> Program:
 
 
 def _allocate(parts: Parts, layout: MemoryLayout) -> Write:
+    return _block_write(AllocateWrite, parts, layout)
+
+
+def _allocate_by_content(parts: Parts, layout: MemoryLayout) -> Write:
+    return _block_write(AllocateByContentWrite, parts, layout)
+
+
+def _block_write(kind: type[BlockWrite], parts: Parts, layout: MemoryLayout) -> Write:
     _require_room(parts.config, layout)
-    return AllocateWrite(layout, parts.encoding_size, parts.config.memory.smallest_scale, dtype=parts.dtype)
+    return kind(layout, parts.encoding_size, parts.config.memory.smallest_scale, dtype=parts.dtype)
 
 
 def _require_room(config: Config, layout: MemoryLayout) -> None:
@@ -242,6 +251,7 @@ MODELS: dict[str, Callable[[Parts], Program]] = {
 }
 WRITES: dict[str, Callable[[Parts, MemoryLayout], Write]] = {
     "allocate": _allocate,
+    "allocate_by_content": _allocate_by_content,
     "feed_forward": _feed_forward,
 }
 LATENT_PRIORS: dict[str, Callable[[Parts, MemoryLayout, int], nn.Module]] = {

@@ -48,6 +48,7 @@ class KanervaMachineModel(MatrixMemoryModel):
         width = max(rows, key_size)
         self.projection = nn.Sequential(nn.Linear(key_size, width), nn.GELU(), nn.Linear(width, width))  # f
         self.addresses = nn.Linear(width, rows, bias=False)  # A
+        nn.init.normal_(self.addresses.weight)  # rows far enough apart for what is written to stay apart
 
     def weights(self, key: Tensor) -> Tensor:
         """w = A f(y): keys (..., S) to weights (..., N)."""

@@ -24,6 +24,9 @@ from kpp_pyro.writes.interface import Encoding
 from models.memory_model import MemoryGuide, MemoryModel
 
 
+_WIDE, _UNSURE = 2.5, 1.5  # raw values of scales of about 1 and 0.5, see `positive`
+
+
 def matrix_normal(loc: Tensor, row_covariance: Tensor) -> MatrixNormal:
     """Distribution (B, 1) of memories, from locations (B, N, D) and row covariances (B, N, N); waits for no device."""
     factor, failed = torch.linalg.cholesky_ex(row_covariance)
@@ -62,7 +65,7 @@ class MatrixMemoryModel(MemoryModel):
         super().__init__(key_prior, decoder, image_shape, dtype)
         self.smallest_scale = smallest_scale
         self.memory_loc = nn.Parameter(torch.randn(rows, latent_size) / rows**0.5)  # then w ~ N(0, I) reads N(0, 1)
-        self.raw_memory_scale = nn.Parameter(torch.zeros(()))
+        self.raw_memory_scale = nn.Parameter(torch.tensor(_WIDE))  # what is written outweighs what was there
         self.raw_noise = nn.Parameter(torch.zeros(()))
         self.register_buffer("identity", torch.eye(rows), persistent=False)
 
@@ -165,7 +168,7 @@ class SolvedKeyGuide(MatrixMemoryGuide):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(model, encoder, encoding_size, latents, correction, dtype)
-        self.raw_key_scale = nn.Parameter(torch.zeros(()))
+        self.raw_key_scale = nn.Parameter(torch.tensor(_UNSURE))
 
     def solve(self, contents: Tensor, memory: Tensor) -> Tensor:
         """Weights (..., B, T, N) that read contents (B, T, D) from memories (..., B, N, D)."""

@@ -14,6 +14,9 @@ from kpp_pyro.writes.interface import Encoding
 from models.matrix_memory import MatrixMemoryModel, SolvedKeyGuide
 
 
+_NARROW = -3.0  # raw value of a scale near its lower bound, see `positive`: what is written is hardly blurred
+
+
 class PseudoInverseMemoryModel(MatrixMemoryModel):
     """A matrix memory whose keys are the weights of its rows themselves.
 
@@ -53,7 +56,7 @@ class PseudoInverseMemoryGuide(SolvedKeyGuide):
     ) -> None:
         super().__init__(model, encoder, encoding_size, latents, correction, dtype)
         self.steps = steps
-        self.raw_memory_scale = nn.Parameter(torch.zeros(()))
+        self.raw_memory_scale = nn.Parameter(torch.tensor(_NARROW))
 
     def memory_posterior(self, encoding: Encoding) -> Distribution:
         """q(M|X): batch (B, 1), event (N, D)."""
