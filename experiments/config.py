@@ -186,8 +186,8 @@ class TrainingConfig:
     kl_latent_ramp_steps: int = 500
     """Steps in which it grows to 1."""
     kl_memory_weight: float = 1.0
-    """Weight of a random memory's own KL in training: with 0 the objective is conditional on the memory that was written,
-    with 1 the complete ELBO. Scores say both."""
+    """Weight of a random memory's own KL in training: with 0 the objective is conditional on the memory that was
+    written, with 1 it is the complete ELBO. Scores say both."""
     evaluate_every: int = 500
     """Steps between evaluations on the validation set, each with a checkpoint and figures."""
 
