@@ -52,7 +52,7 @@ class KanervaPlusPlusModel(MemoryModel):
         super().__init__(key_prior, decoder, image_shape, dtype)
         self.addressing = addressing
         self.reading = InPrecision(reading, dtype)
-        self._modules["decoder"] = self._modules.pop("decoder")  # last: checkpoints hold the optimiser's moments by position
+        self._modules["decoder"] = self._modules.pop("decoder")  # last: optimisers know parameters by their order
 
     @property
     def memory_shape(self) -> tuple[int, int, int]:

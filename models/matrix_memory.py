@@ -23,7 +23,6 @@ from kpp_pyro.posteriors import Posterior
 from kpp_pyro.writes.interface import Encoding
 from models.memory_model import MemoryGuide, MemoryModel
 
-
 _WIDE, _UNSURE = 2.5, 1.5  # raw values of scales of about 1 and 0.5, see `positive`
 
 

@@ -13,7 +13,6 @@ from kpp_pyro.posteriors import Posterior
 from kpp_pyro.writes.interface import Encoding
 from models.matrix_memory import MatrixMemoryModel, SolvedKeyGuide
 
-
 _NARROW = -3.0  # raw value of a scale near its lower bound, see `positive`: what is written is hardly blurred
 
 
