@@ -74,6 +74,7 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str, str]]:
     """Every flag that another one rules out: its name, what was expected, what was found."""
     yield from _conflicts_of_keys(config)
     yield from _conflicts_of_latents(config)
+    yield from _conflicts_of_flows(config)
     yield from _conflicts_of_objectives(config)
     memory, network, model = config.memory, config.network, config.program.model
     if model != "kanerva_plus_plus" and memory.write != MemoryConfig.write:
@@ -108,6 +109,21 @@ def _conflicts_of_latents(config: Config) -> Iterator[tuple[str, str, str]]:
         yield "latent-prior", f"memory, the model's own prior, with --model {program.model}", program.latent_prior
     if program.latent_context == "image_and_read" and not reads:
         yield "latent-context", "image, since nothing is read", program.latent_context
+
+
+def _conflicts_of_flows(config: Config) -> Iterator[tuple[str, str, str]]:
+    """Flows move half of the numbers by the other half."""
+    program, memory = config.program, config.memory
+    keys = {"kanerva_machine": program.key_size} | dict.fromkeys(_SOLVED_KEYS, program.memory_rows)
+    read = memory.reads * memory.memory_channels * memory.block_height * memory.block_width
+    latents = read if program.model == "kanerva_plus_plus" else None
+    for flag, name, size, what in (
+        ("key-prior", program.key_prior, keys.get(program.model), "keys"),
+        ("key-guide", program.key_guide, keys.get(program.model), "keys"),
+        ("latent-guide", program.latent_guide, memory.latent_size or latents, "latents"),
+    ):
+        if name == "flow" and size == 1:
+            yield flag, f"no flow of a single number, as {what} are", name
 
 
 def _conflicts_of_objectives(config: Config) -> Iterator[tuple[str, str, str]]:
