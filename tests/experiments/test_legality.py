@@ -1,0 +1,259 @@
+"""Which configurations are refused, in which words; which defaults are chosen; and runs of the version before."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from itertools import combinations, product
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+import torch
+
+from experiments.build import build_program, resolve
+from experiments.config import Config, config_from_json, default_config, flat, replace_flat
+from experiments.legality import require_legal, require_sensible
+from experiments.programs import EPISODE_ENCODERS, MODELS, WRITES
+from inference.objectives import OBJECTIVES
+from kpp_pyro.errors import InputError
+from tests.experiments.running import refused, run
+
+CPU = {"device": "cpu"}
+VAE, DKM = {"model": "vae"}, {"model": "dynamic_kanerva_machine"}
+FEED_FORWARD, MEAN_FIELD = {"write": "feed_forward"}, {"objective": "mean_field"}
+SENTENCE = re.compile(r"--([a-z-]+): expected \S[^\n]*, found \S[^\n]*")
+# fmt: off
+CONFLICTS = [
+    ({"key_guide": "flow"},
+     "--key-guide: expected mean_field with --write allocate, whose keys point at known blocks, found flow"),
+    ({"key_prior": "vamp"},
+     "--key-prior: expected a prior that is not made of the guide's keys with --write allocate, whose keys point at "
+     "known blocks, found vamp"),
+    ({"write": "allocate_by_content", "key_guide": "low_rank"},
+     "--key-guide: expected mean_field with --write allocate_by_content, whose keys point at known blocks, found "
+     "low_rank"),
+    (DKM | {"key_guide": "low_rank"},
+     "--key-guide: expected mean_field with --model dynamic_kanerva_machine, whose keys are solved for in a memory, "
+     "found low_rank"),
+    ({"model": "pseudo_inverse_memory", "key_prior": "vamp"},
+     "--key-prior: expected a prior that is not made of the guide's keys with --model pseudo_inverse_memory, whose "
+     "keys are solved for in a memory, found vamp"),
+    (VAE | {"key_guide": "flow"}, "--key-guide: expected mean_field with --model vae, which has no keys, found flow"),
+    (VAE | {"key_prior": "learned_gaussian"},
+     "--key-prior: expected standard_normal with --model vae, which has no keys, found learned_gaussian"),
+    (DKM | {"latent_prior": "standard_normal"},
+     "--latent-prior: expected memory, the model's own prior, with --model dynamic_kanerva_machine, found "
+     "standard_normal"),
+    (VAE | {"latent_context": "image_and_read"},
+     "--latent-context: expected image, since nothing is read, found image_and_read"),
+    ({"latent_prior": "standard_normal", "latent_context": "image_and_read"},
+     "--latent-context: expected image, since nothing is read, found image_and_read"),
+    (FEED_FORWARD | MEAN_FIELD | {"key_prior": "flow"},
+     "--key-prior: expected a normal with --objective mean_field, whose KLs are closed, found flow"),
+    (FEED_FORWARD | MEAN_FIELD | {"key_guide": "flow"},
+     "--key-guide: expected a normal with --objective mean_field, whose KLs are closed, found flow"),
+    (MEAN_FIELD | {"latent_guide": "flow"},
+     "--latent-guide: expected a normal with --objective mean_field, whose KLs are closed, found flow"),
+    (MEAN_FIELD | {"key_prior": "learned_gaussian"},
+     "--key-prior: expected standard_normal with --objective mean_field, for keys of blocks, found learned_gaussian"),
+    ({"objective": "dreg", "latent_context": "image_and_read"},
+     "--latent-context: expected image with --objective dreg, whose draws may not depend on each other, found "
+     "image_and_read"),
+    ({"particles": 2}, "--particles: expected 1 with --objective trace, found 2"),
+    (MEAN_FIELD | {"particles": 8}, "--particles: expected 1 with --objective mean_field, found 8"),
+    ({"objective": "iwae", "renyi_alpha": 0.25}, "--renyi-alpha: expected --objective renyi beside it, found iwae"),
+    (VAE | FEED_FORWARD,
+     "--write: expected no choice with --model vae, which writes in its own way, found feed_forward"),
+    ({"episode_encoder": "attention", "temporal_shift": 0.125},
+     "--temporal-shift: expected --episode-encoder temporal_shift beside it, found attention"),
+    (VAE | {"latent_size": 1, "latent_guide": "flow"},
+     "--latent-guide: expected no flow of a single number, as latents are, found flow"),
+    ({"memory_channels": 1, "block_height": 1, "block_width": 1, "latent_guide": "flow"},
+     "--latent-guide: expected no flow of a single number, as latents are, found flow"),
+    (DKM | {"memory_rows": 1, "key_prior": "flow"},
+     "--key-prior: expected no flow of a single number, as keys are, found flow"),
+    ({"model": "kanerva_machine", "key_size": 1, "key_guide": "flow"},
+     "--key-guide: expected no flow of a single number, as keys are, found flow"),
+]
+# fmt: on
+AT_LEAST_ONE = (
+    *("episode_length", "workers", "latent_size", "memory_rows", "key_size", "write_passes", "pseudo_inverse_steps"),
+    *("width", "depth", "steps", "episodes_per_step", "evaluate_every", "particles"),
+)
+POSITIVE = ("smallest_scale", "learning_rate", "gradient_norm")
+NOT_NEGATIVE = (
+    *("seed", "weight_decay", "warmup_steps", "kl_memory_weight"),
+    *(f"kl_{site}_{what}" for site in ("key", "latent") for what in ("start", "begin_step", "ramp_steps")),
+)
+CHOICES = {
+    name: get_args(hint)
+    for part in (hint for hint in get_type_hints(Config).values() if dataclasses.is_dataclass(hint))
+    for name, hint in get_type_hints(part).items()
+    if name
+    in (
+        *("model", "write", "objective", "episode_encoder"),
+        *("key_prior", "latent_prior", "key_guide", "latent_guide", "latent_context"),
+    )
+}
+MORE_CHOICES = {"particles": (1, 4), "renyi_alpha": (0.5, 0.25), "temporal_shift": (0.0, 0.125)}
+
+
+def refusal(changes: dict[str, object], config: Config | None = None) -> str:
+    with pytest.raises(InputError) as error:
+        resolve(replace_flat(config or default_config(), {**CPU, **changes}))
+    return str(error.value)
+
+
+def flag_of(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"), CONFLICTS, ids=[",".join(map(str, changes.values())) for changes, _ in CONFLICTS]
+)
+def test_parts_that_do_not_go_together_are_refused_in_a_sentence(changes, sentence):
+    assert refusal(changes) == sentence
+
+
+def test_every_two_choices_go_together_or_one_of_them_is_named():
+    standard, refusals = flat(default_config()), 0
+    changed = [(name, choice) for name, choices in (CHOICES | MORE_CHOICES).items() for choice in choices]
+    for both in combinations(changed, 2):
+        changes = {name: choice for name, choice in both if choice != standard[name]}
+        try:
+            resolve(replace_flat(default_config(), {**CPU, **changes}))
+        except InputError as error:
+            refusals += 1
+            found = SENTENCE.fullmatch(str(error))
+            assert found, str(error)
+            assert found[1].replace("-", "_") in changes, (changes, str(error))
+    assert refusals > 50
+
+
+@pytest.mark.parametrize("name", AT_LEAST_ONE)
+def test_counts_are_at_least_one(name):
+    assert refusal({name: 0}) == f"{flag_of(name)}: expected at least 1, found 0"
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
+@pytest.mark.parametrize("name", POSITIVE)
+def test_scales_and_rates_are_positive_and_finite(name, value):
+    assert refusal({name: value}) == f"{flag_of(name)}: expected a positive, finite number, found {value}"
+
+
+@pytest.mark.parametrize("name", NOT_NEGATIVE)
+def test_weights_and_steps_are_not_negative(name):
+    assert refusal({name: -1}) == f"{flag_of(name)}: expected a number from 0 to 2^63 - 1, found -1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"temporal_shift": 0.6}, "--temporal-shift: expected a share from 0 to 0.5, found 0.6"),
+        (
+            {"networks": "conv", "width": 24},
+            "--width: expected a multiple of 16 for --networks conv (GroupNorm), found 24",
+        ),
+    ],
+)
+def test_what_networks_cannot_have_is_refused(changes, sentence):
+    assert refusal(changes) == sentence
+
+
+@pytest.mark.parametrize("write", [write for write in WRITES if write != "feed_forward"])
+def test_a_latent_of_another_size_than_a_block_is_refused(write):
+    config = replace_flat(default_config([f"--write={write}"]), {"latent_size": 7})
+    with pytest.raises(InputError) as error:
+        build_program(config, (1, 16, 16), torch.device("cpu"))
+    assert str(error.value) == f"--latent-size: expected the 100 scalars of a read with --write {write}, found 7"
+
+
+def test_the_script_refuses_with_the_sentence_and_leaves_nothing_behind(tmp_path):
+    changes, sentence = CONFLICTS[0]
+    flags = [f"{flag_of(name)}={value}" for name, value in changes.items()]
+    process = run("svi_train.py", *flags, "--device=cpu", "--out", tmp_path / "run")
+    assert refused(process) == f"error: {sentence}"
+    assert process.stdout == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_model_write_objective_and_encoder_has_legal_defaults():
+    for model, write, objective, encoder in product(MODELS, WRITES, OBJECTIVES, EPISODE_ENCODERS):
+        named = {"model": model, "write": write, "objective": objective, "episode_encoder": encoder}
+        config = default_config([f"{flag_of(name)}={value}" for name, value in named.items()])
+        assert named.items() <= flat(config).items()
+        require_sensible(config)
+        if model == "kanerva_plus_plus" or write == Config().memory.write:
+            require_legal(config)
+        else:
+            assert refusal(named, config).startswith(f"--write: expected no choice with --model {model}, ")
+        assert config.training.particles == (1 if objective in ("trace", "mean_field") else 8)
+        assert config.network.temporal_shift == (0.125 if encoder == "temporal_shift" else 0)
+        assert config.program == dataclasses.replace(Config().program, model=model)
+
+
+@pytest.mark.parametrize("flags", [*([f"--model={m}"] for m in MODELS), *([f"--write={w}"] for w in WRITES)])
+def test_default_memories_hold_as_much_as_each_other_for_as_many_images(flags):
+    config = default_config(flags)
+    with torch.device("meta"):
+        program = build_program(config, (1, 16, 16), torch.device("meta"))
+    scalars = program.sizes()["memory_scalars"]
+    assert scalars == (0 if config.program.model == "vae" else 3200)
+    assert config.data.episode_length == 32
+    rivals = config.program.model not in ("kanerva_plus_plus", "vae")
+    assert config.training.kl_memory_weight == (0.0 if rivals else 1.0)  # of the conditional likelihood, like the paper
+
+
+def written_by_the_version_before(config: Config) -> dict[str, object]:
+    """Its config.json, with neither models to choose nor bounds of particles."""
+    content = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    del content["program"], content["network"]["episode_encoder"]
+    for name in ("particles", "renyi_alpha", "kl_memory_weight"):
+        del content["training"][name]
+    return content
+
+
+def small_of(write: str, **changes: object) -> Config:
+    config = default_config([f"--write={write}"])
+    return replace_flat(config, {"width": 32, "precision": "float32", "seed": 3, **CPU, **changes})
+
+
+@pytest.mark.parametrize(
+    ("write", "changes"),
+    [
+        ("allocate", {}),
+        ("allocate", {"temporal_shift": 0.125, "episode_encoder": "temporal_shift"}),
+        ("feed_forward", {}),
+        ("feed_forward", {"temporal_shift": 0.0}),
+    ],
+)
+def test_a_run_of_the_version_before_is_the_same_program(write, changes):
+    config = small_of(write, **changes)
+    content = written_by_the_version_before(config)
+    assert content["network"]["temporal_shift"] == changes.get(
+        "temporal_shift", 0.125 if write == "feed_forward" else 0
+    )
+    old = resolve(config_from_json(content, Path("config.json")))
+    assert old.network.temporal_shift == config.network.temporal_shift
+    episode = (torch.rand(2, 5, 1, 16, 16) < 0.4).float()
+    programs = [build_program(c, (1, 16, 16), torch.device("cpu")) for c in (old, config)]
+    ours, theirs = (program.state_dicts() for program in programs)
+    encodings = [program.guide.encode(episode).features for program in programs]
+    for part in ("model", "guide"):
+        assert list(ours[part]) == list(theirs[part])
+        assert all(torch.equal(value, theirs[part][name]) for name, value in ours[part].items())
+    assert torch.equal(*encodings)
+
+
+@pytest.mark.parametrize("write", ["allocate", "feed_forward"])
+def test_checkpoints_of_the_version_before_fit_parameter_by_parameter(write):
+    """The optimiser's moments are saved in the order of the parameters: that of the modules stays."""
+    program = build_program(small_of(write), (1, 16, 16), torch.device("cpu"))
+    networks = [
+        list(dict.fromkeys(".".join(name.split(".")[:depth]) for name, _ in part.named_parameters()))
+        for part, depth in ((program.model, 1), (program.guide, 2))
+    ]
+    heads = ["content"] if write == "allocate" else ["content", "claim", "key", "latent"]
+    assert networks == [["reading", "decoder"], ["encoder.network", *(f"write.to_{head}" for head in heads)]]
