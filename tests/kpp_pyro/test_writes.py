@@ -9,6 +9,7 @@ import torch
 from kpp_pyro.block_key import BlockKey
 from kpp_pyro.errors import InputError
 from kpp_pyro.memory import MemoryLayout, cut_blocks, join_blocks, read
+from kpp_pyro.posteriors import MeanFieldPosterior
 from kpp_pyro.writes import AllocateWrite, FeedForwardWrite
 from kpp_pyro.writes.interface import Encoding
 
@@ -23,7 +24,8 @@ def allocate(layout, **options):
 
 
 def feed_forward(layout):
-    return FeedForwardWrite(layout, FEATURES, 7, SMALLEST).double()
+    keys = MeanFieldPosterior(FEATURES, torch.Size([layout.reads, 3]))
+    return FeedForwardWrite(layout, FEATURES, 7, SMALLEST, keys).double()
 
 
 def features(episodes, images):
