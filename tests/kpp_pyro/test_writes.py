@@ -24,8 +24,11 @@ def allocate(layout, **options):
 
 
 def feed_forward(layout):
-    keys = MeanFieldPosterior(FEATURES, torch.Size([layout.reads, 3]))
-    return FeedForwardWrite(layout, FEATURES, 7, SMALLEST, keys).double()
+    return FeedForwardWrite(layout, FEATURES, 7, SMALLEST, keys(layout)).double()
+
+
+def keys(layout):
+    return MeanFieldPosterior(FEATURES, torch.Size([layout.reads, 3]))
 
 
 def features(episodes, images):
@@ -242,7 +245,7 @@ def test_every_parameter_receives_a_gradient(make, layout):
 
 @pytest.mark.parametrize("kind", [AllocateWrite, FeedForwardWrite])
 def test_bfloat16_stops_at_the_networks_of_a_write(kind):
-    sizes = (FEATURES, SMALLEST) if kind is AllocateWrite else (FEATURES, 7, SMALLEST)
+    sizes = (FEATURES, SMALLEST) if kind is AllocateWrite else (FEATURES, 7, SMALLEST, keys(LAYOUTS[1]))
     write, given = kind(LAYOUTS[1], *sizes, dtype=torch.bfloat16), features(2, 5).float()
     encoding = write.encode(given)
     results = (write(encoding), encoding.latent_loc, encoding.latent_scale, write.key_posterior(encoding).sample())
