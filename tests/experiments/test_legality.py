@@ -191,7 +191,9 @@ def test_every_model_write_objective_and_encoder_has_legal_defaults():
             assert refusal(named, config).startswith(f"--write: expected no choice with --model {model}, ")
         assert config.training.particles == (1 if objective in ("trace", "mean_field") else 8)
         assert config.network.temporal_shift == (0.125 if encoder == "temporal_shift" else 0)
-        assert config.program == dataclasses.replace(Config().program, model=model)
+        sees_read = model not in ("kanerva_plus_plus", "vae") and objective != "dreg"
+        context = "image_and_read" if sees_read else "image"
+        assert config.program == dataclasses.replace(Config().program, model=model, latent_context=context)
 
 
 @pytest.mark.parametrize("flags", [*([f"--model={m}"] for m in MODELS), *([f"--write={w}"] for w in WRITES)])
