@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from experiments.config import Config, MemoryConfig, TrainingConfig
+from experiments.config import Config, MemoryConfig, TrainingConfig, flat
 from kpp_pyro.errors import InputError
 from kpp_pyro.key_priors import KEY_PRIORS
 from kpp_pyro.networks.shapes import require_image_shape
@@ -12,6 +12,14 @@ from kpp_pyro.posteriors import POSTERIORS
 
 _BLOCK_WRITES = ("allocate", "allocate_by_content")
 _SOLVED_KEYS = ("dynamic_kanerva_machine", "pseudo_inverse_memory")
+_BLOCK_SIZES = ("memory_channels", "memory_height", "memory_width", "block_height", "block_width", "reads")
+_SIZES = {  # of memories, and the models that have them
+    _BLOCK_SIZES: ("kanerva_plus_plus",),
+    ("memory_rows",): ("kanerva_machine", *_SOLVED_KEYS),
+    ("key_size",): ("kanerva_machine",),
+    ("write_passes",): ("dynamic_kanerva_machine",),
+    ("pseudo_inverse_steps",): ("pseudo_inverse_memory",),
+}
 
 
 def require_sensible(config: Config) -> None:
@@ -81,6 +89,17 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str, str]]:
         yield "write", f"no choice with --model {model}, which writes in its own way", memory.write
     if network.episode_encoder != "temporal_shift" and network.temporal_shift:
         yield "temporal-shift", "--episode-encoder temporal_shift beside it", network.episode_encoder
+    yield from _idle_numbers(config)
+
+
+def _idle_numbers(config: Config) -> Iterator[tuple[str, str, str]]:
+    """Sizes of other models' memories, which would change nothing."""
+    model, values, standard = config.program.model, flat(config), flat(Config())
+    for names, models in _SIZES.items():
+        for name in names:
+            if model not in models and values[name] != standard[name]:
+                what = f"{standard[name]}, its default, with --model {model}, which has no use for it"
+                yield name.replace("_", "-"), what, str(values[name])
 
 
 def _conflicts_of_keys(config: Config) -> Iterator[tuple[str, str, str]]:

@@ -17,6 +17,7 @@ from torch import Size, nn
 from kpp_pyro.errors import InputError
 from kpp_pyro.key_priors import KEY_PRIORS, KeyPrior
 from kpp_pyro.memory import KEY_SIZE, MemoryLayout
+from kpp_pyro.networks.addresses import RowAddresses
 from kpp_pyro.networks.attention import AttentiveEncoder
 from kpp_pyro.networks.conv import ConvDecoder, ConvEncoder
 from kpp_pyro.networks.correction import LatentCorrection
@@ -29,7 +30,7 @@ from models.dynamic_kanerva_machine import DynamicKanervaMachineGuide, DynamicKa
 from models.kanerva_machine import KanervaMachineGuide, KanervaMachineModel
 from models.kanerva_plus_plus import KanervaPlusPlusGuide, KanervaPlusPlusModel
 from models.matrix_memory import MatrixMemoryModel
-from models.memory_model import MemoryGuide, MemoryModel
+from models.memory_model import GuideNetworks, MemoryGuide, MemoryModel
 from models.pseudo_inverse_memory import PseudoInverseMemoryGuide, PseudoInverseMemoryModel
 from models.vae import VaeGuide, VaeModel
 
@@ -108,15 +109,13 @@ class Parts:
         """The family of q(y | x)."""
         return POSTERIORS[self.config.program.key_guide](self.encoding_size, Size(key_shape))
 
-    def latent_posterior(self, latent_size: int) -> Posterior:
-        """The family of q(z | x)."""
-        return POSTERIORS[self.config.program.latent_guide](self.encoding_size, Size([latent_size]))
-
-    def correction(self, read_size: int, latent_size: int) -> nn.Module | None:
-        """What makes it q(z | x, M, y), if it is to be."""
-        if self.config.program.latent_context == "image":
-            return None
-        return LatentCorrection(self.encoding_size, read_size, latent_size, self.encoding_size)
+    def guide_networks(self, read_size: int, latent_size: int) -> GuideNetworks:
+        """What the guide of a model is made of, whose reads are so large."""
+        program, size = self.config.program, self.encoding_size
+        latents = POSTERIORS[program.latent_guide](size, Size([latent_size]))
+        sees_read = program.latent_context == "image_and_read"
+        correction = LatentCorrection(size, read_size, latent_size, size) if sees_read else None
+        return GuideNetworks(self.encoder, size, latents, correction, self.dtype)
 
 
 def build_networks(config: Config, image_shape: ImageShape, dtype: torch.dtype) -> Parts:
@@ -152,10 +151,10 @@ def _kanerva_plus_plus(parts: Parts) -> Program:
     decoder = parts.decoder(latent_size)
     reading = LATENT_PRIORS[parts.config.program.latent_prior](parts, layout, latent_size)
     prior = parts.key_prior(layout.reads, KEY_SIZE)
-    latents, correction = parts.latent_posterior(latent_size), parts.correction(layout.read_scalars, latent_size)
+    networks = parts.guide_networks(layout.read_scalars, latent_size)
     return Program(
         KanervaPlusPlusModel(write.addressing, reading, prior, decoder, parts.image_shape, parts.dtype),
-        KanervaPlusPlusGuide(parts.encoder, write, latents, correction, parts.dtype),
+        KanervaPlusPlusGuide(networks, write),
     )
 
 
@@ -204,42 +203,40 @@ def _standard_normal_prior(_parts: Parts, _layout: MemoryLayout, latent_size: in
     return NoReading(latent_size)
 
 
-def _matrix_model(parts: Parts, kind: type[Matrix], key_size: int) -> Matrix:
-    rows, size = parts.config.program.memory_rows, parts.matrix_latent_size
-    prior, decoder = parts.key_prior(key_size), parts.decoder(size)
-    return kind(rows, size, prior, decoder, parts.image_shape, parts.config.memory.smallest_scale, parts.dtype)
-
-
 def _kanerva_machine(parts: Parts) -> Program:
-    key_size, size = parts.config.program.key_size, parts.matrix_latent_size
-    model = _matrix_model(parts, KanervaMachineModel, key_size)
-    families = parts.key_posterior(key_size), parts.latent_posterior(size)
-    correction = parts.correction(size, size)
-    guide = KanervaMachineGuide(model, parts.encoder, parts.encoding_size, *families, correction, parts.dtype)
-    return Program(model, guide)
+    program = parts.config.program
+    addresses = RowAddresses(program.key_size, program.memory_rows)
+    model, networks = _matrix_parts(parts, KanervaMachineModel, program.key_size, addresses)
+    return Program(model, KanervaMachineGuide(model, networks, parts.key_posterior(program.key_size)))
 
 
 def _dynamic_kanerva_machine(parts: Parts) -> Program:
-    program, size = parts.config.program, parts.matrix_latent_size
-    model = _matrix_model(parts, DynamicKanervaMachineModel, program.memory_rows)
-    settings = parts.latent_posterior(size), program.write_passes, parts.correction(size, size)
-    guide = DynamicKanervaMachineGuide(model, parts.encoder, parts.encoding_size, *settings, parts.dtype)
-    return Program(model, guide)
+    program = parts.config.program
+    model, networks = _matrix_parts(parts, DynamicKanervaMachineModel, program.memory_rows)
+    return Program(model, DynamicKanervaMachineGuide(model, networks, program.write_passes))
 
 
 def _pseudo_inverse_memory(parts: Parts) -> Program:
-    program, size = parts.config.program, parts.matrix_latent_size
-    model = _matrix_model(parts, PseudoInverseMemoryModel, program.memory_rows)
-    settings = parts.latent_posterior(size), program.pseudo_inverse_steps, parts.correction(size, size)
-    guide = PseudoInverseMemoryGuide(model, parts.encoder, parts.encoding_size, *settings, parts.dtype)
-    return Program(model, guide)
+    program = parts.config.program
+    model, networks = _matrix_parts(parts, PseudoInverseMemoryModel, program.memory_rows)
+    return Program(model, PseudoInverseMemoryGuide(model, networks, program.pseudo_inverse_steps))
+
+
+def _matrix_parts(
+    parts: Parts, kind: type[Matrix], key_size: int, addresses: nn.Module | None = None
+) -> tuple[Matrix, GuideNetworks]:
+    """A model with a matrix memory, whose reads are as large as latents, and what its guide is made of."""
+    rows, size = parts.config.program.memory_rows, parts.matrix_latent_size
+    prior, decoder = parts.key_prior(key_size), parts.decoder(size)
+    smallest = parts.config.memory.smallest_scale
+    model = kind(rows, size, prior, addresses, decoder, parts.image_shape, smallest, parts.dtype)
+    return model, parts.guide_networks(size, size)
 
 
 def _vae(parts: Parts) -> Program:
     size, smallest = parts.matrix_latent_size, parts.config.memory.smallest_scale
     model = VaeModel(size, parts.decoder(size), parts.image_shape, parts.dtype)
-    latents = parts.latent_posterior(size)
-    return Program(model, VaeGuide(parts.encoder, parts.encoding_size, size, latents, smallest, parts.dtype))
+    return Program(model, VaeGuide(parts.guide_networks(0, size), size, smallest))
 
 
 MODELS: dict[str, Callable[[Parts], Program]] = {

@@ -139,7 +139,7 @@ class DrawnMemory:
 
     Attributes:
         value: (B, 1, ...).
-        kl: KL(q(M|X) || p(M)) in nats, (B, 1).
+        kl: KL(q(M|X) || p(M)) in nats, (B, 1); its estimate from this draw, where there is no closed form.
     """
 
     value: Tensor
@@ -154,7 +154,12 @@ def draw_memory(model: PyroProgram, guide: PyroProgram, episode: Tensor) -> Draw
         return None
     posterior: Any = pair.guide.nodes["memory"]["fn"]
     prior: Any = pair.model.nodes["memory"]["fn"]
-    return DrawnMemory(pair.value("memory"), kl_divergence(posterior, prior))
+    value = pair.value("memory")
+    try:
+        kl = kl_divergence(posterior, prior)
+    except NotImplementedError:
+        kl = posterior.log_prob(value) - prior.log_prob(value)
+    return DrawnMemory(value, kl)
 
 
 def _per_image(kl: Tensor, batch: Batch) -> Tensor:

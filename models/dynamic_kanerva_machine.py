@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
-from torch import Tensor, nn
+from torch import Tensor
 
 from kpp_pyro.matrix_memory import least_squares_weights, sequential_write
-from kpp_pyro.posteriors import Posterior
 from kpp_pyro.writes.interface import Encoding
 from models.matrix_memory import MatrixMemoryModel, SolvedKeyGuide, matrix_normal
+from models.memory_model import GuideNetworks
 
 
 class DynamicKanervaMachineModel(MatrixMemoryModel):
@@ -34,25 +33,12 @@ class DynamicKanervaMachineGuide(SolvedKeyGuide):
 
     Args:
         model: whose posterior this is.
-        encoder: f_enc.
-        encoding_size: F.
-        latents: the family of q(z|x).
+        networks: what it is made of.
         passes: of writing; in later ones every image gets the weights that fit the memory of the pass before.
-        correction: see `MemoryGuide`.
-        dtype: precision in which the networks run.
     """
 
-    def __init__(
-        self,
-        model: MatrixMemoryModel,
-        encoder: nn.Module,
-        encoding_size: int,
-        latents: Posterior,
-        passes: int = 1,
-        correction: nn.Module | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__(model, encoder, encoding_size, latents, correction, dtype)
+    def __init__(self, model: MatrixMemoryModel, networks: GuideNetworks, passes: int = 1) -> None:
+        super().__init__(model, networks)
         self.passes = passes
 
     def memory_posterior(self, encoding: Encoding) -> Distribution:

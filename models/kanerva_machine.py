@@ -2,57 +2,26 @@
 
 from __future__ import annotations
 
-import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
-from torch import Tensor, nn
+from torch import Tensor
 
-from kpp_pyro.key_priors import KeyPrior
 from kpp_pyro.matrix_memory import bayesian_write
 from kpp_pyro.networks.heads import LocScaleHead
 from kpp_pyro.networks.precision import InPrecision
 from kpp_pyro.posteriors import Posterior
 from kpp_pyro.writes.interface import Encoding
 from models.matrix_memory import MatrixMemoryGuide, MatrixMemoryModel, matrix_normal
+from models.memory_model import GuideNetworks
 
 
 class KanervaMachineModel(MatrixMemoryModel):
-    """A matrix memory whose rows have learned addresses, which a projection of the key is compared with.
+    """A matrix memory whose rows have learned addresses, see `RowAddresses`.
 
-        M   ~ p(M)             = MN(R_0, u_0^2 I, I)
-        y_t ~ p(y)             event (S,)
-        z_t ~ p(z | M, y_t)    = N(w(y_t) M, sigma^2 I),  w(y) = A f(y)
-        x_t ~ p(x | z_t)       Bernoulli on logits
-
-    Args:
-        rows: N.
-        latent_size: D.
-        key_prior: p(y), of keys (S,).
-        decoder: network of p(x | z).
-        image_shape: (C, H, W).
-        smallest_scale: lower bound of u_0 and sigma.
-        dtype: precision in which the decoder runs.
+    M   ~ p(M)             = MN(R_0, u_0^2 I, I)
+    y_t ~ p(y)             event (S,)
+    z_t ~ p(z | M, y_t)    = N(w(y_t) M, sigma^2 I),  w(y) = A f(y)
+    x_t ~ p(x | z_t)       Bernoulli on logits
     """
-
-    def __init__(
-        self,
-        rows: int,
-        latent_size: int,
-        key_prior: KeyPrior,
-        decoder: nn.Module,
-        image_shape: tuple[int, int, int],
-        smallest_scale: float,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__(rows, latent_size, key_prior, decoder, image_shape, smallest_scale, dtype)
-        (key_size,) = self.key_shape
-        width = max(rows, key_size)
-        self.projection = nn.Sequential(nn.Linear(key_size, width), nn.GELU(), nn.Linear(width, width))  # f
-        self.addresses = nn.Linear(width, rows, bias=False)  # A
-        nn.init.normal_(self.addresses.weight)  # rows far enough apart for what is written to stay apart
-
-    def weights(self, key: Tensor) -> Tensor:
-        """w = A f(y): keys (..., S) to weights (..., N)."""
-        return self.addresses(self.projection(key))
 
 
 class KanervaMachineGuide(MatrixMemoryGuide):
@@ -67,30 +36,15 @@ class KanervaMachineGuide(MatrixMemoryGuide):
 
     Args:
         model: whose posterior this is.
-        encoder: f_enc.
-        encoding_size: F.
+        networks: what it is made of.
         keys: the family of q(y|x).
-        latents: the family of q(z|x).
-        correction: see `MemoryGuide`.
-        dtype: precision in which the networks run.
     """
 
-    model: KanervaMachineModel
-
-    def __init__(
-        self,
-        model: KanervaMachineModel,
-        encoder: nn.Module,
-        encoding_size: int,
-        keys: Posterior,
-        latents: Posterior,
-        correction: nn.Module | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__(model, encoder, encoding_size, latents, correction, dtype)
+    def __init__(self, model: KanervaMachineModel, networks: GuideNetworks, keys: Posterior) -> None:
+        super().__init__(model, networks)
         self.keys = keys
-        head = LocScaleHead(encoding_size, model.key_shape[0], model.smallest_scale)
-        self.to_key = InPrecision(head, dtype)
+        head = LocScaleHead(networks.encoding_size, model.key_shape[0], model.smallest_scale)
+        self.to_key = InPrecision(head, networks.dtype)
 
     def memory_posterior(self, encoding: Encoding) -> Distribution:
         """q(M|X): batch (B, 1), event (N, D)."""

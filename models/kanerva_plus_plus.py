@@ -15,10 +15,9 @@ from kpp_pyro.key_priors import KeyPrior
 from kpp_pyro.memory import Addressing, read
 from kpp_pyro.networks.precision import InPrecision
 from kpp_pyro.normal import DiagonalNormal
-from kpp_pyro.posteriors import Posterior
 from kpp_pyro.writes import Write
 from kpp_pyro.writes.interface import Encoding
-from models.memory_model import MemoryGuide, MemoryModel
+from models.memory_model import GuideNetworks, MemoryGuide, MemoryModel
 
 
 class KanervaPlusPlusModel(MemoryModel):
@@ -87,22 +86,12 @@ class KanervaPlusPlusGuide(MemoryGuide):
         z_t ~ q(z_t | X)                   or q(z_t | X, M, y_t)
 
     Args:
-        encoder: f_enc, episodes (B, T, C, H, W) to features (B, T, F).
+        networks: what it is made of.
         write: f_mem, and the networks of q(y|X, M) and q(z|X).
-        latents: the family of q(z|X).
-        correction: see `MemoryGuide`.
-        dtype: precision in which the encoder runs.
     """
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        write: Write,
-        latents: Posterior,
-        correction: nn.Module | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__(encoder, latents, correction, dtype)
+    def __init__(self, networks: GuideNetworks, write: Write) -> None:
+        super().__init__(networks)
         self.write = write
 
     def encode(self, episode: Tensor) -> Encoding:

@@ -19,9 +19,8 @@ from kpp_pyro.matrix_normal import MatrixNormal
 from kpp_pyro.networks.heads import LocScaleHead, positive
 from kpp_pyro.networks.precision import InPrecision
 from kpp_pyro.normal import DiagonalNormal
-from kpp_pyro.posteriors import Posterior
 from kpp_pyro.writes.interface import Encoding
-from models.memory_model import MemoryGuide, MemoryModel
+from models.memory_model import GuideNetworks, MemoryGuide, MemoryModel
 
 _WIDE, _UNSURE = 2.5, 1.5  # raw values of scales of about 1 and 0.5, see `positive`
 
@@ -45,6 +44,7 @@ class MatrixMemoryModel(MemoryModel):
         rows: N.
         latent_size: D.
         key_prior: p(y).
+        addresses: network of the weights w(y), keys (..., *key_shape) to (..., N); the keys themselves if None.
         decoder: network of p(x | z).
         image_shape: (C, H, W).
         smallest_scale: lower bound of u_0 and sigma.
@@ -56,6 +56,7 @@ class MatrixMemoryModel(MemoryModel):
         rows: int,
         latent_size: int,
         key_prior: KeyPrior,
+        addresses: nn.Module | None,
         decoder: nn.Module,
         image_shape: tuple[int, int, int],
         smallest_scale: float,
@@ -63,6 +64,7 @@ class MatrixMemoryModel(MemoryModel):
     ) -> None:
         super().__init__(key_prior, decoder, image_shape, dtype)
         self.smallest_scale = smallest_scale
+        self.addresses = addresses
         self.memory_loc = nn.Parameter(torch.randn(rows, latent_size) / rows**0.5)  # then w ~ N(0, I) reads N(0, 1)
         self.raw_memory_scale = nn.Parameter(torch.tensor(_WIDE))  # what is written outweighs what was there
         self.raw_noise = nn.Parameter(torch.zeros(()))
@@ -89,8 +91,8 @@ class MatrixMemoryModel(MemoryModel):
         return MatrixNormal(self.memory_loc, self.memory_scale * self.identity)
 
     def weights(self, key: Tensor) -> Tensor:
-        """Weights (..., N) of the rows for keys; the keys themselves, unless a model says otherwise."""
-        return key
+        """w(y): weights (..., N) of the rows."""
+        return key if self.addresses is None else self.addresses(key)
 
     def read(self, memory: Tensor, key: Tensor) -> Tensor:
         """What keys (..., B, T, *key_shape) read of memories (..., B, 1, N, D): (..., B, T, D)."""
@@ -111,26 +113,14 @@ class MatrixMemoryGuide(MemoryGuide):
 
     Args:
         model: whose posterior this is.
-        encoder: f_enc, episodes (B, T, C, H, W) to features (B, T, F).
-        encoding_size: F.
-        latents: the family of q(z|X).
-        correction: see `MemoryGuide`.
-        dtype: precision in which the encoder runs.
+        networks: what it is made of.
     """
 
-    def __init__(
-        self,
-        model: MatrixMemoryModel,
-        encoder: nn.Module,
-        encoding_size: int,
-        latents: Posterior,
-        correction: nn.Module | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__(encoder, latents, correction, dtype)
+    def __init__(self, model: MatrixMemoryModel, networks: GuideNetworks) -> None:
+        super().__init__(networks)
         self._borrowed = (model,)  # in a tuple, modules are not found
-        latent_size = model.memory_shape[1]
-        self.to_content = InPrecision(LocScaleHead(encoding_size, latent_size, model.smallest_scale), dtype)
+        head = LocScaleHead(networks.encoding_size, model.memory_shape[1], model.smallest_scale)
+        self.to_content = InPrecision(head, networks.dtype)
 
     @property
     def model(self) -> MatrixMemoryModel:
@@ -157,16 +147,8 @@ class SolvedKeyGuide(MatrixMemoryGuide):
 
     keys_need_memory = True
 
-    def __init__(
-        self,
-        model: MatrixMemoryModel,
-        encoder: nn.Module,
-        encoding_size: int,
-        latents: Posterior,
-        correction: nn.Module | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__(model, encoder, encoding_size, latents, correction, dtype)
+    def __init__(self, model: MatrixMemoryModel, networks: GuideNetworks) -> None:
+        super().__init__(model, networks)
         self.raw_key_scale = nn.Parameter(torch.tensor(_UNSURE))
 
     def solve(self, contents: Tensor, memory: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ Plates: `"episodes"` at dim -2, `"images"` at dim -1. A particle plate, where th
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pyro
 import pyro.distributions as dist
@@ -118,6 +119,26 @@ class MemoryModel(ProgramModule):
         return poutine.trace(generative).get_trace(template)
 
 
+@dataclass(frozen=True)
+class GuideNetworks:
+    """What every guide is made of.
+
+    Attributes:
+        encoder: f_enc, episodes (B, T, C, H, W) to features (B, T, F).
+        encoding_size: F.
+        latents: the family of q(z | X), around the normal that an `Encoding` holds.
+        correction: where the latent also depends on what its key reads: features (..., F) and reads (..., S) to changes
+            of that normal, see `LatentCorrection`.
+        dtype: precision in which the networks run.
+    """
+
+    encoder: nn.Module
+    encoding_size: int
+    latents: Posterior
+    correction: nn.Module | None = None
+    dtype: torch.dtype = torch.float32
+
+
 class MemoryGuide(ProgramModule):
     """The variational posterior: writes an episode, then says how each image is read and what its latent is.
 
@@ -130,25 +151,17 @@ class MemoryGuide(ProgramModule):
     image's key or latent: given M, the images are independent in the guide too.
 
     Args:
-        encoder: f_enc, episodes (B, T, C, H, W) to features (B, T, F).
-        latents: the family of q(z | X), around the normal that an `Encoding` holds.
-        correction: where the latent also depends on what its key reads, (F), (S) to changes of that normal.
-        dtype: precision in which the encoder and the correction run.
+        networks: what it is made of.
     """
 
     has_keys = True
     keys_need_memory = False  # even those of the images that were written
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        latents: Posterior,
-        correction: nn.Module | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
+    def __init__(self, networks: GuideNetworks) -> None:
         super().__init__()
-        self.encoder = InPrecision(encoder, dtype)
-        self.latents = latents
+        correction, dtype = networks.correction, networks.dtype
+        self.encoder = InPrecision(networks.encoder, dtype)
+        self.latents = networks.latents
         self.correction = None if correction is None else InPrecision(correction, dtype)
 
     @property

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from kpp_pyro.matrix_memory import pseudo_inverse_weights, pseudo_inverse_write
 from kpp_pyro.matrix_normal import MatrixNormal
 from kpp_pyro.networks.heads import positive
-from kpp_pyro.posteriors import Posterior
 from kpp_pyro.writes.interface import Encoding
 from models.matrix_memory import MatrixMemoryModel, SolvedKeyGuide
+from models.memory_model import GuideNetworks
 
 _NARROW = -3.0  # raw value of a scale near its lower bound, see `positive`: what is written is hardly blurred
 
@@ -35,25 +35,12 @@ class PseudoInverseMemoryGuide(SolvedKeyGuide):
 
     Args:
         model: whose posterior this is.
-        encoder: f_enc.
-        encoding_size: F.
-        latents: the family of q(z|x).
+        networks: what it is made of.
         steps: of the iteration that approximates a pseudo-inverse.
-        correction: see `MemoryGuide`.
-        dtype: precision in which the networks run.
     """
 
-    def __init__(
-        self,
-        model: MatrixMemoryModel,
-        encoder: nn.Module,
-        encoding_size: int,
-        latents: Posterior,
-        steps: int,
-        correction: nn.Module | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__(model, encoder, encoding_size, latents, correction, dtype)
+    def __init__(self, model: MatrixMemoryModel, networks: GuideNetworks, steps: int) -> None:
+        super().__init__(model, networks)
         self.steps = steps
         self.raw_memory_scale = nn.Parameter(torch.tensor(_NARROW))
 

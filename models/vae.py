@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from kpp_pyro.networks.heads import LocScaleHead
 from kpp_pyro.networks.precision import InPrecision
 from kpp_pyro.normal import DiagonalNormal
-from kpp_pyro.posteriors import Posterior
 from kpp_pyro.writes.interface import Encoding
-from models.memory_model import MemoryGuide, MemoryModel
+from models.memory_model import GuideNetworks, MemoryGuide, MemoryModel
 
 
 class VaeModel(MemoryModel):
@@ -52,27 +51,17 @@ class VaeGuide(MemoryGuide):
     """The variational posterior, q(z_t | X); it writes nothing.
 
     Args:
-        encoder: f_enc.
-        encoding_size: F.
+        networks: what it is made of.
         latent_size: D.
-        latents: the family of q(z|x).
         smallest_scale: lower bound of the latents' scale.
-        dtype: precision in which the networks run.
     """
 
     has_keys = False
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        encoding_size: int,
-        latent_size: int,
-        latents: Posterior,
-        smallest_scale: float,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__(encoder, latents, dtype=dtype)
-        self.to_latent = InPrecision(LocScaleHead(encoding_size, latent_size, smallest_scale), dtype)
+    def __init__(self, networks: GuideNetworks, latent_size: int, smallest_scale: float) -> None:
+        super().__init__(networks)
+        head = LocScaleHead(networks.encoding_size, latent_size, smallest_scale)
+        self.to_latent = InPrecision(head, networks.dtype)
 
     def encode(self, episode: Tensor) -> Encoding:
         """f_enc(X), and the parameters of q(z|X)."""

@@ -19,6 +19,7 @@ from kpp_pyro.memory import Addressing, MemoryLayout
 from kpp_pyro.posteriors import MeanFieldPosterior
 from kpp_pyro.writes import AllocateWrite, FeedForwardWrite
 from models.kanerva_plus_plus import KanervaPlusPlusGuide, KanervaPlusPlusModel
+from models.memory_model import GuideNetworks
 
 LAYOUT = MemoryLayout(channels=1, height=2, width=3, block_height=1, block_width=1)  # six blocks of one scalar
 TINY_SHAPE = (1, 2, 2)
@@ -48,7 +49,7 @@ def tiny_program(write: Literal["allocate", "feed_forward"] = "allocate", gain: 
         decoder[0].weight.data = gain * torch.tensor([[1.0], [-0.5], [1.0], [0.8]])
     prior, latents = StandardNormalPrior(Size([1, 3]), TINY_SHAPE), MeanFieldPosterior(4, Size([1]))
     model = KanervaPlusPlusModel(writing.addressing, ContentReading(), prior, decoder, TINY_SHAPE).double()
-    return Program(model, KanervaPlusPlusGuide(encoder, writing, latents).double())
+    return Program(model, KanervaPlusPlusGuide(GuideNetworks(encoder, 4, latents), writing).double())
 
 
 def tiny_episodes(episodes: int = 2, images: int = 3) -> Tensor:

@@ -25,6 +25,7 @@ VAE, DKM = {"model": "vae"}, {"model": "dynamic_kanerva_machine"}
 FEED_FORWARD, MEAN_FIELD = {"write": "feed_forward"}, {"objective": "mean_field"}
 SENTENCE = re.compile(r"--([a-z-]+): expected \S[^\n]*, found \S[^\n]*")
 # fmt: off
+IDLE = "--{}: expected {}, its default, with --model {}, which has no use for it, found {}"
 CONFLICTS = [
     ({"key_guide": "flow"},
      "--key-guide: expected mean_field with --write allocate, whose keys point at known blocks, found flow"),
@@ -76,6 +77,9 @@ CONFLICTS = [
      "--key-prior: expected no flow of a single number, as keys are, found flow"),
     ({"model": "kanerva_machine", "key_size": 1, "key_guide": "flow"},
      "--key-guide: expected no flow of a single number, as keys are, found flow"),
+    ({"model": "vae", "memory_rows": 64}, IDLE.format("memory-rows", 32, "vae", 64)),
+    ({"model": "kanerva_machine", "reads": 2}, IDLE.format("reads", 1, "kanerva_machine", 2)),
+    ({"write_passes": 2}, IDLE.format("write-passes", 1, "kanerva_plus_plus", 2)),
 ]
 # fmt: on
 AT_LEAST_ONE = (

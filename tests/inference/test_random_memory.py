@@ -20,6 +20,7 @@ from kpp_pyro.errors import InputError
 from kpp_pyro.key_priors import StandardNormalPrior
 from kpp_pyro.posteriors import MeanFieldPosterior
 from models.dynamic_kanerva_machine import DynamicKanervaMachineGuide, DynamicKanervaMachineModel
+from models.memory_model import GuideNetworks
 from models.pseudo_inverse_memory import PseudoInverseMemoryGuide, PseudoInverseMemoryModel
 from tests.experiments.joined import quick_search
 from tests.programs import random_episodes, small_program
@@ -41,13 +42,14 @@ def hand_made(model, image_shape, rows, latent_size, decoder):
     """A machine whose encoder is the image itself, with random or identical heads."""
     prior = StandardNormalPrior(Size([rows]), image_shape)
     latents, pixels = MeanFieldPosterior(1, Size([latent_size])), torch.Size(image_shape).numel()
-    arguments = (rows, latent_size, prior, decoder, image_shape, 0.05)
+    networks = GuideNetworks(nn.Flatten(2), pixels, latents)
+    arguments = (rows, latent_size, prior, None, decoder, image_shape, 0.05)
     if model == "dynamic_kanerva_machine":
         ours = DynamicKanervaMachineModel(*arguments)
-        guide = DynamicKanervaMachineGuide(ours, nn.Flatten(2), pixels, latents)
+        guide = DynamicKanervaMachineGuide(ours, networks)
     else:
         ours = PseudoInverseMemoryModel(*arguments)
-        guide = PseudoInverseMemoryGuide(ours, nn.Flatten(2), pixels, latents, steps=24)
+        guide = PseudoInverseMemoryGuide(ours, networks, steps=24)
     return Program(ours.double(), guide.double())
 
 

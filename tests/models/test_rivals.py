@@ -57,7 +57,7 @@ def by_hand(name, program, episode):
     prior = prior_loc.expand(B, N, D), (u**2 * eye).expand(B, N, N)
     if name == "kanerva_machine":
         key_loc, key_scale = guide.to_key(features)
-        loc, covariance = regressed(*prior, model.addresses(model.projection(key_loc)), content, sigma**2)
+        loc, covariance = regressed(*prior, model.addresses(key_loc), content, sigma**2)
     elif name == "dynamic_kanerva_machine":
         loc, covariance = prior
         for one in content.split(1, 1):
@@ -74,7 +74,7 @@ def by_hand(name, program, episode):
     if name != "kanerva_machine":
         key_scale = positive(guide.raw_key_scale, 0.05).expand_as(key_loc)
     key = key_loc + key_scale * torch.randn_like(key_loc)
-    weights = model.addresses(model.projection(key)) if name == "kanerva_machine" else key
+    weights = model.addresses(key) if name == "kanerva_machine" else key
     read = weights @ memory
     latent_loc = content
     if guide.correction is not None:
