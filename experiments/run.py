@@ -125,14 +125,20 @@ class Run:
         seconds = {"training_seconds": self.training_seconds, "data_wait_seconds": self.trainer.waited_seconds}
         self._log("validation", {**results, **{name: round(value, 1) for name, value in seconds.items()}}, board)
         bar.write(f"step {self.trainer.step:>6}  validation: {describe(results)}")
-        if results["elbo_nats_per_image"] > self.best_elbo_nats_per_image:
-            self.best_elbo_nats_per_image = results["elbo_nats_per_image"]
+        elbo = self._trained_elbo(results)
+        if elbo > self.best_elbo_nats_per_image:
+            self.best_elbo_nats_per_image = elbo
             # Before the other: a run that is killed between the two repeats the steps, and finds it again.
             self._write(self.folder.best, {"step": self.trainer.step, **self.program.state_dicts()})
         self.save()
         if board is not None:
             for name, figure in draw_figures(self.folder, self.program, self.episodes.validation).items():
                 board.add_figure(name, figure, self.trainer.step)
+
+    def _trained_elbo(self, results: dict[str, float]) -> float:
+        """The ELBO by which checkpoints are chosen: a random memory's own KL counts for as much as in training."""
+        kl = results.get("kl_memory_nats_per_image", 0.0)
+        return results["elbo_nats_per_image"] + (1 - self.config.training.kl_memory_weight) * kl
 
     def _log(self, split: str, quantities: dict[str, float], board: SummaryWriter | None) -> None:
         if board is None:
@@ -177,9 +183,10 @@ class Run:
         self.folder.log(step, "test", results)
         draw_figures(self.folder, self.program, self.episodes.validation)
         print(f"test: {describe(results)} (checkpoint of step {step}, the best on the validation set)")
-        gain = results.get("memory_gain_nats_per_image")
+        gain, given = (results.get(f"{name}_nats_per_image") for name in ("memory_gain", "conditional_elbo"))
         print(
             f"Test ELBO {results['elbo_nats_per_image']:.2f} nats per image, "
+            f"{'' if given is None else f'{given:.2f} given the memory, '}"
             f"memory gain {'not measured (no other memory)' if gain is None else f'{gain:.2f} nats per image'}, "
             f"run folder {self.folder.path}"
         )

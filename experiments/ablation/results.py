@@ -14,7 +14,8 @@ from kpp_pyro.run_folder import RunFolder
 
 COST = "negative_log_likelihood_nats_per_image"
 COST_WITH_MEMORY = "negative_log_likelihood_with_memory_kl_nats_per_image"
-NEGATIVE_ELBO = "negative_elbo_nats_per_image"
+NEGATIVE_ELBO = "negative_elbo_given_memory_nats_per_image"
+GAIN = "memory_gain_nats_per_image"
 UNTRUSTED = "pareto_k_above_0.7_share"
 SECONDS = "training_seconds"
 
@@ -51,8 +52,9 @@ def read_measured(cell: Cell) -> Measured:
             COST_WITH_MEMORY: _negative(evaluation.get("log_likelihood_with_memory_kl_nats_per_image")),
             NEGATIVE_ELBO: _negative(own["elbo_nats_per_image"]),
             **{name: value for name, value in own.items() if name.startswith("kl_")},
+            GAIN: _last(run, GAIN),
             UNTRUSTED: own[UNTRUSTED],
-            SECONDS: _training_seconds(run),
+            SECONDS: _last(run, SECONDS),
             **{name: settings.get(name) for name in ("parameters", "memory_scalars")},
         }
         return Measured(
@@ -111,9 +113,10 @@ def _negative(value: float | None) -> float | None:
     return None if value is None else -value
 
 
-def _training_seconds(run: RunFolder) -> float | None:
-    seconds = [record["training_seconds"] for record in run.read_metrics() if "training_seconds" in record]
-    return seconds[-1] if seconds else None
+def _last(run: RunFolder, name: str) -> float | None:
+    """The last value of a quantity that training logged: of the test set, if that has it."""
+    values = [record[name] for record in run.read_metrics() if name in record]
+    return values[-1] if values else None
 
 
 def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,10 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.ablation.results import COST, COST_WITH_MEMORY, NEGATIVE_ELBO, SECONDS, UNTRUSTED
+from experiments.ablation.results import COST, COST_WITH_MEMORY, GAIN, NEGATIVE_ELBO, SECONDS, UNTRUSTED
 from experiments.arguments import number
 
-_WITH_ERRORS = {COST: "−ln p̂", COST_WITH_MEMORY: "−ln p̂ with the memory's KL paid", NEGATIVE_ELBO: "−ELBO"}
+_WITH_ERRORS = {COST: "−ln p̂", COST_WITH_MEMORY: "−ln p̂ with the memory's KL paid", NEGATIVE_ELBO: "−ELBO given M"}
 _NOT_OF_THIS_MODEL = "–"
 
 
@@ -69,12 +69,13 @@ def _quantities(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names of all quantities, in the order of the columns."""
     names = list(dict.fromkeys(name for row in rows for name in row["mean"]))
     kls = [name for name in names if name.startswith("kl_")]
-    order = [*_WITH_ERRORS, *kls, "parameters", "memory_scalars", SECONDS, UNTRUSTED]
+    order = [*_WITH_ERRORS, *kls, GAIN, "parameters", "memory_scalars", SECONDS, UNTRUSTED]
     return [name for name in order if name in names]
 
 
 def _titles(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     named = {"memory_scalars": "memory scalars", SECONDS: "training s", UNTRUSTED: "k-hat > 0.7", **_WITH_ERRORS}
+    named[GAIN] = "memory gain"
     kls = {name: f"KL of {name.removeprefix('kl_').removesuffix('_nats_per_image')}" for name in _quantities(rows)}
     return [*rows[0]["labels"], "seeds", *({**kls, "parameters": "parameters", **named}[n] for n in _quantities(rows))]
 
@@ -96,6 +97,8 @@ def _text(row: Mapping[str, Any], name: str) -> str:
         return f"{value:.1%}"
     if name.startswith("kl_"):
         return number(value)
+    if name == GAIN:
+        return f"{value:,.2f}" if abs(value) < 100 else f"{value:,.0f}"
     return f"{value:,.1f}" if name == SECONDS else f"{value:,.0f}"
 
 
