@@ -50,9 +50,9 @@ class Arguments:
     """Train each combination with the seeds 0, 1, ..., this many less one; as the grid says if None."""
     steps: int | None = None
     """Budget of every cell, the same as --set steps=N."""
-    particles: int | None = None
+    score_particles: int | None = None
     """K, draws per image of the score; as the grid says if None."""
-    limit: int | None = None
+    score_limit: int | None = None
     """Score only the first N test images; as the grid says if None."""
     jobs: int = 1
     """Cells that run at a time; they share out the cores, unless OMP_NUM_THREADS says otherwise."""
@@ -76,12 +76,12 @@ class Planned:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = tyro.cli(Arguments, args=argv)
-    require_at_least(arguments, {"seeds": 1, "steps": 1, "particles": 1, "limit": 1, "jobs": 1})
+    require_at_least(arguments, {"seeds": 1, "steps": 1, "score_particles": 1, "score_limit": 1, "jobs": 1})
     grid, out = make_grid(arguments), out_folder(arguments)
     plan = [plan_cell(cell) for cell in make_cells(grid, out)]
     if arguments.dry_run:
         print(describe_plan(plan))
-        return 0
+        return int(any(planned.failure for planned in plan))
     with writing(out):
         (out / "cells").mkdir(parents=True, exist_ok=True)
     command = shown(["ablate.py", *(sys.argv[1:] if argv is None else argv)])
@@ -109,7 +109,7 @@ def make_grid(arguments: Arguments) -> Grid:
             grid = grid.with_base([f"{name}={getattr(arguments, name)}"], "ablate:")
     if arguments.seeds is not None:
         grid = grid.with_seeds(arguments.seeds)
-    return grid.with_score(particles=arguments.particles, limit=arguments.limit)
+    return grid.with_score(particles=arguments.score_particles, limit=arguments.score_limit)
 
 
 def out_folder(arguments: Arguments) -> Path:
@@ -167,7 +167,7 @@ def run_plan(plan: Sequence[Planned], jobs: int) -> int:
 
 def publish(grid: Grid, plan: Sequence[Planned], out: Path, command: str) -> None:
     """Write the table and the figure of what is finished, and print the table."""
-    measured = {p.cell.name: read_measured(p.cell) for p in plan if p.state == "finished"}
+    measured = {p.cell.name: found for p in plan if p.state == "finished" and (found := measured_or_failed(p))}
     content = report_of(grid, plan, measured, command)
     text = describe_ablation(content)
     write_json(out / "ablation.json", content)
@@ -178,6 +178,15 @@ def publish(grid: Grid, plan: Sequence[Planned], out: Path, command: str) -> Non
     if measured:
         draw_ablation(points_of(content["rows"]), numeric_axis(grid), grid.title, out / "ablation.png")
         print(out / "ablation.png")
+
+
+def measured_or_failed(planned: Planned) -> Measured | None:
+    """What a finished cell measured; None, and its failure, if its files are damaged."""
+    try:
+        return read_measured(planned.cell)
+    except InputError as error:
+        planned.failure = str(error)
+        return None
 
 
 def report_of(grid: Grid, plan: Sequence[Planned], measured: dict[str, Measured], command: str) -> dict[str, Any]:

@@ -160,7 +160,7 @@ def build_trainer(config: Config, program: Program, episodes: EpisodeSource, pro
         "latent": KLSchedule(training.kl_latent_start, training.kl_latent_begin_step, training.kl_latent_ramp_steps),
     }
     if training.kl_memory_weight != 1:
-        schedules["memory"] = KLSchedule(training.kl_memory_weight, training.steps)
+        schedules["memory"] = KLSchedule.constant(training.kl_memory_weight)
     plan = TrainingPlan(
         training.steps,
         training.episodes_per_step,

@@ -256,7 +256,7 @@ _BY_MODEL: dict[str, dict[str, Any]] = {
 _BY_EPISODE_ENCODER: dict[str, dict[str, Any]] = {"temporal_shift": {"temporal_shift": 0.125}}
 _BY_OBJECTIVE: dict[str, dict[str, Any]] = {
     "iwae": {"particles": 8},
-    "dreg": {"particles": 8, "latent_context": "image"},
+    "dreg": {"particles": 8},
     "renyi": {"particles": 8},
 }
 _BY_PRESET: dict[tuple[str, str], dict[str, Any]] = {

@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from experiments.config import Config, MemoryConfig, TrainingConfig, flat
 from kpp_pyro.errors import InputError
 from kpp_pyro.key_priors import KEY_PRIORS
+from kpp_pyro.networks.attention import ATTENTION_HEADS
 from kpp_pyro.networks.shapes import require_image_shape
 from kpp_pyro.posteriors import POSTERIORS
 
 _BLOCK_WRITES = ("allocate", "allocate_by_content")
 _SOLVED_KEYS = ("dynamic_kanerva_machine", "pseudo_inverse_memory")
 _BLOCK_SIZES = ("memory_channels", "memory_height", "memory_width", "block_height", "block_width", "reads")
-_SIZES = {  # of memories, and the models that have them
+_RANDOM = ("kanerva_machine", *_SOLVED_KEYS)
+_USED_BY = {  # numbers, and the models that they make a difference to
     _BLOCK_SIZES: ("kanerva_plus_plus",),
-    ("memory_rows",): ("kanerva_machine", *_SOLVED_KEYS),
+    ("kl_key_start", "kl_key_begin_step", "kl_key_ramp_steps"): ("kanerva_plus_plus", *_RANDOM),
+    ("memory_rows", "kl_memory_weight"): _RANDOM,
     ("key_size",): ("kanerva_machine",),
     ("write_passes",): ("dynamic_kanerva_machine",),
     ("pseudo_inverse_steps",): ("pseudo_inverse_memory",),
@@ -87,15 +90,17 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str, str]]:
     memory, network, model = config.memory, config.network, config.program.model
     if model != "kanerva_plus_plus" and memory.write != MemoryConfig.write:
         yield "write", f"no choice with --model {model}, which writes in its own way", memory.write
+    if network.episode_encoder == "attention" and network.networks == "mlp" and network.width % ATTENTION_HEADS:
+        yield "width", f"a multiple of {ATTENTION_HEADS} with --episode-encoder attention", str(network.width)
     if network.episode_encoder != "temporal_shift" and network.temporal_shift:
         yield "temporal-shift", "--episode-encoder temporal_shift beside it", network.episode_encoder
     yield from _idle_numbers(config)
 
 
 def _idle_numbers(config: Config) -> Iterator[tuple[str, str, str]]:
-    """Sizes of other models' memories, which would change nothing."""
+    """Numbers that would change nothing."""
     model, values, standard = config.program.model, flat(config), flat(Config())
-    for names, models in _SIZES.items():
+    for names, models in _USED_BY.items():
         for name in names:
             if model not in models and values[name] != standard[name]:
                 what = f"{standard[name]}, its default, with --model {model}, which has no use for it"

@@ -84,9 +84,11 @@ class RenyiBound(ELBO):
     def log_mean(self, log_weights: Tensor) -> Tensor:
         """L_t (B, T) of ln w (K, B, T)."""
         order = 1 - self.alpha
+        mean = log_weights.mean(0)
         if order == 0:
-            return log_weights.mean(0)
-        return ((order * log_weights).logsumexp(0) - math.log(len(log_weights))) / order
+            return mean
+        beyond = (order * (log_weights - mean)).logsumexp(0) - math.log(len(log_weights))  # small where alpha is near 1
+        return mean + beyond / order
 
     def weigh_gradients(self, sites: Iterable[Any], log_weights: Tensor) -> None:
         """Change how much of the gradient passes the guide's draws at the images' sites: not at all."""

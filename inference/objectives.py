@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -113,6 +114,11 @@ class KLSchedule:
     start: float = 1.0
     begin_step: int = 0
     ramp_steps: int = 0
+
+    @classmethod
+    def constant(cls, weight: float) -> KLSchedule:
+        """The same weight at every step."""
+        return cls(weight, begin_step=sys.maxsize)
 
     def weight(self, step: int) -> float:
         """Weight at a step, counted from 0."""

@@ -14,8 +14,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from experiments.ablation.grid import Flags, Grid
-from experiments.build import resolve
+from experiments.build import build_program, resolve
 from experiments.config import Config, flat
 from experiments.svi_train import parse
 from kpp_pyro.data import find_pictures, load_dataset
@@ -120,7 +122,9 @@ def read_flags(flags: Flags) -> Config:
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             arguments = parse(command_line(flags))
-            resolve(arguments)
+            config = resolve(arguments)
+            with torch.device("meta"):  # what only building finds out, such as blocks that do not tile the memory
+                build_program(config, (1, 16, 16), torch.device("meta"))
     except SystemExit as end:
         raise InputError(_sentence(said.getvalue())) from end
     return arguments
@@ -143,11 +147,11 @@ def state_of(cell: Cell, config: Config) -> State:
 
 def _is_scored(cell: Cell, config: Config, run: RunFolder) -> bool:
     """Whether the scores in the folder are what the cell asks for."""
-    settings = run.read_evaluation()["settings"]
-    asked = {name: value for name, value in cell.score.items() if name != "limit"}
-    if settings["split"] != "test" or any(settings[name] != value for name, value in asked.items()):
+    settings = run.read_evaluation().get("settings", {})
+    asked = {"split": "test", **{name: value for name, value in cell.score.items() if name != "limit"}}
+    if any(settings.get(name) != value for name, value in asked.items()):
         return False
-    limit, images = cell.score["limit"], settings["images"]
+    limit, images = cell.score["limit"], settings.get("images", 0)
     return bool(images == limit or (images < limit and images == _test_images(config.data.dataset, _data_dir(config))))
 
 

@@ -58,6 +58,10 @@ class Grid:
     def with_axes(self, given: Sequence[str]) -> Grid:
         """Add or replace axes by what `--vary` says, `NAME=VALUE,VALUE`."""
         pairs = [_pair(text, "--vary", "AXIS=VALUE,VALUE,...") for text in given]
+        names = [name for name, _ in pairs]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice:
+            raise InputError(f"--vary {twice}: expected all values of an axis in one list, found the axis twice")
         axes = {name: _axis(name, values.split(",") if values else [], "--vary") for name, values in pairs}
         return self._with(axes=self.axes | axes)
 

@@ -108,7 +108,9 @@ class _Running:
         if self.is_done:
             return None
         said = self.task.log.read_bytes()[self._log_began :].decode(errors="replace")
-        sentences = re.findall(r"(?:^|[\r\n])error: (.+)", said) or re.findall(r"^\w*Error: .+", said, re.MULTILINE)
+        sentences = re.findall(r"(?:^|[\r\n])error: (.+)", said) or re.findall(r"^[\w.]*Error: .+", said, re.MULTILINE)
         script = next((Path(part).name for part in self.command if part.endswith(".py")), self.command[0])
-        how = sentences[-1] if sentences else f"exit status {self.process.returncode}"
+        status = self.process.returncode
+        how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+        how = sentences[-1] if sentences else how
         return f"{script}: {how}"

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from kpp_pyro.errors import InputError
 from kpp_pyro.networks.residual import ResidualMlp
 
+ATTENTION_HEADS = 4  # that the width of encodings has to be a multiple of
+
 
 class Encoder(Protocol):
     """f_enc: an episode (B, T, C, H, W) to one encoding per image (B, T, encoding size)."""
@@ -50,7 +52,7 @@ class AttentiveEncoder(nn.Module):
 
     encoding_size: int
 
-    def __init__(self, encoder: Encoder, depth: int, heads: int = 4) -> None:
+    def __init__(self, encoder: Encoder, depth: int, heads: int = ATTENTION_HEADS) -> None:
         super().__init__()
         width = encoder.encoding_size
         if depth < 1:
