@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pyro
 import pytest
@@ -12,10 +13,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from experiments.build import build_program, build_trainer
+from experiments.programs import MODELS
+from experiments.programs import WRITES as ALL_WRITES
 from inference.objectives import annealed, make_objective
 from inference.step import Step
 from inference.training import Trainer
 from kpp_pyro.data import EpisodeSampler, LabelledImages, warp
+from kpp_pyro.key_priors import KEY_PRIORS
+from kpp_pyro.posteriors import POSTERIORS
 from tests.programs import IMAGE_SHAPE, WRITES, small_config
 
 CUDA = torch.cuda.is_available()
@@ -68,7 +73,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(value: float) 
     torch.testing.assert_close(after[1]["state"], before[1]["state"], rtol=0, atol=0)
 
 
-def make_trainer(write: str, device: str = "cpu", **changes: object) -> Trainer:
+def make_trainer(write: str = "allocate", device: str = "cpu", **changes: object) -> Trainer:
     changes = {"steps": 120, "warmup_steps": 10, "episodes_per_step": 2, "augment": True, **changes}
     config = small_config(write, device=device, kl_key_begin_step=20, kl_key_start=0.2, **changes)
     grey = (torch.rand(40, *IMAGE_SHAPE, generator=torch.Generator().manual_seed(1)) * 255).to(torch.uint8)
@@ -90,10 +95,20 @@ class NoWaiting(TorchDispatchMode):
         return made
 
 
-@pytest.mark.parametrize("write", WRITES)
-@pytest.mark.parametrize("reads", [1, 2])
-def test_no_operation_of_a_step_waits_for_the_device(write: str, reads: int) -> None:
-    trainer = make_trainer(write, reads=reads, temporal_shift=0.25)
+WRITTEN = [{"write": write, "reads": reads, "temporal_shift": 0.25} for write in WRITES for reads in (1, 2)]
+SWAPPED = [
+    *({"model": model, "latent_size": 5} for model in MODELS if model != "kanerva_plus_plus"),
+    *({"write": write} for write in ALL_WRITES if write not in WRITES),
+    *({"write": "feed_forward", "key_prior": prior} for prior in KEY_PRIORS),
+    *({"write": "feed_forward", "key_guide": guide, "latent_guide": guide} for guide in POSTERIORS),
+    {"write": "feed_forward", "episode_encoder": "attention", "latent_context": "image_and_read"},
+]
+any_parts = pytest.mark.parametrize("parts", WRITTEN + SWAPPED, ids=lambda parts: ",".join(map(str, parts.values())))
+
+
+@any_parts
+def test_no_operation_of_a_step_waits_for_the_device(parts: dict[str, Any]) -> None:
+    trainer = make_trainer(**parts)
     for _ in range(2):
         trainer.train_step()
     drawn, weights = trainer.episodes.draw(2), {"key": torch.tensor(0.3), "latent": torch.tensor(0.1)}
@@ -108,16 +123,15 @@ def test_what_waits_is_noticed() -> None:
         torch.ones(3) * torch.tensor([1.0, 2.0, 3.0])
 
 
-@pytest.mark.parametrize("write", WRITES)
-@pytest.mark.parametrize("reads", [1, 2])
+@any_parts
 @pytest.mark.filterwarnings("ignore:.*Disabling autocast")
-def test_the_loss_on_a_pretended_gpu_stays_on_it(write: str, reads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_on_a_pretended_gpu_stays_on_it(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors of shapes alone: no tensor of the CPU meets one of the GPU, and no value is asked for."""
     gpu = torch.device("cuda", 0)
     monkeypatch.setattr(nn.Module, "to", lambda module, *_: module)  # it is made there
     with FakeTensorMode(), pyro.validation_enabled(False):
         with gpu:
-            program = build_program(small_config(write, reads=reads, temporal_shift=0.25), IMAGE_SHAPE, gpu)
+            program = build_program(small_config(**parts), IMAGE_SHAPE, gpu)
             weights = {"key": torch.ones(()), "latent": torch.ones(())}
             episode = torch.ones(2, 6, *IMAGE_SHAPE)
         assert {parameter.device for parameter in program.model.parameters()} == {gpu}
@@ -128,10 +142,10 @@ def test_the_loss_on_a_pretended_gpu_stays_on_it(write: str, reads: int, monkeyp
 
 
 @pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
-@pytest.mark.parametrize("write", WRITES)
-def test_a_captured_step_has_the_losses_of_an_eager_one_over_a_hundred_steps(write: str) -> None:
+@any_parts
+def test_a_captured_step_has_the_losses_of_an_eager_one_over_a_hundred_steps(parts: dict[str, Any]) -> None:
     losses = {}
     for capture in ("on", "off"):
-        trainer = make_trainer(write, "cuda", capture=capture)
+        trainer = make_trainer(device="cuda", capture=capture, **parts)
         losses[capture] = torch.stack([trainer.train_step().loss.clone() for _ in range(100)]).cpu()
     torch.testing.assert_close(losses["on"], losses["off"], rtol=1e-4, atol=1e-3)
