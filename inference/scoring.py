@@ -228,7 +228,7 @@ def _score_control(
 def summarize(score: ImportanceScore) -> dict[str, Any]:
     """Averages over N images in nats per image, with their errors, and how far they can be trusted."""
     images = score.log_likelihood.numel()
-    shaky = (score.pareto_k > LARGEST_PARETO_K).double().mean().item()
+    shaky = (~(score.pareto_k <= LARGEST_PARETO_K)).double().mean().item()  # one that is not known is not trusted
     return {
         "log_likelihood_nats_per_image": score.log_likelihood.mean().item(),
         "log_likelihood_standard_error": score.standard_error,
