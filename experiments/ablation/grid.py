@@ -63,7 +63,7 @@ class Grid:
         if twice:
             raise InputError(f"--vary {twice}: expected all values of an axis in one list, found the axis twice")
         axes = {name: _axis(name, values.split(",") if values else [], "--vary") for name, values in pairs}
-        return self._with(axes=self.axes | axes)
+        return self._with(axes=_apart(self.axes | axes, "--vary"))
 
     def with_base(self, given: Sequence[str], source: str = "--set") -> Grid:
         """Replace flags that all cells share by what `--set` says, `NAME=VALUE`."""
@@ -94,7 +94,8 @@ def read_grid(path: Path) -> Grid:
         InputError: the file cannot be read, is not YAML, or holds what no grid has.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        with path.open() as file:
+            content = yaml.load(file, _Loader)
     except OSError as error:
         raise InputError(f"{path}: expected a file with a grid, found {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -105,7 +106,9 @@ def read_grid(path: Path) -> Grid:
     return Grid(
         str(content.get("title", path.stem)),
         _flags(_mapping(content.get("base", {}), f"{path}: base"), f"{path}: base"),
-        {str(name): _axis(str(name), values, f"{path}: vary") for name, values in vary.items()},
+        _apart(
+            {str(name): _axis(str(name), values, f"{path}: vary") for name, values in vary.items()}, f"{path}: vary"
+        ),
         _seeds(content.get("seeds", 1), f"{path}: seeds"),
         _SCORE | _score(_mapping(content.get("score", {}), f"{path}: score"), f"{path}: score"),
     )
@@ -117,6 +120,29 @@ def is_numeric(labels: Sequence[str]) -> bool:
         return all(math.isfinite(float(label)) for label in labels)
     except ValueError:
         return False
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML in which no key stands twice: of two, YAML would keep the last and say nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            line = node.start_mark.line + 1
+            raise InputError(f"{self.name}: expected each key once in the mapping of line {line}, found {twice} twice")
+        return super().construct_mapping(node, deep)
+
+
+def _apart(axes: dict[str, Axis], source: str) -> dict[str, Axis]:
+    """The axes, unless two set the same flag: a cell would have the one's value and the other's label."""
+    owners: dict[str, str] = {}
+    for name, axis in axes.items():
+        for flag in dict.fromkeys(flag for flags in axis.values() for flag in flags):
+            owner = owners.setdefault(flag, name)
+            if owner != name:
+                raise InputError(f"{source}: expected one axis to set {flag}, found two, {owner} and {name}")
+    return axes
 
 
 def _axis(name: str, values: Any, source: str) -> Axis:
@@ -191,5 +217,5 @@ def _require_known(names: Any, known: Sequence[str], source: str) -> None:
     for name in names:
         if name not in known:
             near = get_close_matches(str(name), known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise InputError(f"{source}: expected names among {', '.join(known)}, found {name}{hint}")
+            expected = f"another name (did you mean {near[0]}?)" if near else f"names among {', '.join(known)}"
+            raise InputError(f"{source}: expected {expected}, found {name}")

@@ -29,7 +29,8 @@ from kpp_pyro.figures import draw_ablation
 from kpp_pyro.run_folder import write_json
 from tests.experiments.running import ROOT, refused, run
 
-CONFIGS = sorted((ROOT / "experiments" / "configs").glob("*.yaml"))
+CONFIGS_FOLDER = ROOT / "experiments" / "configs"
+CONFIGS = sorted(CONFIGS_FOLDER.glob("*.yaml"))
 TINY_GRID = """
 title: A tiny grid
 base: {width: 16, steps: 3, evaluate_every: 3, warmup_steps: 2, episodes_per_step: 2, augment: true, capture: off}
@@ -90,6 +91,10 @@ def test_flags_of_the_command_line_go_before_the_file(grid):
         ("vary: {steps: [1, '1']}", "1 twice"),
         ("vary: {memory: {a: {widht: 3}}}", "did you mean width"),
         ("vary: {memory: {a: 3}}", "mapping"),
+        ("vary: {write: [allocate], memory: {a: {reads: 2}, b: {write: feed_forward}}}", "write and memory"),
+        ("base: {width: 16, steps: 3, width: 32}", "width twice"),
+        ("vary: {reads: [1]}\nvary: {write: [allocate]}", "vary twice"),
+        ("vary:\n  block:\n    4: {reads: 1}\n    5: {reads: 2}\n    4: {reads: 3}", "4 twice"),
         ("seeds: 0", "seeds"),
         ("seeds: [1, 1]", "different"),
         ("score: {particles: 0}", "particles"),
@@ -110,7 +115,9 @@ def test_a_grid_that_is_none_gets_one_sentence(content, named, tmp_path):
         ([], "--vary"),
         (["nowhere.yaml"], "nowhere.yaml"),
         (["--vary", "write"], "--vary"),
-        (["--vary", "wriet=allocate"], "did you mean write"),
+        (["--vary", "wriet=allocate"], "expected another name (did you mean write?), found wriet"),
+        (["--vary", "zzz=1"], "expected names among dataset, data_dir"),
+        ([CONFIGS_FOLDER / "memories.yaml", "--vary", "write=allocate,feed_forward"], "model and write"),
         (["--vary", "write="], "list of values"),
         (["--vary", "write=allocate,"], "one value"),
         (["--vary", "write=allocate", "--set", "write=feed_forward"], "--set write"),
