@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from experiments.config import Config, MemoryConfig, TrainingConfig, flat
@@ -31,6 +32,7 @@ def require_sensible(config: Config) -> None:
     program = config.program
     at_least_one = {
         "episode-length": data.episode_length,
+        "classes-per-episode": 1 if data.classes_per_episode is None else data.classes_per_episode,
         "workers": data.workers,
         "latent-size": 1 if memory.latent_size is None else memory.latent_size,
         "memory-rows": program.memory_rows,
@@ -55,6 +57,8 @@ def require_sensible(config: Config) -> None:
     }.items():
         if not 0 < positive < float("inf"):
             raise InputError(f"--{flag}: expected a positive, finite number, found {positive}")
+    if not math.isfinite(training.renyi_alpha):
+        raise InputError(f"--renyi-alpha: expected a finite number, found {training.renyi_alpha}")
     for flag, not_negative in {
         "seed": config.seed,
         "weight-decay": training.weight_decay,
@@ -100,6 +104,10 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str, str]]:
 def _idle_numbers(config: Config) -> Iterator[tuple[str, str, str]]:
     """Numbers that would change nothing."""
     model, values, standard = config.program.model, flat(config), flat(Config())
+    dataset, size = config.data.dataset, standard["image_size"]
+    if dataset != "folder" and values["image_size"] != size:
+        what = f"{size}, its default, with --dataset {dataset}, whose images have a size of their own"
+        yield "image-size", what, str(values["image_size"])
     for names, models in _USED_BY.items():
         for name in names:
             if model not in models and values[name] != standard[name]:

@@ -83,11 +83,22 @@ CONFLICTS = [
     ({"model": "vae", "kl_key_start": 0.5}, IDLE.format("kl-key-start", 1.0, "vae", 0.5)),
     ({"episode_encoder": "attention", "width": 30},
      "--width: expected a multiple of 4 with --episode-encoder attention, found 30"),
+    ({"image_size": 32},
+     "--image-size: expected 28, its default, with --dataset digits, whose images have a size of their own, found 32"),
     ({"write_passes": 2}, IDLE.format("write-passes", 1, "kanerva_plus_plus", 2)),
 ]
 # fmt: on
 AT_LEAST_ONE = (
-    *("episode_length", "workers", "latent_size", "memory_rows", "key_size", "write_passes", "pseudo_inverse_steps"),
+    *(
+        "episode_length",
+        "classes_per_episode",
+        "workers",
+        "latent_size",
+        "memory_rows",
+        "key_size",
+        "write_passes",
+        "pseudo_inverse_steps",
+    ),
     *("width", "depth", "steps", "episodes_per_step", "evaluate_every", "particles"),
 )
 POSITIVE = ("smallest_scale", "learning_rate", "gradient_norm")
@@ -149,6 +160,12 @@ def test_counts_are_at_least_one(name):
 @pytest.mark.parametrize("name", POSITIVE)
 def test_scales_and_rates_are_positive_and_finite(name, value):
     assert refusal({name: value}) == f"{flag_of(name)}: expected a positive, finite number, found {value}"
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_the_order_of_the_renyi_bound_is_finite(value):
+    changes = {"objective": "renyi", "renyi_alpha": value}
+    assert refusal(changes) == f"--renyi-alpha: expected a finite number, found {value}"
 
 
 @pytest.mark.parametrize("name", NOT_NEGATIVE)
