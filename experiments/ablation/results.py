@@ -52,9 +52,9 @@ def read_measured(cell: Cell) -> Measured:
             COST_WITH_MEMORY: _negative(evaluation.get("log_likelihood_with_memory_kl_nats_per_image")),
             NEGATIVE_ELBO: _negative(own["elbo_nats_per_image"]),
             **{name: value for name, value in own.items() if name.startswith("kl_")},
-            GAIN: _last(run, GAIN),
+            GAIN: _last(run, GAIN, "test"),
             UNTRUSTED: own[UNTRUSTED],
-            SECONDS: _last(run, SECONDS),
+            SECONDS: _last(run, SECONDS, "validation"),
             **{name: settings.get(name) for name in ("parameters", "memory_scalars")},
         }
         return Measured(
@@ -113,9 +113,9 @@ def _negative(value: float | None) -> float | None:
     return None if value is None else -value
 
 
-def _last(run: RunFolder, name: str) -> float | None:
-    """The last value of a quantity that training logged: of the test set, if that has it."""
-    values = [record[name] for record in run.read_metrics() if name in record]
+def _last(run: RunFolder, name: str, split: str) -> float | None:
+    """The last value of a quantity that training logged of a split."""
+    values = [record[name] for record in run.read_metrics() if record["split"] == split and name in record]
     return values[-1] if values else None
 
 

@@ -25,7 +25,8 @@ def draw_ablation(
 
     Args:
         points: of each combination its "labels" by axis, "cost", "standard_error" (None with one seed),
-            "cost_with_memory_kl" (None if not known), "limit" (ln T) and "trustworthy".
+            "cost_with_memory_kl" and "standard_error_with_memory_kl" (None if not known), "limit" (ln T) and
+            "trustworthy".
         numeric_axis: axis whose labels are numbers, if any.
         title: of the figure.
         path: file to write, if any.
@@ -57,9 +58,11 @@ def _draw_rows(axis: Any, points: Sequence[Mapping[str, Any]]) -> None:
             "ls": "none",
         }
         axis.errorbar(point["cost"], row, xerr=point["standard_error"], **style)
-    paid = [(point["cost_with_memory_kl"], row) for row, point in zip(rows, points, strict=True) if _pays(point)]
+    paid = [(p["cost_with_memory_kl"], row, _paid_error(p)) for row, p in zip(rows, points, strict=True) if _pays(p)]
     if paid:
-        axis.plot(*zip(*paid, strict=True), "D", mfc="none", color="steelblue", label="with the memory's KL paid")
+        costs, places, errors = zip(*paid, strict=True)
+        style = {"fmt": "D", "mfc": "none", "color": "steelblue", "capsize": 4}
+        axis.errorbar(costs, places, xerr=errors, **style, label="with the memory's KL paid")
     if len({point["limit"] for point in points}) == 1:
         axis.axvline(points[0]["limit"], color="firebrick", ls="--", label=f"ln T = {points[0]['limit']:.2f}")
     else:
@@ -83,12 +86,12 @@ def _draw_lines(axis: Any, points: Sequence[Mapping[str, Any]], name: str) -> No
         drawn = axis.errorbar(numbers, costs, errors, marker="o", ms=4, capsize=3, label=label or "-ln p-hat")
         colour = drawn[0].get_color()
         bounds = [(x, point["cost"]) for x, point in zip(numbers, line, strict=True) if not point["trustworthy"]]
-        paid = [(x, point["cost_with_memory_kl"]) for x, point in zip(numbers, line, strict=True) if _pays(point)]
+        paid = [(x, p["cost_with_memory_kl"], _paid_error(p)) for x, p in zip(numbers, line, strict=True) if _pays(p)]
         if bounds:
             axis.plot(*zip(*bounds, strict=True), "v", ms=8, color=colour)
         if paid:
             kl_label = f"{label}, with the memory's KL paid".removeprefix(", ")
-            axis.plot(*zip(*paid, strict=True), "D:", mfc="none", color=colour, label=kl_label)
+            axis.errorbar(*zip(*paid, strict=True), fmt="D:", mfc="none", color=colour, capsize=3, label=kl_label)
     limits = sorted({(float(point["labels"][name]), point["limit"]) for point in points})
     axis.plot(*zip(*limits, strict=True), color="firebrick", ls="--", label="ln T")
     _mark_bounds(axis, points, "v")
@@ -109,6 +112,12 @@ def _pays(point: Mapping[str, Any]) -> bool:
     """Whether the memory of this model costs something."""
     paid = point["cost_with_memory_kl"]
     return paid is not None and paid != point["cost"]
+
+
+def _paid_error(point: Mapping[str, Any]) -> float:
+    """Standard error of the cost with the memory's KL paid; nan, which draws no bar, if it is not known."""
+    error = point["standard_error_with_memory_kl"]
+    return float("nan") if error is None else float(error)
 
 
 def _costs(points: Sequence[Mapping[str, Any]]) -> list[float]:
