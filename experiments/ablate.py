@@ -1,8 +1,8 @@
 """Train and score every cell of a grid in the same way, and say in one table what each choice is worth.
 
 python experiments/ablate.py experiments/configs/memories.yaml
-python experiments/ablate.py experiments/configs/memories.yaml --set dataset=mnist --set steps=3000 --jobs 2
-python experiments/ablate.py --vary write=allocate,feed_forward --vary reads=1,5 --seeds 3 --steps 500 --dry-run
+python experiments/ablate.py experiments/configs/memories.yaml --set dataset=mnist --set preset=small --out runs/mnist
+python experiments/ablate.py --vary write=allocate,allocate_by_content --vary memory_width=10,40 --seeds 3 --dry-run
 
 Run it again to go on, or to draw the table again: finished cells are kept.
 """
@@ -18,12 +18,23 @@ from typing import Annotated, Any
 import tyro
 from tqdm import tqdm
 
-from experiments.ablation.cells import Cell, State, make_cells, read_flags, runnable, shown, state_of
+from experiments.ablation.cells import (
+    Cell,
+    State,
+    make_cells,
+    read_flags,
+    require_no_twins,
+    runnable,
+    shown,
+    state_of,
+    unfinished_schedules,
+)
 from experiments.ablation.grid import Grid, is_numeric, read_grid
 from experiments.ablation.results import COST, COST_WITH_MEMORY, Measured, read_measured, summarize_rows
 from experiments.ablation.running import Task, run_tasks
 from experiments.ablation.table import as_csv, describe_ablation
 from experiments.arguments import require_at_least
+from experiments.config import Config
 from experiments.script import exit_status, run_script
 from kpp_pyro.errors import InputError
 from kpp_pyro.figures import draw_ablation
@@ -69,7 +80,8 @@ class Planned:
     """A cell, how far it has come, and why it goes no further, if so."""
 
     cell: Cell
-    state: State | None  # None: its flags are refused
+    config: Config | None  # None: its flags are refused
+    state: State | None  # likewise
     failure: str | None = None
 
 
@@ -78,10 +90,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = tyro.cli(Arguments, args=argv)
     require_at_least(arguments, {"seeds": 1, "steps": 1, "score_particles": 1, "score_limit": 1, "jobs": 1})
     grid, out = make_grid(arguments), out_folder(arguments)
-    plan = [plan_cell(cell) for cell in make_cells(grid, out)]
+    require_place(out)
+    plan = make_plan(make_cells(grid, out))
     if arguments.dry_run:
         print(describe_plan(plan))
         return int(any(planned.failure for planned in plan))
+    for note in notes_on(plan):
+        print(note)
     with writing(out):
         (out / "cells").mkdir(parents=True, exist_ok=True)
     command = shown(["ablate.py", *(sys.argv[1:] if argv is None else argv)])
@@ -119,6 +134,27 @@ def out_folder(arguments: Arguments) -> Path:
     return arguments.out or Path("runs") / "ablations" / name
 
 
+def require_place(out: Path) -> None:
+    """Raise InputError unless a folder is there, or can be made."""
+    with writing(out):
+        nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise InputError(f"--out {out}: expected a folder, or a place for one, found the file {nearest}")
+
+
+def make_plan(cells: Sequence[Cell]) -> list[Planned]:
+    """Look at how far all cells have come.
+
+    Raises:
+        InputError: no cell can be run, two are the same, or a folder holds another run.
+    """
+    plan = [plan_cell(cell) for cell in cells]
+    if not any(planned.config for planned in plan):
+        raise InputError(f"all {len(plan)} cells are refused, {plan[0].cell.name} for {plan[0].failure}")
+    require_no_twins([(planned.cell, planned.config) for planned in plan if planned.config])
+    return plan
+
+
 def plan_cell(cell: Cell) -> Planned:
     """Look at how far a cell has come; one whose flags are refused is not run.
 
@@ -128,8 +164,8 @@ def plan_cell(cell: Cell) -> Planned:
     try:
         config = read_flags(cell.flags)
     except InputError as error:
-        return Planned(cell, None, str(error))
-    return Planned(cell, state_of(cell, config))
+        return Planned(cell, None, None, str(error))
+    return Planned(cell, config, state_of(cell, config))
 
 
 def describe_plan(plan: Sequence[Planned]) -> str:
@@ -139,7 +175,16 @@ def describe_plan(plan: Sequence[Planned]) -> str:
         lines.append(f"# {planned.cell.name}: {planned.state or f'refused: {planned.failure}'}")
         if planned.state and planned.state != "finished":
             lines.append(" && ".join(shown(command) for command in planned.cell.commands(planned.state)))
-    return "\n".join(lines)
+    return "\n".join([*lines, *notes_on(plan)])
+
+
+def notes_on(plan: Sequence[Planned]) -> list[str]:
+    """A line for each KL that is not yet paid in full when training ends, with the cells where it is so."""
+    cells: dict[str, list[str]] = {}
+    for planned in plan:
+        for note in unfinished_schedules(planned.config) if planned.config else []:
+            cells.setdefault(note, []).append(planned.cell.name)
+    return [f"# Note: {note}: {' '.join(names)}" for note, names in cells.items()]
 
 
 def run_plan(plan: Sequence[Planned], jobs: int) -> int:
@@ -228,6 +273,7 @@ def points_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "cost": row["mean"][COST],
             "standard_error": row["standard_error"][COST],
             "cost_with_memory_kl": row["mean"].get(COST_WITH_MEMORY),
+            "standard_error_with_memory_kl": row["standard_error"].get(COST_WITH_MEMORY),
             "limit": row["limit_nats_per_image"],
             "trustworthy": row["trustworthy"],
         }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from experiments.config import Config, config_from_json, replace_flat
+from experiments.config import Config, TrainingConfig, config_from_json, replace_flat
 from experiments.legality import require_legal, require_sensible
 from experiments.programs import MODELS, ImageShape, Program, build_networks
 from inference.objectives import KLSchedule, make_objective
@@ -148,6 +148,14 @@ def build_program(config: Config, image_shape: ImageShape, device: torch.device)
     return program
 
 
+def kl_schedules(training: TrainingConfig) -> dict[str, KLSchedule]:
+    """How the weights of the KLs of keys and latents grow to 1."""
+    return {
+        "key": KLSchedule(training.kl_key_start, training.kl_key_begin_step, training.kl_key_ramp_steps),
+        "latent": KLSchedule(training.kl_latent_start, training.kl_latent_begin_step, training.kl_latent_ramp_steps),
+    }
+
+
 def build_trainer(config: Config, program: Program, episodes: EpisodeSource, processes: Processes = ALONE) -> Trainer:
     """Build the trainer of a program.
 
@@ -155,10 +163,7 @@ def build_trainer(config: Config, program: Program, episodes: EpisodeSource, pro
         InputError: a step that cannot be captured, though it is asked for, or that processes cannot share out.
     """
     training = config.training
-    schedules = {
-        "key": KLSchedule(training.kl_key_start, training.kl_key_begin_step, training.kl_key_ramp_steps),
-        "latent": KLSchedule(training.kl_latent_start, training.kl_latent_begin_step, training.kl_latent_ramp_steps),
-    }
+    schedules = kl_schedules(training)
     if training.kl_memory_weight != 1:
         schedules["memory"] = KLSchedule.constant(training.kl_memory_weight)
     plan = TrainingPlan(

@@ -8,7 +8,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 
 from experiments.ablation.grid import Flags, Grid
-from experiments.build import build_program, resolve
+from experiments.build import build_program, kl_schedules, resolve
 from experiments.config import Config, flat
 from experiments.svi_train import parse
 from kpp_pyro.data import find_pictures, load_dataset
@@ -128,6 +128,32 @@ def read_flags(flags: Flags) -> Config:
     except SystemExit as end:
         raise InputError(_sentence(said.getvalue())) from end
     return arguments
+
+
+def require_no_twins(configured: Sequence[tuple[Cell, Config]]) -> None:
+    """Raise InputError for two cells that would be the same run, as with 1e-3 and 0.001.
+
+    Args:
+        configured: cells, each with the configuration that its flags stand for.
+    """
+    seen: dict[tuple[Any, ...], Cell] = {}
+    for cell, config in configured:
+        other = seen.setdefault(tuple(flat(resolve(config)).items()), cell)
+        if other is not cell:
+            raise InputError(
+                f"vary: expected cells that differ, found the same run twice, {other.name} and {cell.name}"
+            )
+
+
+def unfinished_schedules(config: Config) -> list[str]:
+    """Sentences on the KLs whose weight is not 1 at the end of training."""
+    steps = config.training.steps
+    weights = {name: schedule.weight(steps) for name, schedule in kl_schedules(config.training).items()}
+    return [
+        f"the weight of the KL of {name} is {weight:.2g}, not 1, at the end of {steps} steps"
+        for name, weight in weights.items()
+        if weight != 1
+    ]
 
 
 def state_of(cell: Cell, config: Config) -> State:

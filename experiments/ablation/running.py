@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -57,7 +59,7 @@ def run_tasks(tasks: Sequence[Task], jobs: int, report: Callable[[Task, str | No
                 time.sleep(_LOOK_EVERY)
         finally:
             for task in running:
-                task.process.kill()
+                task.kill()
     return interruption.signal
 
 
@@ -97,6 +99,11 @@ class _Running:
         if self.process.poll() == 0 and self._left and not stopping:
             self._start()
         return self.process.poll() is None
+
+    def kill(self) -> None:
+        """End the command at once, with all that it has started: its session is a process group."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     @property
     def is_done(self) -> bool:

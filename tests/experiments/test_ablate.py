@@ -20,13 +20,22 @@ import pytest
 
 from experiments.ablation.cells import Cell, make_cells, read_flags, state_of
 from experiments.ablation.grid import Grid, is_numeric, read_grid
-from experiments.ablation.results import COST, Measured, standard_error_over_seeds, summarize_rows
+from experiments.ablation.results import (
+    COST,
+    GAIN,
+    SECONDS,
+    UNTRUSTED,
+    Measured,
+    read_measured,
+    standard_error_over_seeds,
+    summarize_rows,
+)
 from experiments.ablation.running import Task, run_tasks, threads_of_each
 from experiments.ablation.table import as_csv, describe_ablation
 from experiments.config import Config, flat
 from kpp_pyro.errors import InputError
 from kpp_pyro.figures import draw_ablation
-from kpp_pyro.run_folder import write_json
+from kpp_pyro.run_folder import environment, write_json
 from tests.experiments.running import ROOT, refused, run
 
 CONFIGS_FOLDER = ROOT / "experiments" / "configs"
@@ -125,11 +134,32 @@ def test_a_grid_that_is_none_gets_one_sentence(content, named, tmp_path):
         (["--vary", "data_dir=a/b,a b,a_b"], "a_b"),
         (["--vary", "write=allocate", "--seeds", "0"], "--seeds"),
         (["--vary", "write=allocate", "--jobs", "0"], "--jobs"),
+        (["--vary", "write=allocate", "--out", "/dev/null/x"], "found the file /dev/null"),
+        (["--vary", "learning_rate=1e-3,0.002,0.001"], "learning_rate=1e-3,seed=0 and learning_rate=0.001,seed=0"),
+        (["--vary", "device=auto,cpu", "--set", "precision=float32"], "device=auto,seed=0 and device=cpu,seed=0"),
     ],
 )
 def test_flags_that_make_no_grid_get_one_sentence(arguments, named, tmp_path):
     assert named in refused(run("ablate.py", *arguments, "--dry-run", cwd=tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_a_grid_whose_every_cell_is_refused_is_refused_itself(dry, tmp_path):
+    sentence = refused(run("ablate.py", "--vary", "temporal_shift=0.6,0.7", *dry, cwd=tmp_path))
+    reason = "--temporal-shift: expected a share from 0 to 0.5, found 0.6"
+    assert sentence == f"error: all 2 cells are refused, temporal_shift=0.6,seed=0 for {reason}"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_kls_that_are_not_paid_when_training_ends_are_noted(tmp_path):
+    said = run("ablate.py", "--vary", "write=allocate,feed_forward", "--steps", 2000, "--dry-run", cwd=tmp_path).stdout
+    notes = [line for line in said.splitlines() if line.startswith("# Note")]
+    assert notes == [
+        "# Note: the weight of the KL of key is 0.25, not 1, at the end of 2000 steps: write=feed_forward,seed=0"
+    ]
+    long = run("ablate.py", "--vary", "write=allocate,feed_forward", "--steps", 3500, "--dry-run", cwd=tmp_path).stdout
+    assert "Note" not in long
 
 
 def test_dry_run_lists_commands_that_any_scheduler_can_run_and_leaves_nothing(tmp_path):
@@ -142,7 +172,10 @@ def test_dry_run_lists_commands_that_any_scheduler_can_run_and_leaves_nothing(tm
         f"--out {folder} && python experiments/evaluate.py {folder} --particles 200 --limit 9 --control-particles 0 "
         "--posterior-images 0 --data-dir 'da ta'"
     )
-    assert re.match(r"# write=foo,seed=0: refused: .*'foo'.*allocate", lines[2]) and len(lines) == 3
+    assert re.match(r"# write=foo,seed=0: refused: .*'foo'.*allocate", lines[2]) and len(lines) == 4
+    assert lines[3].startswith(
+        "# Note: the weight of the KL of latent is 0.11, not 1, at the end of 7 steps: write=all"
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -287,7 +320,58 @@ def test_a_signal_reaches_each_task_once_and_nothing_more_is_begun(tmp_path):
     assert not (tmp_path / "c.log").exists() and reported == []
 
 
+def test_what_is_killed_leaves_none_of_its_processes_behind(tmp_path, monkeypatch):
+    """A second Ctrl-C, while a command and what it has started hear of no signal but the last."""
+    child = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+    program = f"import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', {child!r}]); print(child.pid); "
+    pid = tmp_path / "pid"
+    program += f"open({str(pid)!r}, 'w').write(str(child.pid)); {child}"
+
+    def interrupted(_seconds: float) -> None:
+        if pid.exists() and pid.read_text():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("experiments.ablation.running.time.sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_tasks([task(tmp_path, "a", program)], 1, lambda *_: None)
+    monkeypatch.undo()
+    deadline = time.monotonic() + 20
+    while is_running(int(pid.read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there that is not only waiting to be forgotten."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 # The table.
+
+
+def test_the_memory_gain_is_that_of_the_test_set(cell):
+    leave(cell, done=True, images=500)
+    values = {"log_likelihood_nats_per_image": -3.0, "elbo_nats_per_image": -4.0, UNTRUSTED: 0.0, "trustworthy": True}
+    settings = {"dataset": "digits", "split": "test", "binarization": "static", "images": 500, "particles": 20}
+    content = {
+        "scores": {"own": values},
+        "settings": {**settings, "episode_length": 32, "precision": "float32"},
+        "limit_nats_per_image": -3.5,
+        "environment": environment(),
+    }
+    write_json(cell.folder / "evaluation.json", content)
+    config = {"config": {"training": {"steps": 5}}}
+    write_json(cell.folder / "config.json", config)
+    record = {"step": 5, "split": "validation", SECONDS: 1.5, GAIN: 7.0}
+    records = [record, {"step": 5, "split": "test"}]
+    for gain in ({}, {GAIN: 2.0}):
+        records[1] |= gain
+        (cell.folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+        quantities = read_measured(cell).quantities
+        assert quantities.get(GAIN) == gain.get(GAIN) and quantities[SECONDS] == 1.5
 
 
 def measured(cost: float, trustworthy: bool = True, **others: float) -> Measured:
@@ -337,6 +421,7 @@ def test_the_figure_shows_costs_their_errors_and_ln_t(tmp_path):
             "cost": shift + cost,
             "standard_error": error,
             "cost_with_memory_kl": 1 + shift + cost if write == "b" else None,
+            "standard_error_with_memory_kl": error and 2 * error,
             "limit": float(np.log(int(length))),
             "trustworthy": write == "a",
         }
@@ -347,15 +432,20 @@ def test_the_figure_shows_costs_their_errors_and_ln_t(tmp_path):
     lines = {line.get_label(): line for line in axis.lines}
     np.testing.assert_allclose(lines["ln T"].get_xydata(), [[n, np.log(n)] for n in (8, 32, 128)])
     assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log")
-    np.testing.assert_allclose(lines["b, with the memory's KL paid"].get_ydata(), [13.5, 15.0, 71.0])
-    bars = axis.containers[1]
-    assert bars.get_label() == "a"
+    by_label = {bars.get_label(): bars for bars in axis.containers}
+    paid = by_label["b, with the memory's KL paid"]
+    np.testing.assert_allclose(paid[0].get_xydata(), [[8, 13.5], [32, 15.0], [128, 71.0]])
+    first, last = [segment for segment in paid[2][0].get_segments() if len(segment)]  # of 32 it is not known
+    np.testing.assert_allclose([first, last], [[[8, 13.0], [8, 14.0]], [[128, 67.0], [128, 75.0]]])
+    bars = by_label["a"]
     np.testing.assert_allclose(bars[0].get_xydata(), [[8, 2.5], [32, 4.0], [128, 60.0]])
     segments = bars[2][0].get_segments()
     np.testing.assert_allclose(segments[0], [[8, 2.25], [8, 2.75]])
     axis = draw_ablation(points[:3], None, "rows", tmp_path / "rows.png").axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["a, 8", "a, 32", "a, 128"]
     assert [tuple(bars[0].get_xydata()[0]) for bars in axis.containers] == [(2.5, 0), (4.0, 1), (60.0, 2)]
+    (*_, paid) = draw_ablation(points[3:], None, "paid rows", tmp_path / "paid.png").axes[0].containers
+    np.testing.assert_allclose(paid[2][0].get_segments()[2], [[67.0, 2], [75.0, 2]])
     for name in ("lines", "rows"):
         assert matplotlib.image.imread(tmp_path / f"{name}.png").shape[1] > 300
 
