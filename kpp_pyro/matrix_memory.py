@@ -15,8 +15,9 @@ from torch import Tensor
 
 from kpp_pyro.errors import InputError
 
-PSEUDO_INVERSE_STEPS = 24
-"""Steps of `pseudo_inverse`: enough for all but badly conditioned matrices, and no more than float32's 24 bits bear."""
+PSEUDO_INVERSE_STEPS = 40
+"""Steps of `pseudo_inverse`, in float64, of a memory of 32 rows: fewer leave what is badly conditioned unsolved, and
+more invert what rounding to float32 adds to a memory that holds less than its rows."""
 
 
 def bayesian_write(
@@ -142,24 +143,30 @@ def pseudo_inverse(matrix: Tensor, steps: int = PSEUDO_INVERSE_STEPS) -> Tensor:
 def pseudo_inverse_write(prior_loc: Tensor, contents: Tensor, steps: int = PSEUDO_INVERSE_STEPS) -> Tensor:
     """Memory that holds contents in the least-squares sense (Pham et al. 2022): W = Z M_0^+, M = W^+ Z.
 
-    Up to N contents are held exactly. With exactly N, W is square and often badly conditioned: then float32 holds
-    them to about 1e-5, and one episode in ten to no better than 3e-4.
+    It is computed in float64, whatever the inputs are. Up to N contents are held, and read by `pseudo_inverse_weights`
+    with a relative error below 1e-4 in every episode of 1500 (N = 32, C = 100, normal contents), in float64, and in
+    float32 for T < N. With T = N, W is square and may be so badly conditioned that rounding M to float32 loses what it
+    holds, however it was computed: the median is 1.3e-6, but 1.1 % of the episodes are above 1e-4, the worst at 2e-3.
 
     Args:
         prior_loc: M_0, (..., N, C).
         contents: Z, (..., T, C).
-        steps: of each `pseudo_inverse`.
+        steps: of each `pseudo_inverse`; with 24 instead of 40, 2.2 % of the episodes with T = N are above 1e-4.
 
     Returns:
         M, (..., N, C).
     """
-    weights = pseudo_inverse_weights(prior_loc, contents, steps)
-    return pseudo_inverse(weights, steps) @ contents
+    exact = contents.double()
+    weights = pseudo_inverse_weights(prior_loc.double(), exact, steps)
+    return (pseudo_inverse(weights, steps) @ exact).to(contents.dtype)
 
 
 def pseudo_inverse_weights(memory: Tensor, contents: Tensor, steps: int = PSEUDO_INVERSE_STEPS) -> Tensor:
-    """Weights Z M^+, (..., T, N), of contents (..., T, C) in a memory (..., N, C): w M is z projected on M's rows."""
-    return contents @ pseudo_inverse(memory, steps)
+    """Weights Z M^+, (..., T, N), of contents (..., T, C) in a memory (..., N, C): w M is z projected on M's rows.
+
+    Computed in float64: after T < N writes M has rank T, and what rounding makes of its zeros grows with every step.
+    """
+    return (contents.double() @ pseudo_inverse(memory.double(), steps)).to(contents.dtype)
 
 
 def _per_matrix(value: float | Tensor) -> float | Tensor:
