@@ -28,8 +28,9 @@ class DynamicKanervaMachineGuide(SolvedKeyGuide):
         y_t ~ q(y_t | X, M)    = N(w(c_t, M), sigma_w^2 I), the weights by least squares
         z_t ~ q(z_t | X)       or q(z_t | X, M, y_t)
 
-    Least squares are regularised by sigma^2, the noise of contents: the solution is the mode of the weights under
-    their prior N(0, I). Reading again what was read is the original's attractor dynamics, see `inference.recall`.
+    Least squares are regularised by sigma^2, the noise of contents: the solution is the mode of the weights under a
+    prior N(0, I), which is the model's own only where p(y) is the standard normal. Reading again what was read is the
+    original's attractor dynamics, see `inference.recall`.
 
     Args:
         model: whose posterior this is.

@@ -27,12 +27,13 @@ class KanervaMachineModel(MatrixMemoryModel):
 class KanervaMachineGuide(MatrixMemoryGuide):
     """The variational posterior: keys from what images look like, the memory from Bayes' rule.
 
-        M   ~ q(M | X)       = p(M | c_1 .. c_T at the weights of the keys' means): Bayesian linear regression
+        M   ~ q(M | X)       = p(M | c_1 .. c_T at the weights of the keys' modes): Bayesian linear regression
         y_t ~ q(y_t | x_t)
         z_t ~ q(z_t | x_t)   or q(z_t | x_t, M, y_t), as in the original
 
-    The original writes at a draw of the keys, the same that are then read. Written at their means, the memory does not
-    depend on draws, so that images are independent given it, and own images are read as any cue is.
+    The original writes at a draw of the keys, the same that are then read. Written at the modes of q(y|x) (means, if
+    it is Gaussian; of a flow, its centre), the memory does not depend on draws, so that images are independent given
+    it, and own images are read as any cue is.
 
     Args:
         model: whose posterior this is.
@@ -52,7 +53,7 @@ class KanervaMachineGuide(MatrixMemoryGuide):
         loc, covariance = bayesian_write(
             model.memory_loc,
             model.memory_scale.square() * model.identity,
-            model.weights(self.to_key(encoding.features)[0]),
+            model.weights(self.key_posterior(encoding).mode),
             encoding.latent_loc,
             model.noise.square(),
         )

@@ -214,6 +214,24 @@ def test_more_passes_of_the_dynamic_machine_write_what_is_read_more_closely():
     assert distances[1] < distances[0]
 
 
+def test_the_kanerva_machine_is_written_where_a_flow_of_keys_has_its_centre():
+    program, episode = rival("kanerva_machine", key_guide="flow"), random_episodes(EPISODES, IMAGES)
+    model, guide = program.model, program.guide
+    with torch.no_grad():
+        for parameter in guide.keys.parameters():  # at the start a flow is nearly the identity
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    encoding = guide.encode(episode)
+    keys = guide.key_posterior(encoding)
+    assert (keys.mode - keys.loc).abs().max() > 0.1
+    prior = model.memory_loc, model.memory_scale.square() * model.identity
+    expected, _ = regressed(*prior, model.weights(keys.mode), encoding.latent_loc, model.noise.square())
+    memory = guide.memory_posterior(encoding).mean
+    torch.testing.assert_close(memory.squeeze(1), expected)
+    heads = [coupling.nn.head.weight for coupling in guide.keys.flow.couplings]
+    slopes = torch.autograd.grad(memory.square().sum(), [*guide.to_key.parameters(), *heads])
+    assert all(slope.isfinite().all() and slope.abs().sum() > 0 for slope in slopes)
+
+
 @pytest.mark.parametrize("model", ["kanerva_machine", "pseudo_inverse_memory"])
 def test_the_order_of_images_matters_to_neither_memory(model):
     program, episode = rival(model), random_episodes(EPISODES, IMAGES)
