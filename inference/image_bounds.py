@@ -131,7 +131,8 @@ class DReGBound(RenyiBound):
     drowns in noise as K grows. With K = 1 that is "sticking the landing" (Roeder et al. 2017).
 
     Everything else has plain weights: the model's parameters, and a memory, which is no draw of an image. To the images
-    it is what a parameter of the model is, and if it is drawn, its own term is that of an ELBO.
+    it is what a parameter of the model is; where q(y|X, M) looks at it, it is one of the guide as well, and what passes
+    from it through the draws has squared weights. If it is drawn, its own term is that of an ELBO.
 
     The draws of an image must not depend on one another in the guide (`latent_sees_read`): the density of one would
     then be differentiated through another (Bauer & Mnih 2021).

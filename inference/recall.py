@@ -236,6 +236,8 @@ class GenerativeMemory:
     def autoencode(self, images: Tensor, steps: int = 1) -> list[Decoded]:
         """What is left of `recall` without a memory: images (..., T, C, H, W) through q(z | x) and p(x | z) alone.
 
+        A guide with q(z | x, M, y) has nothing to look at here: its learned correction by what is read is left out.
+
         Returns:
             What comes out after each step; the latents are modes of q(z | x): means, if it is Gaussian.
 

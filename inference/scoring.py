@@ -250,7 +250,11 @@ def summarize(score: ImportanceScore) -> dict[str, Any]:
 
 
 def inference_gap(score: ImportanceScore) -> dict[str, float]:
-    """Split ln p-hat_K - ELBO of a score by `refined_proposal` into its gaps, in nats per image."""
+    """Split ln p-hat_K - ELBO of a score by `refined_proposal` into its gaps, in nats per image.
+
+    Sites of q that are no independent normals (`low_rank`, `flow`) are not refined: all of their gap counts as
+    approximation gap.
+    """
     amortised, refined = (elbo.elbo for elbo in score.elbos)
     return {
         "elbo_nats_per_image": amortised.mean().item(),
