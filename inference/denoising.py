@@ -39,7 +39,7 @@ class Denoising:
         cue: pixels of the cue itself that are wrong, (B, T).
         recall: iterative reading.
         completion: iterative reading that knows which pixels are missing; of a noise that hides none, the same.
-        memoryless: the same networks without the memory, iterated alike; without a correction of q(z|x) by what is read.
+        memoryless: the same networks without the memory, iterated alike; no correction of q(z|x) by what is read.
         nearest: the written image nearest to the cue in its visible pixels, an oracle that has kept all images; one
             step, its wrong pixels against that image itself, its nats against what the memory reads for it.
     """
