@@ -62,6 +62,8 @@ class HeldOutArguments(RunArguments):
             "model": run.config.program.model,
             "write": memory.write,
             "reads": memory.reads,
+            "content_steps": run.config.program.content_steps,
+            "content_bits": run.config.program.content_bits,
             **run.program.sizes(),
         }
 

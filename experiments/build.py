@@ -193,7 +193,7 @@ def read_run(path: Path | str) -> tuple[RunFolder, Config]:
 
 
 def load_program(program: Program, checkpoint: Path) -> int:
-    """Load parameters from a checkpoint; returns the step it was saved at.
+    """Load parameters from a checkpoint, to be looked at; returns the step it was saved at.
 
     Raises:
         InputError: the file is missing, damaged, or of a model of another shape.
@@ -202,6 +202,7 @@ def load_program(program: Program, checkpoint: Path) -> int:
     with fitting(checkpoint):
         program.model.load_state_dict(state["model"])
         program.guide.load_state_dict(state["guide"])
+        program.train(False)
         return int(state["step"])
 
 

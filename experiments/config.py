@@ -92,6 +92,13 @@ class ProgramConfig:
     """The family of q(z | x), likewise."""
     latent_context: Literal["image", "image_and_read"] = "image"
     """What the latent's guide sees: q(z | x), or q(z | x, M, y)."""
+    content_steps: int = 0
+    """Gradient steps by which every image's content is improved, through the decoder, before it is written; none are
+    taken in training, so that a trained run can be scored with any number of them."""
+    content_step_size: float = 0.03
+    """Length of such a step, relative to the root mean square of the contents."""
+    content_bits: int | None = None
+    """Round every scalar that is written to so many bits (2 to 16), not in training either; 32-bit floats if None."""
     memory_rows: int = 32
     """N, rows of a matrix memory."""
     key_size: int = 32

@@ -56,6 +56,10 @@ class Arguments(HeldOutArguments):
     """K of the controls, after a search of each; 0 leaves the controls out."""
     classes_per_episode: int | None = None
     """Draw the images of an episode from this many classes; as in training if None."""
+    content_steps: int | None = None
+    """Gradient steps by which contents are improved before they are written; as the run's configuration if None."""
+    content_bits: int | None = None
+    """Round every scalar that is written to so many bits (2 to 16); as the run's configuration if None."""
     posterior_images: int = 8
     """Keep posterior draws of the first N images in RUN/posterior.nc, for ArviZ; 0 keeps none."""
 
@@ -79,7 +83,8 @@ def open_scored(argv: Sequence[str] | None, processes: Processes) -> tuple[Opene
         arguments,
         {"particles": 1, "limit": 1, "refine_steps": 1, "control_particles": 0, "posterior_images": 0, "seed": 0},
     )
-    changes = {} if arguments.classes_per_episode is None else {"classes_per_episode": arguments.classes_per_episode}
+    names = ("classes_per_episode", "content_steps", "content_bits")
+    changes = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     return arguments.open_run(processes, **changes), arguments
 
 

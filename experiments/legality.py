@@ -11,13 +11,15 @@ from kpp_pyro.key_priors import KEY_PRIORS
 from kpp_pyro.networks.attention import ATTENTION_HEADS
 from kpp_pyro.networks.shapes import require_image_shape
 from kpp_pyro.posteriors import POSTERIORS
+from kpp_pyro.quantization import LARGEST_BITS, SMALLEST_BITS
 
 _BLOCK_WRITES = ("allocate", "allocate_by_content")
 _SOLVED_KEYS = ("dynamic_kanerva_machine", "pseudo_inverse_memory")
 _BLOCK_SIZES = ("memory_channels", "memory_height", "memory_width", "block_height", "block_width", "reads")
 _RANDOM = ("kanerva_machine", *_SOLVED_KEYS)
 _USED_BY = {  # numbers, and the models that they make a difference to
-    _BLOCK_SIZES: ("kanerva_plus_plus",),
+    (*_BLOCK_SIZES, "content_bits"): ("kanerva_plus_plus",),
+    ("content_steps", "content_step_size"): ("kanerva_plus_plus", *_RANDOM),
     ("kl_key_start", "kl_key_begin_step", "kl_key_ramp_steps"): ("kanerva_plus_plus", *_RANDOM),
     ("memory_rows", "kl_memory_weight"): _RANDOM,
     ("key_size",): ("kanerva_machine",),
@@ -49,9 +51,13 @@ def require_sensible(config: Config) -> None:
     for flag, value in at_least_one.items():
         if value < 1:
             raise InputError(f"--{flag}: expected at least 1, found {value}")
+    if program.content_bits is not None and not SMALLEST_BITS <= program.content_bits <= LARGEST_BITS:
+        bits = program.content_bits
+        raise InputError(f"--content-bits: expected {SMALLEST_BITS} to {LARGEST_BITS}, or none, found {bits}")
     require_image_shape((1, data.image_size, data.image_size), "--image-size")
     for flag, positive in {
         "smallest-scale": memory.smallest_scale,
+        "content-step-size": program.content_step_size,
         "learning-rate": training.learning_rate,
         "gradient-norm": training.gradient_norm,
     }.items():
@@ -61,6 +67,7 @@ def require_sensible(config: Config) -> None:
         raise InputError(f"--renyi-alpha: expected a finite number, found {training.renyi_alpha}")
     for flag, not_negative in {
         "seed": config.seed,
+        "content-steps": program.content_steps,
         "weight-decay": training.weight_decay,
         "warmup-steps": training.warmup_steps,
         "kl-key-start": training.kl_key_start,
@@ -99,6 +106,18 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str, str]]:
     if network.episode_encoder != "temporal_shift" and network.temporal_shift:
         yield "temporal-shift", "--episode-encoder temporal_shift beside it", network.episode_encoder
     yield from _idle_numbers(config)
+    if model == "kanerva_plus_plus" and memory.write not in _BLOCK_WRITES:
+        for name in ("content_steps", "content_bits"):
+            if getattr(config.program, name):
+                what = f"none with --write {memory.write}, whose contents are not latents"
+                yield name.replace("_", "-"), what, str(getattr(config.program, name))
+    reads, blocks = config.data.episode_length * memory.reads, _blocks(memory)
+    if config.program.content_bits is not None and reads > blocks:
+        yield "content-bits", f"at most the memory's {blocks} blocks to be read, as shared ones hold means", f"{reads}"
+
+
+def _blocks(memory: MemoryConfig) -> int:
+    return (memory.memory_height // max(1, memory.block_height)) * (memory.memory_width // max(1, memory.block_width))
 
 
 def _idle_numbers(config: Config) -> Iterator[tuple[str, str, str]]:

@@ -7,12 +7,13 @@ line offers. `experiments.legality` says which of them go together.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import Size, nn
+from torch import Size, Tensor, nn
 
 from kpp_pyro.errors import InputError
 from kpp_pyro.key_priors import KEY_PRIORS, KeyPrior
@@ -24,6 +25,8 @@ from kpp_pyro.networks.correction import LatentCorrection
 from kpp_pyro.networks.mlp import MlpDecoder, MlpEncoder
 from kpp_pyro.networks.reading import IdentityReading, MlpReading, NoReading
 from kpp_pyro.posteriors import POSTERIORS, Posterior
+from kpp_pyro.quantization import Quantization
+from kpp_pyro.semi_amortized import LatentRefinement
 from kpp_pyro.writes import AllocateByContentWrite, AllocateWrite, FeedForwardWrite, Write
 from kpp_pyro.writes.blocks import BlockWrite
 from models.dynamic_kanerva_machine import DynamicKanervaMachineGuide, DynamicKanervaMachineModel
@@ -55,6 +58,21 @@ class Program:
     def device(self) -> torch.device:
         """Device that both run on."""
         return next(self.model.parameters()).device
+
+    def train(self, training: bool = True) -> None:
+        """Train from now on, or be looked at: contents are refined where that is asked for, see `LatentRefinement`."""
+        self.model.train(training)
+        self.guide.train(training)
+
+    @contextmanager
+    def looked_at(self) -> Iterator[None]:
+        """Interrupt training for a look."""
+        was_training = self.guide.training
+        self.train(False)
+        try:
+            yield
+        finally:
+            self.train(was_training)
 
     def state_dicts(self) -> dict[str, Any]:
         """Parameters of both, as `load_program` reads them."""
@@ -109,13 +127,21 @@ class Parts:
         """The family of q(y | x)."""
         return POSTERIORS[self.config.program.key_guide](self.encoding_size, Size(key_shape))
 
-    def guide_networks(self, read_size: int, latent_size: int) -> GuideNetworks:
+    def guide_networks(self, model: MemoryModel, read_size: int, latent_size: int) -> GuideNetworks:
         """What the guide of a model is made of, whose reads are so large."""
         program, size = self.config.program, self.encoding_size
         latents = POSTERIORS[program.latent_guide](size, Size([latent_size]))
         sees_read = program.latent_context == "image_and_read"
         correction = LatentCorrection(size, read_size, latent_size, size) if sees_read else None
-        return GuideNetworks(self.encoder, size, latents, correction, self.dtype)
+        return GuideNetworks(self.encoder, size, latents, correction, tuple(self._preparations(model)), self.dtype)
+
+    def _preparations(self, model: MemoryModel) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
+        """What is done to contents before they are written."""
+        program = self.config.program
+        if program.content_steps:
+            yield LatentRefinement(model.image_likelihood, program.content_steps, program.content_step_size)
+        if program.content_bits:
+            yield Quantization(program.content_bits)
 
 
 def build_networks(config: Config, image_shape: ImageShape, dtype: torch.dtype) -> Parts:
@@ -151,11 +177,9 @@ def _kanerva_plus_plus(parts: Parts) -> Program:
     decoder = parts.decoder(latent_size)
     reading = LATENT_PRIORS[parts.config.program.latent_prior](parts, layout, latent_size)
     prior = parts.key_prior(layout.reads, KEY_SIZE)
-    networks = parts.guide_networks(layout.read_scalars, latent_size)
-    return Program(
-        KanervaPlusPlusModel(write.addressing, reading, prior, decoder, parts.image_shape, parts.dtype),
-        KanervaPlusPlusGuide(networks, write),
-    )
+    model = KanervaPlusPlusModel(write.addressing, reading, prior, decoder, parts.image_shape, parts.dtype)
+    networks = parts.guide_networks(model, layout.read_scalars, latent_size)
+    return Program(model, KanervaPlusPlusGuide(networks, write))
 
 
 def _allocate(parts: Parts, layout: MemoryLayout) -> Write:
@@ -230,13 +254,13 @@ def _matrix_parts(
     prior, decoder = parts.key_prior(key_size), parts.decoder(size)
     smallest = parts.config.memory.smallest_scale
     model = kind(rows, size, prior, addresses, decoder, parts.image_shape, smallest, parts.dtype)
-    return model, parts.guide_networks(size, size)
+    return model, parts.guide_networks(model, size, size)
 
 
 def _vae(parts: Parts) -> Program:
     size, smallest = parts.matrix_latent_size, parts.config.memory.smallest_scale
     model = VaeModel(size, parts.decoder(size), parts.image_shape, parts.dtype)
-    return Program(model, VaeGuide(parts.guide_networks(0, size), size, smallest))
+    return Program(model, VaeGuide(parts.guide_networks(model, 0, size), size, smallest))
 
 
 MODELS: dict[str, Callable[[Parts], Program]] = {

@@ -118,6 +118,10 @@ class Run:
 
     def _evaluate(self, board: SummaryWriter | None, bar: Any) -> None:
         """Look at the validation set, keep the best checkpoint beside the last, and draw."""
+        with self.program.looked_at():
+            self._look(board, bar)
+
+    def _look(self, board: SummaryWriter | None, bar: Any) -> None:
         try:
             results = score(self.program, self.episodes.validation, self.processes)
         except DivergenceError as error:

@@ -94,7 +94,7 @@ class KanervaPlusPlusGuide(MemoryGuide):
         super().__init__(networks)
         self.write = write
 
-    def encode(self, episode: Tensor) -> Encoding:
+    def amortized_encoding(self, episode: Tensor) -> Encoding:
         """f_enc(X), and the parameters of q(z|X)."""
         return self.write.encode(self.encoder(episode))
 

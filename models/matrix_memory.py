@@ -127,7 +127,7 @@ class MatrixMemoryGuide(MemoryGuide):
         """Whose posterior this is."""
         return self._borrowed[0]
 
-    def encode(self, episode: Tensor) -> Encoding:
+    def amortized_encoding(self, episode: Tensor) -> Encoding:
         """f_enc(X), and the parameters of q(z|X), whose location is the content that is written."""
         features = self.encoder(episode)
         return Encoding(features, *self.to_content(features))

@@ -13,6 +13,7 @@ Plates: `"episodes"` at dim -2, `"images"` at dim -1. A particle plate, where th
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -129,6 +130,8 @@ class GuideNetworks:
         latents: the family of q(z | X), around the normal that an `Encoding` holds.
         correction: where the latent also depends on what its key reads: features (..., F) and reads (..., S) to changes
             of that normal, see `LatentCorrection`.
+        preparations: what is done to contents before they are written, in turn, unless in training: from latents
+            (B, T, D) and their episode to latents.
         dtype: precision in which the networks run.
     """
 
@@ -136,6 +139,7 @@ class GuideNetworks:
     encoding_size: int
     latents: Posterior
     correction: nn.Module | None = None
+    preparations: tuple[Callable[[Tensor, Tensor], Tensor], ...] = ()
     dtype: torch.dtype = torch.float32
 
 
@@ -163,6 +167,7 @@ class MemoryGuide(ProgramModule):
         self.encoder = InPrecision(networks.encoder, dtype)
         self.latents = networks.latents
         self.correction = None if correction is None else InPrecision(correction, dtype)
+        self.preparations = networks.preparations
 
     @property
     def latent_sees_read(self) -> bool:
@@ -170,7 +175,21 @@ class MemoryGuide(ProgramModule):
         return self.correction is not None
 
     def encode(self, episode: Tensor) -> Encoding:
-        """f_enc(X), and the parameters of q(z|X)."""
+        """f_enc(X), and the parameters of q(z|X); its location has been prepared to be written, but not in training.
+
+        A decoder that was trained on what the encoder says takes what is refined as well; and steps without refinement
+        are so much shorter that at equal time more is learned.
+        """
+        encoding = self.amortized_encoding(episode)
+        if self.training:
+            return encoding
+        content = encoding.latent_loc
+        for prepare in self.preparations:
+            content = prepare(content, episode)
+        return dataclasses.replace(encoding, latent_loc=content)
+
+    def amortized_encoding(self, episode: Tensor) -> Encoding:
+        """f_enc(X), and the parameters of q(z|X), by the networks alone."""
         raise NotImplementedError
 
     def memory_posterior(self, encoding: Encoding) -> Distribution:

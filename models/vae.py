@@ -63,7 +63,7 @@ class VaeGuide(MemoryGuide):
         head = LocScaleHead(networks.encoding_size, latent_size, smallest_scale)
         self.to_latent = InPrecision(head, networks.dtype)
 
-    def encode(self, episode: Tensor) -> Encoding:
+    def amortized_encoding(self, episode: Tensor) -> Encoding:
         """f_enc(X), and the parameters of q(z|X)."""
         features = self.encoder(episode)
         return Encoding(features, *self.to_latent(features))
