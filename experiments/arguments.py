@@ -11,6 +11,7 @@ import tyro
 
 from experiments.build import OpenedRun, open_run
 from experiments.config import ProgramConfig
+from experiments.weights import unpack
 from inference.processes import ALONE, Processes
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.errors import InputError
@@ -20,16 +21,30 @@ from kpp_pyro.errors import InputError
 class RunArguments:
     """A run to look at, and where."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path | None, tyro.conf.Positional] = None
     """Run folder."""
+    pretrained: str | None = None
+    """Use weights that come with the project in place of a run: mnist or omniglot. They are unpacked to
+    runs/pretrained/NAME, a run folder as any other."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
     data_dir: Path | None = None
     """Folder of the data sets; the run's own if None."""
 
+    def path(self) -> Path:
+        """The run folder, unpacked if it has to be.
+
+        Raises:
+            InputError: no run and no pretrained weights are named, or both.
+        """
+        if (self.run is None) == (self.pretrained is None):
+            found = "neither" if self.run is None else "both"
+            raise InputError(f"RUN, --pretrained: expected one of the two, found {found}")
+        return unpack(self.pretrained) if self.run is None else self.run  # type: ignore[arg-type]
+
     def open_run(self, processes: Processes = ALONE, **changes: object) -> OpenedRun:
         """Open it, if what is found out can be written to it; see `experiments.build.open_run`."""
-        run = open_run(self.run, self.device, self.data_dir, processes, **changes)
+        run = open_run(self.path(), self.device, self.data_dir, processes, **changes)
         run.folder.require_writable()
         return run
 

@@ -31,6 +31,7 @@ SCRIPTS = {
     "evaluate.py",
     "benchmark.py",
     "benchmark_scoring.py",
+    "pack_weights.py",
 }
 FIGURES = {"reconstructions.png", "samples.png", "memory.png", "curves.png"}
 

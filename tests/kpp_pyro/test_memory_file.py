@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from kpp_pyro import memory_file
+from kpp_pyro import tensor_file
 from kpp_pyro.errors import InputError
 from kpp_pyro.memory_file import load_memory, save_memory
 
@@ -127,7 +127,7 @@ def test_a_failed_write_leaves_the_old_file(path, monkeypatch, where, what):
         if where == "os.replace":
             patched.setattr(where, what)
         else:
-            patched.setattr(memory_file, where, what)
+            patched.setattr(tensor_file, where, what)
         with pytest.raises(InputError, match=f"^{path}: expected a file that can be written, found No space left"):
             save_memory(path, -memory, "another")
     loaded, author = load_memory(path)

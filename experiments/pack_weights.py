@@ -1,0 +1,42 @@
+"""Make a file of a run's best weights, small enough for a repository, with the configuration to use them.
+
+python experiments/pack_weights.py runs/mnist --out experiments/pretrained/mnist --content-steps 20
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from experiments.script import run_script
+from experiments.weights import pack
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Make a file of a run's best weights, with the configuration to use them: a folder for `--pretrained`."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    out: Path
+    """Folder to write config.json and weights.safetensors to."""
+    content_steps: int | None = None
+    """Gradient steps by which contents are improved before they are written; as the run's configuration if None."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; returns its exit status."""
+    arguments = tyro.cli(Arguments, args=argv)
+    steps = arguments.content_steps
+    path = pack(arguments.run, arguments.out, **({} if steps is None else {"content_steps": steps}))
+    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

@@ -1,0 +1,87 @@
+"""Trained weights that come with the project, one folder each: config.json and weights.safetensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from experiments.build import read_run, resolve
+from experiments.config import replace_flat
+from kpp_pyro.checkpoint import load_checkpoint, save_checkpoint
+from kpp_pyro.errors import InputError
+from kpp_pyro.files import writing
+from kpp_pyro.run_folder import RunFolder, write_json
+from kpp_pyro.tensor_file import TensorFile
+
+PRETRAINED = Path(__file__).parent / "pretrained"
+_UNPACKED = Path("runs") / "pretrained"
+_CONFIG, _WEIGHTS = "config.json", "weights.safetensors"
+_FILE = TensorFile("weights", "a file of weights")
+_PARTS = ("model", "guide")
+_ANYWHERE = {"data_dir": Path("data"), "device": "auto", "precision": "auto"}
+_MATRICES = torch.bfloat16  # what networks multiply in anyway, where the machine is fast at it
+
+
+def pretrained_names() -> list[str]:
+    """What weights there are."""
+    return sorted(path.parent.name for path in PRETRAINED.glob(f"*/{_WEIGHTS}"))
+
+
+def unpack(name: str, parent: Path = _UNPACKED) -> Path:
+    """Make a run folder of weights that come with the project, `parent`/`name`, to be used as any other.
+
+    What other scripts have added to the folder stays.
+
+    Raises:
+        InputError: no such weights, or a folder that cannot be written to.
+    """
+    names = pretrained_names()
+    if name not in names:
+        raise InputError(f"--pretrained {name}: expected one of {', '.join(names)}, found none of them")
+    source, run = PRETRAINED / name, RunFolder(parent / name)
+    tensors, metadata = _FILE.load(source / _WEIGHTS)
+    state: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
+    for path, tensor in tensors.items():
+        part, _, parameter = path.partition(".")
+        state[part][parameter] = tensor.float()
+    with writing(run.path):
+        run.path.mkdir(parents=True, exist_ok=True)
+        save_checkpoint(run.best, {"step": int(metadata["step"]), **state})
+        shutil.copyfile(source / _CONFIG, run.config)
+    return run.path
+
+
+def pack(path: Path, folder: Path, **changes: object) -> Path:
+    """Write the best weights of a run to a folder, with its configuration; matrices in bfloat16, the rest in float32.
+
+    Args:
+        path: run folder.
+        folder: to be made or filled anew.
+        changes: fields of the configuration to change by name, such as `content_steps`.
+
+    Returns:
+        The file of weights.
+
+    Raises:
+        InputError: no run, a configuration that is not legal, or a folder that cannot be written to.
+    """
+    run, config = read_run(path)
+    config = replace_flat(config, {**_ANYWHERE, **changes})
+    resolve(config)
+    state = load_checkpoint(run.best)
+    tensors = {f"{part}.{name}": _rounded(tensor) for part in _PARTS for name, tensor in state[part].items()}
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    _FILE.save(folder / _WEIGHTS, tensors, step=str(state["step"]))
+    content = json.loads(run.config.read_text())
+    write_json(folder / _CONFIG, {**content, "config": dataclasses.asdict(config)})
+    return folder / _WEIGHTS
+
+
+def _rounded(tensor: Tensor) -> Tensor:
+    return tensor.to(_MATRICES) if tensor.dim() > 1 else tensor
