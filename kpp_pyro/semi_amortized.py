@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pyro
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
@@ -38,15 +39,17 @@ class LatentRefinement:
         refined = latent.detach()
         length = self.step_size * refined.square().mean((-2, -1), keepdim=True).sqrt()
         first = second = torch.zeros_like(refined)
+        smallest = torch.finfo(second.dtype).tiny ** 0.5  # gradients below have no square
         for step in range(1, self.steps + 1):
             gradient = self._gradient(refined, episode)
             first = torch.lerp(gradient, first, _MOMENTUM)
             second = torch.lerp(gradient.square(), second, _SECOND_MOMENT)
-            scale = (second / (1 - _SECOND_MOMENT**step)).sqrt().clamp(min=torch.finfo(second.dtype).tiny)
+            scale = (second / (1 - _SECOND_MOMENT**step)).sqrt().clamp(min=smallest)
             refined = refined + length * first / (1 - _MOMENTUM**step) / scale
         return latent + (refined - latent.detach())
 
     def _gradient(self, latent: Tensor, episode: Tensor) -> Tensor:
-        with torch.enable_grad():
-            latent = latent.requires_grad_()
-            return torch.autograd.grad(self.likelihood(latent).log_prob(episode).sum(), latent)[0].detach()
+        """d ln p(x | z) / dz; grey images are no Bernoulli's, but have a gradient too: that of the cross-entropy."""
+        with torch.enable_grad(), pyro.validation_enabled(False):
+            latent = latent.detach().requires_grad_()
+            return torch.autograd.grad(self.likelihood(latent).log_prob(episode).sum(), latent)[0]

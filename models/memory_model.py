@@ -201,8 +201,8 @@ class MemoryGuide(ProgramModule):
         raise NotImplementedError
 
     def cued_keys(self, episode: Tensor) -> Distribution:
-        """q(y|X) of episodes (B, T, C, H, W), of a guide that needs no memory for it."""
-        return self.key_posterior(self.encode(episode))
+        """q(y|X) of episodes (B, T, C, H, W), of a guide that needs no memory for it, nor contents."""
+        return self.key_posterior(self.amortized_encoding(episode))
 
     def read(self, memory: Tensor, key: Tensor) -> Tensor:
         """What keys (..., B, T, *key_shape) read of memories (..., B, 1, *memory_shape), (..., B, T, S)."""

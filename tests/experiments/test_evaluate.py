@@ -149,6 +149,17 @@ def test_gaps_add_up_to_the_distance_between_the_elbo_and_the_score(learned):
     assert "amortisation" in process.stdout
 
 
+def test_contents_are_refined_and_rounded_where_it_is_asked_for_and_the_table_says_so(learned):
+    reconstruction = []
+    for flags in (["--content-bits", 2], ["--content-bits", 2, "--content-steps", 20]):
+        assert run("evaluate.py", learned, *OWN_ONLY, "--limit", 8, "--particles", 10, *flags).returncode == 0
+        content = evaluation(learned)
+        settings = content["settings"]
+        assert (settings["content_steps"], settings["content_bits"]) == (20 if "--content-steps" in flags else 0, 2)
+        reconstruction.append(content["scores"]["own"]["reconstruction_nats_per_image"])
+    assert reconstruction[1] > reconstruction[0] + 1
+
+
 def test_a_score_that_a_few_draws_decide_is_called_so(learned, tmp_path):
     folder = tmp_path / "spoiled"
     shutil.copytree(learned, folder)
@@ -200,6 +211,8 @@ def test_figures_of_the_scores_are_drawn_again_from_the_folder(learned):
         (["--control-particles", -1], "--control-particles"),
         (["--classes-per-episode", 99], "--classes-per-episode"),
         (["--device", "abacus"], "--device"),
+        (["--content-steps", -1], "--content-steps"),
+        (["--content-bits", 1], "--content-bits"),
     ],
 )
 def test_what_no_score_can_use_is_refused(learned, flags, named):

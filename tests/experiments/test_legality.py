@@ -86,6 +86,21 @@ CONFLICTS = [
     ({"image_size": 32},
      "--image-size: expected 28, its default, with --dataset digits, whose images have a size of their own, found 32"),
     ({"write_passes": 2}, IDLE.format("write-passes", 1, "kanerva_plus_plus", 2)),
+    (VAE | {"content_steps": 5}, IDLE.format("content-steps", 0, "vae", 5)),
+    (VAE | {"content_step_size": 0.5}, IDLE.format("content-step-size", 0.03, "vae", 0.5)),
+    (VAE | {"content_bits": 5}, IDLE.format("content-bits", None, "vae", 5)),
+    (DKM | {"content_bits": 5}, IDLE.format("content-bits", None, "dynamic_kanerva_machine", 5)),
+    ({"model": "kanerva_machine", "content_bits": 5}, IDLE.format("content-bits", None, "kanerva_machine", 5)),
+    ({"model": "pseudo_inverse_memory", "content_bits": 5},
+     IDLE.format("content-bits", None, "pseudo_inverse_memory", 5)),
+    (FEED_FORWARD | {"content_steps": 5},
+     "--content-steps: expected none with --write feed_forward, whose contents are not latents, found 5"),
+    (FEED_FORWARD | {"content_bits": 8},
+     "--content-bits: expected none with --write feed_forward, whose contents are not latents, found 8"),
+    ({"content_bits": 8, "episode_length": 33},
+     "--content-bits: expected at most the memory's 32 blocks to be read, as shared ones hold means, found 33"),
+    ({"write": "allocate_by_content", "content_bits": 8, "reads": 2},
+     "--content-bits: expected at most the memory's 32 blocks to be read, as shared ones hold means, found 64"),
 ]
 # fmt: on
 AT_LEAST_ONE = (
@@ -101,9 +116,9 @@ AT_LEAST_ONE = (
     ),
     *("width", "depth", "steps", "episodes_per_step", "evaluate_every", "particles"),
 )
-POSITIVE = ("smallest_scale", "learning_rate", "gradient_norm")
+POSITIVE = ("smallest_scale", "content_step_size", "learning_rate", "gradient_norm")
 NOT_NEGATIVE = (
-    *("seed", "weight_decay", "warmup_steps", "kl_memory_weight"),
+    *("seed", "content_steps", "weight_decay", "warmup_steps", "kl_memory_weight"),
     *(f"kl_{site}_{what}" for site in ("key", "latent") for what in ("start", "begin_step", "ramp_steps")),
 )
 CHOICES = {
@@ -171,6 +186,23 @@ def test_the_order_of_the_renyi_bound_is_finite(value):
 @pytest.mark.parametrize("name", NOT_NEGATIVE)
 def test_weights_and_steps_are_not_negative(name):
     assert refusal({name: -1}) == f"{flag_of(name)}: expected a number from 0 to 2^63 - 1, found -1"
+
+
+@pytest.mark.parametrize("bits", [-1, 0, 1, 17])
+def test_bits_are_two_to_sixteen(bits):
+    assert refusal({"content_bits": bits}) == f"--content-bits: expected 2 to 16, or none, found {bits}"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"write": write, "content_steps": 3, "content_bits": 2} for write in ("allocate", "allocate_by_content")),
+        {"content_bits": 16, "episode_length": 32},
+        *({"model": model, "content_steps": 3} for model in MODELS if model not in ("vae", "kanerva_plus_plus")),
+    ],
+)
+def test_contents_that_are_latents_may_be_prepared(changes):
+    resolve(replace_flat(default_config(), {**CPU, **changes}))
 
 
 @pytest.mark.parametrize(

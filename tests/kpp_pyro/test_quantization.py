@@ -1,0 +1,95 @@
+"""Rounded contents: how many values there are, how far each is off, and what stays exactly as it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kpp_pyro.quantization import LARGEST_BITS, SMALLEST_BITS, Quantization
+
+all_bits = pytest.mark.parametrize("bits", range(SMALLEST_BITS, LARGEST_BITS + 1))
+dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+EPISODE = torch.empty(0)  # which it does not look at
+
+
+def contents(dtype=torch.float64):
+    return torch.randn(3, 50, 40, dtype=torch.float64).mul(torch.tensor([1.0, 1e-4, 300.0])[:, None, None]).to(dtype)
+
+
+def largest_of(content):
+    return content.abs().amax((-2, -1), keepdim=True)
+
+
+def quantized(content, bits):
+    return Quantization(bits)(content, EPISODE)
+
+
+@all_bits
+@dtypes
+def test_so_many_bits_number_the_values_of_an_episode(bits, dtype):
+    rounded = quantized(contents(dtype), bits)
+    assert rounded.dtype == dtype
+    for episode in rounded:
+        assert len(episode.unique()) <= 2**bits - 1
+    if bits <= 6:  # with which there are enough contents to meet most levels
+        assert min(len(episode.unique()) for episode in rounded) > 2 ** (bits - 1)
+
+
+@all_bits
+@dtypes
+def test_errors_are_half_a_step_at_most_and_the_largest_is_kept(bits, dtype):
+    content = contents(dtype)
+    rounded, largest = quantized(content, bits), largest_of(content)
+    step = largest / (2 ** (bits - 1) - 1)
+    assert ((rounded - content).abs() <= step / 2 + 2 * torch.finfo(dtype).eps * largest).all()
+    at = content.abs() == largest
+    assert torch.equal(rounded[at], content[at]) and torch.equal(largest_of(rounded), largest)
+
+
+@all_bits
+@dtypes
+def test_values_are_whole_steps(bits, dtype):
+    content = contents(dtype)
+    steps = quantized(content, bits) / largest_of(content) * (2 ** (bits - 1) - 1)
+    assert ((steps - steps.round()).abs() < 0.02).all()
+
+
+@all_bits
+@dtypes
+def test_rounding_again_changes_nothing(bits, dtype):
+    rounded = quantized(contents(dtype), bits)
+    assert torch.equal(quantized(rounded, bits), rounded)
+
+
+@all_bits
+def test_signs_are_kept_and_negatives_round_as_positives_do(bits):
+    content = contents()
+    rounded = quantized(content, bits)
+    assert (rounded * content >= 0).all()
+    assert torch.equal(quantized(-content, bits), -rounded)
+
+
+def test_two_bits_are_nought_and_one_level_on_either_side():
+    content = torch.tensor([[[-4.0, -2.1, -1.9, 0.0], [1.9, 2.1, 3.0, 0.1]]])
+    assert quantized(content, 2).tolist() == [[[-4.0, -4.0, 0.0, 0.0], [0.0, 4.0, 4.0, 0.0]]]
+
+
+def test_a_finer_grid_is_closer_and_sixteen_bits_are_almost_exact():
+    content = contents()
+    errors = torch.stack(
+        [
+            (quantized(content, bits) - content).square().mean((-2, -1)).sqrt() / largest_of(content).flatten()
+            for bits in range(SMALLEST_BITS, LARGEST_BITS + 1)
+        ]
+    )
+    assert (errors[1:] < 0.6 * errors[:-1]).all()
+    assert (errors[-1] < 1e-5).all()
+
+
+@dtypes
+def test_an_episode_of_zeros_stays_one_beside_others(dtype):
+    content = contents(dtype)
+    content[1] = 0
+    rounded = quantized(content, 4)
+    assert rounded.isfinite().all() and not rounded[1].any()
+    assert torch.equal(rounded[[0, 2]], quantized(content[[0, 2]], 4))

@@ -1,0 +1,164 @@
+"""What guides write where contents are refined or rounded: only outside training, and exactly what was prepared."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pyro import poutine
+
+from experiments.build import build_program, load_program
+from experiments.programs import MODELS
+from inference.recall import GenerativeMemory
+from inference.traces import written_memory
+from kpp_pyro.checkpoint import save_checkpoint
+from kpp_pyro.memory import cut_blocks, read
+from tests.programs import IMAGE_SHAPE, random_episodes, small_config, small_program
+
+BLOCK_WRITES = ("allocate", "allocate_by_content")
+MATRIX_MODELS = [name for name in MODELS if name not in ("kanerva_plus_plus", "vae")]
+PROGRAMS = [{"write": write} for write in BLOCK_WRITES] + [{"model": model} for model in MATRIX_MODELS]
+every_program = pytest.mark.parametrize("changes", PROGRAMS, ids=lambda changes: next(iter(changes.values())))
+both_writes = pytest.mark.parametrize("write", BLOCK_WRITES)
+
+
+def looked_at(**changes):
+    program = small_program(**{"content_steps": 10, **changes})
+    program.train(False)
+    return program
+
+
+@every_program
+def test_in_training_contents_are_the_encoder_s_and_otherwise_refined(changes):
+    program, episode = small_program(content_steps=10, **changes), random_episodes()
+    amortized = program.guide.amortized_encoding(episode)
+    assert torch.equal(program.guide.encode(episode).latent_loc, amortized.latent_loc)
+    program.train(False)
+    refined = program.guide.encode(episode)
+    (refine,) = program.guide.preparations
+    assert torch.equal(refined.latent_loc, refine(amortized.latent_loc, episode))
+    assert (refined.latent_loc - amortized.latent_loc).abs().max() > 1e-3
+    assert torch.equal(refined.latent_scale, amortized.latent_scale)
+    assert torch.equal(refined.features, amortized.features)
+    program.train()
+    assert torch.equal(program.guide.encode(episode).latent_loc, amortized.latent_loc)
+
+
+@every_program
+@torch.no_grad()
+def test_every_image_s_content_says_more_of_it(changes):
+    program, episode = looked_at(**changes), random_episodes()
+    amortized, refined = program.guide.amortized_encoding(episode), program.guide.encode(episode)
+    before, after = (
+        program.model.image_likelihood(encoding.latent_loc).log_prob(episode) for encoding in (amortized, refined)
+    )
+    assert (after > before).all()
+
+
+@every_program
+@torch.no_grad()
+def test_the_guide_writes_and_proposes_what_was_prepared(changes):
+    program, episode = looked_at(**changes), random_episodes()
+    encoding = program.guide.encode(episode)
+    written = program.guide.memory_posterior(encoding)
+    by_encoder = program.guide.memory_posterior(program.guide.amortized_encoding(episode))
+    trace = poutine.trace(program.guide).get_trace(episode)
+    torch.testing.assert_close(trace.nodes["memory"]["fn"].mean, written.mean)
+    assert (written.mean - by_encoder.mean).abs().max() > 1e-4
+    if not program.guide.latent_sees_read:
+        latent = trace.nodes["latent"]["fn"]
+        torch.testing.assert_close(latent.mean, encoding.latent_loc)
+        torch.testing.assert_close(latent.stddev, encoding.latent_scale)
+
+
+@pytest.mark.parametrize("bits", [None, 3])
+def test_blocks_hold_exactly_the_contents_that_were_prepared_and_nothing_else(bits):
+    program, episode = looked_at(content_bits=bits), random_episodes()
+    with torch.no_grad():
+        held = cut_blocks(written_memory(program.guide, episode).squeeze(1), program.guide.write.layout)
+    contents = program.guide.encode(episode).latent_loc
+    assert torch.equal(held[:, :6].flatten(2), contents)
+    assert not held[:, 6:].any()
+    for memory in held:
+        assert (len(memory.unique()) <= 2**3 - 1) == (bits == 3)
+
+
+def test_contents_are_rounded_after_they_are_refined():
+    program, episode = looked_at(content_bits=4), random_episodes()
+    refine, quantize = program.guide.preparations
+    amortized = program.guide.amortized_encoding(episode).latent_loc
+    expected = quantize(refine(amortized, episode), episode)
+    assert torch.equal(program.guide.encode(episode).latent_loc, expected)
+
+
+@torch.no_grad()
+def test_blocks_chosen_by_content_stay_those_of_the_encoding_and_hold_what_was_prepared():
+    program, episode = looked_at(write="allocate_by_content"), random_episodes()
+    write, encoding = program.guide.write, program.guide.encode(episode)
+    assert torch.equal(encoding.blocks, program.guide.amortized_encoding(episode).blocks)
+    assert write.blocks_of(encoding) is encoding.blocks
+    memory = written_memory(program.guide, episode)
+    own = read(memory, program.guide.key_posterior(encoding).mode, write.addressing).flatten(-4)
+    torch.testing.assert_close(own, encoding.latent_loc, atol=1e-12, rtol=0)
+
+
+@both_writes
+@torch.no_grad()
+def test_shared_blocks_hold_the_means_of_what_was_prepared(write):
+    program, episode = looked_at(write=write), random_episodes(images=24)
+    layout, encoding = program.guide.write.layout, program.guide.encode(episode)
+    held = cut_blocks(program.guide.write(encoding).squeeze(1), layout).flatten(2)
+    blocks = program.guide.write.blocks_of(encoding).squeeze(-1)
+    for b in range(3):
+        for n in blocks[b].unique():
+            torch.testing.assert_close(held[b, n], encoding.latent_loc[b, blocks[b] == n].mean(0))
+
+
+@both_writes
+def test_the_encoder_learns_through_what_was_prepared_and_the_decoder_is_left_alone(write):
+    program, episode = looked_at(write=write), random_episodes()
+    program.guide.write(program.guide.encode(episode)).square().sum().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in program.guide.encoder.parameters())
+    assert all(parameter.grad is None for parameter in program.model.decoder.parameters())
+
+
+@every_program
+def test_grey_cues_are_written_recalled_and_autoencoded(changes):
+    """Pyro's checks are on, and a refinement asks for the Bernoulli's density of what is not binary."""
+    program = looked_at(latent_context="image", **changes)
+    memories, grey = GenerativeMemory(program.model, program.guide), 0.2 + 0.6 * random_episodes()
+    memory = memories.write(grey)
+    reads = [memories.recall(memory, grey, steps=2)[-1], memories.autoencode(grey, steps=2)[-1]]
+    assert all(found.images.isfinite().all() for found in reads)
+
+
+def test_a_prior_made_of_keys_needs_no_contents_and_is_the_same_in_training_or_not():
+    """Pseudo-images are grey too, and only their keys are asked for."""
+    program = small_program(model="kanerva_machine", key_prior="vamp", content_steps=3)
+    key = torch.randn(5, 2, *program.model.key_shape, dtype=torch.float64)
+    in_training = program.model.key_prior().log_prob(key)
+    program.train(False)
+    program.guide.preparations = (lambda *_: pytest.fail("contents were prepared"),)
+    assert torch.equal(program.model.key_prior().log_prob(key), in_training)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_look_interrupts_training_even_where_it_fails(training):
+    program = small_program()
+    program.train(training)
+    parts = program.model, program.guide
+    with pytest.raises(KeyError), program.looked_at():
+        assert not any(module.training for part in parts for module in part.modules())
+        raise KeyError
+    assert all(module.training == training for part in parts for module in part.modules())
+
+
+def test_what_is_loaded_is_there_to_be_looked_at(tmp_path):
+    config, device = small_config(content_steps=10), torch.device("cpu")
+    program = build_program(config, IMAGE_SHAPE, device)
+    assert program.guide.training
+    save_checkpoint(tmp_path / "best.pt", {"step": 7, **program.state_dicts()})
+    assert load_program(program, tmp_path / "best.pt") == 7
+    assert not any(module.training for part in (program.model, program.guide) for module in part.modules())
+    episode = random_episodes().float()
+    encoder_s = program.guide.amortized_encoding(episode).latent_loc
+    assert not torch.equal(program.guide.encode(episode).latent_loc, encoder_s)
