@@ -1,0 +1,85 @@
+"""Weights that come with the project: still as good as stated, small, and unpacked as they were packed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from experiments.build import build_program, load_program, open_memory, read_run
+from experiments.config import replace_flat
+from experiments.evaluate import main as evaluate
+from experiments.pack_weights import main as pack_weights
+from experiments.weights import PRETRAINED, pack, pretrained_names, unpack
+from inference.scoring import ScoringPlan, score_episodes
+from kpp_pyro.checkpoint import load_checkpoint
+from kpp_pyro.errors import InputError
+
+IMAGES = Path(__file__).parent / "pretrained_images"  # the first 256 test images, binarized, in episodes of 32
+LARGEST_BYTES = 10_000_000
+PARTICLES = 20  # k-hat is low: 20 draws are 0.01 nats from 1,000
+TOLERANCE_NATS = 0.05  # of the mean of 256 images: draws, and float32 in place of bfloat16
+
+pytestmark = pytest.mark.parametrize("name", pretrained_names())
+
+
+def stored_images(name: str) -> torch.Tensor:
+    with np.load(IMAGES / f"{name}.npz") as file:
+        shape = tuple(file["shape"])
+        pixels = np.unpackbits(file["pixels"], count=int(np.prod(shape))).reshape(shape)
+    return torch.from_numpy(pixels.astype(np.float32))
+
+
+def test_weights_still_give_the_number_that_is_stated(name, tmp_path):
+    _, config = read_run(unpack(name, tmp_path))
+    images = stored_images(name)
+    program = build_program(
+        replace_flat(config, {"precision": "float32"}), tuple(images.shape[2:]), torch.device("cpu")
+    )
+    load_program(program, tmp_path / name / "best.pt")
+    everything = torch.ones(images.shape[:2], dtype=torch.bool)
+    plan = ScoringPlan(particles=PARTICLES, control_particles=0)
+    with pyro.validation_enabled(False):
+        found = score_episodes(program.model, program.guide, [(images, everything)], plan).own.log_likelihood
+    stated = json.loads((PRETRAINED / name / "evaluation.json").read_text())
+    assert stated["settings"]["particles"] >= 1000 and stated["settings"]["seed"] == 0
+    of_these = torch.tensor(stated["per_image"]["log_likelihood_nats"][: found.numel()])
+    assert found.mean().item() == pytest.approx(of_these.mean().item(), abs=TOLERANCE_NATS)
+    assert np.corrcoef(found, of_these)[0, 1] > 0.98  # image by image too
+
+
+def test_weights_are_small(name):
+    assert (PRETRAINED / name / "weights.safetensors").stat().st_size <= LARGEST_BYTES
+
+
+def test_weights_survive_packing_again(name, tmp_path):
+    first = unpack(name, tmp_path)
+    (first / "evaluation.json").write_text("mine")
+    assert unpack(name, tmp_path) == first and (first / "evaluation.json").read_text() == "mine"
+    pack(first, tmp_path / "packed", content_steps=3)
+    packed, shipped = (load_file(folder / "weights.safetensors") for folder in (tmp_path / "packed", PRETRAINED / name))
+    assert packed.keys() == shipped.keys() and all(torch.equal(packed[key], shipped[key]) for key in shipped)
+    shutil.copy(first / "best.pt", tmp_path / "packed")
+    _, config = read_run(tmp_path / "packed")
+    assert config.program.content_steps == 3
+    assert open_memory(first).model is not None
+
+
+def test_bad_input_is_refused_and_leaves_nothing(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="--pretrained nobody: expected one of "):
+        evaluate(["--pretrained", "nobody"])
+    for arguments, found in ([], "neither"), (["a_run", "--pretrained", name], "both"):
+        with pytest.raises(InputError, match=f"expected one of the two, found {found}"):
+            evaluate(arguments)
+    with pytest.raises(InputError, match="--content-steps: expected a number from 0"):
+        pack_weights([str(unpack(name, tmp_path / "made")), "--out", "packed", "--content-steps", "-1"])
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    checkpoint = load_checkpoint(tmp_path / "made" / name / "best.pt")
+    assert all(tensor.dtype == torch.float32 for part in ("model", "guide") for tensor in checkpoint[part].values())
