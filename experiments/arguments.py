@@ -11,7 +11,7 @@ import tyro
 
 from experiments.build import OpenedRun, open_run
 from experiments.config import ProgramConfig
-from experiments.weights import unpack
+from experiments.weights import UNPACKED, unpack
 from inference.processes import ALONE, Processes
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.errors import InputError
@@ -31,8 +31,8 @@ class RunArguments:
     data_dir: Path | None = None
     """Folder of the data sets; the run's own if None."""
 
-    def path(self) -> Path:
-        """The run folder, unpacked if it has to be.
+    def path(self, processes: Processes = ALONE) -> Path:
+        """The run folder, unpacked if it has to be, by the first process: others have to wait for it.
 
         Raises:
             InputError: no run and no pretrained weights are named, or both.
@@ -40,11 +40,15 @@ class RunArguments:
         if (self.run is None) == (self.pretrained is None):
             found = "neither" if self.run is None else "both"
             raise InputError(f"RUN, --pretrained: expected one of the two, found {found}")
-        return unpack(self.pretrained) if self.run is None else self.run  # type: ignore[arg-type]
+        if self.pretrained is None:
+            return self.run  # type: ignore[return-value]
+        if processes.is_first:
+            unpack(self.pretrained)
+        return UNPACKED / self.pretrained
 
     def open_run(self, processes: Processes = ALONE, **changes: object) -> OpenedRun:
         """Open it, if what is found out can be written to it; see `experiments.build.open_run`."""
-        run = open_run(self.path(), self.device, self.data_dir, processes, **changes)
+        run = open_run(self.path(processes), self.device, self.data_dir, processes, **changes)
         run.folder.require_writable()
         return run
 

@@ -67,7 +67,10 @@ class Arguments(HeldOutArguments):
 def main(argv: Sequence[str] | None = None, processes: Processes = ALONE) -> int:
     """Run the script, as one of several processes if there are any; returns its exit status."""
     with processes.together():
-        run, arguments = open_scored(argv, processes)
+        arguments = read_arguments(argv)
+        arguments.path(processes)  # pretrained weights are there before others look for them
+    with processes.together():
+        run = open_scored(arguments, processes)
         episodes = arguments.episodes(run)
     with pyro.validation_enabled(False):
         scores = score(run, episodes, arguments, processes)
@@ -76,16 +79,21 @@ def main(argv: Sequence[str] | None = None, processes: Processes = ALONE) -> int
     return 0
 
 
-def open_scored(argv: Sequence[str] | None, processes: Processes) -> tuple[OpenedRun, Arguments]:
-    """Read the command line and open the run that it names."""
+def read_arguments(argv: Sequence[str] | None) -> Arguments:
+    """Read the command line."""
     arguments = tyro.cli(Arguments, args=argv)
     require_at_least(
         arguments,
         {"particles": 1, "limit": 1, "refine_steps": 1, "control_particles": 0, "posterior_images": 0, "seed": 0},
     )
+    return arguments
+
+
+def open_scored(arguments: Arguments, processes: Processes) -> OpenedRun:
+    """Open the run that the command line names."""
     names = ("classes_per_episode", "content_steps", "content_bits")
     changes = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    return arguments.open_run(processes, **changes), arguments
+    return arguments.open_run(processes, **changes)
 
 
 def score(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments, processes: Processes = ALONE) -> Scores:

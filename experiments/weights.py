@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import torch
@@ -15,11 +14,11 @@ from experiments.config import replace_flat
 from kpp_pyro.checkpoint import load_checkpoint, save_checkpoint
 from kpp_pyro.errors import InputError
 from kpp_pyro.files import writing
-from kpp_pyro.run_folder import RunFolder, write_json
+from kpp_pyro.run_folder import RunFolder, write_json, write_text
 from kpp_pyro.tensor_file import TensorFile
 
 PRETRAINED = Path(__file__).parent / "pretrained"
-_UNPACKED = Path("runs") / "pretrained"
+UNPACKED = Path("runs") / "pretrained"
 _CONFIG, _WEIGHTS = "config.json", "weights.safetensors"
 _FILE = TensorFile("weights", "a file of weights")
 _PARTS = ("model", "guide")
@@ -32,7 +31,7 @@ def pretrained_names() -> list[str]:
     return sorted(path.parent.name for path in PRETRAINED.glob(f"*/{_WEIGHTS}"))
 
 
-def unpack(name: str, parent: Path = _UNPACKED) -> Path:
+def unpack(name: str, parent: Path = UNPACKED) -> Path:
     """Make a run folder of weights that come with the project, `parent`/`name`, to be used as any other.
 
     What other scripts have added to the folder stays.
@@ -52,7 +51,7 @@ def unpack(name: str, parent: Path = _UNPACKED) -> Path:
     with writing(run.path):
         run.path.mkdir(parents=True, exist_ok=True)
         save_checkpoint(run.best, {"step": int(metadata["step"]), **state})
-        shutil.copyfile(source / _CONFIG, run.config)
+        write_text(run.config, (source / _CONFIG).read_text())  # whole: another process may be reading it
     return run.path
 
 
