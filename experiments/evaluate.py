@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None, processes: Processes = ALONE) -> int
     """Run the script, as one of several processes if there are any; returns its exit status."""
     with processes.together():
         arguments = read_arguments(argv)
-        arguments.path(processes)  # pretrained weights are there before others look for them
+        arguments = replace(arguments, run=arguments.path(processes), pretrained=None)
     with processes.together():
         run = open_scored(arguments, processes)
         episodes = arguments.episodes(run)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from experiments.config import Config, MemoryConfig, TrainingConfig, flat
+from experiments.programs import layout_of
 from kpp_pyro.errors import InputError
 from kpp_pyro.key_priors import KEY_PRIORS
 from kpp_pyro.networks.attention import ATTENTION_HEADS
@@ -111,13 +112,11 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str, str]]:
             if getattr(config.program, name):
                 what = f"none with --write {memory.write}, whose contents are not latents"
                 yield name.replace("_", "-"), what, str(getattr(config.program, name))
-    reads, blocks = config.data.episode_length * memory.reads, _blocks(memory)
-    if config.program.content_bits is not None and reads > blocks:
-        yield "content-bits", f"at most the memory's {blocks} blocks to be read, as shared ones hold means", f"{reads}"
-
-
-def _blocks(memory: MemoryConfig) -> int:
-    return (memory.memory_height // max(1, memory.block_height)) * (memory.memory_width // max(1, memory.block_width))
+    if config.program.content_bits is not None:
+        reads, blocks = config.data.episode_length * memory.reads, layout_of(memory).blocks
+        if reads > blocks:
+            expected = f"at most the memory's {blocks} blocks to be read, as shared ones hold means"
+            yield "content-bits", expected, str(reads)
 
 
 def _idle_numbers(config: Config) -> Iterator[tuple[str, str, str]]:

@@ -38,7 +38,7 @@ from models.pseudo_inverse_memory import PseudoInverseMemoryGuide, PseudoInverse
 from models.vae import VaeGuide, VaeModel
 
 if TYPE_CHECKING:
-    from experiments.config import Config
+    from experiments.config import Config, MemoryConfig
 
 ImageShape = tuple[int, int, int]
 Matrix = TypeVar("Matrix", bound=MatrixMemoryModel)
@@ -162,9 +162,9 @@ def _attentive_encoder(config: Config, image_shape: ImageShape) -> nn.Module:
     return AttentiveEncoder(_encoder(config, image_shape), config.network.depth)
 
 
-def _kanerva_plus_plus(parts: Parts) -> Program:
-    memory = parts.config.memory
-    layout = MemoryLayout(
+def layout_of(memory: MemoryConfig) -> MemoryLayout:
+    """Sizes of a block memory. Raises InputError for impossible ones."""
+    return MemoryLayout(
         memory.memory_channels,
         memory.memory_height,
         memory.memory_width,
@@ -172,6 +172,11 @@ def _kanerva_plus_plus(parts: Parts) -> Program:
         memory.block_width,
         memory.reads,
     )
+
+
+def _kanerva_plus_plus(parts: Parts) -> Program:
+    memory = parts.config.memory
+    layout = layout_of(memory)
     write = WRITES[memory.write](parts, layout)
     latent_size = write.latent_size
     decoder = parts.decoder(latent_size)

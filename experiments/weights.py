@@ -51,7 +51,7 @@ def unpack(name: str, parent: Path = UNPACKED) -> Path:
     with writing(run.path):
         run.path.mkdir(parents=True, exist_ok=True)
         save_checkpoint(run.best, {"step": int(metadata["step"]), **state})
-        write_text(run.config, (source / _CONFIG).read_text())  # whole: another process may be reading it
+        write_text(run.config, (source / _CONFIG).read_text())
     return run.path
 
 
