@@ -115,7 +115,8 @@ class MemoryConfig:
 
     write: WriteName = "allocate"
     """allocate gives every image a block of its own, in order; allocate_by_content chooses blocks by what the images
-    are, so that similar images share; feed_forward is the paper's learned map onto the whole memory."""
+    are, so that similar images share; feed_forward is the paper's learned map onto the memory, with normal keys, by
+    which images claim blocks; feed_forward_soft lets every place mix what the images offer."""
     memory_channels: int = 4
     """C_m; the memory has C_m x H_m x W_m scalars."""
     memory_height: int = 20
@@ -128,6 +129,9 @@ class MemoryConfig:
     """w, width of the block that a key reads."""
     reads: int = 1
     """R, blocks read per image, each through a key of its own."""
+    signs_per_scalar: int | None = None
+    """Latents are signs, +1 or -1, and so many (1 to 16) are packed into every scalar of a block; numbers, one to a
+    scalar, if None. For memories of few scalars: a decoder tells signs apart where it cannot tell levels."""
     latent_size: int | None = None
     """D, size of an image's latent: as many scalars as are read if None (always, where blocks are allocated), 100 with
     other models."""
@@ -234,6 +238,14 @@ _BY_WRITE: dict[str, dict[str, Any]] = {
     "allocate": {"episode_encoder": "independent"},
     "allocate_by_content": {"episode_encoder": "independent"},
     "feed_forward": {
+        "memory_channels": 100,
+        "memory_height": 4,
+        "memory_width": 8,
+        "block_height": 1,
+        "block_width": 1,
+        "episode_encoder": "temporal_shift",
+    },
+    "feed_forward_soft": {
         "memory_channels": 50,
         "memory_height": 8,
         "memory_width": 8,
@@ -246,13 +258,13 @@ _BY_WRITE: dict[str, dict[str, Any]] = {
         "kl_key_ramp_steps": 2000,
     },
 }
-# A learned map has to discover what `allocate` is given: it needs several times the steps.
+# A soft map has to discover what the others are given: it needs several times the steps.
 _BY_DATASET_AND_WRITE: dict[tuple[str, str], dict[str, Any]] = {
-    ("digits", "feed_forward"): {"steps": 6000, "evaluate_every": 500},
-    ("mnist", "feed_forward"): {"preset": "medium", "steps": 24000},
-    ("fashion_mnist", "feed_forward"): {"preset": "medium", "steps": 24000},
-    ("omniglot", "feed_forward"): {"steps": 24000, "evaluate_every": 1000},
-    ("folder", "feed_forward"): {"preset": "medium", "steps": 24000},
+    ("digits", "feed_forward_soft"): {"steps": 6000, "evaluate_every": 500},
+    ("mnist", "feed_forward_soft"): {"preset": "medium", "steps": 24000},
+    ("fashion_mnist", "feed_forward_soft"): {"preset": "medium", "steps": 24000},
+    ("omniglot", "feed_forward_soft"): {"steps": 24000, "evaluate_every": 1000},
+    ("folder", "feed_forward_soft"): {"preset": "medium", "steps": 24000},
 }
 # A deterministic memory's KL is dropped; with these not paid either, all models are trained for the same: ln p(X | M).
 # A linear read is far from exact: a latent's posterior that does not look at it, as the Kanerva Machine's does, pays.

@@ -13,13 +13,15 @@ from kpp_pyro.networks.attention import ATTENTION_HEADS
 from kpp_pyro.networks.shapes import require_image_shape
 from kpp_pyro.posteriors import POSTERIORS
 from kpp_pyro.quantization import LARGEST_BITS, SMALLEST_BITS
+from kpp_pyro.sign_code import MOST_SIGNS
 
-_BLOCK_WRITES = ("allocate", "allocate_by_content")
+_POINTERS = ("allocate", "allocate_by_content")  # writes whose keys point at known blocks
+_MIXTURES = ("feed_forward_soft",)  # writes whose memories do not hold latents
 _SOLVED_KEYS = ("dynamic_kanerva_machine", "pseudo_inverse_memory")
 _BLOCK_SIZES = ("memory_channels", "memory_height", "memory_width", "block_height", "block_width", "reads")
 _RANDOM = ("kanerva_machine", *_SOLVED_KEYS)
 _USED_BY = {  # numbers, and the models that they make a difference to
-    (*_BLOCK_SIZES, "content_bits"): ("kanerva_plus_plus",),
+    (*_BLOCK_SIZES, "content_bits", "signs_per_scalar"): ("kanerva_plus_plus",),
     ("content_steps", "content_step_size"): ("kanerva_plus_plus", *_RANDOM),
     ("kl_key_start", "kl_key_begin_step", "kl_key_ramp_steps"): ("kanerva_plus_plus", *_RANDOM),
     ("memory_rows", "kl_memory_weight"): _RANDOM,
@@ -55,6 +57,9 @@ def require_sensible(config: Config) -> None:
     if program.content_bits is not None and not SMALLEST_BITS <= program.content_bits <= LARGEST_BITS:
         bits = program.content_bits
         raise InputError(f"--content-bits: expected {SMALLEST_BITS} to {LARGEST_BITS}, or none, found {bits}")
+    if memory.signs_per_scalar is not None and not 1 <= memory.signs_per_scalar <= MOST_SIGNS:
+        signs = memory.signs_per_scalar
+        raise InputError(f"--signs-per-scalar: expected 1 to {MOST_SIGNS}, or none, found {signs}")
     require_image_shape((1, data.image_size, data.image_size), "--image-size")
     for flag, positive in {
         "smallest-scale": memory.smallest_scale,
@@ -107,16 +112,18 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str, str]]:
     if network.episode_encoder != "temporal_shift" and network.temporal_shift:
         yield "temporal-shift", "--episode-encoder temporal_shift beside it", network.episode_encoder
     yield from _idle_numbers(config)
-    if model == "kanerva_plus_plus" and memory.write not in _BLOCK_WRITES:
-        for name in ("content_steps", "content_bits"):
-            if getattr(config.program, name):
+    if model == "kanerva_plus_plus" and memory.write in _MIXTURES:
+        for name in ("content_steps", "content_bits", "signs_per_scalar"):
+            if flat(config)[name]:
                 what = f"none with --write {memory.write}, whose contents are not latents"
-                yield name.replace("_", "-"), what, str(getattr(config.program, name))
-    if config.program.content_bits is not None:
+                yield name.replace("_", "-"), what, str(flat(config)[name])
+    if memory.signs_per_scalar is not None and config.program.content_bits is not None:
+        yield "content-bits", "none with --signs-per-scalar, which says the bits", str(config.program.content_bits)
+    for name in ("content_bits", "signs_per_scalar"):
         reads, blocks = config.data.episode_length * memory.reads, layout_of(memory).blocks
-        if reads > blocks:
+        if flat(config)[name] is not None and reads > blocks:
             expected = f"at most the memory's {blocks} blocks to be read, as shared ones hold means"
-            yield "content-bits", expected, str(reads)
+            yield name.replace("_", "-"), expected, str(reads)
 
 
 def _idle_numbers(config: Config) -> Iterator[tuple[str, str, str]]:
@@ -135,7 +142,7 @@ def _idle_numbers(config: Config) -> Iterator[tuple[str, str, str]]:
 
 def _conflicts_of_keys(config: Config) -> Iterator[tuple[str, str, str]]:
     program, write = config.program, config.memory.write
-    blocks = program.model == "kanerva_plus_plus" and write in _BLOCK_WRITES
+    blocks = program.model == "kanerva_plus_plus" and write in _POINTERS
     prior, guide = program.key_prior, program.key_guide
     if program.model == "vae":
         expected = "{} with --model vae, which has no keys"
@@ -166,6 +173,7 @@ def _conflicts_of_flows(config: Config) -> Iterator[tuple[str, str, str]]:
     program, memory = config.program, config.memory
     keys = {"kanerva_machine": program.key_size} | dict.fromkeys(_SOLVED_KEYS, program.memory_rows)
     read = memory.reads * memory.memory_channels * memory.block_height * memory.block_width
+    read *= memory.signs_per_scalar or 1
     latents = read if program.model == "kanerva_plus_plus" else None
     for flag, name, size, what in (
         ("key-prior", program.key_prior, keys.get(program.model), "keys"),
@@ -186,7 +194,7 @@ def _conflicts_of_objectives(config: Config) -> Iterator[tuple[str, str, str]]:
         ):
             if not family[name].closed_kl:
                 yield flag, "a normal with --objective mean_field, whose KLs are closed", name
-        blocks = program.model == "kanerva_plus_plus" and config.memory.write in _BLOCK_WRITES
+        blocks = program.model == "kanerva_plus_plus" and config.memory.write in _POINTERS
         if blocks and program.key_prior != "standard_normal":
             yield "key-prior", "standard_normal with --objective mean_field, for keys of blocks", program.key_prior
     if training.objective == "dreg" and program.latent_context != "image":

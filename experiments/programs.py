@@ -27,7 +27,14 @@ from kpp_pyro.networks.reading import IdentityReading, MlpReading, NoReading
 from kpp_pyro.posteriors import POSTERIORS, Posterior
 from kpp_pyro.quantization import Quantization
 from kpp_pyro.semi_amortized import LatentRefinement
-from kpp_pyro.writes import AllocateByContentWrite, AllocateWrite, FeedForwardWrite, Write
+from kpp_pyro.sign_code import SignCode
+from kpp_pyro.writes import (
+    AllocateByContentWrite,
+    AllocateWrite,
+    FeedForwardWrite,
+    SoftFeedForwardWrite,
+    Write,
+)
 from kpp_pyro.writes.blocks import BlockWrite
 from models.dynamic_kanerva_machine import DynamicKanervaMachineGuide, DynamicKanervaMachineModel
 from models.kanerva_machine import KanervaMachineGuide, KanervaMachineModel
@@ -114,6 +121,12 @@ class Parts:
         """D of the models whose latents are not as large as a read of blocks."""
         return self.config.memory.latent_size or _MATRIX_LATENT_SIZE
 
+    @property
+    def code(self) -> SignCode | None:
+        """How latents become the scalars of a block, if not as they are."""
+        signs = self.config.memory.signs_per_scalar
+        return None if signs is None else SignCode(signs)
+
     def decoder(self, latent_size: int) -> nn.Module:
         """p(x | z)."""
         network = self.config.network
@@ -197,15 +210,16 @@ def _allocate_by_content(parts: Parts, layout: MemoryLayout) -> Write:
 
 def _block_write(kind: type[BlockWrite], parts: Parts, layout: MemoryLayout) -> Write:
     _require_room(parts.config, layout)
-    return kind(layout, parts.encoding_size, parts.config.memory.smallest_scale, dtype=parts.dtype)
+    return kind(layout, parts.encoding_size, parts.config.memory.smallest_scale, dtype=parts.dtype, code=parts.code)
 
 
 def _require_room(config: Config, layout: MemoryLayout) -> None:
     """Raise InputError for latents of another size than a read, and say so if images have to share blocks."""
-    latent_size = config.memory.latent_size
-    if latent_size not in (None, layout.read_scalars):
+    latent_size, size = config.memory.latent_size, layout.read_scalars * (config.memory.signs_per_scalar or 1)
+    if latent_size not in (None, size):
+        what = "signs" if config.memory.signs_per_scalar else "scalars"
         raise InputError(
-            f"--latent-size: expected the {layout.read_scalars} scalars of a read with --write {config.memory.write}, "
+            f"--latent-size: expected the {size} {what} of a read with --write {config.memory.write}, "
             f"found {latent_size}"
         )
     reads = config.data.episode_length * layout.reads
@@ -215,17 +229,24 @@ def _require_room(config: Config, layout: MemoryLayout) -> None:
 
 
 def _feed_forward(parts: Parts, layout: MemoryLayout) -> Write:
+    _require_room(parts.config, layout)
+    keys = parts.key_posterior(layout.reads, KEY_SIZE)
+    smallest = parts.config.memory.smallest_scale
+    return FeedForwardWrite(layout, parts.encoding_size, smallest, keys, parts.dtype, parts.code)
+
+
+def _soft_feed_forward(parts: Parts, layout: MemoryLayout) -> Write:
     memory = parts.config.memory
     latent_size = layout.read_scalars if memory.latent_size is None else memory.latent_size
     keys = parts.key_posterior(layout.reads, KEY_SIZE)
-    return FeedForwardWrite(layout, parts.encoding_size, latent_size, memory.smallest_scale, keys, parts.dtype)
+    return SoftFeedForwardWrite(layout, parts.encoding_size, latent_size, memory.smallest_scale, keys, parts.dtype)
 
 
 def _prior_from_memory(parts: Parts, layout: MemoryLayout, latent_size: int) -> nn.Module:
     smallest = parts.config.memory.smallest_scale
-    if parts.config.memory.write == "feed_forward":
+    if parts.config.memory.write == "feed_forward_soft":
         return MlpReading(layout, latent_size, 4 * latent_size, 2, smallest)
-    return IdentityReading(layout, smallest)  # a block holds a latent as it is
+    return IdentityReading(layout, smallest, parts.code)  # a block holds a latent as it is
 
 
 def _standard_normal_prior(_parts: Parts, _layout: MemoryLayout, latent_size: int) -> nn.Module:
@@ -279,6 +300,7 @@ WRITES: dict[str, Callable[[Parts, MemoryLayout], Write]] = {
     "allocate": _allocate,
     "allocate_by_content": _allocate_by_content,
     "feed_forward": _feed_forward,
+    "feed_forward_soft": _soft_feed_forward,
 }
 LATENT_PRIORS: dict[str, Callable[[Parts, MemoryLayout, int], nn.Module]] = {
     "memory": _prior_from_memory,

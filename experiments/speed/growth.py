@@ -51,7 +51,7 @@ def axes(quick: bool) -> list[Axis]:
     doublings = [2**power for power in range(10)]
     lengths, batches, few = doublings[3:][ends], doublings[:7][ends], doublings[:5][ends]
     found = []
-    for write in ("allocate", "feed_forward"):
+    for write in ("allocate", "feed_forward_soft"):
         found += [
             Axis("T, images per episode", write, lengths, lambda length: {"episode_length": length}),
             Axis("B, episodes per step", write, batches, lambda batch: {"episodes_per_step": batch}),

@@ -8,20 +8,23 @@ from torch import Tensor, nn
 from kpp_pyro.memory import MemoryLayout
 from kpp_pyro.networks.heads import LocScaleHead, positive
 from kpp_pyro.networks.residual import ResidualMlp
+from kpp_pyro.sign_code import SignCode
 
 
 class IdentityReading(nn.Module):
-    """p(z | M, y): the location is the read itself, the scale is learned, one per latent dimension."""
+    """p(z | M, y): the location is the read itself, or the signs in it; the scale is learned, one per dimension."""
 
-    def __init__(self, layout: MemoryLayout, smallest_scale: float) -> None:
+    def __init__(self, layout: MemoryLayout, smallest_scale: float, code: SignCode | None = None) -> None:
         super().__init__()
-        self.latent_size = layout.read_scalars
+        self.code = code
+        self.latent_size = layout.read_scalars * (code.signs if code else 1)
         self.smallest_scale = smallest_scale
         self.raw_scale = nn.Parameter(torch.zeros(self.latent_size))
 
     def forward(self, block: Tensor) -> tuple[Tensor, Tensor]:
         """Return loc and scale (..., D) of the latent, from blocks (..., R, C_m, h, w)."""
-        loc = block.flatten(-4)
+        scalars = block.flatten(-4)
+        loc = self.code.unpack(scalars) if self.code else scalars
         return loc, positive(self.raw_scale, self.smallest_scale).expand_as(loc)
 
 

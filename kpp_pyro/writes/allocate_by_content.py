@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from kpp_pyro.assignment import round_assignment, sinkhorn
-from kpp_pyro.memory import MemoryLayout, join_blocks
+from kpp_pyro.memory import MemoryLayout
+from kpp_pyro.sign_code import SignCode
 from kpp_pyro.writes.blocks import BlockWrite
 from kpp_pyro.writes.interface import Encoding
 
@@ -63,33 +64,27 @@ class AllocateByContentWrite(BlockWrite):
         match_scale: float = 0.3,
         match_prior_prob: float = 0.01,
         dtype: torch.dtype = torch.float32,
+        code: SignCode | None = None,
     ) -> None:
-        super().__init__(layout, encoding_size, smallest_scale, match_scale, match_prior_prob, dtype)
+        super().__init__(layout, encoding_size, smallest_scale, match_scale, match_prior_prob, dtype, code)
         chance = torch.Generator().manual_seed(0)  # of its own: the networks stay those of the other writes
-        self.register_buffer("prototypes", torch.randn(layout.blocks, math.prod(layout.block_shape), generator=chance))
+        size = self.latent_size // layout.reads
+        self.register_buffer("prototypes", torch.randn(layout.blocks, size, generator=chance))
 
     def encode(self, features: Tensor) -> AllocatedEncoding:
         """Add the parameters of q(z|X), and blocks."""
         encoding = super().encode(features)
-        return AllocatedEncoding(**vars(encoding), blocks=self.allocate(self.contents(encoding)))
-
-    def forward(self, encoding: Encoding) -> Tensor:
-        """Write to every block the mean of the contents that are assigned to it."""
-        numbers = torch.arange(self.layout.blocks, device=encoding.features.device)
-        contents = self.contents(encoding).flatten(3).flatten(1, 2)  # (B, T * R, S)
-        assigned = self.blocks_of(encoding).flatten(1, 2).unsqueeze(1) == numbers[:, None]  # (B, N, T * R)
-        held = assigned.to(contents.dtype) @ contents / assigned.sum(-1, keepdim=True).clamp(min=1)  # (B, N, S)
-        return join_blocks(held.unflatten(-1, self.layout.block_shape), self.layout).unsqueeze(1)
+        return AllocatedEncoding(**vars(encoding), blocks=self.allocate(encoding.latent_loc))
 
     def blocks_of(self, encoding: Encoding) -> Tensor:
         """Blocks that were chosen, by `encode` if it made the encoding, (B, T, R)."""
-        return encoding.blocks if isinstance(encoding, AllocatedEncoding) else self.allocate(self.contents(encoding))
+        return encoding.blocks if isinstance(encoding, AllocatedEncoding) else self.allocate(encoding.latent_loc)
 
     @torch.no_grad()
     def allocate(self, contents: Tensor) -> Tensor:
-        """Choose blocks for contents (B, T, R, C_m, h, w), (B, T, R)."""
-        points = _standardised(contents.flatten(3).flatten(1, 2))  # (B, T * R, S)
-        return round_assignment(self._cluster(points)).unflatten(1, contents.shape[1:3])
+        """Choose blocks for the R parts of contents (B, T, D), (B, T, R)."""
+        points = _standardised(contents.unflatten(-1, (self.layout.reads, -1)).flatten(1, 2))  # (B, T * R, D / R)
+        return round_assignment(self._cluster(points)).unflatten(1, (-1, self.layout.reads))
 
     def _cluster(self, points: Tensor) -> Tensor:
         """Assign points (B, T * R, S) softly to blocks by what they are, (B, T * R, N), or (B, T * R, T * R)."""

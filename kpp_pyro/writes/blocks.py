@@ -9,9 +9,10 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor
 
 from kpp_pyro.block_key import BlockKey, KnownBlockKey
-from kpp_pyro.memory import Addressing, MemoryLayout, cut_blocks
+from kpp_pyro.memory import Addressing, MemoryLayout, cut_blocks, join_blocks
 from kpp_pyro.networks.heads import LocScaleHead
 from kpp_pyro.networks.precision import InPrecision
+from kpp_pyro.sign_code import SignCode
 from kpp_pyro.writes.interface import Encoding, Write
 
 
@@ -25,6 +26,7 @@ class BlockWrite(Write):
         match_scale: least noise that a match of contents allows for, relative to the root mean square of the memory.
         match_prior_prob: probability of a key from the prior where a block was found by a match.
         dtype: precision of the networks.
+        code: by which contents are signs, packed into the scalars of a block; as they are if None.
 
     Raises:
         InputError: a memory that is not a whole number of blocks.
@@ -38,12 +40,14 @@ class BlockWrite(Write):
         match_scale: float = 0.3,
         match_prior_prob: float = 0.01,
         dtype: torch.dtype = torch.float32,
+        code: SignCode | None = None,
     ) -> None:
         super().__init__()
         layout.require_tiling()
         self.layout = layout
         self.addressing = Addressing(layout, "blockwise")
-        self.latent_size = layout.read_scalars
+        self.code = code
+        self.latent_size = layout.read_scalars * (code.signs if code else 1)
         self.match_scale = match_scale
         self.match_prior_prob = match_prior_prob
         self.to_content = InPrecision(LocScaleHead(encoding_size, self.latent_size, smallest_scale), dtype)
@@ -52,9 +56,22 @@ class BlockWrite(Write):
     def blocks_of(self, encoding: Encoding) -> Tensor:
         """Block that every read of every written image is to find, (B, T, R)."""
 
+    def forward(self, encoding: Encoding) -> Tensor:
+        """Write to every block the mean of the contents that are to be found in it, or zero."""
+        contents = self.contents(encoding).flatten(3).flatten(1, 2)  # (B, T * R, S)
+        assigned = self.assigned(encoding).to(contents.dtype)
+        held = assigned.mT @ contents / assigned.detach().sum(1).clamp(min=1).unsqueeze(-1)  # (B, N, S)
+        return join_blocks(held.unflatten(-1, self.layout.block_shape), self.layout).unsqueeze(1)
+
+    def assigned(self, encoding: Encoding) -> Tensor:
+        """Which block holds the content of which read, as ones among zeros, (B, T * R, N)."""
+        numbers = torch.arange(self.layout.blocks, device=encoding.features.device)
+        return self.blocks_of(encoding).flatten(1, 2).unsqueeze(-1) == numbers
+
     def encode(self, features: Tensor) -> Encoding:
         """Add the parameters of q(z|X): its location is the content that is written."""
-        return Encoding(features, *self.to_content(features))
+        loc, scale = self.to_content(features)
+        return Encoding(features, self.code.of(loc) if self.code else loc, scale)
 
     def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
         """q(y|X, M): written images point to their own blocks, cues to those whose content matches theirs."""
@@ -69,10 +86,11 @@ class BlockWrite(Write):
         cue itself says: the mean square of what its R reads are away from the nearest blocks, but no less than
         `match_scale` times the root mean square of the memory. A damaged cue is unsure; what was read of it, less so.
         """
-        cue = self.contents(encoding).flatten(-3)  # (B, T, R, S)
+        cue = encoding.latent_loc.unflatten(-1, (self.layout.reads, -1))  # (B, T, R, D / R)
         held = cut_blocks(memory.squeeze(-4), self.layout).flatten(-3)  # (..., B, N, S)
-        distance = torch.cdist(cue.flatten(-3, -2), held).unflatten(-2, cue.shape[-3:-1])  # (..., B, T, R, N)
         empty = ~held.any(-1) & held.flatten(-2).any(-1, keepdim=True)  # nobody's block, unless nothing was written
+        held = self.code.unpack(held) if self.code else held  # (..., B, N, D / R)
+        distance = torch.cdist(cue.flatten(-3, -2), held).unflatten(-2, cue.shape[-3:-1])  # (..., B, T, R, N)
         square = distance.square().masked_fill(empty[..., None, None, :], torch.inf)
         power = held.square().mean((-2, -1)).clamp(min=1e-12)[..., None, None, None]  # (..., B, 1, 1, 1)
         away = square.min(-1, keepdim=True).values.mean(-2, keepdim=True) / cue.shape[-1]  # (..., B, T, 1, 1)
@@ -80,5 +98,6 @@ class BlockWrite(Write):
         return (-square / (2 * variance)).softmax(-1)
 
     def contents(self, encoding: Encoding) -> Tensor:
-        """Contents (B, T, R, C_m, h, w)."""
-        return encoding.latent_loc.unflatten(-1, (self.layout.reads, *self.layout.block_shape))
+        """Contents as they are written, (B, T, R, C_m, h, w)."""
+        scalars = self.code.pack(encoding.latent_loc) if self.code else encoding.latent_loc
+        return scalars.unflatten(-1, (self.layout.reads, *self.layout.block_shape))

@@ -2,74 +2,96 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
-from kpp_pyro.memory import KEY_SIZE, Addressing, MemoryLayout
-from kpp_pyro.networks.heads import LocScaleHead
+from kpp_pyro.assignment import round_assignment, sinkhorn
+from kpp_pyro.memory import KEY_SIZE, SCALE, Addressing, MemoryLayout
+from kpp_pyro.networks.heads import positive
 from kpp_pyro.networks.precision import InPrecision
 from kpp_pyro.posteriors import Posterior
-from kpp_pyro.writes.interface import Encoding, Write
+from kpp_pyro.sign_code import SignCode
+from kpp_pyro.writes.blocks import BlockWrite
+from kpp_pyro.writes.interface import Encoding
 
 _CLAIM_GAIN = 4.0  # sharpens the first choices, which learning then has something to tell apart by
+_SINKHORN_STEPS = 8
+_EDGE = 0.1  # of a block: wide enough for a normal distribution of keys to feel where its block ends
+_FIRST_SCALE_LOC = -1.0  # of a key's scale: away from those that read more than a block
+_SMALLEST_KEY_SCALE = 0.02  # relative to its block
 
 
-class FeedForwardWrite(Write):
-    """Every place of the memory chooses among what the images offer, by a softmax over the episode.
+class FeedForwardWrite(BlockWrite):
+    """Images claim blocks of the memory by what they look like, and keys are normal around the blocks.
 
-        M(u) = sum_t softmax_t(claim_t(u)) content_t   for every place u
+        M(n) = mean of the contents c_s with P_sn = 1,   P = round(sinkhorn(claim(f_enc(x))))
 
-    Claims (H_m x W_m) and contents (C_m) are learned maps of an image's encoding, one for each of its R reads. The
-    paper does not say how f_mem joins the encodings. A plain sum of learned maps onto the memory mixes all images at
-    every place; with a softmax an image can have a place to itself, and a content that is the same wherever it lies
-    can be understood by one reading network.
+    Contents, the locations of q(z|X), and claims, one for every block, are learned maps of the encodings. The paper
+    does not say how f_mem joins the encodings of an episode. Sums, and softmaxes over the episode at every place
+    (`feed_forward_soft`), mix images wherever two of them want the same place, and what is read then says little of
+    either. So claims are balanced over the blocks (Sinkhorn), as many contents to each, and rounded; they get the
+    gradient of the balanced ones, straight through the rounding. With room for all, images have blocks to themselves.
 
-    The keys' and latents' posteriors have parameters from the encodings alone: a cue finds its place since places are
-    learned from what images look like.
+    The keys' posteriors are normal, as the paper's, or of another family: their scales are learned, relative to the
+    block's, and they are centred on the block that an image was written to, or on the one whose content matches a cue
+    best. Away from it is another image's block, which costs all the more the sharper reads are.
 
     Args:
-        layout: of the memory.
+        layout: a memory that whole blocks tile.
         encoding_size: F, of the encodings f_enc(X).
-        latent_size: D.
-        smallest_scale: lower bound of the scales of keys and latents.
-        keys: the family of q(y|X).
+        smallest_scale: lower bound of the latents' scale.
+        keys: the family of q(y|X, M).
         dtype: precision of the networks.
+        code: by which contents are signs, packed into the scalars of a block; as they are if None.
     """
+
+    centres: Tensor
+    widths: Tensor
 
     def __init__(
         self,
         layout: MemoryLayout,
         encoding_size: int,
-        latent_size: int,
         smallest_scale: float,
         keys: Posterior,
         dtype: torch.dtype = torch.float32,
+        code: SignCode | None = None,
     ) -> None:
-        super().__init__()
-        self.layout = layout
-        self.addressing = Addressing(layout, "smooth")
-        self.latent_size = latent_size
+        super().__init__(layout, encoding_size, smallest_scale, dtype=dtype, code=code)
+        self.addressing = Addressing(layout, "blockwise", edge=_EDGE)
         self.keys = keys
-        reads, places = layout.reads, layout.height * layout.width
-        self.to_content = InPrecision(nn.Linear(encoding_size, reads * layout.channels), dtype)
-        self.to_claim = InPrecision(nn.Linear(encoding_size, reads * places, bias=False), dtype)  # a bias cancels
-        self.to_key = InPrecision(LocScaleHead(encoding_size, reads * KEY_SIZE, smallest_scale), dtype)
-        self.to_latent = InPrecision(LocScaleHead(encoding_size, latent_size, smallest_scale), dtype)
+        self.to_claim = InPrecision(nn.Linear(encoding_size, layout.reads * layout.blocks, bias=False), dtype)
+        self.to_key_scale = InPrecision(nn.Linear(encoding_size, layout.reads * KEY_SIZE), dtype)
+        first = torch.zeros(layout.reads, KEY_SIZE)
+        first[:, SCALE] = _FIRST_SCALE_LOC
+        self.key_shift = nn.Parameter(first)
+        centres = self.addressing.key_grid(layout.rows, layout.columns)[:, 0]
+        self.register_buffer("centres", centres, persistent=False)  # of the blocks, (N, 3)
+        widths = math.sqrt(2 * math.pi) * (centres**2 / 2).exp() / torch.tensor([1.0, layout.columns, layout.rows])
+        widths[:, SCALE] = 1.0
+        self.register_buffer("widths", widths, persistent=False)  # of the keys of each block, about, (N, 3)
 
-    def encode(self, features: Tensor) -> Encoding:
-        """Add the parameters of q(z|X)."""
-        return Encoding(features, *self.to_latent(features))
+    def assigned(self, encoding: Encoding) -> Tensor:
+        """Which block holds the content of which read, (B, T * R, N), with the gradient of the balanced claims."""
+        shares = self._balanced(encoding)
+        return super().assigned(encoding) + (shares - shares.detach())
 
-    def forward(self, encoding: Encoding) -> Tensor:
-        """Let every place choose."""
-        contents = self.to_content(encoding.features).unflatten(-1, (self.layout.reads, -1)).flatten(1, 2)
-        claims = self.to_claim(encoding.features).unflatten(-1, (self.layout.reads, -1)).flatten(1, 2)
-        memory = torch.einsum("bsc,bsu->bcu", contents, (_CLAIM_GAIN * claims).softmax(1))
-        return memory.unflatten(-1, self.layout.shape[1:]).unsqueeze(1)
+    @torch.no_grad()
+    def blocks_of(self, encoding: Encoding) -> Tensor:
+        """Block of every read of every written image, (B, T, R)."""
+        return round_assignment(self._balanced(encoding)).unflatten(1, (-1, self.layout.reads))
 
     def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
-        """q(y|X): the same for written images and cues."""
-        loc, scale = self.to_key(encoding.features)
-        shape = (self.layout.reads, KEY_SIZE)
-        return self.keys(loc.unflatten(-1, shape), scale.unflatten(-1, shape), encoding.features)
+        """q(y|X, M): around the blocks that images were written to, or around those that match cues best."""
+        found = self.blocks_of(encoding) if memory is None else self.match(encoding, memory).argmax(-1)
+        raw = self.to_key_scale(encoding.features).unflatten(-1, self.key_shift.shape)
+        loc = self.centres[found] + self.key_shift
+        return self.keys(loc, self.widths[found] * positive(raw, _SMALLEST_KEY_SCALE), encoding.features)
+
+    def _balanced(self, encoding: Encoding) -> Tensor:
+        """Claims of all reads, balanced over the blocks, (B, T * R, N): the encoder is left to what contents need."""
+        claims = self.to_claim(encoding.features.detach()).unflatten(-1, (self.layout.reads, -1)).flatten(1, 2)
+        return sinkhorn(_CLAIM_GAIN * claims, _SINKHORN_STEPS)[0]
