@@ -121,7 +121,8 @@ def build_episodes(config: Config, device: torch.device, rank: int = 0, ranks: i
     Process `rank` of `ranks` gets its share of the training episodes, and all held-out ones.
     """
     data = config.data
-    drawn = (data.episode_length, data.binarize, config.seed, data.classes_per_episode, data.augment, rank, ranks)
+    length = data.episode_length + config.training.left_out
+    drawn = (length, data.binarize, config.seed, data.classes_per_episode, data.augment, rank, ranks)
     train: EpisodeSampler | FolderSampler
     if data.dataset == "folder":
         pictures = find_pictures(data.data_dir)
@@ -174,6 +175,7 @@ def build_trainer(config: Config, program: Program, episodes: EpisodeSource, pro
         training.weight_decay,
         training.gradient_norm,
         schedules,
+        training.left_out,
     )
     capture = resolve_capture(config, program.device, processes.count)
     if training.episodes_per_step % processes.count:

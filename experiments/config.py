@@ -132,6 +132,9 @@ class MemoryConfig:
     signs_per_scalar: int | None = None
     """Latents are signs, +1 or -1, and so many (1 to 16) are packed into every scalar of a block; numbers, one to a
     scalar, if None. For memories of few scalars: a decoder tells signs apart where it cannot tell levels."""
+    semantic_reads: float = 0.0
+    """Prior probability of a key whose scale says that its block is read for what it tells of images that were not
+    written; train with --left-out then. For --write allocate and allocate_by_content, with one read."""
     latent_size: int | None = None
     """D, size of an image's latent: as many scalars as are read if None (always, where blocks are allocated), 100 with
     other models."""
@@ -166,6 +169,9 @@ class TrainingConfig:
     """Optimiser steps in all; the learning rate falls to zero over them."""
     episodes_per_step: int = 8
     """B, episodes per step; processes that train together share them out."""
+    left_out: int = 0
+    """Images of every training episode, beside its T, that are not written and are read from its memory nevertheless,
+    by --semantic-reads."""
     objective: ObjectiveName = "trace"
     """trace (Trace_ELBO), mean_field (TraceMeanField_ELBO: analytic KLs), or of --particles draws for each image: iwae,
     dreg (iwae with doubly-reparametrised gradients), renyi (variational Renyi bound)."""

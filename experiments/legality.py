@@ -21,7 +21,7 @@ _SOLVED_KEYS = ("dynamic_kanerva_machine", "pseudo_inverse_memory")
 _BLOCK_SIZES = ("memory_channels", "memory_height", "memory_width", "block_height", "block_width", "reads")
 _RANDOM = ("kanerva_machine", *_SOLVED_KEYS)
 _USED_BY = {  # numbers, and the models that they make a difference to
-    (*_BLOCK_SIZES, "content_bits", "signs_per_scalar"): ("kanerva_plus_plus",),
+    (*_BLOCK_SIZES, "content_bits", "signs_per_scalar", "semantic_reads", "left_out"): ("kanerva_plus_plus",),
     ("content_steps", "content_step_size"): ("kanerva_plus_plus", *_RANDOM),
     ("kl_key_start", "kl_key_begin_step", "kl_key_ramp_steps"): ("kanerva_plus_plus", *_RANDOM),
     ("memory_rows", "kl_memory_weight"): _RANDOM,
@@ -74,6 +74,7 @@ def require_sensible(config: Config) -> None:
     for flag, not_negative in {
         "seed": config.seed,
         "content-steps": program.content_steps,
+        "left-out": training.left_out,
         "weight-decay": training.weight_decay,
         "warmup-steps": training.warmup_steps,
         "kl-key-start": training.kl_key_start,
@@ -86,6 +87,8 @@ def require_sensible(config: Config) -> None:
     }.items():
         if not 0 <= not_negative < 2**63:
             raise InputError(f"--{flag}: expected a number from 0 to 2^63 - 1, found {not_negative}")
+    if not 0 <= memory.semantic_reads <= 0.9:
+        raise InputError(f"--semantic-reads: expected a probability from 0 to 0.9, found {memory.semantic_reads}")
     if not 0 <= network.temporal_shift <= 0.5:
         raise InputError(f"--temporal-shift: expected a share from 0 to 0.5, found {network.temporal_shift}")
     if network.networks == "conv" and network.width % 16:
@@ -112,6 +115,22 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str, str]]:
     if network.episode_encoder != "temporal_shift" and network.temporal_shift:
         yield "temporal-shift", "--episode-encoder temporal_shift beside it", network.episode_encoder
     yield from _idle_numbers(config)
+    if memory.semantic_reads:
+        if memory.write not in _POINTERS:
+            yield (
+                "semantic-reads",
+                f"none with --write {memory.write}, whose keys choose no block",
+                str(memory.semantic_reads),
+            )
+        if memory.reads > 1:
+            yield "reads", "1 with --semantic-reads", str(memory.reads)
+        if config.program.latent_prior != "memory":
+            yield "latent-prior", "memory with --semantic-reads", config.program.latent_prior
+    if bool(memory.semantic_reads) != bool(config.training.left_out):
+        expected = (
+            "images to learn from beside --semantic-reads" if memory.semantic_reads else "0 without --semantic-reads"
+        )
+        yield "left-out", expected, str(config.training.left_out)
     if model == "kanerva_plus_plus" and memory.write in _MIXTURES:
         for name in ("content_steps", "content_bits", "signs_per_scalar"):
             if flat(config)[name]:

@@ -23,10 +23,10 @@ from kpp_pyro.networks.attention import AttentiveEncoder
 from kpp_pyro.networks.conv import ConvDecoder, ConvEncoder
 from kpp_pyro.networks.correction import LatentCorrection
 from kpp_pyro.networks.mlp import MlpDecoder, MlpEncoder
-from kpp_pyro.networks.reading import IdentityReading, MlpReading, NoReading
+from kpp_pyro.networks.reading import IdentityReading, MlpReading, NoReading, SemanticReading
 from kpp_pyro.posteriors import POSTERIORS, Posterior
 from kpp_pyro.quantization import Quantization
-from kpp_pyro.semi_amortized import LatentRefinement
+from kpp_pyro.semi_amortized import LatentRefinement, SignRefinement
 from kpp_pyro.sign_code import SignCode
 from kpp_pyro.writes import (
     AllocateByContentWrite,
@@ -151,7 +151,9 @@ class Parts:
     def _preparations(self, model: MemoryModel) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
         """What is done to contents before they are written."""
         program = self.config.program
-        if program.content_steps:
+        if program.content_steps and self.code:
+            yield SignRefinement(model.image_likelihood, program.content_steps)
+        elif program.content_steps:
             yield LatentRefinement(model.image_likelihood, program.content_steps, program.content_step_size)
         if program.content_bits:
             yield Quantization(program.content_bits)
@@ -197,7 +199,7 @@ def _kanerva_plus_plus(parts: Parts) -> Program:
     prior = parts.key_prior(layout.reads, KEY_SIZE)
     model = KanervaPlusPlusModel(write.addressing, reading, prior, decoder, parts.image_shape, parts.dtype)
     networks = parts.guide_networks(model, layout.read_scalars, latent_size)
-    return Program(model, KanervaPlusPlusGuide(networks, write))
+    return Program(model, KanervaPlusPlusGuide(networks, write, model))
 
 
 def _allocate(parts: Parts, layout: MemoryLayout) -> Write:
@@ -210,7 +212,15 @@ def _allocate_by_content(parts: Parts, layout: MemoryLayout) -> Write:
 
 def _block_write(kind: type[BlockWrite], parts: Parts, layout: MemoryLayout) -> Write:
     _require_room(parts.config, layout)
-    return kind(layout, parts.encoding_size, parts.config.memory.smallest_scale, dtype=parts.dtype, code=parts.code)
+    memory = parts.config.memory
+    return kind(
+        layout,
+        parts.encoding_size,
+        memory.smallest_scale,
+        dtype=parts.dtype,
+        code=parts.code,
+        semantic=memory.semantic_reads,
+    )
 
 
 def _require_room(config: Config, layout: MemoryLayout) -> None:
@@ -243,10 +253,12 @@ def _soft_feed_forward(parts: Parts, layout: MemoryLayout) -> Write:
 
 
 def _prior_from_memory(parts: Parts, layout: MemoryLayout, latent_size: int) -> nn.Module:
-    smallest = parts.config.memory.smallest_scale
-    if parts.config.memory.write == "feed_forward_soft":
+    memory = parts.config.memory
+    smallest = memory.smallest_scale
+    if memory.write == "feed_forward_soft":
         return MlpReading(layout, latent_size, 4 * latent_size, 2, smallest)
-    return IdentityReading(layout, smallest, parts.code)  # a block holds a latent as it is
+    reading = IdentityReading(layout, smallest, parts.code)  # a block holds a latent as it is
+    return SemanticReading(reading, parts.config.network.width, smallest) if memory.semantic_reads else reading
 
 
 def _standard_normal_prior(_parts: Parts, _layout: MemoryLayout, latent_size: int) -> nn.Module:

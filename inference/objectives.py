@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pyro import poutine
 from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
@@ -142,6 +143,27 @@ class ScaleSites(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.weights:
             msg["scale"] = msg["scale"] * self.weights[msg["name"]]
+
+
+class WithLeftOut(nn.Module):
+    """A pair's loss of images that were written, plus that of the last of an episode, which are left out of the memory.
+
+    Args:
+        pair: minus the bound of episodes, and memories if they are given.
+        guide: of the pair; writes.
+        left_out: images of an episode that it does not write.
+    """
+
+    def __init__(self, pair: nn.Module, guide: PyroProgram, left_out: int) -> None:
+        super().__init__()
+        self.pair, self.left_out = pair, left_out
+        self._guide = (guide,)  # in a tuple, modules are not found: its parameters are the pair's
+
+    def forward(self, episode: Tensor) -> Tensor:
+        """Loss of an episode (B, T + left out, C, H, W); what is written learns from both."""
+        written, cues = episode[:, : -self.left_out], episode[:, -self.left_out :]
+        memory = poutine.trace(self._guide[0]).get_trace(written).nodes["memory"]["value"]
+        return self.pair(written) + self.pair(cues, memory)
 
 
 def annealed(objective: nn.Module) -> Loss:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from inference.errors import DivergenceError
 from inference.evaluation import describe, elbo_terms
-from inference.objectives import KLSchedule, annealed
+from inference.objectives import KLSchedule, WithLeftOut, annealed
 from inference.processes import ALONE, Processes
 from inference.randomness import random_state, restore_random_state
 from inference.step import CapturedStepper, EagerStepper, Step, StepResult
@@ -60,6 +60,7 @@ class TrainingPlan:
         weight_decay: decoupled (AdamW).
         gradient_norm: gradients are clipped to this global norm.
         kl_schedules: schedule of the KL weight of each site, by the site's name.
+        left_out: images of every episode that are not written, see `WithLeftOut`.
     """
 
     steps: int
@@ -69,6 +70,7 @@ class TrainingPlan:
     weight_decay: float = 0.0
     gradient_norm: float = 10.0
     kl_schedules: Mapping[str, KLSchedule] = field(default_factory=dict)
+    left_out: int = 0
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
@@ -118,7 +120,8 @@ class Trainer:
             capturable=capture,
         )
         self._capture = capture
-        step = Step(annealed(processes.share(pair)), self.optimizer, episodes.render, plan.gradient_norm)
+        loss = WithLeftOut(pair, guide, plan.left_out) if plan.left_out else pair
+        step = Step(annealed(processes.share(loss)), self.optimizer, episodes.render, plan.gradient_norm)
         self.stepper = self.new_stepper(step)
         self._last: tuple[int, Tensor, StepResult] | None = None
         self._failure: InputError | None = None

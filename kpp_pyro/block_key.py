@@ -30,8 +30,11 @@ class BlockKey(ExpandsOnce, TorchDistribution):
     to the prior is -ln P_n, a little more than the ln N of a uniform choice among N blocks, and no read is ever wrong.
     A `prior_prob` above zero bounds importance weights.
 
+    Where the addressing has semantic reads, there may be 2 N probabilities: those of reading block n for what was
+    written to it, and then those of reading it semantically, for which the key's scale lies in another range.
+
     Args:
-        block_probs: (..., R, N), summing to one over the N blocks.
+        block_probs: (..., R, N), summing to one over the N blocks; or (..., R, 2 N).
         addressing: a blockwise addressing, with N blocks.
         prior_prob: probability of a key from the prior.
     """
@@ -64,7 +67,13 @@ class BlockKey(ExpandsOnce, TorchDistribution):
     def block_mass(self) -> float:
         """P_n, the prior probability of block n: of keys off its edges, whose scale is one block."""
         addressing = self.addressing
-        return (1 - addressing.edge) ** 2 * (1 - addressing.broad) / addressing.layout.blocks
+        return (1 - addressing.edge) ** 2 * addressing.sharp / addressing.layout.blocks
+
+    @property
+    def _semantic_mass(self) -> float:
+        """Prior probability of the keys that read block n semantically."""
+        addressing = self.addressing
+        return (1 - addressing.edge) ** 2 * addressing.semantic / addressing.layout.blocks
 
     def _widened(self, batch_shape: Size) -> BlockKey:
         probs = self.block_probs.expand(*batch_shape, *self.block_probs.shape[-2:])
@@ -83,7 +92,8 @@ class BlockKey(ExpandsOnce, TorchDistribution):
         Blocks weighted by their probabilities; a key from the prior is left out.
         """
         blocks = cut_blocks(memory.squeeze(-4), self.addressing.layout)  # (..., B, N, C_m, h, w)
-        return torch.einsum("...btrn,...bnchw->...btrchw", self.block_probs, blocks)
+        probs = self.block_probs.unflatten(-1, (-1, self.addressing.layout.blocks)).sum(-2)
+        return torch.einsum("...btrn,...bnchw->...btrchw", probs, blocks)
 
     def sample(self, sample_shape: Any = Size()) -> Tensor:
         """Draw keys (sample_shape, ..., R, 3)."""
@@ -111,19 +121,25 @@ class BlockKey(ExpandsOnce, TorchDistribution):
 
     def kl_to_prior(self) -> Tensor:
         """KL(q || N(0, I)) in nats, (...)."""
-        mass, outside = self.block_mass, 1 - self.block_mass * self.block_probs.shape[-1]
+        blocks = self.addressing.layout.blocks
+        mass = self.block_probs.new_full(self.block_probs.shape[-1:], self.block_mass)
+        mass[blocks:] = self._semantic_mass
+        outside = 1 - mass.sum()
         chosen = (1 - self.prior_prob) * self.block_probs
         inside = torch.xlogy(chosen + self.prior_prob * mass, chosen / mass + self.prior_prob).sum(-1)
         rest = torch.xlogy(inside.new_tensor(self.prior_prob), self.prior_prob) * outside
         return (inside + rest).sum(-1)
 
     def _inside_block(self, blocks: Tensor, uniform: Tensor) -> Tensor:
-        """Squeeze uniforms (..., R, 3) into the CDF range of the keys that read these blocks (..., R)."""
-        layout, edge = self.addressing.layout, self.addressing.edge
+        """Squeeze uniforms (..., R, 3) into the CDF range of the keys of these blocks (..., R), from N on semantic."""
+        addressing, layout, edge = self.addressing, self.addressing.layout, self.addressing.edge
         within = edge / 2 + (1 - edge) * uniform
         x = (blocks % layout.columns + within[..., X]) / layout.columns
-        y = (blocks // layout.columns + within[..., Y]) / layout.rows
-        scale = (1 - self.addressing.broad) * uniform[..., SCALE]
+        y = (blocks % layout.blocks // layout.columns + within[..., Y]) / layout.rows
+        scale = addressing.sharp * uniform[..., SCALE]
+        if addressing.semantic:
+            semantic = addressing.sharp + addressing.semantic * uniform[..., SCALE]
+            scale = torch.where(blocks < layout.blocks, scale, semantic)
         return torch.stack([scale, x, y], -1)  # in the order of SCALE, X, Y
 
     def _density_ratio(self, key: Tensor) -> Tensor:
@@ -134,8 +150,13 @@ class BlockKey(ExpandsOnce, TorchDistribution):
         column, row = x.floor().clamp(max=layout.columns - 1), y.floor().clamp(max=layout.rows - 1)
         inside = ((x - column - 0.5).abs() <= 0.5 - edge / 2) & ((y - row - 0.5).abs() <= 0.5 - edge / 2)
         inside &= uniform[..., SCALE] <= 1 - self.addressing.broad
-        probs = self._probs_of((row * layout.columns + column).long())
-        return (1 - self.prior_prob) * probs * inside / self.block_mass + self.prior_prob
+        block = (row * layout.columns + column).long()
+        if not self.addressing.semantic:
+            return (1 - self.prior_prob) * self._probs_of(block) * inside / self.block_mass + self.prior_prob
+        semantic = self.addressing.is_semantic(key)
+        mass = torch.where(semantic, self._semantic_mass, self.block_mass)
+        probs = self._probs_of(block + semantic * layout.blocks)
+        return (1 - self.prior_prob) * probs * inside / mass + self.prior_prob
 
     def _draw_blocks(self, shape: Size) -> Tensor:
         """Draw block numbers (..., R)."""
@@ -144,7 +165,9 @@ class BlockKey(ExpandsOnce, TorchDistribution):
 
     def _probs_of(self, blocks: Tensor) -> Tensor:
         """Probabilities of block numbers (..., R)."""
-        return self.block_probs.expand(*blocks.shape, -1).gather(-1, blocks.unsqueeze(-1)).squeeze(-1)
+        known = self.block_probs.shape[-1]  # without semantic reads there are none to point to
+        found = self.block_probs.expand(*blocks.shape, -1).gather(-1, blocks.clamp(max=known - 1).unsqueeze(-1))
+        return found.squeeze(-1) * (blocks < known)
 
 
 class KnownBlockKey(BlockKey):

@@ -118,13 +118,15 @@ class Addressing:
     `smooth`: zoom and shift are linear in the CDF of the key, so that every place is a read's centre (the paper's).
     `blockwise`: the read is flat inside a block and sharp at its edges, as a pointer is. The memory is cut into blocks;
     along x and y the centre stands still inside a block and crosses to the next within `edge` of a block's width; the
-    zoom is 1 for all but the largest `broad` fraction of scales, from where it grows to span the memory.
+    zoom is 1 for all but the largest `broad` fraction of scales, from where it grows to span the memory. Below those, a
+    `semantic` fraction of scales reads a block for what it says of other images, see `SemanticReading`.
     """
 
     layout: MemoryLayout
     kind: Literal["smooth", "blockwise"] = "smooth"
     edge: float = 0.02
     broad: float = 0.01
+    semantic: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the shares; without an edge the read would not be a function of the key at it."""
@@ -132,6 +134,18 @@ class Addressing:
             raise InputError(
                 f"addressing: expected 0 < edge < 1 and 0 <= broad < 1, found edge {self.edge} and broad {self.broad}"
             )
+        if not 0 <= self.semantic < 1 - self.broad:
+            raise InputError(f"addressing: expected 0 <= semantic < {1 - self.broad:g}, found {self.semantic}")
+
+    @property
+    def sharp(self) -> float:
+        """Prior probability of a scale that reads one block, for what was written to it."""
+        return 1 - self.broad - self.semantic
+
+    def is_semantic(self, key: Tensor) -> Tensor:
+        """Which keys (..., R, 3) read a block for what it says of other images, (..., R)."""
+        uniform = torch.special.ndtr(key[..., SCALE])
+        return (uniform > self.sharp) & (uniform <= 1 - self.broad)
 
     def place(self, key: Tensor) -> Placement:
         """Place keys (..., R, 3), standard normal under the prior, in the memory."""

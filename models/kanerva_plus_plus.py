@@ -5,6 +5,8 @@ The memory is C_m x H_m x W_m scalars, deterministic given the episode; a key is
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
@@ -12,10 +14,11 @@ from torch import Tensor, nn
 
 from kpp_pyro.block_key import BlockKey
 from kpp_pyro.key_priors import KeyPrior
-from kpp_pyro.memory import Addressing, read
+from kpp_pyro.memory import Addressing, cut_blocks, read
 from kpp_pyro.networks.precision import InPrecision
 from kpp_pyro.normal import DiagonalNormal
 from kpp_pyro.writes import Write
+from kpp_pyro.writes.blocks import BlockWrite
 from kpp_pyro.writes.interface import Encoding
 from models.memory_model import GuideNetworks, MemoryGuide, MemoryModel
 
@@ -61,7 +64,8 @@ class KanervaPlusPlusModel(MemoryModel):
     def latent_prior(self, memory: Tensor, key: Tensor | None) -> Distribution:
         """p(z | M, y): memory (..., B, 1, C_m, H_m, W_m) and key (..., B, T, R, 3) to event (D,)."""
         assert key is not None
-        return self._latent_prior_of(read(memory, key, self.addressing))
+        semantic = self.addressing.is_semantic(key) if self.addressing.semantic else None
+        return self._latent_prior_of(read(memory, key, self.addressing), semantic)
 
     def recalled(self, memory: Tensor, key: Distribution) -> Distribution:
         """p(z | M, y) of what keys read on average; of what their mode reads, where the read is smooth.
@@ -69,12 +73,21 @@ class KanervaPlusPlusModel(MemoryModel):
         A normal distribution of keys is narrow beside a block, and has no closed form of its mean read.
         """
         if isinstance(key, BlockKey):
-            return self._latent_prior_of(key.mean_read(memory))
+            blocks = key.mean_read(memory)
+            semantic = torch.zeros_like(blocks[..., 0, 0, 0], dtype=torch.bool) if self.addressing.semantic else None
+            return self._latent_prior_of(blocks, semantic)
         return super().recalled(memory, key)
 
-    def _latent_prior_of(self, blocks: Tensor) -> Distribution:
+    def semantic_priors(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Loc and scale of p(z | M, y) of semantic keys of every block: memory (B, 1, C_m, H_m, W_m) to (B, N, D)."""
+        blocks = cut_blocks(memory.squeeze(-4), self.addressing.layout).unsqueeze(-4)  # (B, N, 1, C_m, h, w)
+        every = torch.ones_like(blocks[..., 0, 0, 0], dtype=torch.bool)
+        loc, scale = self.reading(blocks, every)
+        return loc, scale
+
+    def _latent_prior_of(self, blocks: Tensor, semantic: Tensor | None) -> Distribution:
         """p(z | M, y), given what y reads of M: blocks (..., R, C_m, h, w) to event (D,)."""
-        loc, scale = self.reading(blocks)
+        loc, scale = self.reading(blocks) if semantic is None else self.reading(blocks, semantic)
         return DiagonalNormal(loc, scale)
 
 
@@ -88,11 +101,18 @@ class KanervaPlusPlusGuide(MemoryGuide):
     Args:
         networks: what it is made of.
         write: f_mem, and the networks of q(y|X, M) and q(z|X).
+        model: whose posterior this is; needed where keys may read semantically, for what blocks say of a cue.
     """
 
-    def __init__(self, networks: GuideNetworks, write: Write) -> None:
+    def __init__(self, networks: GuideNetworks, write: Write, model: KanervaPlusPlusModel | None = None) -> None:
         super().__init__(networks)
         self.write = write
+        self._borrowed = (model,)  # in a tuple, modules are not found
+
+    @property
+    def latent_sees_read(self) -> bool:
+        """Whether q(z | X, M, y) depends on the key."""
+        return super().latent_sees_read or self.write.addressing.semantic > 0
 
     def amortized_encoding(self, episode: Tensor) -> Encoding:
         """f_enc(X), and the parameters of q(z|X)."""
@@ -104,7 +124,22 @@ class KanervaPlusPlusGuide(MemoryGuide):
 
     def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
         """q(y|X, M): event (R, 3); own images without a memory, cues with one."""
-        return self.write.key_posterior(encoding, memory)
+        (model,) = self._borrowed
+        if memory is None or model is None or not isinstance(self.write, BlockWrite) or not self.write.to_semantic:
+            return self.write.key_posterior(encoding, memory)
+        with torch.no_grad():
+            return self.write.semantic_key_posterior(encoding, memory, *model.semantic_priors(memory))
+
+    def latent_posterior(
+        self, encoding: Encoding, memory: Tensor | None = None, key: Tensor | None = None
+    ) -> Distribution:
+        """q(z | X, M, y): for a key that reads semantically, with parameters of its own."""
+        if key is None or encoding.semantic is None:
+            return super().latent_posterior(encoding, memory, key)
+        semantic = self.write.addressing.is_semantic(key)  # (..., B, T, 1)
+        own = encoding.latent_loc, encoding.latent_scale
+        loc, scale = (torch.where(semantic, *both) for both in zip(encoding.semantic, own, strict=True))
+        return super().latent_posterior(replace(encoding, latent_loc=loc, latent_scale=scale), memory, key)
 
     def read(self, memory: Tensor, key: Tensor) -> Tensor:
         """Blocks that keys read, flat."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -82,7 +83,10 @@ def acts(program: Program, length: int) -> Ways:
         return prior.mean, prior.variance
 
     def read_back() -> None:
-        _backward(*read(type(encoding)(*map(_leaf, vars(encoding).values())), _leaf(memory), cued=False))
+        leaves: dict[str, Any] = {
+            name: _leaf(value) for name, value in vars(encoding).items() if isinstance(value, Tensor)
+        }
+        _backward(*read(replace(encoding, **leaves), _leaf(memory), cued=False))
 
     return {"write": write, "read": read_back, "recall": torch.no_grad()(partial(read, encoding, memory, cued=True))}
 

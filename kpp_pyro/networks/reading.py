@@ -10,6 +10,8 @@ from kpp_pyro.networks.heads import LocScaleHead, positive
 from kpp_pyro.networks.residual import ResidualMlp
 from kpp_pyro.sign_code import SignCode
 
+_WIDE = 2.5  # raw value of a scale of about one, with which a VAE's prior begins
+
 
 class IdentityReading(nn.Module):
     """p(z | M, y): the location is the read itself, or the signs in it; the scale is learned, one per dimension."""
@@ -26,6 +28,36 @@ class IdentityReading(nn.Module):
         scalars = block.flatten(-4)
         loc = self.code.unpack(scalars) if self.code else scalars
         return loc, positive(self.raw_scale, self.smallest_scale).expand_as(loc)
+
+
+class SemanticReading(nn.Module):
+    """p(z | M, y), where the key's scale says how a block is to be read.
+
+    Most keys read what was written, as `IdentityReading` does. Semantic ones read what it says of images that were not
+    written: a wide normal, whose location and scale are a learned function of the content. The mixture of these over
+    the blocks is a prior like that of an exemplar VAE (Norouzi, Fleet & Norouzi 2020), with an episode's images for
+    exemplars; where they tell nothing, the function may be a constant, and it is the prior of a VAE.
+    """
+
+    def __init__(self, sharp: IdentityReading, width: int, smallest_scale: float) -> None:
+        super().__init__()
+        self.sharp, self.latent_size = sharp, sharp.latent_size
+        self.smallest_scale = smallest_scale
+        self.stem = nn.Linear(self.latent_size, width)
+        self.blocks = nn.Sequential(ResidualMlp(width), nn.LayerNorm(width))
+        self.head = nn.Linear(width, 2 * self.latent_size)
+
+    def forward(self, block: Tensor, is_semantic: Tensor) -> tuple[Tensor, Tensor]:
+        """Loc and scale (..., D) of the latent, from blocks (..., 1, C_m, h, w) and how they are read, (..., 1)."""
+        loc, scale = self.sharp(block)
+        semantic_loc, semantic_scale = self.semantic(block)
+        return torch.where(is_semantic, semantic_loc, loc), torch.where(is_semantic, semantic_scale, scale)
+
+    def semantic(self, block: Tensor) -> tuple[Tensor, Tensor]:
+        """Loc and scale (..., D) of a semantic read of blocks (..., 1, C_m, h, w)."""
+        content, _ = self.sharp(block)
+        loc, raw = self.head(self.blocks(self.stem(content))).chunk(2, -1)
+        return loc, positive(raw + _WIDE, self.smallest_scale)
 
 
 class MlpReading(nn.Module):

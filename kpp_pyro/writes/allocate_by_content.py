@@ -21,7 +21,7 @@ _SINKHORN_STEPS = 5  # in each round, which goes on where the one before stopped
 _LEAST = 1e-12  # contents of a block, in a mean
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AllocatedEncoding(Encoding):
     """An encoding with blocks.
 
@@ -65,8 +65,9 @@ class AllocateByContentWrite(BlockWrite):
         match_prior_prob: float = 0.01,
         dtype: torch.dtype = torch.float32,
         code: SignCode | None = None,
+        semantic: float = 0.0,
     ) -> None:
-        super().__init__(layout, encoding_size, smallest_scale, match_scale, match_prior_prob, dtype, code)
+        super().__init__(layout, encoding_size, smallest_scale, match_scale, match_prior_prob, dtype, code, semantic)
         chance = torch.Generator().manual_seed(0)  # of its own: the networks stay those of the other writes
         size = self.latent_size // layout.reads
         self.register_buffer("prototypes", torch.randn(layout.blocks, size, generator=chance))

@@ -15,6 +15,10 @@ from kpp_pyro.networks.precision import InPrecision
 from kpp_pyro.sign_code import SignCode
 from kpp_pyro.writes.interface import Encoding, Write
 
+# Mean square distances of a cue from the nearest block, relative to the memory's power: below the first, it was written
+# to that block; above the second, to none.
+_NEAR, _FAR = 0.1, 0.4
+
 
 class BlockWrite(Write):
     """A write that puts contents, the locations of q(z|X), into whole blocks, and knows in which.
@@ -27,6 +31,7 @@ class BlockWrite(Write):
         match_prior_prob: probability of a key from the prior where a block was found by a match.
         dtype: precision of the networks.
         code: by which contents are signs, packed into the scalars of a block; as they are if None.
+        semantic: prior probability of keys that read a block semantically, see `SemanticReading`.
 
     Raises:
         InputError: a memory that is not a whole number of blocks.
@@ -41,16 +46,18 @@ class BlockWrite(Write):
         match_prior_prob: float = 0.01,
         dtype: torch.dtype = torch.float32,
         code: SignCode | None = None,
+        semantic: float = 0.0,
     ) -> None:
         super().__init__()
         layout.require_tiling()
         self.layout = layout
-        self.addressing = Addressing(layout, "blockwise")
+        self.addressing = Addressing(layout, "blockwise", semantic=semantic)
         self.code = code
         self.latent_size = layout.read_scalars * (code.signs if code else 1)
         self.match_scale = match_scale
         self.match_prior_prob = match_prior_prob
         self.to_content = InPrecision(LocScaleHead(encoding_size, self.latent_size, smallest_scale), dtype)
+        self.to_semantic = self._semantic_head(encoding_size, smallest_scale, dtype) if semantic else None
 
     @abstractmethod
     def blocks_of(self, encoding: Encoding) -> Tensor:
@@ -71,13 +78,46 @@ class BlockWrite(Write):
     def encode(self, features: Tensor) -> Encoding:
         """Add the parameters of q(z|X): its location is the content that is written."""
         loc, scale = self.to_content(features)
-        return Encoding(features, self.code.of(loc) if self.code else loc, scale)
+        semantic = self.to_semantic(features) if self.to_semantic else None
+        return Encoding(features, self.code.of(loc) if self.code else loc, scale, semantic)
 
     def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
         """q(y|X, M): written images point to their own blocks, cues to those whose content matches theirs."""
         if memory is not None:
             return BlockKey(self.match(encoding, memory), self.addressing, self.match_prior_prob)
         return KnownBlockKey(self.blocks_of(encoding), self.addressing, encoding.features.dtype)
+
+    def semantic_key_posterior(self, encoding: Encoding, memory: Tensor, loc: Tensor, scale: Tensor) -> Distribution:
+        """q(y|X, M) of cues, where a block may also be read semantically.
+
+        A cue whose content is near to that of a block was written to it; one that is far from all was not, and takes
+        block n with probability proportional to exp(-KL(q(z|X, y) || p(z|M, y))), y in n: the best there is for these
+        posteriors of z, so that its own gradient is zero.
+
+        Args:
+            encoding: of cues.
+            memory: (B, 1, C_m, H_m, W_m).
+            loc: of p(z|M, y) for semantic keys of every block, (B, N, D).
+            scale: likewise.
+        """
+        with torch.no_grad():
+            square, power = self._distances(encoding, memory)
+            nearest = square.amin(-1, keepdim=True) / (encoding.latent_loc.shape[-1] // self.layout.reads) / power
+            written = ((_FAR - nearest) / (_FAR - _NEAR)).clamp(0, 1)  # (B, T, 1, 1)
+            semantic = (-self._semantic_kl(encoding, loc, scale)).softmax(-1).unsqueeze(-2)  # (B, T, 1, N)
+            probs = torch.cat([written * self.match(encoding, memory), (1 - written) * semantic], -1)
+        return BlockKey(probs, self.addressing)
+
+    def _semantic_kl(self, encoding: Encoding, loc: Tensor, scale: Tensor) -> Tensor:
+        """KL(q(z|X, y) || p(z|M, y)) of every cue and block, up to what blocks have in common, (B, T, N)."""
+        assert encoding.semantic is not None
+        own_loc, own_scale = encoding.semantic
+        precision = scale.square().reciprocal()  # (B, N, D)
+        spread = (own_loc.square() + own_scale.square()) @ precision.mT / 2 - own_loc @ (loc * precision).mT
+        return spread + (loc.square() * precision / 2 + scale.log()).sum(-1).unsqueeze(-2)
+
+    def _semantic_head(self, encoding_size: int, smallest_scale: float, dtype: torch.dtype) -> InPrecision:
+        return InPrecision(LocScaleHead(encoding_size, self.latent_size, smallest_scale), dtype)
 
     def match(self, encoding: Encoding, memory: Tensor) -> Tensor:
         """Probability of every block to hold a cue's content, (B, T, R, N); blocks never written to hold none.
@@ -86,6 +126,14 @@ class BlockWrite(Write):
         cue itself says: the mean square of what its R reads are away from the nearest blocks, but no less than
         `match_scale` times the root mean square of the memory. A damaged cue is unsure; what was read of it, less so.
         """
+        square, power = self._distances(encoding, memory)
+        size = encoding.latent_loc.shape[-1] // self.layout.reads
+        away = square.min(-1, keepdim=True).values.mean(-2, keepdim=True) / size  # (..., B, T, 1, 1)
+        variance = torch.maximum(away, self.match_scale**2 * power)
+        return (-square / (2 * variance)).softmax(-1)
+
+    def _distances(self, encoding: Encoding, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Square distances of contents to those of blocks (..., B, T, R, N), and the latter's mean square."""
         cue = encoding.latent_loc.unflatten(-1, (self.layout.reads, -1))  # (B, T, R, D / R)
         held = cut_blocks(memory.squeeze(-4), self.layout).flatten(-3)  # (..., B, N, S)
         empty = ~held.any(-1) & held.flatten(-2).any(-1, keepdim=True)  # nobody's block, unless nothing was written
@@ -93,9 +141,7 @@ class BlockWrite(Write):
         distance = torch.cdist(cue.flatten(-3, -2), held).unflatten(-2, cue.shape[-3:-1])  # (..., B, T, R, N)
         square = distance.square().masked_fill(empty[..., None, None, :], torch.inf)
         power = held.square().mean((-2, -1)).clamp(min=1e-12)[..., None, None, None]  # (..., B, 1, 1, 1)
-        away = square.min(-1, keepdim=True).values.mean(-2, keepdim=True) / cue.shape[-1]  # (..., B, T, 1, 1)
-        variance = torch.maximum(away, self.match_scale**2 * power)
-        return (-square / (2 * variance)).softmax(-1)
+        return square, power
 
     def contents(self, encoding: Encoding) -> Tensor:
         """Contents as they are written, (B, T, R, C_m, h, w)."""

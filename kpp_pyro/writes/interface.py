@@ -19,11 +19,13 @@ class Encoding:
         features: f_enc(X), (B, T, F).
         latent_loc: location of q(z|X), (B, T, D).
         latent_scale: scale of q(z|X), (B, T, D).
+        semantic: location and scale of q(z|X, y) for keys that read semantically, if there are any.
     """
 
     features: Tensor
     latent_loc: Tensor
     latent_scale: Tensor
+    semantic: tuple[Tensor, Tensor] | None = None
 
     @property
     def images(self) -> int:
