@@ -100,7 +100,8 @@ class EpisodeSet:
     A last, short episode is filled up from the images that were dealt first; the filling does not count.
     classes_per_episode: the shuffled classes are grouped by that many (the last group may have fewer), each
         group's images are cut into episodes, and the episodes of all groups are shuffled. A short episode is
-        filled up from its own group; only where that holds fewer than T images does one stand in it twice.
+        filled up from its own group; where that holds fewer than T images, with images of other classes. No image
+        stands in an episode twice: one that is left out of a memory must not be in it all the same.
     max_episodes: keep only the first ones, for a quick look.
     Raises InputError, naming the flag, for an episode that these images cannot fill.
     """
@@ -173,16 +174,17 @@ def _deal(classes: Tensor, episode_length: int, classes_per_episode: int | None,
     rank = torch.randperm(int(classes.max()) + 1, generator=generator)  # (classes,), places when shuffled
     group = rank[classes[order]] // classes_per_episode  # (N,)
     members = order[group.argsort(stable=True)].split(group.bincount().tolist())
-    episodes = [_cut(order_of_group, episode_length) for order_of_group in members]
+    episodes = [_cut(own, episode_length, order[group != number]) for number, own in enumerate(members)]
     index, counted = (torch.cat(part) for part in zip(*episodes, strict=True))
     shuffle = torch.randperm(len(index), generator=generator)  # or the first episodes would be all one group
     return index[shuffle], counted[shuffle]
 
 
-def _cut(order: Tensor, episode_length: int) -> tuple[Tensor, Tensor]:
-    """Cut M image indices into episodes (E, T), filled up from the start again: distinct wherever T <= M."""
+def _cut(order: Tensor, episode_length: int, others: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Cut M image indices into episodes (E, T), filled up from the start again, or with others where M < T."""
     place = torch.arange(math.ceil(len(order) / episode_length) * episode_length).view(-1, episode_length)
-    return order[place % len(order)], place < len(order)
+    filling = order if others is None or len(order) >= episode_length else others
+    return torch.cat([order, filling])[: place.numel()].view_as(place), place < len(order)
 
 
 def _grey(images: Tensor, index: Tensor) -> Tensor:
