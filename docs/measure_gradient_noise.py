@@ -94,7 +94,7 @@ def toy() -> Case:
 def trained() -> Case:
     """A feed-forward Kanerva++ after a few hundred steps on the digits with all KLs, and an episode of them."""
     config = replace_flat(
-        default_config(["--write=feed_forward", "--dataset=digits"]),
+        default_config(["--write=feed_forward_soft", "--dataset=digits"]),
         {"steps": TRAINING_STEPS, "kl_key_start": 1.0, "kl_latent_start": 1.0, "precision": "float32", "seed": SEED},
     )
     device = torch.device("cpu")

@@ -154,7 +154,7 @@ class BlockKey(ExpandsOnce, TorchDistribution):
         if not self.addressing.semantic:
             return (1 - self.prior_prob) * self._probs_of(block) * inside / self.block_mass + self.prior_prob
         semantic = self.addressing.is_semantic(key)
-        mass = torch.where(semantic, self._semantic_mass, self.block_mass)
+        mass = self.block_mass + (self._semantic_mass - self.block_mass) * semantic.to(key.dtype)
         probs = self._probs_of(block + semantic * layout.blocks)
         return (1 - self.prior_prob) * probs * inside / mass + self.prior_prob
 

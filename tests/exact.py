@@ -17,7 +17,7 @@ from experiments.build import Program
 from kpp_pyro.key_priors import StandardNormalPrior
 from kpp_pyro.memory import Addressing, MemoryLayout
 from kpp_pyro.posteriors import MeanFieldPosterior
-from kpp_pyro.writes import AllocateWrite, FeedForwardWrite
+from kpp_pyro.writes import AllocateWrite, FeedForwardWrite, SoftFeedForwardWrite
 from models.kanerva_plus_plus import KanervaPlusPlusGuide, KanervaPlusPlusModel
 from models.memory_model import GuideNetworks
 
@@ -34,17 +34,20 @@ class ContentReading(nn.Module):
         return content, torch.full_like(content, 0.3)
 
 
-def tiny_program(write: Literal["allocate", "feed_forward"] = "allocate", gain: float = 2.0) -> Program:
+def tiny_program(
+    write: Literal["allocate", "feed_forward", "feed_forward_soft"] = "allocate", gain: float = 2.0
+) -> Program:
     """A Kanerva++ of one read and one latent, untrained; `gain` says how much of an image its latent decides."""
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        encoder = nn.Sequential(nn.Flatten(2), nn.Linear(4, 4), nn.Tanh())
+        encoder, keys = nn.Sequential(nn.Flatten(2), nn.Linear(4, 4), nn.Tanh()), MeanFieldPosterior(4, Size([1, 3]))
         if write == "allocate":
             writing = AllocateWrite(LAYOUT, 4, smallest_scale=0.6)
             writing.addressing = Addressing(LAYOUT, "blockwise", _EDGE, _BROAD)
+        elif write == "feed_forward":
+            writing = FeedForwardWrite(LAYOUT, 4, smallest_scale=0.6, keys=keys)
         else:
-            keys = MeanFieldPosterior(4, Size([1, 3]))
-            writing = FeedForwardWrite(LAYOUT, 4, latent_size=1, smallest_scale=0.6, keys=keys)
+            writing = SoftFeedForwardWrite(LAYOUT, 4, latent_size=1, smallest_scale=0.6, keys=keys)
         decoder = nn.Sequential(nn.Linear(1, 4), nn.Unflatten(-1, TINY_SHAPE))
         decoder[0].weight.data = gain * torch.tensor([[1.0], [-0.5], [1.0], [0.8]])
     prior, latents = StandardNormalPrior(Size([1, 3]), TINY_SHAPE), MeanFieldPosterior(4, Size([1]))

@@ -92,7 +92,8 @@ def _parts(config: Config, trainer: Trainer) -> dict[str, Callable[[], object]]:
         _backward(outputs[0].latent_loc, outputs[0].latent_scale, *outputs[1], outputs[2])
 
     def write_and_read() -> None:
-        content = encoding.__class__(*(value.detach().requires_grad_() for value in vars(encoding).values()))
+        known = {name: value.detach().requires_grad_() for name, value in vars(encoding).items() if value is not None}
+        content = encoding.__class__(**known)
         _backward(read(guide.write(content), key, model.addressing))
 
     step = trainer.stepper.step

@@ -29,11 +29,15 @@ class FeedForwardWrite(BlockWrite):
 
         M(n) = mean of the contents c_s with P_sn = 1,   P = round(sinkhorn(claim(f_enc(x))))
 
-    Contents, the locations of q(z|X), and claims, one for every block, are learned maps of the encodings. The paper
-    does not say how f_mem joins the encodings of an episode. Sums, and softmaxes over the episode at every place
+    Contents, the locations of q(z|X), and claims, one for every block, are maps of the encodings. The paper does not
+    say how f_mem joins the encodings of an episode. Sums, and softmaxes over the episode at every place
     (`feed_forward_soft`), mix images wherever two of them want the same place, and what is read then says little of
-    either. So claims are balanced over the blocks (Sinkhorn), as many contents to each, and rounded; they get the
-    gradient of the balanced ones, straight through the rounding. With room for all, images have blocks to themselves.
+    either. So claims are balanced over the blocks (Sinkhorn), as many contents to each, and rounded. With room for all,
+    images have blocks to themselves.
+
+    Claims get the gradient of the balanced ones, straight through the rounding. It is next to nothing: a block holds
+    the mean of just those contents that are read there, so that moving one to another block changes no expected KL, but
+    where keys stray (tests say when it is zero). Any balanced claims do; these stay near where they began.
 
     The keys' posteriors are normal, as the paper's, or of another family: their scales are learned, relative to the
     block's, and they are centred on the block that an image was written to, or on the one whose content matches a cue

@@ -18,11 +18,15 @@ from experiments.legality import require_legal, require_sensible
 from experiments.programs import EPISODE_ENCODERS, MODELS, WRITES
 from inference.objectives import OBJECTIVES
 from kpp_pyro.errors import InputError
+from kpp_pyro.key_priors import KEY_PRIORS
+from kpp_pyro.posteriors import POSTERIORS
 from tests.experiments.running import refused, run
 
 CPU = {"device": "cpu"}
+BLOCK_WRITES = tuple(write for write in WRITES if write != "feed_forward_soft")  # whose contents are latents
 VAE, DKM = {"model": "vae"}, {"model": "dynamic_kanerva_machine"}
-FEED_FORWARD, MEAN_FIELD = {"write": "feed_forward"}, {"objective": "mean_field"}
+LEARNED, SOFT = {"write": "feed_forward"}, {"write": "feed_forward_soft"}
+MEAN_FIELD = {"objective": "mean_field"}
 SENTENCE = re.compile(r"--([a-z-]+): expected \S[^\n]*, found \S[^\n]*")
 # fmt: off
 IDLE = "--{}: expected {}, its default, with --model {}, which has no use for it, found {}"
@@ -51,10 +55,12 @@ CONFLICTS = [
      "--latent-context: expected image, since nothing is read, found image_and_read"),
     ({"latent_prior": "standard_normal", "latent_context": "image_and_read"},
      "--latent-context: expected image, since nothing is read, found image_and_read"),
-    (FEED_FORWARD | MEAN_FIELD | {"key_prior": "flow"},
+    (LEARNED | MEAN_FIELD | {"key_prior": "flow"},
      "--key-prior: expected a normal with --objective mean_field, whose KLs are closed, found flow"),
-    (FEED_FORWARD | MEAN_FIELD | {"key_guide": "flow"},
+    (SOFT | MEAN_FIELD | {"key_guide": "flow"},
      "--key-guide: expected a normal with --objective mean_field, whose KLs are closed, found flow"),
+    (LEARNED | {"content_bits": 8, "episode_length": 33},
+     "--content-bits: expected at most the memory's 32 blocks to be read, as shared ones hold means, found 33"),
     (MEAN_FIELD | {"latent_guide": "flow"},
      "--latent-guide: expected a normal with --objective mean_field, whose KLs are closed, found flow"),
     (MEAN_FIELD | {"key_prior": "learned_gaussian"},
@@ -65,8 +71,8 @@ CONFLICTS = [
     ({"particles": 2}, "--particles: expected 1 with --objective trace, found 2"),
     (MEAN_FIELD | {"particles": 8}, "--particles: expected 1 with --objective mean_field, found 8"),
     ({"objective": "iwae", "renyi_alpha": 0.25}, "--renyi-alpha: expected --objective renyi beside it, found iwae"),
-    (VAE | FEED_FORWARD,
-     "--write: expected no choice with --model vae, which writes in its own way, found feed_forward"),
+    (VAE | SOFT,
+     "--write: expected no choice with --model vae, which writes in its own way, found feed_forward_soft"),
     ({"episode_encoder": "attention", "temporal_shift": 0.125},
      "--temporal-shift: expected --episode-encoder temporal_shift beside it, found attention"),
     (VAE | {"latent_size": 1, "latent_guide": "flow"},
@@ -93,10 +99,10 @@ CONFLICTS = [
     ({"model": "kanerva_machine", "content_bits": 5}, IDLE.format("content-bits", None, "kanerva_machine", 5)),
     ({"model": "pseudo_inverse_memory", "content_bits": 5},
      IDLE.format("content-bits", None, "pseudo_inverse_memory", 5)),
-    (FEED_FORWARD | {"content_steps": 5},
-     "--content-steps: expected none with --write feed_forward, whose contents are not latents, found 5"),
-    (FEED_FORWARD | {"content_bits": 8},
-     "--content-bits: expected none with --write feed_forward, whose contents are not latents, found 8"),
+    (SOFT | {"content_steps": 5},
+     "--content-steps: expected none with --write feed_forward_soft, whose contents are not latents, found 5"),
+    (SOFT | {"content_bits": 8},
+     "--content-bits: expected none with --write feed_forward_soft, whose contents are not latents, found 8"),
     ({"content_bits": 8, "episode_length": 33},
      "--content-bits: expected at most the memory's 32 blocks to be read, as shared ones hold means, found 33"),
     ({"write": "allocate_by_content", "content_bits": 8, "reads": 2},
@@ -196,7 +202,7 @@ def test_bits_are_two_to_sixteen(bits):
 @pytest.mark.parametrize(
     "changes",
     [
-        *({"write": write, "content_steps": 3, "content_bits": 2} for write in ("allocate", "allocate_by_content")),
+        *({"write": write, "content_steps": 3, "content_bits": 2} for write in BLOCK_WRITES),
         {"content_bits": 16, "episode_length": 32},
         *({"model": model, "content_steps": 3} for model in MODELS if model not in ("vae", "kanerva_plus_plus")),
     ],
@@ -219,7 +225,7 @@ def test_what_networks_cannot_have_is_refused(changes, sentence):
     assert refusal(changes) == sentence
 
 
-@pytest.mark.parametrize("write", [write for write in WRITES if write != "feed_forward"])
+@pytest.mark.parametrize("write", BLOCK_WRITES)
 def test_a_latent_of_another_size_than_a_block_is_refused(write):
     config = replace_flat(default_config([f"--write={write}"]), {"latent_size": 7})
     with pytest.raises(InputError) as error:
@@ -286,15 +292,15 @@ def small_of(write: str, **changes: object) -> Config:
     [
         ("allocate", {}),
         ("allocate", {"temporal_shift": 0.125, "episode_encoder": "temporal_shift"}),
-        ("feed_forward", {}),
-        ("feed_forward", {"temporal_shift": 0.0}),
+        ("feed_forward_soft", {}),
+        ("feed_forward_soft", {"temporal_shift": 0.0}),
     ],
 )
 def test_a_run_of_the_version_before_is_the_same_program(write, changes):
     config = small_of(write, **changes)
     content = written_by_the_version_before(config)
     assert content["network"]["temporal_shift"] == changes.get(
-        "temporal_shift", 0.125 if write == "feed_forward" else 0
+        "temporal_shift", 0.125 if write == "feed_forward_soft" else 0
     )
     old = resolve(config_from_json(content, Path("config.json")))
     assert old.network.temporal_shift == config.network.temporal_shift
@@ -308,7 +314,14 @@ def test_a_run_of_the_version_before_is_the_same_program(write, changes):
     assert torch.equal(*encodings)
 
 
-@pytest.mark.parametrize("write", ["allocate", "feed_forward"])
+@pytest.mark.parametrize("prior", KEY_PRIORS)
+@pytest.mark.parametrize("guide", POSTERIORS)
+@pytest.mark.parametrize("write", [write for write in WRITES if write.startswith("feed_forward")])
+def test_learned_maps_have_keys_of_any_prior_and_any_guide(write, guide, prior):
+    require_legal(replace_flat(default_config([f"--write={write}"]), {"key_guide": guide, "key_prior": prior}))
+
+
+@pytest.mark.parametrize("write", ["allocate", "feed_forward_soft"])
 def test_checkpoints_of_the_version_before_fit_parameter_by_parameter(write):
     """The optimiser's moments are saved in the order of the parameters: that of the modules stays."""
     program = build_program(small_of(write), (1, 16, 16), torch.device("cpu"))

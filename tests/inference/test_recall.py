@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from inference.recall import GenerativeMemory, Memory, Read
+from kpp_pyro.block_key import BlockKey
 from kpp_pyro.errors import InputError
 from kpp_pyro.memory import cut_blocks, read
 from tests.exact import TINY_SHAPE, tiny_episodes, tiny_program
@@ -51,17 +52,17 @@ def decoded_by_hand(memories, blocks, keys):
 
 @torch.no_grad()
 def recall_by_hand(memories, memory, cues):
-    """Through the only key there is (`feed_forward`), or every block in turn, as probable as it is (`allocate`)."""
+    """Through the only key there is (learned maps), or every block in turn, as probable as it is (`allocate`)."""
     write, addressing, value = memories.guide.write, memories.model.addressing, memory.value.unsqueeze(1)
     encoding = write.encode(memories.guide.encoder(cues))
-    keys = write.key_posterior(encoding, value).mode
-    if addressing.kind == "smooth":
-        return read_by_hand(memories, memory, keys)
+    posterior = write.key_posterior(encoding, value)
+    if not isinstance(posterior, BlockKey):
+        return read_by_hand(memories, memory, posterior.mode)
     probs, blocks = write.match(encoding, value), 0
     for n, key in enumerate(addressing.key_grid(addressing.layout.rows, addressing.layout.columns).double()):
         there = read(value, key.expand(*probs.shape[:2], -1, -1), addressing)  # (B, T, R, C_m, h, w)
         blocks = blocks + probs[..., n, None, None, None] * there
-    return decoded_by_hand(memories, blocks, keys)
+    return decoded_by_hand(memories, blocks, posterior.mode)
 
 
 def contents(memories, episodes):
@@ -246,7 +247,7 @@ def test_what_missing_pixels_hold_does_not_matter(write, filling):
 
 
 def test_where_everything_is_missing_all_cues_are_alike():
-    memories, cues = opened("feed_forward"), some_cues()
+    memories, cues = opened("feed_forward_soft"), some_cues()
     memory = memories.write(random_episodes(B, T))
     found = memories.complete(memory, cues, torch.ones_like(cues, dtype=torch.bool), 2)[-1]
     expected = memories.recall(memory, torch.zeros_like(cues), 2)[-1]
@@ -330,7 +331,7 @@ def test_an_interpolation_is_a_straight_line_between_two_recalls(write, through,
 
 @pytest.mark.parametrize("through", THROUGH)
 def test_an_interpolation_can_be_walked_both_ways(through):
-    memories, cues = opened("feed_forward"), some_cues()
+    memories, cues = opened("feed_forward_soft"), some_cues()
     memory = memories.write(random_episodes(B, T))
     there = memories.interpolate(memory, cues[:, 0], cues[:, 1], 4, through)
     back = memories.interpolate(memory, cues[:, 1], cues[:, 0], 4, through)
@@ -365,7 +366,7 @@ def test_inspection_finds_what_was_written_in_the_order_of_writing(reads):
 
 
 def test_inspection_of_a_memory_of_overlapping_blocks_is_evenly_spaced():
-    memories = opened("feed_forward", reads=2)
+    memories = opened("feed_forward_soft", reads=2)
     memory = memories.write(random_episodes(B, T))
     found, addressing = memories.inspect(memory), memories.model.addressing
     assert_same_read(found, memories.read(memory, found.keys))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
 
 from kpp_pyro.likelihoods import bernoulli_likelihood
-from kpp_pyro.semi_amortized import LatentRefinement
+from kpp_pyro.semi_amortized import LatentRefinement, SignRefinement
 
 B, T, D = 2, 3, 4
 SHAPE = (1, 3, 5)
@@ -202,3 +204,44 @@ def test_grey_images_are_refined_by_their_cross_entropy():
     assert (cross_entropy(refined) < cross_entropy(latent)).all()
     with pytest.raises(ValueError, match="support"):
         likelihood(decoder)(latent).log_prob(grey)
+
+
+def signs(*batch):
+    return latents(*batch).sign()
+
+
+@pytest.mark.parametrize("steps", [1, 3, 8])
+def test_turning_signs_over_never_makes_an_image_less_probable(steps):
+    density, latent, episode = likelihood(Decoder()), signs(5, 40), images(5, 40)
+    before = density(SignRefinement(density, steps - 1)(latent, episode)).log_prob(episode)
+    refined = SignRefinement(density, steps)(latent, episode)
+    assert torch.equal(refined.abs(), torch.ones_like(refined))
+    assert (density(refined).log_prob(episode) >= before).all()
+
+
+def test_where_every_pixel_looks_at_one_sign_the_best_of_all_signs_are_found():
+    weight = torch.zeros(PIXELS, D, dtype=torch.float64)
+    weight[torch.arange(PIXELS), torch.arange(PIXELS) % D] = 1 + torch.rand(PIXELS, dtype=torch.float64)
+    density, episode = normal_likelihood(weight), torch.randn(B, T, *SHAPE, dtype=torch.float64)
+    every = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=D)), dtype=torch.float64)  # (2^D, D)
+    fits = torch.stack([density(choice.expand(B, T, -1)).log_prob(episode) for choice in every])
+    found = SignRefinement(density, D * D)(signs(), episode)
+    torch.testing.assert_close(found, every[fits.argmax(0)])
+
+
+def test_with_as_many_steps_as_needed_no_single_sign_is_left_to_turn_over():
+    density, latent, episode = likelihood(Decoder()), signs(4, 10), images(4, 10)
+    refined = SignRefinement(density, 60)(latent, episode)
+    best = density(refined).log_prob(episode)
+    for index in range(D):
+        turned = refined.clone()
+        turned[..., index] *= -1
+        assert (density(turned).log_prob(episode) <= best).all()
+
+
+def test_the_gradient_of_what_follows_passes_by_the_turns():
+    density, episode = likelihood(Decoder()), images()
+    latent = signs().requires_grad_()
+    weight = torch.randn_like(latent)
+    (found,) = torch.autograd.grad((weight * SignRefinement(density, 5)(latent, episode)).sum(), latent)
+    torch.testing.assert_close(found, weight)

@@ -1,4 +1,4 @@
-"""The two writes: what they put into a memory can be read back, and does not depend on names."""
+"""Writes: what they put into a memory can be read back, and does not depend on names."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from kpp_pyro.assignment import sinkhorn
 from kpp_pyro.block_key import BlockKey
 from kpp_pyro.errors import InputError
-from kpp_pyro.memory import MemoryLayout, cut_blocks, join_blocks, read
-from kpp_pyro.posteriors import MeanFieldPosterior
-from kpp_pyro.writes import AllocateWrite, FeedForwardWrite
+from kpp_pyro.memory import SCALE, MemoryLayout, X, Y, cut_blocks, join_blocks, read
+from kpp_pyro.posteriors import POSTERIORS, MeanFieldPosterior
+from kpp_pyro.writes import AllocateWrite, FeedForwardWrite, SoftFeedForwardWrite
+from kpp_pyro.writes.blocks import BlockWrite
 from kpp_pyro.writes.interface import Encoding
 
 FEATURES, SMALLEST = 24, 0.05
@@ -24,7 +26,11 @@ def allocate(layout, **options):
 
 
 def feed_forward(layout):
-    return FeedForwardWrite(layout, FEATURES, 7, SMALLEST, keys(layout)).double()
+    return FeedForwardWrite(layout, FEATURES, SMALLEST, keys(layout)).double()
+
+
+def feed_forward_soft(layout):
+    return SoftFeedForwardWrite(layout, FEATURES, 7, SMALLEST, keys(layout)).double()
 
 
 def keys(layout):
@@ -33,6 +39,11 @@ def keys(layout):
 
 def features(episodes, images):
     return torch.randn(episodes, images, FEATURES, dtype=torch.float64)
+
+
+def blocks_of(memory, layout):
+    """What the blocks of memories (B, 1, C_m, H_m, W_m) hold, (B, N, S)."""
+    return cut_blocks(memory[:, 0], layout).flatten(2)
 
 
 def contents(layout, episodes, images):
@@ -51,10 +62,11 @@ def permuted(encoding, order):
 
 
 @both_reads
+@pytest.mark.parametrize("make", [allocate, feed_forward])
 @pytest.mark.parametrize("fill", ["one", "some", "all"])
-def test_a_read_at_an_images_own_key_returns_exactly_what_was_written(layout, fill):
+def test_a_read_at_an_images_own_key_returns_exactly_what_was_written(layout, fill, make):
     most = layout.blocks // layout.reads
-    write = allocate(layout)
+    write = make(layout)
     encoding = write.encode(features(3, {"one": 1, "some": most - 2, "all": most}[fill]))
     torch.testing.assert_close(read_at_own_keys(write, encoding), encoding.latent_loc, atol=1e-12, rtol=0)
 
@@ -172,7 +184,7 @@ def test_a_match_in_an_empty_memory_is_still_a_distribution():
 
 @both_reads
 def test_posteriors_have_the_shapes_of_their_sites(layout):
-    for write in (allocate(layout), feed_forward(layout)):
+    for write in (allocate(layout), feed_forward(layout), feed_forward_soft(layout)):
         encoding = write.encode(features(3, 5))
         memory = write(encoding)
         assert memory.shape == (3, 1, *layout.shape)
@@ -195,11 +207,13 @@ def test_only_a_matched_key_may_come_from_the_prior():
 def test_a_memory_that_blocks_do_not_tile_is_refused(height, width):
     with pytest.raises(InputError, match=f"memory {height}x{width} .* whole multiples of the block 4x4"):
         AllocateWrite(MemoryLayout(4, height, width, 4, 4), FEATURES, SMALLEST)
+    with pytest.raises(InputError, match=f"memory {height}x{width} .* whole multiples of the block 4x4"):
+        feed_forward(MemoryLayout(4, height, width, 4, 4))
 
 
 @both_reads
-def test_feed_forward_permuting_images_permutes_keys_and_latents_and_keeps_the_memory(layout):
-    write, given = feed_forward(layout), features(3, 5)
+def test_feed_forward_soft_permuting_images_permutes_keys_and_latents_and_keeps_the_memory(layout):
+    write, given = feed_forward_soft(layout), features(3, 5)
     one, other = write.encode(given), write.encode(given[:, PERMUTATION])
     torch.testing.assert_close(write(other), write(one))
     torch.testing.assert_close(other.latent_loc, one.latent_loc[:, PERMUTATION])
@@ -210,7 +224,7 @@ def test_feed_forward_permuting_images_permutes_keys_and_latents_and_keeps_the_m
 
 @both_reads
 def test_a_memory_hears_every_image_of_its_own_episode_and_no_other(layout):
-    for write in (allocate(layout), feed_forward(layout)):
+    for write in (allocate(layout), feed_forward(layout), feed_forward_soft(layout)):
         given = features(3, 5).requires_grad_()
         memory = write(write.encode(given))[1]
         (gradient,) = torch.autograd.grad((memory * torch.randn_like(memory)).sum(), given)
@@ -220,19 +234,19 @@ def test_a_memory_hears_every_image_of_its_own_episode_and_no_other(layout):
 @both_reads
 def test_permuting_episodes_permutes_their_memories(layout):
     order = torch.tensor([2, 0, 1])
-    for write in (allocate(layout), feed_forward(layout)):
+    for write in (allocate(layout), feed_forward(layout), feed_forward_soft(layout)):
         given = features(3, 5)
         torch.testing.assert_close(write(write.encode(given[order])), write(write.encode(given))[order])
 
 
-def test_feed_forward_a_cue_is_found_by_its_looks_alone():
-    write = feed_forward(LAYOUTS[2])
+def test_feed_forward_soft_a_cue_is_found_by_its_looks_alone():
+    write = feed_forward_soft(LAYOUTS[2])
     encoding, memory = write.encode(features(2, 5)), write(write.encode(features(2, 5)))
     assert torch.equal(write.key_posterior(encoding).mean, write.key_posterior(encoding, memory).mean)
 
 
 @both_reads
-@pytest.mark.parametrize("make", [allocate, feed_forward])
+@pytest.mark.parametrize("make", [allocate, feed_forward, feed_forward_soft])
 def test_every_parameter_receives_a_gradient(make, layout):
     write = make(layout)
     encoding = write.encode(features(2, 5))
@@ -243,12 +257,220 @@ def test_every_parameter_receives_a_gradient(make, layout):
         assert parameter.grad.abs().max() > 1e-6, name
 
 
-@pytest.mark.parametrize("kind", [AllocateWrite, FeedForwardWrite])
-def test_bfloat16_stops_at_the_networks_of_a_write(kind):
-    sizes = (FEATURES, SMALLEST) if kind is AllocateWrite else (FEATURES, 7, SMALLEST, keys(LAYOUTS[1]))
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        (AllocateWrite, (FEATURES, SMALLEST)),
+        (FeedForwardWrite, (FEATURES, SMALLEST, keys(LAYOUTS[1]))),
+        (SoftFeedForwardWrite, (FEATURES, 7, SMALLEST, keys(LAYOUTS[1]))),
+    ],
+)
+def test_bfloat16_stops_at_the_networks_of_a_write(kind, sizes):
     write, given = kind(LAYOUTS[1], *sizes, dtype=torch.bfloat16), features(2, 5).float()
     encoding = write.encode(given)
     results = (write(encoding), encoding.latent_loc, encoding.latent_scale, write.key_posterior(encoding).sample())
     assert {result.dtype for result in results} == {torch.float32}
     exact = write.to(torch.float64).encode(given.double())  # autocast leaves float64 alone
     assert (encoding.latent_loc - exact.latent_loc).abs().max() < 0.05
+
+
+# The write that is shared by all that know their blocks
+
+
+@both_reads
+@pytest.mark.parametrize("images", [5, 18, 40])
+def test_blocks_that_are_given_out_in_order_are_written_alike_in_general_and_by_padding(layout, images):
+    write, encoding = allocate(layout), contents(layout, 2, images)
+    torch.testing.assert_close(BlockWrite.forward(write, encoding), write(encoding), atol=1e-12, rtol=0)
+    of_contents = [
+        torch.autograd.functional.jvp(lambda loc, f=f: f(replaced(encoding, loc)), *2 * [encoding.latent_loc])
+        for f in (write, lambda e: BlockWrite.forward(write, e))
+    ]
+    torch.testing.assert_close(*of_contents)
+
+
+def replaced(encoding, loc):
+    return Encoding(encoding.features, loc, encoding.latent_scale)
+
+
+# feed_forward: images claim blocks
+
+
+@both_reads
+@pytest.mark.parametrize("fill", ["one", "some", "all"])
+def test_with_room_for_all_every_read_claims_a_block_of_its_own_and_nothing_else_is_written(layout, fill):
+    most = layout.blocks // layout.reads
+    write, encoding = feed_forward(layout), contents(layout, 3, {"one": 1, "some": most - 2, "all": most}[fill])
+    held, blocks = blocks_of(write(encoding), layout), write.blocks_of(encoding)
+    assert blocks.shape == (3, encoding.images, layout.reads)
+    parts = encoding.latent_loc.unflatten(-1, (layout.reads, -1))
+    for b in range(3):
+        own = blocks[b].flatten().tolist()
+        assert len(set(own)) == len(own)
+        torch.testing.assert_close(held[b, own], parts[b].flatten(0, 1), atol=1e-12, rtol=0)
+        assert not held[b, [n for n in range(layout.blocks) if n not in own]].any()
+
+
+@both_reads
+@pytest.mark.parametrize("images", [19, 31, 40])
+def test_more_reads_than_blocks_fill_no_block_with_more_than_their_share_and_it_holds_their_mean(layout, images):
+    write, encoding = feed_forward(layout), contents(layout, 3, images)
+    held, blocks = blocks_of(write(encoding), layout), write.blocks_of(encoding).flatten(1)
+    parts = encoding.latent_loc.unflatten(-1, (layout.reads, -1)).flatten(1, 2)  # (B, T * R, S)
+    for b in range(3):
+        for n in range(layout.blocks):
+            mine = parts[b, blocks[b] == n]
+            assert len(mine) <= -(-images * layout.reads // layout.blocks)
+            expected = mine.mean(0) if len(mine) else torch.zeros_like(held[b, n])
+            torch.testing.assert_close(held[b, n], expected, atol=1e-12, rtol=0)
+
+
+@both_reads
+@pytest.mark.parametrize("images", [5, 40])
+def test_feed_forward_permuting_images_permutes_keys_and_latents_and_keeps_the_memory(layout, images):
+    write, given, order = feed_forward(layout), features(3, images), torch.randperm(images)
+    one, other = write.encode(given), write.encode(given[:, order])
+    torch.testing.assert_close(write(other), write(one), atol=1e-12, rtol=0)
+    torch.testing.assert_close(other.latent_loc, one.latent_loc[:, order])
+    assert torch.equal(write.blocks_of(other), write.blocks_of(one)[:, order])
+    torch.testing.assert_close(write.key_posterior(other).mean, write.key_posterior(one).mean[:, order])
+    torch.testing.assert_close(write.key_posterior(other).stddev, write.key_posterior(one).stddev[:, order])
+
+
+def test_claims_are_of_what_images_look_like_and_not_of_their_contents():
+    layout = LAYOUTS[2]
+    write, encoding = feed_forward(layout), contents(layout, 3, 9)
+    others = replaced(encoding, torch.randn_like(encoding.latent_loc))
+    assert torch.equal(write.blocks_of(encoding), write.blocks_of(others))
+    looks = Encoding(features(3, 9), encoding.latent_loc, encoding.latent_scale)
+    assert not torch.equal(write.blocks_of(encoding), write.blocks_of(looks))
+
+
+def test_an_image_gets_the_block_that_it_claims_most():
+    layout = LAYOUTS[1]
+    write, wanted = feed_forward(layout), torch.stack([torch.randperm(layout.blocks)[:FEATURES] for _ in range(3)])
+    with torch.no_grad():
+        write.to_claim.network.weight.copy_(torch.eye(layout.blocks, FEATURES))
+    looks = torch.eye(FEATURES, dtype=torch.float64)[wanted]  # image t looks like block `wanted[t]`
+    assert torch.equal(write.blocks_of(write.encode(looks))[..., 0], wanted)
+
+
+@both_reads
+@pytest.mark.parametrize("own", [True, False], ids=["own", "others"])
+def test_a_cues_key_is_centred_in_the_block_that_holds_its_content_whoever_wrote_it(layout, own):
+    write, images = feed_forward(layout), layout.blocks // layout.reads
+    written = contents(layout, 3, images)
+    order = torch.randperm(images)
+    memory, blocks = write(written), write.blocks_of(written)
+    noisy = written.latent_loc + 0.2 * torch.randn_like(written.latent_loc)
+    looks = written.features if own else features(3, images)  # which would be put elsewhere
+    cue = permuted(Encoding(looks, noisy, written.latent_scale), order)
+    key = write.key_posterior(cue, memory)
+    torch.testing.assert_close(key.mean, write.centres[blocks[:, order]] + write.key_shift)
+    found = read(memory, key.mode, write.addressing).flatten(-4)
+    torch.testing.assert_close(found, written.latent_loc[:, order], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("family", POSTERIORS.values(), ids=POSTERIORS)
+def test_keys_may_be_of_any_family_and_their_draws_read_their_own_blocks(family):
+    layout = LAYOUTS[2]
+    write = FeedForwardWrite(layout, FEATURES, SMALLEST, family(FEATURES, torch.Size([2, 3]))).double()
+    with torch.no_grad():
+        write.to_key_scale.network.bias.fill_(-20.0)  # as narrow as they become
+    encoding = write.encode(features(2, 9))
+    key = write.key_posterior(encoding)
+    assert key.has_rsample and (key.batch_shape, key.event_shape) == ((2, 9), (2, 3))
+    found = read(write(encoding), key.sample((50,)), write.addressing).flatten(-4)
+    torch.testing.assert_close(found, encoding.latent_loc.expand_as(found), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(12, 24), (4, 32), (20, 4)])  # blocks side by side, and one column
+def test_key_scales_are_relative_to_the_widths_of_blocks_in_key_space(height, width):
+    layout = MemoryLayout(4, height, width, 4, 4)
+    write, encoding = feed_forward(layout), contents(layout, 2, layout.blocks)
+    blocks = write.blocks_of(encoding)
+    row, column = blocks.div(layout.columns, rounding_mode="floor"), blocks % layout.columns
+    expected = torch.ones(2, layout.blocks, 1, 3, dtype=torch.float64)
+    for coordinate, index, count in ((X, column, layout.columns), (Y, row, layout.rows)):
+        sides = [torch.special.ndtri((index.double() + 0.5 + part * 1e-3) / count) for part in (-0.5, 0.5)]
+        expected[..., coordinate] = (sides[1] - sides[0]) / 1e-3  # of the whole block, were it as at its centre
+    relative = write.key_posterior(encoding).stddev / expected
+    raw = write.to_key_scale(encoding.features).unflatten(-1, (1, 3))
+    torch.testing.assert_close(relative, 0.02 + torch.nn.functional.softplus(raw - 2), rtol=1e-5, atol=0)
+
+
+def test_keys_start_narrower_than_their_blocks_and_away_from_broad_reads():
+    layout = MemoryLayout(2, 16, 32, 2, 2)  # 128 blocks
+    write = feed_forward(layout)
+    encoding = write.encode(features(2, 128))
+    key = write.key_posterior(encoding)
+    first_broad = write.addressing.scale_at(0.0)
+    scale = key.sample((200,))[..., SCALE]
+    assert (key.mean[..., SCALE] == -1).all() and first_broad > 2
+    assert (scale < first_broad).all()
+    boxes = write.addressing.boxes(key.sample((200,)))
+    own = write.addressing.boxes(key.mode).expand_as(boxes)
+    assert (boxes == own).all(-1).double().mean() > 0.9  # most draws read their own block alone
+
+
+@both_reads
+@pytest.mark.parametrize("images", [3, 5])
+def test_the_memory_has_the_gradient_of_the_balanced_claims_straight_through_their_rounding(layout, images):
+    layout = MemoryLayout(2, 4, 4, 2, 2, reads=layout.reads)  # 4 blocks
+    write, encoding = feed_forward(layout), contents(layout, 2, images)
+    weight, direction = write.to_claim.network.weight, torch.randn(2, 1, *layout.shape, dtype=torch.float64)
+    counts = (write.blocks_of(encoding).flatten(1).unsqueeze(-1) == torch.arange(4)).sum(1).clamp(min=1)  # (B, N)
+    parts = write.contents(encoding).flatten(3).flatten(1, 2)
+
+    def soft(weight):
+        """What balanced claims would write, divided as whole ones are."""
+        claims = (encoding.features @ weight.mT).unflatten(-1, (layout.reads, -1)).flatten(1, 2)
+        held = sinkhorn(4 * claims, 8)[0].mT @ parts / counts.unsqueeze(-1)
+        return (join_blocks(held.unflatten(-1, layout.block_shape), layout).unsqueeze(1) * direction).sum()
+
+    (gradient,) = torch.autograd.grad((write(encoding) * direction).sum(), weight)
+    with torch.no_grad():
+        for way in (torch.randn_like(weight), torch.randn_like(weight), torch.ones_like(weight)):
+            difference = (soft(weight + 1e-5 * way) - soft(weight - 1e-5 * way)) / 2e-5
+            torch.testing.assert_close((gradient * way).sum(), difference, rtol=1e-6, atol=1e-8)
+    assert gradient.abs().max() > 1e-3
+
+
+def test_a_lone_images_balanced_claims_are_of_all_blocks_alike():
+    layout = MemoryLayout(2, 4, 4, 2, 2)
+    shares = feed_forward(layout)._balanced(contents(layout, 3, 1))
+    torch.testing.assert_close(shares, torch.full_like(shares, 1 / 4), atol=1e-3, rtol=0)
+
+
+@both_reads
+def test_claims_leave_the_encoder_to_what_contents_and_keys_need(layout):
+    write, given = feed_forward(layout), features(2, 5).requires_grad_()
+    loc = torch.randn(2, 5, layout.read_scalars, dtype=torch.float64)
+    memory = write(Encoding(given, loc, torch.ones_like(loc)))
+    assert memory.requires_grad  # by the claims
+    (gradient,) = torch.autograd.grad((memory * torch.randn_like(memory)).sum(), given, allow_unused=True)
+    assert gradient is None
+    (gradient,) = torch.autograd.grad(write.key_posterior(write.encode(given)).stddev.sum(), given)
+    assert gradient.abs().max() > 1e-6  # key scales are of the encoder too
+
+
+def test_contents_have_the_gradient_of_the_means_that_blocks_hold():
+    layout = LAYOUTS[1]
+    write, known = feed_forward(layout), contents(layout, 2, 40)
+    loc = known.latent_loc.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(write(replaced(known, loc)).sum(), loc)
+    blocks = write.blocks_of(known).flatten(1)
+    count = (blocks.unsqueeze(-1) == blocks.unsqueeze(-2)).sum(-1)  # of those who share, (B, T)
+    torch.testing.assert_close(gradient, (1 / count).unsqueeze(-1).expand_as(gradient).double())
+
+
+def test_where_blocks_lie_is_no_state():
+    write = feed_forward(LAYOUTS[1])
+    state = write.state_dict()
+    assert not any("centres" in name or "widths" in name for name in state)
+    assert {name for name, _ in write.named_buffers()} == {"centres", "widths"}
+    assert list(state) == [name for name, _ in write.named_parameters()]
+    twin = feed_forward(LAYOUTS[1])
+    twin.load_state_dict(state)
+    encoding = write.encode(features(2, 5))
+    torch.testing.assert_close(twin.key_posterior(encoding).mean, write.key_posterior(encoding).mean)

@@ -63,7 +63,7 @@ def test_every_parameter_receives_a_gradient(write, networks, reads):
 
 
 def test_model_and_guide_share_no_parameter():
-    program = small_program("feed_forward")
+    program = small_program("feed_forward_soft")
     assert {id(p) for p in program.model.parameters()}.isdisjoint({id(p) for p in program.guide.parameters()})
 
 
@@ -143,8 +143,9 @@ def test_with_the_shift_off_permuting_cues_permutes_their_keys_and_latents(write
         torch.testing.assert_close(q[:, order], p)
 
 
-def test_with_the_shift_off_permuting_written_images_permutes_keys_and_keeps_a_feed_forward_memory():
-    program, episode = small_program("feed_forward"), random_episodes()
+@pytest.mark.parametrize("write", ["feed_forward", "feed_forward_soft"])
+def test_with_the_shift_off_permuting_written_images_permutes_keys_and_keeps_a_learned_memory(write):
+    program, episode = small_program(write), random_episodes()
     order = torch.randperm(episode.shape[1])
     first, second = (program.guide.encode(e) for e in (episode, episode[:, order]))
     torch.testing.assert_close(program.guide.write(first), program.guide.write(second))
@@ -153,7 +154,7 @@ def test_with_the_shift_off_permuting_written_images_permutes_keys_and_keeps_a_f
 
 
 def test_with_the_shift_on_an_image_depends_on_its_neighbours():
-    program, episode = small_program("feed_forward", temporal_shift=0.125), random_episodes()
+    program, episode = small_program("feed_forward_soft", temporal_shift=0.125), random_episodes()
     order = torch.tensor([1, 0, 2, 3, 4, 5])
     first, second = (program.guide.encode(e).latent_loc for e in (episode, episode[:, order]))
     assert not torch.allclose(first[:, order], second)
@@ -175,6 +176,17 @@ def test_the_flat_priors_term_follows_its_value():
     value = torch.zeros(3, 1, *program.model.addressing.layout.shape, dtype=torch.float64, device="meta")
     term = program.model.memory_prior().log_prob(value)
     assert (term.shape, term.dtype, term.device.type) == ((3, 1), torch.float64, "meta")
+
+
+def test_a_written_image_that_claimed_a_block_is_found_by_its_content_as_by_its_claim():
+    program, episode = small_program("feed_forward"), random_episodes()
+    encoding = program.guide.encode(episode)
+    own, found = (
+        program.guide.key_posterior(encoding),
+        program.guide.key_posterior(encoding, program.guide.write(encoding)),
+    )
+    torch.testing.assert_close(own.mean, found.mean)
+    torch.testing.assert_close(own.stddev, found.stddev)
 
 
 def test_a_written_image_is_found_by_its_content_as_by_its_place():

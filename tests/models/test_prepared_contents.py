@@ -14,7 +14,7 @@ from kpp_pyro.checkpoint import save_checkpoint
 from kpp_pyro.memory import cut_blocks, read
 from tests.programs import IMAGE_SHAPE, random_episodes, small_config, small_program
 
-BLOCK_WRITES = ("allocate", "allocate_by_content")
+BLOCK_WRITES = ("allocate", "allocate_by_content", "feed_forward")
 MATRIX_MODELS = [name for name in MODELS if name not in ("kanerva_plus_plus", "vae")]
 PROGRAMS = [{"write": write} for write in BLOCK_WRITES] + [{"model": model} for model in MATRIX_MODELS]
 every_program = pytest.mark.parametrize("changes", PROGRAMS, ids=lambda changes: next(iter(changes.values())))
