@@ -11,12 +11,13 @@ from pyro import poutine
 from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.elbo import ELBOModule
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import is_validation_enabled, site_is_subsample
 from torch import Tensor, nn
 
 from inference.image_bounds import DReGBound, RenyiBound
-from inference.traces import PyroProgram
+from inference.traces import PyroProgram, amortized
 from kpp_pyro.errors import InputError
 
 KLWeights = Mapping[str, float] | Mapping[str, Tensor]  # by the name of the site
@@ -149,21 +150,23 @@ class WithLeftOut(nn.Module):
     """A pair's loss of images that were written, plus that of the last of an episode, which are left out of the memory.
 
     Args:
-        pair: minus the bound of episodes, and memories if they are given.
-        guide: of the pair; writes.
-        left_out: images of an episode that it does not write.
+        pair: an objective's model and guide.
+        left_out: images of an episode that are not written.
     """
 
-    def __init__(self, pair: nn.Module, guide: PyroProgram, left_out: int) -> None:
+    def __init__(self, pair: ELBOModule, left_out: int) -> None:
         super().__init__()
         self.pair, self.left_out = pair, left_out
-        self._guide = (guide,)  # in a tuple, modules are not found: its parameters are the pair's
 
     def forward(self, episode: Tensor) -> Tensor:
         """Loss of an episode (B, T + left out, C, H, W); what is written learns from both."""
         written, cues = episode[:, : -self.left_out], episode[:, -self.left_out :]
-        memory = poutine.trace(self._guide[0]).get_trace(written).nodes["memory"]["value"]
-        return self.pair(written) + self.pair(cues, memory)
+        model, guide = self.pair.model, self.pair.guide
+        of_written = amortized(guide, written)
+        memory = poutine.trace(of_written).get_trace(written).nodes["memory"]["value"]
+        objective: Any = self.pair.elbo
+        of_cues = objective.differentiable_loss(model, guide, cues, memory)
+        return objective.differentiable_loss(model, of_written, written) + of_cues
 
 
 def annealed(objective: nn.Module) -> Loss:

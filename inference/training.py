@@ -120,7 +120,7 @@ class Trainer:
             capturable=capture,
         )
         self._capture = capture
-        loss = WithLeftOut(pair, guide, plan.left_out) if plan.left_out else pair
+        loss = WithLeftOut(pair, plan.left_out) if plan.left_out else pair
         step = Step(annealed(processes.share(loss)), self.optimizer, episodes.render, plan.gradient_norm)
         self.stepper = self.new_stepper(step)
         self._last: tuple[int, Tensor, StepResult] | None = None

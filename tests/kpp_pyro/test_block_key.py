@@ -288,5 +288,5 @@ def test_the_mean_read_of_both_ways_is_that_of_the_blocks_whichever_way():
 
 @pytest.mark.parametrize("semantic", [-0.1, 0.8, 1.0])
 def test_semantic_reads_leave_scales_for_what_was_written(semantic):
-    with pytest.raises(InputError, match="expected 0 <= semantic < 0.8, found"):
+    with pytest.raises(InputError, match=r"expected 0 <= semantic < 0\.8, found"):
         Addressing(LAYOUT, "blockwise", broad=0.2, semantic=semantic)
