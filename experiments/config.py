@@ -266,13 +266,14 @@ _BY_WRITE: dict[str, dict[str, Any]] = {
     },
 }
 # A soft map has to discover what the others are given: it needs several times the steps. A normal key that is as wide
-# as its KL asks for strays into other blocks, and what that costs drowns all other gradients: so contents come first.
+# as its KL asks for strays into other blocks, and what that costs drowns all other gradients: so it is paid in full only
+# as the learning rate goes to zero.
 _BY_DATASET_AND_WRITE: dict[tuple[str, str], dict[str, Any]] = {
-    ("digits", "feed_forward"): {"kl_key_begin_step": 1500, "kl_key_ramp_steps": 700},
-    ("mnist", "feed_forward"): {"kl_key_begin_step": 10000, "kl_key_ramp_steps": 5000},
-    ("fashion_mnist", "feed_forward"): {"kl_key_begin_step": 10000, "kl_key_ramp_steps": 5000},
-    ("omniglot", "feed_forward"): {"kl_key_begin_step": 8000, "kl_key_ramp_steps": 4000},
-    ("folder", "feed_forward"): {"kl_key_begin_step": 10000, "kl_key_ramp_steps": 5000},
+    ("digits", "feed_forward"): {"kl_key_begin_step": 2200, "kl_key_ramp_steps": 300},
+    ("mnist", "feed_forward"): {"kl_key_begin_step": 15000, "kl_key_ramp_steps": 2000},
+    ("fashion_mnist", "feed_forward"): {"kl_key_begin_step": 15000, "kl_key_ramp_steps": 2000},
+    ("omniglot", "feed_forward"): {"kl_key_begin_step": 12000, "kl_key_ramp_steps": 1500},
+    ("folder", "feed_forward"): {"kl_key_begin_step": 15000, "kl_key_ramp_steps": 2000},
     ("digits", "feed_forward_soft"): {"steps": 6000, "evaluate_every": 500},
     ("mnist", "feed_forward_soft"): {"preset": "medium", "steps": 24000},
     ("fashion_mnist", "feed_forward_soft"): {"preset": "medium", "steps": 24000},

@@ -222,6 +222,8 @@ def _conflicts_of_objectives(config: Config) -> Iterator[tuple[str, str, str]]:
             "image with --objective dreg, whose draws may not depend on each other",
             "image_and_read",
         )
+    if training.objective == "dreg" and config.memory.semantic_reads:
+        yield "objective", "one whose draws may depend on each other with --semantic-reads", "dreg"
     if training.objective not in ("iwae", "dreg", "renyi") and training.particles > 1:
         yield "particles", f"1 with --objective {training.objective}", str(training.particles)
     if training.objective != "renyi" and training.renyi_alpha != TrainingConfig.renyi_alpha:
