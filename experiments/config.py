@@ -266,7 +266,7 @@ _BY_WRITE: dict[str, dict[str, Any]] = {
     },
 }
 # A soft map has to discover what the others are given: it needs several times the steps. A normal key that is as wide
-# as its KL asks for strays into other blocks, and what that costs drowns all other gradients: so it is paid in full only
+# as its KL asks for strays into other blocks, and what that costs drowns all other gradients: it is paid in full only
 # as the learning rate goes to zero.
 _BY_DATASET_AND_WRITE: dict[tuple[str, str], dict[str, Any]] = {
     ("digits", "feed_forward"): {"kl_key_begin_step": 2200, "kl_key_ramp_steps": 300},
