@@ -24,9 +24,12 @@ from tests.experiments.running import refused, run
 
 CPU = {"device": "cpu"}
 BLOCK_WRITES = tuple(write for write in WRITES if write != "feed_forward_soft")  # whose contents are latents
+POINTERS = ("allocate", "allocate_by_content")  # whose keys choose blocks
 VAE, DKM = {"model": "vae"}, {"model": "dynamic_kanerva_machine"}
 LEARNED, SOFT = {"write": "feed_forward"}, {"write": "feed_forward_soft"}
 MEAN_FIELD = {"objective": "mean_field"}
+SEMANTIC = {"semantic_reads": 0.25, "left_out": 2}
+OTHERS = [model for model in MODELS if model != "kanerva_plus_plus"]
 SENTENCE = re.compile(r"--([a-z-]+): expected \S[^\n]*, found \S[^\n]*")
 # fmt: off
 IDLE = "--{}: expected {}, its default, with --model {}, which has no use for it, found {}"
@@ -107,6 +110,27 @@ CONFLICTS = [
      "--content-bits: expected at most the memory's 32 blocks to be read, as shared ones hold means, found 33"),
     ({"write": "allocate_by_content", "content_bits": 8, "reads": 2},
      "--content-bits: expected at most the memory's 32 blocks to be read, as shared ones hold means, found 64"),
+    (SOFT | {"signs_per_scalar": 4},
+     "--signs-per-scalar: expected none with --write feed_forward_soft, whose contents are not latents, found 4"),
+    ({"signs_per_scalar": 4, "content_bits": 4},
+     "--content-bits: expected none with --signs-per-scalar, which says the bits, found 4"),
+    ({"signs_per_scalar": 1, "episode_length": 33},
+     "--signs-per-scalar: expected at most the memory's 32 blocks to be read, as shared ones hold means, found 33"),
+    (LEARNED | {"signs_per_scalar": 16, "reads": 2},
+     "--signs-per-scalar: expected at most the memory's 32 blocks to be read, as shared ones hold means, found 64"),
+    *((SEMANTIC | {"write": write},
+       f"--semantic-reads: expected none with --write {write}, whose keys choose no block, found 0.25")
+      for write in ("feed_forward", "feed_forward_soft")),
+    (SEMANTIC | {"reads": 2}, "--reads: expected 1 with --semantic-reads, found 2"),
+    (SEMANTIC | {"latent_prior": "standard_normal"},
+     "--latent-prior: expected memory with --semantic-reads, found standard_normal"),
+    ({"semantic_reads": 0.25}, "--left-out: expected images to learn from beside --semantic-reads, found 0"),
+    ({"left_out": 2}, "--left-out: expected 0 without --semantic-reads, found 2"),
+    (SEMANTIC | {"objective": "dreg", "latent_context": "image"},
+     "--objective: expected one whose draws may depend on each other with --semantic-reads, found dreg"),
+    *((SEMANTIC | {"model": model}, IDLE.format("semantic-reads", 0.0, model, 0.25)) for model in OTHERS),
+    *(({"model": model, "left_out": 2}, IDLE.format("left-out", 0, model, 2)) for model in OTHERS),
+    *(({"model": model, "signs_per_scalar": 4}, IDLE.format("signs-per-scalar", None, model, 4)) for model in OTHERS),
 ]
 # fmt: on
 AT_LEAST_ONE = (
@@ -124,7 +148,7 @@ AT_LEAST_ONE = (
 )
 POSITIVE = ("smallest_scale", "content_step_size", "learning_rate", "gradient_norm")
 NOT_NEGATIVE = (
-    *("seed", "content_steps", "weight_decay", "warmup_steps", "kl_memory_weight"),
+    *("seed", "content_steps", "left_out", "weight_decay", "warmup_steps", "kl_memory_weight"),
     *(f"kl_{site}_{what}" for site in ("key", "latent") for what in ("start", "begin_step", "ramp_steps")),
 )
 CHOICES = {
@@ -197,6 +221,42 @@ def test_weights_and_steps_are_not_negative(name):
 @pytest.mark.parametrize("bits", [-1, 0, 1, 17])
 def test_bits_are_two_to_sixteen(bits):
     assert refusal({"content_bits": bits}) == f"--content-bits: expected 2 to 16, or none, found {bits}"
+
+
+@pytest.mark.parametrize("signs", [-1, 0, 17])
+def test_signs_are_one_to_sixteen_to_a_scalar(signs):
+    assert refusal({"signs_per_scalar": signs}) == f"--signs-per-scalar: expected 1 to 16, or none, found {signs}"
+
+
+@pytest.mark.parametrize("share", [-0.1, 0.91, 1.0, float("nan")])
+def test_semantic_reads_leave_keys_for_what_was_written(share):
+    sentence = f"--semantic-reads: expected a probability from 0 to 0.9, found {share}"
+    assert refusal({"semantic_reads": share, "left_out": 2}) == sentence
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"write": write, "signs_per_scalar": 4, "content_steps": 3} for write in BLOCK_WRITES),
+        {"signs_per_scalar": 1},
+        {"signs_per_scalar": 16, "episode_length": 16, "reads": 2},
+        {"memory_channels": 1, "block_height": 1, "block_width": 1, "signs_per_scalar": 2, "latent_guide": "flow"},
+        *(SEMANTIC | {"write": write, "objective": objective} for write in POINTERS for objective in OBJECTIVES
+          if objective != "dreg"),
+        SEMANTIC | {"semantic_reads": 0.9, "signs_per_scalar": 4, "latent_context": "image_and_read"},
+        SEMANTIC | {"left_out": 31, "latent_guide": "flow", "content_steps": 3, "content_bits": 8},
+    ],
+)  # fmt: skip
+def test_signs_and_semantic_reads_go_with_all_else_that_knows_its_blocks(changes):
+    resolve(replace_flat(default_config(), {**CPU, **changes}))
+
+
+@pytest.mark.parametrize("write", BLOCK_WRITES)
+def test_a_latent_of_another_size_than_a_block_s_signs_is_refused(write):
+    config = replace_flat(default_config([f"--write={write}"]), {"latent_size": 100, "signs_per_scalar": 4})
+    with pytest.raises(InputError) as error:
+        build_program(config, (1, 16, 16), torch.device("cpu"))
+    assert str(error.value) == f"--latent-size: expected the 400 signs of a read with --write {write}, found 100"
 
 
 @pytest.mark.parametrize(

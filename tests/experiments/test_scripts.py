@@ -289,7 +289,10 @@ def test_a_program_that_is_refused_exits_with_status_2(tmp_path):
     "flags",
     [
         ["--precision", "bfloat16", "--augment", "--write", "feed_forward", "--temporal-shift", "0.125"],
-        ["--networks", "conv", "--width", "16", "--objective", "mean_field", "--classes-per-episode", "3"],
+        [
+            *("--networks", "conv", "--width", "16", "--objective", "mean_field", "--classes-per-episode", "3"),
+            *("--signs-per-scalar", "4", "--semantic-reads", "0.25", "--left-out", "2"),
+        ],
     ],
 )
 def test_every_kind_of_run_resumes_bit_for_bit(flags, tmp_path):
