@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -124,17 +126,33 @@ def build_episodes(config: Config, device: torch.device, rank: int = 0, ranks: i
     length = data.episode_length + config.training.left_out
     drawn = (length, data.binarize, config.seed, data.classes_per_episode, data.augment, rank, ranks)
     train: EpisodeSampler | FolderSampler
+    training_set = _naming_left_out(config)
     if data.dataset == "folder":
         pictures = find_pictures(data.data_dir)
-        train = FolderSampler(pictures.train, data.image_size, data.workers, device, *drawn)
+        with training_set:
+            train = FolderSampler(pictures.train, data.image_size, data.workers, device, *drawn)
         validation, test = (
             decode_pictures(files, data.image_size, data.workers) for files in (pictures.validation, pictures.test)
         )
     else:
         splits = load_dataset(data.dataset, data.data_dir)
-        train, validation, test = EpisodeSampler(splits.train.to(device), *drawn), splits.validation, splits.test
+        validation, test = splits.validation, splits.test
+        with training_set:
+            train = EpisodeSampler(splits.train.to(device), *drawn)
     held_out = (data.episode_length, data.test_binarize, config.seed, data.classes_per_episode)
     return Episodes(train, EpisodeSet(validation.to(device), *held_out), EpisodeSet(test.to(device), *held_out))
+
+
+@contextmanager
+def _naming_left_out(config: Config) -> Iterator[None]:
+    """Say where it comes from, if a training episode has more images than were asked for."""
+    try:
+        yield
+    except InputError as error:
+        if not config.training.left_out:
+            raise
+        beside = f"--left-out {config.training.left_out} beside --episode-length {config.data.episode_length}"
+        raise InputError(f"{beside}: {error}") from error
 
 
 def build_program(config: Config, image_shape: ImageShape, device: torch.device) -> Program:

@@ -221,7 +221,8 @@ class Trainer:
         assert self._last is not None
         number, drawn, result = self._last
         with pyro.validation_enabled(False):
-            terms = elbo_terms(self.model, self.guide, self.episodes.render(drawn.to(self.device)))
+            episode = self.episodes.render(drawn.to(self.device))
+            terms = elbo_terms(self.model, self.guide, episode[:, : episode.shape[1] - self.plan.left_out])
         culprit = "the loss" if self.stepper.step.unsound_losses > 0 else "the gradient of the loss"
         where = f"step {number}" if self.check_every == 1 else f"one of the last {self.check_every} steps, to {number}"
         return (

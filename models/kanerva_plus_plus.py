@@ -68,11 +68,12 @@ class KanervaPlusPlusModel(MemoryModel):
         return self._latent_prior_of(read(memory, key, self.addressing), semantic)
 
     def recalled(self, memory: Tensor, key: Distribution) -> Distribution:
-        """p(z | M, y) of what keys read on average; of what their mode reads, where the read is smooth.
+        """p(z | M, y) of what keys read on average; of what their mode reads, where that means nothing or is not known.
 
-        A normal distribution of keys is narrow beside a block, and has no closed form of its mean read.
+        A mean of packed signs means nothing. A normal distribution of keys is narrow beside a block, and has no closed
+        form of its mean read.
         """
-        if isinstance(key, BlockKey):
+        if isinstance(key, BlockKey) and not getattr(self.reading.network, "packed", False):
             blocks = key.mean_read(memory)
             semantic = torch.zeros_like(blocks[..., 0, 0, 0], dtype=torch.bool) if self.addressing.semantic else None
             return self._latent_prior_of(blocks, semantic)

@@ -18,7 +18,7 @@ class IdentityReading(nn.Module):
 
     def __init__(self, layout: MemoryLayout, smallest_scale: float, code: SignCode | None = None) -> None:
         super().__init__()
-        self.code = code
+        self.code, self.packed = code, code is not None
         self.latent_size = layout.read_scalars * (code.signs if code else 1)
         self.smallest_scale = smallest_scale
         self.raw_scale = nn.Parameter(torch.zeros(self.latent_size))
@@ -41,7 +41,7 @@ class SemanticReading(nn.Module):
 
     def __init__(self, sharp: IdentityReading, width: int, smallest_scale: float) -> None:
         super().__init__()
-        self.sharp, self.latent_size = sharp, sharp.latent_size
+        self.sharp, self.latent_size, self.packed = sharp, sharp.latent_size, sharp.packed
         self.smallest_scale = smallest_scale
         self.stem = nn.Linear(self.latent_size, width)
         self.blocks = nn.Sequential(ResidualMlp(width), nn.LayerNorm(width))

@@ -9,6 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor
 
 from kpp_pyro.block_key import BlockKey, KnownBlockKey
+from kpp_pyro.errors import InputError
 from kpp_pyro.memory import Addressing, MemoryLayout, cut_blocks, join_blocks
 from kpp_pyro.networks.heads import LocScaleHead
 from kpp_pyro.networks.precision import InPrecision
@@ -144,6 +145,15 @@ class BlockWrite(Write):
         return square, power
 
     def contents(self, encoding: Encoding) -> Tensor:
-        """Contents as they are written, (B, T, R, C_m, h, w)."""
+        """Contents as they are written, (B, T, R, C_m, h, w).
+
+        Raises:
+            InputError: images that would have to share blocks, whose contents are signs.
+        """
+        if self.code and encoding.images * self.layout.reads > self.layout.blocks:
+            raise InputError(
+                f"episode: expected at most {self.layout.blocks // self.layout.reads} images, as many as the memory has "
+                f"blocks for, since a mean of packed signs says nothing, found {encoding.images}"
+            )
         scalars = self.code.pack(encoding.latent_loc) if self.code else encoding.latent_loc
         return scalars.unflatten(-1, (self.layout.reads, *self.layout.block_shape))

@@ -68,6 +68,7 @@ class FeedForwardWrite(BlockWrite):
         self.addressing = Addressing(layout, "blockwise", edge=_EDGE)
         self.keys = keys
         self.to_claim = InPrecision(nn.Linear(encoding_size, layout.reads * layout.blocks, bias=False), dtype)
+        self.to_claim.requires_grad_(code is None)  # what is unpacked has no gradient to pass on
         self.to_key_scale = InPrecision(nn.Linear(encoding_size, layout.reads * KEY_SIZE), dtype)
         first = torch.zeros(layout.reads, KEY_SIZE)
         first[:, SCALE] = _FIRST_SCALE_LOC
