@@ -123,7 +123,8 @@ class Run:
 
     def _look(self, board: SummaryWriter | None, bar: Any) -> None:
         try:
-            results = score(self.program, self.episodes.validation, self.processes)
+            left_out = self.config.training.left_out
+            results = score(self.program, self.episodes.validation, self.processes, left_out=left_out)
         except DivergenceError as error:
             raise DivergenceError(f"step {self.trainer.step}, validation: {error}") from error
         seconds = {"training_seconds": self.training_seconds, "data_wait_seconds": self.trainer.waited_seconds}
@@ -140,9 +141,14 @@ class Run:
                 board.add_figure(name, figure, self.trainer.step)
 
     def _trained_elbo(self, results: dict[str, float]) -> float:
-        """The ELBO by which checkpoints are chosen: a random memory's own KL counts for as much as in training."""
+        """The ELBO by which checkpoints are chosen: all counts for as much as in training.
+
+        A random memory's own KL may count for less than in the ELBO, and images left out are among those trained on.
+        """
         kl = results.get("kl_memory_nats_per_image", 0.0)
-        return results["elbo_nats_per_image"] + (1 - self.config.training.kl_memory_weight) * kl
+        elbo = results["elbo_nats_per_image"] + (1 - self.config.training.kl_memory_weight) * kl
+        share = self.config.training.left_out / (self.config.training.left_out + self.config.data.episode_length)
+        return elbo + share * (results.get("left_out_elbo_nats_per_image", elbo) - elbo)
 
     def _log(self, split: str, quantities: dict[str, float], board: SummaryWriter | None) -> None:
         if board is None:
@@ -181,7 +187,7 @@ class Run:
         """Score the test set once, with the best checkpoint; draw with it, and say where everything is."""
         with self.processes.together():
             step = load_program(self.program, self.folder.best)
-        results = score(self.program, self.episodes.test, self.processes, progress=True)
+        results = score(self.program, self.episodes.test, self.processes, True, self.config.training.left_out)
         if not self.processes.is_first:
             return
         self.folder.log(step, "test", results)
@@ -197,10 +203,14 @@ class Run:
 
 
 def score(
-    program: Program, episodes: EpisodeSet, processes: Processes = ALONE, progress: bool = False
+    program: Program,
+    episodes: EpisodeSet,
+    processes: Processes = ALONE,
+    progress: bool = False,
+    left_out: int = 0,
 ) -> dict[str, float]:
     """Evaluate a program on all episodes, leaving the random state of training untouched."""
     total = -(-len(episodes) // _EVALUATION_EPISODES)
     batches = tqdm(episodes.batches(_EVALUATION_EPISODES), "test", total, disable=not progress, leave=False)
     with pyro.validation_enabled(False):
-        return evaluate(program.model, program.guide, batches, _EVALUATION_SEED, processes)
+        return evaluate(program.model, program.guide, batches, _EVALUATION_SEED, processes, left_out)

@@ -82,12 +82,14 @@ def evaluate(
     episodes: Iterable[tuple[Tensor, Tensor]],
     seed: int = 0,
     processes: Processes = ALONE,
+    left_out: int = 0,
 ) -> dict[str, float]:
     """Average the ELBO terms and the memory gain over the counted images of many episodes.
 
     The memory gain is the ELBO given the episode's own memory minus the ELBO given the memory of the episode before it
     (the first takes the last of its batch). A memory's own KL, if it is random, is in the ELBO and not in the gain.
-    With a single episode, or a memory of no scalars, there is no other memory and no gain is reported.
+    With a single episode, or a memory of no scalars, there is no other memory and no gain is reported. The ELBO of
+    images left out is that of the last ones, given a memory that only the images before them wrote.
     The results do not depend on how many processes share the batches, nor on the random state, which stays as it is.
 
     Args:
@@ -96,6 +98,7 @@ def evaluate(
         episodes: batches of images (B, T, C, H, W) and of which of them count (B, T); the same in every process.
         seed: of the noise.
         processes: those that share the batches.
+        left_out: images of an episode to leave out for that, at most half of them.
 
     Returns:
         Quantities by their full name, in nats per image.
@@ -104,21 +107,25 @@ def evaluate(
         DivergenceError: an ELBO is not finite.
     """
     with processes.together():
-        found = [_evaluate_batch(model, guide, batch) for batch in deal(episodes, seed, processes)]
-    own, other = ElboMeans(), ElboMeans()
-    for batch_own, batch_other in collect(found, processes):
-        own.merge(batch_own)
-        other.merge(batch_other)
+        found = [_evaluate_batch(model, guide, batch, left_out) for batch in deal(episodes, seed, processes)]
+    own, other, strangers = (ElboMeans() for _ in range(3))
+    for batch in collect(found, processes):
+        for means, of_batch in zip((own, other, strangers), batch, strict=True):
+            means.merge(of_batch)
     results = own.means().as_dict()
+    if strangers.count:
+        results["left_out_elbo_nats_per_image"] = strangers.means().elbo.item()
     if other.count == own.count:
         gain = own.means().conditional_elbo - other.means().conditional_elbo
         results["memory_gain_nats_per_image"] = gain.item()
     return results
 
 
-def _evaluate_batch(model: PyroProgram, guide: PyroProgram, batch: Batch) -> tuple[ElboMeans, ElboMeans]:
-    """ELBO terms with the own memory and with that of the episode before; the latter's of no image if there is none."""
-    own, other = ElboMeans(), ElboMeans()
+def _evaluate_batch(
+    model: PyroProgram, guide: PyroProgram, batch: Batch, left_out: int
+) -> tuple[ElboMeans, ElboMeans, ElboMeans]:
+    """ELBO terms with the own memory, with that of the episode before if there is one, and of images left out."""
+    own, other, strangers = ElboMeans(), ElboMeans(), ElboMeans()
     with own_randomness(batch.seed, batch.episode.device):
         pair = trace_pair(model, guide, batch.episode)
         _add_counted(own, terms_of(pair.log_probs()), batch.counted)
@@ -126,7 +133,12 @@ def _evaluate_batch(model: PyroProgram, guide: PyroProgram, batch: Batch) -> tup
         others = previous_memories(pair.value("memory"), before)
         if others is not None:
             _add_counted(other, elbo_terms(model, guide, batch.episode, others), batch.counted)
-    return own, other
+        kept = batch.episode.shape[1] - min(left_out, batch.episode.shape[1] // 2)
+        if batch.counted[:, kept:].any():
+            memory = written_memory(guide, batch.episode[:, :kept])
+            terms = elbo_terms(model, guide, batch.episode[:, kept:], memory)
+            _add_counted(strangers, terms, batch.counted[:, kept:])
+    return own, other, strangers
 
 
 def describe(results: dict[str, float]) -> str:

@@ -152,7 +152,7 @@ class BlockWrite(Write):
         """
         if self.code and encoding.images * self.layout.reads > self.layout.blocks:
             raise InputError(
-                f"episode: expected at most {self.layout.blocks // self.layout.reads} images, as many as the memory has "
+                f"episode: expected at most {self.layout.blocks // self.layout.reads} images, which the memory has "
                 f"blocks for, since a mean of packed signs says nothing, found {encoding.images}"
             )
         scalars = self.code.pack(encoding.latent_loc) if self.code else encoding.latent_loc
