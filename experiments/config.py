@@ -93,8 +93,9 @@ class ProgramConfig:
     latent_context: Literal["image", "image_and_read"] = "image"
     """What the latent's guide sees: q(z | x), or q(z | x, M, y)."""
     content_steps: int = 0
-    """Gradient steps by which every image's content is improved, through the decoder, before it is written; none are
-    taken in training, so that a trained run can be scored with any number of them."""
+    """Gradient steps by which every image's content is improved, through the decoder, before it is written; of signs,
+    so many are turned over, where that helps. None are taken in training, so that a trained run can be scored with any
+    number of them."""
     content_step_size: float = 0.03
     """Length of such a step, relative to the root mean square of the contents."""
     content_bits: int | None = None
@@ -131,13 +132,14 @@ class MemoryConfig:
     """R, blocks read per image, each through a key of its own."""
     signs_per_scalar: int | None = None
     """Latents are signs, +1 or -1, and so many (1 to 16) are packed into every scalar of a block; numbers, one to a
-    scalar, if None. For memories of few scalars: a decoder tells signs apart where it cannot tell levels."""
+    scalar, if None. For memories of few scalars: a decoder tells signs apart where it cannot tell levels. Makes
+    mean_field the default of --objective, since single draws of the latent's KL say nothing of signs."""
     semantic_reads: float = 0.0
     """Prior probability of a key whose scale says that its block is read for what it tells of images that were not
     written; train with --left-out then. For --write allocate and allocate_by_content, with one read."""
     latent_size: int | None = None
-    """D, size of an image's latent: as many scalars as are read if None (always, where blocks are allocated), 100 with
-    other models."""
+    """D, size of an image's latent: as many scalars (or signs) as are read if None (always, but for feed_forward_soft),
+    100 with other models."""
     smallest_scale: float = 0.05
     """Lower bound of the learned scales of latents, keys and random memories, so that none becomes a point."""
 
@@ -304,6 +306,8 @@ _BY_PRESET: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 
+# Where neither was named, these steps of a schedule keep their place in a training of another length.
+_SCALED = ("kl_key_begin_step", "kl_key_ramp_steps")
 # The choices that other defaults depend on: later ones decide over earlier ones.
 _CHOICES = ("dataset", "write", "model", "objective", "episode_encoder", "networks", "preset")
 
@@ -314,19 +318,27 @@ def default_config(arguments: Sequence[str] = ()) -> Config:
     standard = flat(Config())
     dataset, write, model, objective = ({**standard, **named}[name] for name in _CHOICES[:4])
     chosen = _BY_DATASET.get(dataset, {}) | _BY_WRITE.get(write, {}) | _BY_DATASET_AND_WRITE.get((dataset, write), {})
+    if write == "feed_forward" and "steps" in named:
+        usual = chosen.get("steps", standard["steps"])
+        chosen |= {name: round(chosen.get(name, 0) * named["steps"] / usual) for name in _SCALED}
+    if named.get("signs_per_scalar") and "objective" not in named:
+        chosen["objective"] = objective = "mean_field"
     chosen = {**standard, **chosen, **_BY_MODEL.get(model, {}), **_BY_OBJECTIVE.get(objective, {}), **named}
     chosen |= _BY_EPISODE_ENCODER.get(chosen["episode_encoder"], {})
     chosen |= _BY_PRESET.get((chosen["networks"], chosen["preset"]), {})
     return replace_flat(Config(), chosen)
 
 
-def _named_choices(arguments: Sequence[str]) -> dict[str, str | None]:
-    """Read the choices that other defaults depend on, leaving everything else to the real parser."""
+def _named_choices(arguments: Sequence[str]) -> dict[str, Any]:
+    """Read the choices and numbers that other defaults depend on, leaving everything else to the real parser."""
     hints = {name: hint for part in get_type_hints(Config).values() for name, hint in _hints(part).items()}
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in _CHOICES:
         flags = {f"--{name}", f"--{name.replace('_', '-')}"}
         parser.add_argument(*flags, dest=name, choices=get_args(hints[name]))
+    for name in ("steps", "signs_per_scalar"):
+        flags = {f"--{name}", f"--{name.replace('_', '-')}"}
+        parser.add_argument(*flags, dest=name, type=lambda text: int(text) if text.isdecimal() else None)
     try:
         return vars(parser.parse_known_args(arguments)[0])
     except argparse.ArgumentError:
@@ -388,6 +400,8 @@ def _part_from_json(kind: Any, content: dict[str, Any], source: Path) -> Any:
         odd = ", ".join(sorted(set(content) - expected))
         raise InputError(f"{source}: expected the keys of {kind.__name__} of this version, found {odd} too")
     values = {name: Path(str(value)) if name == "data_dir" else value for name, value in content.items()}
+    if kind is MemoryConfig and "signs_per_scalar" not in content and content.get("write") == "feed_forward":
+        values["write"] = "feed_forward_soft"  # as it was called until there were signs
     for name, hint in get_type_hints(kind).items():
         if name in values:
             _require_kind(name, values[name], hint, source)

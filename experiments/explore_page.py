@@ -297,6 +297,12 @@ def _about_scale(explorer: Explorer) -> str:
     addressing = explorer.addressing
     if addressing.kind == "smooth":
         scale = "The scale is the size of the block: the smallest at 0 %, as large as the memory allows at 100 %."
+    elif addressing.semantic > 0:
+        low, high = 100 * addressing.sharp, 100 * (1 - addressing.broad)
+        scale = (
+            f"Below {low:g} % the scale does not matter. From there to {high:g} % a block is read for what it says of "
+            "images that were not written, and above that the read grows to as large as the memory allows."
+        )
     elif addressing.broad > 0:
         scale = (
             f"The scale only matters in its top {100 * addressing.broad:g} % here: there the read grows from one block "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from experiments.config import Config, MemoryConfig, TrainingConfig, flat
+from experiments.config import Config, MemoryConfig, ProgramConfig, TrainingConfig, flat
 from experiments.programs import layout_of
 from kpp_pyro.errors import InputError
 from kpp_pyro.key_priors import KEY_PRIORS
@@ -17,6 +17,7 @@ from kpp_pyro.sign_code import MOST_SIGNS
 
 _POINTERS = ("allocate", "allocate_by_content")  # writes whose keys point at known blocks
 _MIXTURES = ("feed_forward_soft",)  # writes whose memories do not hold latents
+_EXACT = 2**22  # levels of a scalar times pixels along a side, at which reads are exact in float32
 _SOLVED_KEYS = ("dynamic_kanerva_machine", "pseudo_inverse_memory")
 _BLOCK_SIZES = ("memory_channels", "memory_height", "memory_width", "block_height", "block_width", "reads")
 _RANDOM = ("kanerva_machine", *_SOLVED_KEYS)
@@ -87,8 +88,9 @@ def require_sensible(config: Config) -> None:
     }.items():
         if not 0 <= not_negative < 2**63:
             raise InputError(f"--{flag}: expected a number from 0 to 2^63 - 1, found {not_negative}")
-    if not 0 <= memory.semantic_reads <= 0.9:
-        raise InputError(f"--semantic-reads: expected a probability from 0 to 0.9, found {memory.semantic_reads}")
+    if memory.semantic_reads and not 0.01 <= memory.semantic_reads <= 0.48:  # the median scale reads what was written
+        found = memory.semantic_reads
+        raise InputError(f"--semantic-reads: expected 0, or a probability from 0.01 to 0.48, found {found}")
     if not 0 <= network.temporal_shift <= 0.5:
         raise InputError(f"--temporal-shift: expected a share from 0 to 0.5, found {network.temporal_shift}")
     if network.networks == "conv" and network.width % 16:
@@ -115,11 +117,27 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str, str]]:
     if network.episode_encoder != "temporal_shift" and network.temporal_shift:
         yield "temporal-shift", "--episode-encoder temporal_shift beside it", network.episode_encoder
     yield from _idle_numbers(config)
+    yield from _conflicts_of_semantic_reads(config)
+    yield from _conflicts_of_signs(config)
+    if model == "kanerva_plus_plus" and memory.write in _MIXTURES:
+        for name in ("content_steps", "content_bits", "signs_per_scalar"):
+            if flat(config)[name]:
+                what = f"none with --write {memory.write}, whose contents are not latents"
+                yield name.replace("_", "-"), what, str(flat(config)[name])
+    reads, blocks = config.data.episode_length * memory.reads, layout_of(memory).blocks
+    for name in ("content_bits", "signs_per_scalar"):
+        if flat(config)[name] is not None and reads > blocks:
+            what = f"none where {reads} reads of an episode share the memory's {blocks} blocks, which hold means then"
+            yield name.replace("_", "-"), what, str(flat(config)[name])
+
+
+def _conflicts_of_semantic_reads(config: Config) -> Iterator[tuple[str, str, str]]:
+    memory = config.memory
     if memory.semantic_reads:
         if memory.write not in _POINTERS:
             yield (
                 "semantic-reads",
-                f"none with --write {memory.write}, whose keys choose no block",
+                f"0 with --write {memory.write}, whose keys are not restricted to blocks",
                 str(memory.semantic_reads),
             )
         if memory.reads > 1:
@@ -131,18 +149,21 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str, str]]:
             "images to learn from beside --semantic-reads" if memory.semantic_reads else "0 without --semantic-reads"
         )
         yield "left-out", expected, str(config.training.left_out)
-    if model == "kanerva_plus_plus" and memory.write in _MIXTURES:
-        for name in ("content_steps", "content_bits", "signs_per_scalar"):
-            if flat(config)[name]:
-                what = f"none with --write {memory.write}, whose contents are not latents"
-                yield name.replace("_", "-"), what, str(flat(config)[name])
-    if memory.signs_per_scalar is not None and config.program.content_bits is not None:
-        yield "content-bits", "none with --signs-per-scalar, which says the bits", str(config.program.content_bits)
-    for name in ("content_bits", "signs_per_scalar"):
-        reads, blocks = config.data.episode_length * memory.reads, layout_of(memory).blocks
-        if flat(config)[name] is not None and reads > blocks:
-            expected = f"at most the memory's {blocks} blocks to be read, as shared ones hold means"
-            yield name.replace("_", "-"), expected, str(reads)
+
+
+def _conflicts_of_signs(config: Config) -> Iterator[tuple[str, str, str]]:
+    memory, program = config.memory, config.program
+    if memory.signs_per_scalar is None:
+        return
+    if program.content_bits is not None:
+        yield "content-bits", "none with --signs-per-scalar, which says the bits", str(program.content_bits)
+    if program.content_step_size != ProgramConfig.content_step_size:
+        what = f"{ProgramConfig.content_step_size}, its default, with --signs-per-scalar, which are turned over"
+        yield "content-step-size", what, str(program.content_step_size)
+    side = max(memory.memory_height, memory.memory_width)
+    if side << memory.signs_per_scalar > _EXACT:
+        what = f"fewer for a memory of {side} pixels along a side, as reads round positions in it"
+        yield "signs-per-scalar", what, str(memory.signs_per_scalar)
 
 
 def _idle_numbers(config: Config) -> Iterator[tuple[str, str, str]]:

@@ -17,7 +17,7 @@ from pyro.poutine.util import is_validation_enabled, site_is_subsample
 from torch import Tensor, nn
 
 from inference.image_bounds import DReGBound, RenyiBound
-from inference.traces import PyroProgram, amortized
+from inference.traces import PyroProgram, amortized, site_value
 from kpp_pyro.errors import InputError
 
 KLWeights = Mapping[str, float] | Mapping[str, Tensor]  # by the name of the site
@@ -163,7 +163,7 @@ class WithLeftOut(nn.Module):
         written, cues = episode[:, : -self.left_out], episode[:, -self.left_out :]
         model, guide = self.pair.model, self.pair.guide
         of_written = amortized(guide, written)
-        memory = poutine.trace(of_written).get_trace(written).nodes["memory"]["value"]
+        memory = site_value(poutine.trace(of_written).get_trace(written), "memory")
         objective: Any = self.pair.elbo
         of_cues = objective.differentiable_loss(model, guide, cues, memory)
         return objective.differentiable_loss(model, of_written, written) + of_cues

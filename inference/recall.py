@@ -10,9 +10,9 @@ and this the pixel probabilities of p(x | z). Reading again with these as the cu
     x <- decode(read(M, q(y | x, M)))                                            (Kanerva++, section 4)
 
 with means in place of draws, so that a recall does not wander by chance (the mean over blocks of a `BlockKey`; of
-normal keys, what their mean reads). Where a damaged cue leaves open which block is its own, the first read is a blend,
-and the next ones decide. Keys of the prior also read blocks that nothing was written to, which decode to nobody's
-image; clean-up leaves them for one that was written.
+normal keys, and of packed signs, what their mode reads). Where a damaged cue leaves open which block is its own, the
+first read is a blend, and the next ones decide. Keys of the prior also read blocks that nothing was written to, which
+decode to nobody's image; clean-up leaves them for one that was written.
 
 Shapes: images, cues and masks are (T, C, H, W) of one memory, or (B, T, C, H, W) of B memories. The cues of a call are
 an episode: an encoder with a temporal shift looks at neighbours too.
@@ -219,8 +219,8 @@ class GenerativeMemory:
     def inspect(self, memory: Memory) -> Read:
         """What each block holds, decoded: block n of the memory, row by row; of R reads, every R blocks in order.
 
-        Where blocks overlap (`feed_forward`) these are as many places, evenly spaced. Blocks that nothing was written
-        to decode to something too.
+        Where blocks overlap (`feed_forward_soft`) these are as many places, evenly spaced. Blocks that nothing was
+        written to decode to something too.
 
         Raises:
             InputError: a memory of another model, or of one without blocks.

@@ -8,7 +8,7 @@ turned around: its adjoint writes a block through a key.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -126,7 +126,7 @@ class Addressing:
     kind: Literal["smooth", "blockwise"] = "smooth"
     edge: float = 0.02
     broad: float = 0.01
-    semantic: float = 0.0
+    semantic: float = field(default=0.0, repr=False)  # memory files know an addressing by how it is written out
 
     def __post_init__(self) -> None:
         """Check the shares; without an edge the read would not be a function of the key at it."""

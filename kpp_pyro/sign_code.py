@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MOST_SIGNS = 16  # of a float32's 24 bits, so that what a read interpolates by rounding does not reach the last of them
+MOST_SIGNS = 16  # of a float32's 24 bits: what a read mixes in by rounding positions has to stay below half a level
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,8 @@ class SignCode:
 
         v = (2 k + 1) / 2^P - 1,   k = sum_i 2^(P - 1 - i) [z_i > 0]   for the P signs of a scalar
 
-    Levels are even and none is zero, which is what a block that was never written to holds. A smooth decoder cannot
-    tell thousands of levels of one number apart; of P signs it sees each.
+    Levels are evenly spaced and none is zero, which is what a block that was never written to holds. A smooth decoder
+    cannot tell thousands of levels of one number apart; of P signs it sees each.
 
     Attributes:
         signs: P, latents per scalar, 1 to 16.

@@ -71,10 +71,11 @@ class KanervaPlusPlusModel(MemoryModel):
         """p(z | M, y) of what keys read on average; of what their mode reads, where that means nothing or is not known.
 
         A mean of packed signs means nothing. A normal distribution of keys is narrow beside a block, and has no closed
-        form of its mean read.
+        form of its mean read. Of blocks, it is what was written to them, whichever way a key would read them.
         """
-        if isinstance(key, BlockKey) and not getattr(self.reading.network, "packed", False):
-            blocks = key.mean_read(memory)
+        if isinstance(key, BlockKey):
+            packed = getattr(self.reading.network, "packed", False)
+            blocks = read(memory, key.mode, self.addressing) if packed else key.mean_read(memory)
             semantic = torch.zeros_like(blocks[..., 0, 0, 0], dtype=torch.bool) if self.addressing.semantic else None
             return self._latent_prior_of(blocks, semantic)
         return super().recalled(memory, key)

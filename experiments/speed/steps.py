@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -92,8 +93,7 @@ def _parts(config: Config, trainer: Trainer) -> dict[str, Callable[[], object]]:
         _backward(outputs[0].latent_loc, outputs[0].latent_scale, *outputs[1], outputs[2])
 
     def write_and_read() -> None:
-        known = {name: value.detach().requires_grad_() for name, value in vars(encoding).items() if value is not None}
-        content = encoding.__class__(**known)
+        content = replace(encoding, latent_loc=encoding.latent_loc.detach().requires_grad_())
         _backward(read(guide.write(content), key, model.addressing))
 
     step = trainer.stepper.step

@@ -58,7 +58,8 @@ class BlockWrite(Write):
         self.match_scale = match_scale
         self.match_prior_prob = match_prior_prob
         self.to_content = InPrecision(LocScaleHead(encoding_size, self.latent_size, smallest_scale), dtype)
-        self.to_semantic = self._semantic_head(encoding_size, smallest_scale, dtype) if semantic else None
+        head = LocScaleHead(encoding_size, self.latent_size, smallest_scale) if semantic else None
+        self.to_semantic = InPrecision(head, dtype) if head else None
 
     @abstractmethod
     def blocks_of(self, encoding: Encoding) -> Tensor:
@@ -92,8 +93,8 @@ class BlockWrite(Write):
         """q(y|X, M) of cues, where a block may also be read semantically.
 
         A cue whose content is near to that of a block was written to it; one that is far from all was not, and takes
-        block n with probability proportional to exp(-KL(q(z|X, y) || p(z|M, y))), y in n: the best there is for these
-        posteriors of z, so that its own gradient is zero.
+        block n with probability proportional to exp(-KL(q(z|X, y) || p(z|M, y))), y in n. For independent normals z
+        that do not look at what is read, and with all KLs paid, these are the best, so that their gradient is zero.
 
         Args:
             encoding: of cues.
@@ -117,9 +118,6 @@ class BlockWrite(Write):
         spread = (own_loc.square() + own_scale.square()) @ precision.mT / 2 - own_loc @ (loc * precision).mT
         return spread + (loc.square() * precision / 2 + scale.log()).sum(-1).unsqueeze(-2)
 
-    def _semantic_head(self, encoding_size: int, smallest_scale: float, dtype: torch.dtype) -> InPrecision:
-        return InPrecision(LocScaleHead(encoding_size, self.latent_size, smallest_scale), dtype)
-
     def match(self, encoding: Encoding, memory: Tensor) -> Tensor:
         """Probability of every block to hold a cue's content, (B, T, R, N); blocks never written to hold none.
 
@@ -141,7 +139,9 @@ class BlockWrite(Write):
         held = self.code.unpack(held) if self.code else held  # (..., B, N, D / R)
         distance = torch.cdist(cue.flatten(-3, -2), held).unflatten(-2, cue.shape[-3:-1])  # (..., B, T, R, N)
         square = distance.square().masked_fill(empty[..., None, None, :], torch.inf)
-        power = held.square().mean((-2, -1)).clamp(min=1e-12)[..., None, None, None]  # (..., B, 1, 1, 1)
+        written = (~empty).sum(-1).clamp(min=1)  # a memory's blocks count that hold something, however many are free
+        power = held.square().mean(-1).masked_fill(empty, 0.0).sum(-1) / written  # (..., B)
+        power = power.clamp(min=1e-12)[..., None, None, None]
         return square, power
 
     def contents(self, encoding: Encoding) -> Tensor:

@@ -19,7 +19,7 @@ class Encoding:
         features: f_enc(X), (B, T, F).
         latent_loc: location of q(z|X), (B, T, D).
         latent_scale: scale of q(z|X), (B, T, D).
-        semantic: location and scale of q(z|X, y) for keys that read semantically, if there are any.
+        semantic: location and scale of q(z|X, y) for keys that read semantically, if there are any, (B, T, D) each.
     """
 
     features: Tensor
