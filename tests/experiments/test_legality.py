@@ -32,7 +32,10 @@ SEMANTIC = {"semantic_reads": 0.25, "left_out": 2}
 OTHERS = [model for model in MODELS if model != "kanerva_plus_plus"]
 SENTENCE = re.compile(r"--([a-z-]+): expected \S[^\n]*, found \S[^\n]*")
 # fmt: off
-SHARED = "--{}: expected none where {} reads of an episode share the memory's 32 blocks, which hold means then, found {}"
+SHARED = (
+    "--{}: expected none where {} reads of an episode share the memory's 32 blocks, which hold means then, "
+    "found {}"
+)
 IDLE = "--{}: expected {}, its default, with --model {}, which has no use for it, found {}"
 CONFLICTS = [
     ({"key_guide": "flow"},

@@ -14,9 +14,10 @@ from torch.distributions import kl_divergence
 from inference.evaluation import terms_of
 from inference.traces import site_value, trace_pair
 from kpp_pyro.block_key import BlockKey
-from kpp_pyro.memory import SCALE, MemoryLayout, cut_blocks
+from kpp_pyro.memory import SCALE, MemoryLayout, cut_blocks, join_blocks
 from kpp_pyro.networks.reading import IdentityReading, SemanticReading
 from kpp_pyro.sign_code import SignCode
+from kpp_pyro.writes import AllocateWrite
 from tests.programs import random_episodes, small_program
 
 SEMANTIC, BLOCKS = 0.25, 16
@@ -39,6 +40,11 @@ def contents(program, episodes=3, images=6):
     """Contents that are far from one another."""
     loc = torch.randn(episodes, images, program.guide.write.latent_size, dtype=torch.float64)
     return loc.sign() if program.guide.write.code else loc
+
+
+def strangers(program):
+    """Cues whose contents are far from all that `contents` makes."""
+    return encoded(program, random_episodes(seed=8), (1 if program.guide.write.code else 4) * contents(program))
 
 
 def written(program, loc):
@@ -144,7 +150,7 @@ def test_a_recall_is_of_what_was_written_in_whichever_way_a_block_would_be_read(
 def test_a_stranger_reads_semantically_blocks_by_how_well_they_explain_its_latent(write, signs):
     program = semantic_program(write, signs_per_scalar=signs)
     memory = written(program, contents(program))
-    cues = encoded(program, random_episodes(seed=8), contents(program))
+    cues = strangers(program)
     q = program.guide.key_posterior(cues, memory)
     assert not q.block_probs[..., :BLOCKS].any()
     expected = (-kls(program, cues, memory)).softmax(-1)
@@ -173,7 +179,7 @@ def test_between_near_and_far_a_cue_may_be_either(away):
     program = semantic_program()
     encoding = encoded(program, random_episodes(), contents(program))
     memory = program.guide.write(encoding)
-    power = memory.square().mean((-3, -2, -1))[..., None]  # of all blocks, (B, 1, 1)
+    power = memory.square().mean((-3, -2, -1))[..., None] * BLOCKS / 6  # of those that were written to, (B, 1, 1)
     direction = torch.nn.functional.normalize(torch.randn_like(encoding.latent_loc), dim=-1)
     step = (away * power * encoding.latent_loc.shape[-1]).sqrt() * direction
     cue = replace(encoding, latent_loc=encoding.latent_loc + step)
@@ -182,6 +188,24 @@ def test_between_near_and_far_a_cue_may_be_either(away):
     sharp, semantic = q.block_probs[:, :, 0].split(BLOCKS, -1)
     torch.testing.assert_close(sharp, share * program.guide.write.match(cue, memory).squeeze(2))
     torch.testing.assert_close(semantic, (1 - share) * (-kls(program, cue, memory)).softmax(-1))
+
+
+def test_free_blocks_change_nothing_for_a_cue():
+    program, images = semantic_program(), BLOCKS  # of which each has a block
+    encoding = encoded(program, random_episodes(3, images), contents(program, images=images))
+    full = program.guide.write(encoding)
+    blocks = cut_blocks(full.squeeze(1), program.model.addressing.layout)
+    blocks[:, 6:] = 0.0
+    part = join_blocks(blocks, program.model.addressing.layout).unsqueeze(1)
+    tight = MemoryLayout(2, 2, 12, 2, 2)  # six blocks of the same size, all taken
+    write = AllocateWrite(tight, encoding.features.shape[-1], 0.05, semantic=SEMANTIC).double()
+    cue = replace(encoding, latent_loc=encoding.latent_loc + 0.4 * torch.randn_like(encoding.latent_loc))
+    known = join_blocks(blocks[:, :6], tight).unsqueeze(1)
+    loc, scale = program.model.semantic_priors(part)
+    found = program.guide.write.semantic_key_posterior(cue, part, loc, scale).block_probs[..., :6]
+    expected = write.semantic_key_posterior(cue, known, loc[:, :6], scale[:, :6]).block_probs[..., :6]
+    assert 0.01 < expected.sum(-1).mean() < 0.99
+    torch.testing.assert_close(found, expected)
 
 
 @both_contents
@@ -242,7 +266,7 @@ def expected_terms(program, encoding, memory, probs):
 def test_no_other_choice_of_blocks_has_a_greater_elbo(signs):
     program = semantic_program(signs_per_scalar=signs)
     memory = written(program, contents(program))
-    encoding = encoded(program, random_episodes(seed=8), contents(program))
+    encoding = strangers(program)
     probs = program.guide.key_posterior(encoding, memory).block_probs[:, :, 0, BLOCKS:]
     best = expected_terms(program, encoding, memory, probs)
     torch.testing.assert_close(best, log_mass() + (-kls(program, encoding, memory)).logsumexp(-1))
@@ -256,7 +280,7 @@ def test_no_other_choice_of_blocks_has_a_greater_elbo(signs):
 def test_the_gradient_is_that_of_the_best_choice_as_if_it_were_not_chosen():
     program = semantic_program()
     memory = written(program, contents(program)).detach().requires_grad_()
-    encoding = encoded(program, random_episodes(seed=8), contents(program))
+    encoding = strangers(program)
     probs = program.guide.key_posterior(encoding, memory).block_probs[:, :, 0, BLOCKS:]
     over = (memory, *program.guide.write.to_semantic.parameters(), *program.model.reading.network.head.parameters())
     found = torch.autograd.grad(expected_terms(program, encoding, memory, probs).sum(), over, retain_graph=True)
