@@ -24,9 +24,10 @@ from experiments.pictures import draw_score_figures
 from experiments.score_table import describe_scores
 from experiments.script import run_shared_script
 from inference.arviz_data import posterior_data, save
-from inference.importance import defensive_proposal, weighted_draws
+from inference.importance import weighted_draws
 from inference.processes import ALONE, Processes
 from inference.randomness import own_randomness
+from inference.refinement import widened_proposal
 from inference.scoring import OWN, Scores, ScoringPlan, draw_memory, inference_gap, score_episodes, summarize
 from kpp_pyro.data import EpisodeSet, first_images
 from kpp_pyro.run_folder import environment, write_json
@@ -136,7 +137,7 @@ def draw_posterior(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments) -
     with own_randomness(arguments.seed, run.program.device), pyro.validation_enabled(False):
         drawn = draw_memory(model, guide, episode)
         memory = None if drawn is None else drawn.value
-        proposal = defensive_proposal(model, guide, episode, memory)
+        proposal = widened_proposal(model, guide, episode, memory)
         draws = weighted_draws(model, proposal, episode, memory, particles=_POSTERIOR_DRAWS)
         return posterior_data(draws, episode, images=arguments.posterior_images)
 

@@ -14,12 +14,13 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from inference.evaluation import terms_of
-from inference.importance import Part, Proposal, WeightedDraws, latent_sites, weighted_draws
+from inference.importance import Part, Proposal, WeightedDraws, defensive_proposal, latent_sites, weighted_draws
 from inference.objectives import PLATE_NESTING, make_objective
 from inference.traces import PyroProgram, amortized, base_distribution, in_particle_plate, trace_pair
 
 _FITTING_RATE, _SEARCHING_RATE = 0.03, 0.1  # of Adam, from a fitted guide and from a draw
 _MOMENT_DRAWS = 256
+_WIDENING, _WIDENED_NUMBERS = 3.0, 12  # factor of a key's deviations, and the most numbers of such a key
 _FOUND_SCALE = 0.001  # around a draw, of all sites but the last, in their prior's; a read may change fast with its key
 
 
@@ -99,6 +100,28 @@ def refine(
         optimizer.step()
     with torch.no_grad():
         return moves()
+
+
+@torch.no_grad()
+def widened_proposal(model: PyroProgram, guide: PyroProgram, episode: Tensor, memory: Tensor | None = None) -> Proposal:
+    """The guide, the guide with its normal keys widened, and a little of the prior: for images that were written.
+
+    Where reads are flat inside a block, so is the true posterior of a key, and a normal that stays clear of the edges
+    leaves most of it to its tails: weights from it alone have k-hat near one. Keys of many numbers stay as they are: a
+    normal that is several times as wide hits nothing there. So do sites that are not normal, and the last one, the
+    latent. Without any to widen this is `defensive_proposal`.
+    """
+    bound = amortized(guide, episode, memory)
+    pair = trace_pair(model, bound, episode, memory)
+    sites = tuple(latent_sites(model, bound, episode, memory))
+    moves = {}
+    for name in sites[:-1]:
+        fn: Any = pair.guide.nodes[name]["fn"]
+        if isinstance(base_distribution(fn), Normal) and fn.event_shape.numel() <= _WIDENED_NUMBERS:
+            moves[name] = Move(torch.zeros_like(fn.mean), torch.full_like(fn.mean, math.log(_WIDENING)))
+    if not moves:
+        return defensive_proposal(model, bound, episode, memory)
+    return Proposal((Part(0.69, bound), Part(0.3, MoveNormals(moves)(bound)), Part(0.01, bound, sites)))
 
 
 @torch.no_grad()

@@ -16,14 +16,13 @@ from inference.evaluation import previous_memories
 from inference.importance import (
     PARTICLE_IMAGES_AT_ONCE,
     ImportanceScore,
-    defensive_proposal,
     importance_score,
     standard_error,
 )
 from inference.processes import ALONE, Processes
 from inference.randomness import own_randomness
 from inference.records import combine, concatenate
-from inference.refinement import refined_proposal, searching_proposal
+from inference.refinement import refined_proposal, searching_proposal, widened_proposal
 from inference.traces import PyroProgram, trace_pair, written_memory
 
 OWN = "own"
@@ -211,7 +210,7 @@ def _score_own(
     proposal = (
         refined_proposal(model, guide, episode, memory, plan.refine_steps)
         if plan.refine_steps
-        else defensive_proposal(model, guide, episode, memory)
+        else widened_proposal(model, guide, episode, memory)
     )
     return importance_score(model, proposal, episode, memory, particles=plan.particles)
 

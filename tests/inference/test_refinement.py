@@ -12,8 +12,8 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch.distributions import Normal
 
-from inference.importance import Part, Proposal, importance_score, weighted_draws
-from inference.refinement import Move, MoveNormals, refine, refined_proposal, searching_proposal
+from inference.importance import Part, Proposal, defensive_proposal, importance_score, weighted_draws
+from inference.refinement import Move, MoveNormals, refine, refined_proposal, searching_proposal, widened_proposal
 from inference.traces import amortized, base_distribution, trace_pair, written_memory
 from kpp_pyro.block_key import BlockKey
 from kpp_pyro.errors import InputError
@@ -471,3 +471,48 @@ def test_a_point_in_place_of_a_density_is_refused():
     for make in (refined_proposal, searching_proposal):
         with pytest.raises(InputError, match="found a Delta at latent:"):
             make(program.model, guide, episode, memory)
+
+
+# Normal keys, widened
+
+
+def tiny_written(write):
+    """A tiny program, episodes, and ln p(x | M) given the memories that they write, by quadrature."""
+    program, episode = tiny_program(write), tiny_episodes()
+    return program, episode, log_evidence(program.model, written_memory(program.guide, episode), episode)
+
+
+@pytest.mark.parametrize("write", ["allocate", "feed_forward", "feed_forward_soft"])
+def test_scores_by_widened_keys_agree_with_quadrature(write):
+    program, episode, truth = tiny_written(write)
+    proposal = widened_proposal(program.model, program.guide, episode)
+    score = importance_score(program.model, proposal, episode, particles=20_000, at_once=200_000)
+    assert ((score.log_likelihood - truth).abs() < 4 * score.monte_carlo_error + 1e-6).all()
+
+
+def test_wide_keys_mend_the_weights_of_narrow_ones_where_reads_are_flat():
+    program, episode, _ = tiny_written("feed_forward")
+    write, linear = program.guide.write, program.guide.write.to_key_scale.network
+    write.key_shift.data.zero_()
+    linear.weight.data.zero_()
+    linear.bias.data = torch.tensor([2.4, 0.0, 0.0], dtype=torch.float64)  # a scale of 0.9, places of 1/7 of a block
+    proposals = defensive_proposal, widened_proposal
+    narrow, wide = (make(program.model, program.guide, episode) for make in proposals)
+    scores = [importance_score(program.model, made, episode, particles=1000) for made in (narrow, wide)]
+    before, after = (score.pareto_k.mean() for score in scores)
+    assert after < before - 0.3
+    assert (scores[1].effective_sample_size > 1.2 * scores[0].effective_sample_size).all()
+
+
+def test_only_small_normal_keys_are_widened():
+    episode = random_episodes()
+    plain, wide = (small_program(write) for write in ("allocate", "feed_forward"))
+    many = small_program("feed_forward", reads=5, episode_length=3)
+    for program, parts in ((plain, 2), (many, 2), (wide, 3)):
+        assert len(widened_proposal(program.model, program.guide, episode).parts) == parts
+    part = widened_proposal(wide.model, wide.guide, episode).parts[1]
+    before = trace_pair(wide.model, wide.guide, episode).guide.nodes
+    after = trace_pair(wide.model, part.guide, episode).guide.nodes
+    torch.testing.assert_close(after["key"]["fn"].mean, before["key"]["fn"].mean)
+    torch.testing.assert_close(after["key"]["fn"].stddev, 3 * before["key"]["fn"].stddev)
+    torch.testing.assert_close(after["latent"]["fn"].stddev, before["latent"]["fn"].stddev)
