@@ -81,6 +81,7 @@ class HeldOutArguments(RunArguments):
             "model": run.config.program.model,
             "write": memory.write,
             "reads": memory.reads,
+            "signs_per_scalar": memory.signs_per_scalar,
             "content_steps": run.config.program.content_steps,
             "content_bits": run.config.program.content_bits,
             **run.program.sizes(),
@@ -100,13 +101,17 @@ def require_at_least(arguments: object, least: Mapping[str, int]) -> None:
 
 def describe_images(settings: Mapping[str, Any]) -> str:
     """Say what `HeldOutArguments.settings` holds, in the heading of a table."""
-    classes, reads = settings["classes_per_episode"], settings["reads"]
-    own_write = settings["model"] == ProgramConfig.model
+    classes, own_write = settings["classes_per_episode"], settings["model"] == ProgramConfig.model
+    details = [settings["write" if own_write else "model"]]
+    if own_write and settings["reads"] > 1:
+        details.append(f"{settings['reads']} blocks per image")
+    for name, what in {"signs_per_scalar": "signs to a scalar", "content_steps": "content steps"}.items():
+        if settings.get(name):
+            details.append(f"{settings[name]} {what}")
     return (
         f"{settings['split']} images of {settings['dataset']} ({settings['binarization']}), "
         f"T = {settings['episode_length']}{'' if classes is None else f' of {classes} classes'}, "
-        f"memory of {settings['memory_scalars']:,} scalars ({settings['write' if own_write else 'model']}"
-        f"{'' if reads == 1 or not own_write else f', {reads} blocks per image'})"
+        f"memory of {settings['memory_scalars']:,} scalars ({', '.join(details)})"
     )
 
 
