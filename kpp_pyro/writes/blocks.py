@@ -16,8 +16,9 @@ from kpp_pyro.networks.precision import InPrecision
 from kpp_pyro.sign_code import SignCode
 from kpp_pyro.writes.interface import Encoding, Write
 
-# Mean square distances of a cue from the nearest block, relative to the memory's power: below the first, it was written
-# to that block; above the second, to none.
+# Mean square distances of a cue from the nearest block, relative to the variance of blocks: below the first, it was
+# written to that block; above the second, to none. Relative to their power, all images would be near each other while
+# contents have little but a mean: then left-out ones read sharply, and what they pay makes contents alike for good.
 _NEAR, _FAR = 0.1, 0.4
 
 
@@ -103,8 +104,8 @@ class BlockWrite(Write):
             scale: likewise.
         """
         with torch.no_grad():
-            square, power = self._distances(encoding, memory)
-            nearest = square.amin(-1, keepdim=True) / (encoding.latent_loc.shape[-1] // self.layout.reads) / power
+            square, _, spread = self._distances(encoding, memory)
+            nearest = square.amin(-1, keepdim=True) / (encoding.latent_loc.shape[-1] // self.layout.reads) / spread
             written = ((_FAR - nearest) / (_FAR - _NEAR)).clamp(0, 1)  # (B, T, 1, 1)
             semantic = (-self._semantic_kl(encoding, loc, scale)).softmax(-1).unsqueeze(-2)  # (B, T, 1, N)
             probs = torch.cat([written * self.match(encoding, memory), (1 - written) * semantic], -1)
@@ -125,14 +126,14 @@ class BlockWrite(Write):
         cue itself says: the mean square of what its R reads are away from the nearest blocks, but no less than
         `match_scale` times the root mean square of the memory. A damaged cue is unsure; what was read of it, less so.
         """
-        square, power = self._distances(encoding, memory)
+        square, power, _ = self._distances(encoding, memory)
         size = encoding.latent_loc.shape[-1] // self.layout.reads
         away = square.min(-1, keepdim=True).values.mean(-2, keepdim=True) / size  # (..., B, T, 1, 1)
         variance = torch.maximum(away, self.match_scale**2 * power)
         return (-square / (2 * variance)).softmax(-1)
 
-    def _distances(self, encoding: Encoding, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Square distances of contents to those of blocks (..., B, T, R, N), and the latter's mean square."""
+    def _distances(self, encoding: Encoding, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Square distances of contents to those of blocks (..., B, T, R, N), the latter's mean square and variance."""
         cue = encoding.latent_loc.unflatten(-1, (self.layout.reads, -1))  # (B, T, R, D / R)
         held = cut_blocks(memory.squeeze(-4), self.layout).flatten(-3)  # (..., B, N, S)
         empty = ~held.any(-1) & held.flatten(-2).any(-1, keepdim=True)  # nobody's block, unless nothing was written
@@ -141,8 +142,10 @@ class BlockWrite(Write):
         square = distance.square().masked_fill(empty[..., None, None, :], torch.inf)
         written = (~empty).sum(-1).clamp(min=1)  # a memory's blocks count that hold something, however many are free
         power = held.square().mean(-1).masked_fill(empty, 0.0).sum(-1) / written  # (..., B)
-        power = power.clamp(min=1e-12)[..., None, None, None]
-        return square, power
+        mean = held.masked_fill(empty.unsqueeze(-1), 0.0).sum(-2) / written.unsqueeze(-1)  # (..., B, D / R)
+        spread = power - mean.square().mean(-1)
+        power, spread = (value.clamp(min=1e-12)[..., None, None, None] for value in (power, spread))
+        return square, power, spread
 
     def contents(self, encoding: Encoding) -> Tensor:
         """Contents as they are written, (B, T, R, C_m, h, w).

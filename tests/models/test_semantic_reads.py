@@ -179,9 +179,10 @@ def test_between_near_and_far_a_cue_may_be_either(away):
     program = semantic_program()
     encoding = encoded(program, random_episodes(), contents(program))
     memory = program.guide.write(encoding)
-    power = memory.square().mean((-3, -2, -1))[..., None] * BLOCKS / 6  # of those that were written to, (B, 1, 1)
+    held = cut_blocks(memory.squeeze(1), program.model.addressing.layout)[:, :6].flatten(2)  # that were written to
+    variance = held.var(1, correction=0).mean(-1)[:, None, None]  # (B, 1, 1)
     direction = torch.nn.functional.normalize(torch.randn_like(encoding.latent_loc), dim=-1)
-    step = (away * power * encoding.latent_loc.shape[-1]).sqrt() * direction
+    step = (away * variance * encoding.latent_loc.shape[-1]).sqrt() * direction
     cue = replace(encoding, latent_loc=encoding.latent_loc + step)
     q = program.guide.key_posterior(cue, memory)
     share = min(1.0, (0.4 - away) / 0.3)
@@ -206,6 +207,16 @@ def test_free_blocks_change_nothing_for_a_cue():
     expected = write.semantic_key_posterior(cue, known, loc[:, :6], scale[:, :6]).block_probs[..., :6]
     assert 0.01 < expected.sum(-1).mean() < 0.99
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("mean", [0.0, 30.0])
+def test_what_all_contents_have_in_common_brings_no_stranger_nearer(mean):
+    program = semantic_program()
+    loc, strange = contents(program), contents(program)
+    memory = written(program, loc + mean)
+    probs = program.guide.key_posterior(encoded(program, random_episodes(seed=8), strange + mean), memory).block_probs
+    without = program.guide.key_posterior(encoded(program, random_episodes(seed=8), strange), written(program, loc))
+    torch.testing.assert_close(probs[..., :BLOCKS].sum(-1), without.block_probs[..., :BLOCKS].sum(-1))
 
 
 @both_contents
