@@ -288,7 +288,10 @@ def test_a_program_that_is_refused_exits_with_status_2(tmp_path):
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--precision", "bfloat16", "--augment", "--write", "feed_forward", "--temporal-shift", "0.125"],
+        [
+            *("--precision", "bfloat16", "--augment", "--write", "feed_forward", "--temporal-shift", "0.125"),
+            *("--kl-key-begin-step", "2", "--kl-key-ramp-steps", "3"),  # which else go by the steps that are asked for
+        ],
         [
             *("--networks", "conv", "--width", "16", "--objective", "mean_field", "--classes-per-episode", "3"),
             *("--signs-per-scalar", "4", "--semantic-reads", "0.25", "--left-out", "2"),
