@@ -17,10 +17,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from experiments.ablation.results import COST
 from kpp_pyro.figures.drawing import save
 
 FIGURE = Path(__file__).parent / "figures" / "memory_size.png"
-COST = "negative_log_likelihood_nats_per_image"
 PUBLISHED = {"Kanerva++, published": 41.58, "Pseudo-Inverse Memory, published": 31.48}  # both with 3,200 scalars or so
 
 

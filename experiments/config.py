@@ -253,6 +253,8 @@ _BY_WRITE: dict[str, dict[str, Any]] = {
         "block_width": 1,
         "episode_encoder": "temporal_shift",
         "kl_key_start": 0.1,
+        "kl_key_begin_step": 15000,
+        "kl_key_ramp_steps": 2000,
     },
     "feed_forward_soft": {
         "memory_channels": 50,
@@ -272,10 +274,7 @@ _BY_WRITE: dict[str, dict[str, Any]] = {
 # as the learning rate goes to zero.
 _BY_DATASET_AND_WRITE: dict[tuple[str, str], dict[str, Any]] = {
     ("digits", "feed_forward"): {"kl_key_begin_step": 2200, "kl_key_ramp_steps": 300},
-    ("mnist", "feed_forward"): {"kl_key_begin_step": 15000, "kl_key_ramp_steps": 2000},
-    ("fashion_mnist", "feed_forward"): {"kl_key_begin_step": 15000, "kl_key_ramp_steps": 2000},
     ("omniglot", "feed_forward"): {"kl_key_begin_step": 12000, "kl_key_ramp_steps": 1500},
-    ("folder", "feed_forward"): {"kl_key_begin_step": 15000, "kl_key_ramp_steps": 2000},
     ("digits", "feed_forward_soft"): {"steps": 6000, "evaluate_every": 500},
     ("mnist", "feed_forward_soft"): {"preset": "medium", "steps": 24000},
     ("fashion_mnist", "feed_forward_soft"): {"preset": "medium", "steps": 24000},

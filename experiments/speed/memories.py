@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,7 @@ from experiments.config import Config
 from experiments.programs import MODELS, WRITES, Program
 from experiments.speed.contenders import configuration
 from experiments.speed.growth import slopes
-from experiments.speed.timing import alternate
+from experiments.speed.timing import alternate, backward, leaf, leaves
 from kpp_pyro.writes.interface import Encoding
 from models.memory_model import MemoryGuide
 
@@ -75,7 +74,7 @@ def acts(program: Program, length: int) -> Ways:
         memory = guide.memory_posterior(encoding).sample()
 
     def write() -> None:
-        _backward(guide.memory_posterior(guide.encode(_leaf(features))).rsample())
+        backward(guide.memory_posterior(guide.encode(leaf(features))).rsample())
 
     def read(found: Encoding, held: Tensor, cued: bool) -> tuple[Tensor, Tensor]:
         key = guide.key_posterior(found, held if cued or guide.keys_need_memory else None).rsample()
@@ -83,10 +82,7 @@ def acts(program: Program, length: int) -> Ways:
         return prior.mean, prior.variance
 
     def read_back() -> None:
-        leaves: dict[str, Any] = {
-            name: _leaf(value) for name, value in vars(encoding).items() if isinstance(value, Tensor)
-        }
-        _backward(*read(replace(encoding, **leaves), _leaf(memory), cued=False))
+        backward(*read(leaves(encoding), leaf(memory), cued=False))
 
     return {"write": write, "read": read_back, "recall": torch.no_grad()(partial(read, encoding, memory, cued=True))}
 
@@ -96,14 +92,6 @@ def _without_encoder(guide: MemoryGuide) -> MemoryGuide:
     found = copy(guide)
     found._modules = {**guide._modules, "encoder": nn.Identity()}
     return found
-
-
-def _leaf(value: Tensor) -> Tensor:
-    return value.detach().requires_grad_(value.is_floating_point())
-
-
-def _backward(*outputs: Tensor) -> None:
-    torch.autograd.backward([output.sum() for output in outputs])
 
 
 def _line(name: str, program: Program, points: list[dict[str, float]]) -> dict[str, Any]:

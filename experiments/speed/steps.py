@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pyro
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.config import Config, replace_flat
 from experiments.speed.contenders import new_program, pyro_trainer, random_images, step_by_hand
-from experiments.speed.timing import Seconds, alternate, medians, ratio, spread
+from experiments.speed.timing import Seconds, alternate, backward, leaf, leaves, medians, ratio, spread
 from inference.training import Trainer
 from kpp_pyro.memory import read
 
@@ -88,13 +86,12 @@ def _parts(config: Config, trainer: Trainer) -> dict[str, Callable[[], object]]:
         episodes.render(episodes.draw(len(episode)).to(device, non_blocking=True))
 
     def networks() -> None:
-        latent = encoding.latent_loc.detach().requires_grad_()
-        outputs = [guide.encode(episode), model.reading(blocks.detach().requires_grad_()), model.decoder(latent)]
-        _backward(outputs[0].latent_loc, outputs[0].latent_scale, *outputs[1], outputs[2])
+        latent = leaf(encoding.latent_loc)
+        outputs = [guide.encode(episode), model.reading(leaf(blocks)), model.decoder(latent)]
+        backward(outputs[0].latent_loc, outputs[0].latent_scale, *outputs[1], outputs[2])
 
     def write_and_read() -> None:
-        content = replace(encoding, latent_loc=encoding.latent_loc.detach().requires_grad_())
-        _backward(read(guide.write(content), key, model.addressing))
+        backward(read(guide.write(leaves(encoding)), key, model.addressing))
 
     step = trainer.stepper.step
 
@@ -102,10 +99,6 @@ def _parts(config: Config, trainer: Trainer) -> dict[str, Callable[[], object]]:
         step.descend(torch.zeros((), device=device))
 
     return {"data": data, "networks": networks, "write and read": write_and_read, "optimiser": optimiser}
-
-
-def _backward(*outputs: Tensor) -> None:
-    torch.autograd.backward([output.sum() for output in outputs])
 
 
 def fraction_of_peak(config: Config, repeats: int) -> dict[str, Any]:

@@ -5,14 +5,34 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from textwrap import shorten
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
+
+from kpp_pyro.writes.interface import Encoding
 
 Seconds = dict[str, list[float]]
 _LABEL_WIDTH = 60  # of a progress bar
+
+
+def leaf(value: Tensor) -> Tensor:
+    """The same values, with nothing before them for a gradient to go to."""
+    return value.detach().requires_grad_(value.is_floating_point())
+
+
+def leaves(encoding: Encoding) -> Encoding:
+    """The same encoding, of leaves."""
+    found: dict[str, Any] = {name: leaf(value) for name, value in vars(encoding).items() if isinstance(value, Tensor)}
+    return replace(encoding, **found)
+
+
+def backward(*outputs: Tensor) -> None:
+    """Take the gradient of everything."""
+    torch.autograd.backward([output.sum() for output in outputs])
 
 
 def alternate(ways: Mapping[str, Callable[[], object]], repeats: int, calls: int, device: torch.device) -> Seconds:

@@ -104,11 +104,11 @@ class BlockWrite(Write):
             scale: likewise.
         """
         with torch.no_grad():
-            square, _, spread = self._distances(encoding, memory)
+            square, power, spread = self._distances(encoding, memory)
             nearest = square.amin(-1, keepdim=True) / (encoding.latent_loc.shape[-1] // self.layout.reads) / spread
             written = ((_FAR - nearest) / (_FAR - _NEAR)).clamp(0, 1)  # (B, T, 1, 1)
             semantic = (-self._semantic_kl(encoding, loc, scale)).softmax(-1).unsqueeze(-2)  # (B, T, 1, N)
-            probs = torch.cat([written * self.match(encoding, memory), (1 - written) * semantic], -1)
+            probs = torch.cat([written * self._match(encoding, square, power), (1 - written) * semantic], -1)
         return BlockKey(probs, self.addressing)
 
     def _semantic_kl(self, encoding: Encoding, loc: Tensor, scale: Tensor) -> Tensor:
@@ -127,6 +127,10 @@ class BlockWrite(Write):
         `match_scale` times the root mean square of the memory. A damaged cue is unsure; what was read of it, less so.
         """
         square, power, _ = self._distances(encoding, memory)
+        return self._match(encoding, square, power)
+
+    def _match(self, encoding: Encoding, square: Tensor, power: Tensor) -> Tensor:
+        """The match of cues at square distances from blocks, in a memory of this power, see `_distances`."""
         size = encoding.latent_loc.shape[-1] // self.layout.reads
         away = square.min(-1, keepdim=True).values.mean(-2, keepdim=True) / size  # (..., B, T, 1, 1)
         variance = torch.maximum(away, self.match_scale**2 * power)

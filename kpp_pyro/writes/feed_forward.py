@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
@@ -22,6 +23,19 @@ _SINKHORN_STEPS = 8
 _EDGE = 0.1  # of a block: wide enough for a normal distribution of keys to feel where its block ends
 _FIRST_SCALE_LOC = -1.0  # of a key's scale: away from those that read more than a block
 _SMALLEST_KEY_SCALE = 0.02  # relative to its block
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimedEncoding(Encoding):
+    """An encoding with claims.
+
+    Attributes:
+        shares: claims of all reads, balanced over the blocks, (B, T * R, N).
+        blocks: number of the block of every read, which they are rounded to, (B, T, R).
+    """
+
+    shares: Tensor
+    blocks: Tensor
 
 
 class FeedForwardWrite(BlockWrite):
@@ -79,15 +93,18 @@ class FeedForwardWrite(BlockWrite):
         widths[:, SCALE] = 1.0
         self.register_buffer("widths", widths, persistent=False)  # of the keys of each block, about, (N, 3)
 
+    def encode(self, features: Tensor) -> ClaimedEncoding:
+        """Add the parameters of q(z|X), and claims."""
+        return self._claimed(super().encode(features))
+
     def assigned(self, encoding: Encoding) -> Tensor:
         """Which block holds the content of which read, (B, T * R, N), with the gradient of the balanced claims."""
-        shares = self._balanced(encoding)
-        return super().assigned(encoding) + (shares - shares.detach())
+        claimed = self._claimed(encoding)
+        return super().assigned(claimed) + (claimed.shares - claimed.shares.detach())
 
-    @torch.no_grad()
     def blocks_of(self, encoding: Encoding) -> Tensor:
         """Block of every read of every written image, (B, T, R)."""
-        return round_assignment(self._balanced(encoding)).unflatten(1, (-1, self.layout.reads))
+        return self._claimed(encoding).blocks
 
     def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
         """q(y|X, M): around the blocks that images were written to, or around those that match cues best."""
@@ -96,7 +113,11 @@ class FeedForwardWrite(BlockWrite):
         loc = self.centres[found] + self.key_shift
         return self.keys(loc, self.widths[found] * positive(raw, _SMALLEST_KEY_SCALE), encoding.features)
 
-    def _balanced(self, encoding: Encoding) -> Tensor:
-        """Claims of all reads, balanced over the blocks, (B, T * R, N): the encoder is left to what contents need."""
+    def _claimed(self, encoding: Encoding) -> ClaimedEncoding:
+        """The encoding with claims, unless `encode` made it: the encoder is left to what contents need."""
+        if isinstance(encoding, ClaimedEncoding):
+            return encoding
         claims = self.to_claim(encoding.features.detach()).unflatten(-1, (self.layout.reads, -1)).flatten(1, 2)
-        return sinkhorn(_CLAIM_GAIN * claims, _SINKHORN_STEPS)[0]
+        shares = sinkhorn(_CLAIM_GAIN * claims, _SINKHORN_STEPS)[0]
+        blocks = round_assignment(shares.detach()).unflatten(1, (-1, self.layout.reads))
+        return ClaimedEncoding(**vars(encoding), shares=shares, blocks=blocks)

@@ -438,7 +438,7 @@ def test_the_memory_has_the_gradient_of_the_balanced_claims_straight_through_the
 
 def test_a_lone_images_balanced_claims_are_of_all_blocks_alike():
     layout = MemoryLayout(2, 4, 4, 2, 2)
-    shares = feed_forward(layout)._balanced(contents(layout, 3, 1))
+    shares = feed_forward(layout)._claimed(contents(layout, 3, 1)).shares
     torch.testing.assert_close(shares, torch.full_like(shares, 1 / 4), atol=1e-3, rtol=0)
 
 
