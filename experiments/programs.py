@@ -23,7 +23,7 @@ from kpp_pyro.networks.attention import AttentiveEncoder
 from kpp_pyro.networks.conv import ConvDecoder, ConvEncoder
 from kpp_pyro.networks.correction import LatentCorrection
 from kpp_pyro.networks.mlp import MlpDecoder, MlpEncoder
-from kpp_pyro.networks.reading import IdentityReading, MlpReading, NoReading, SemanticReading
+from kpp_pyro.networks.reading import DecoderOfHalves, IdentityReading, MlpReading, NoReading, SemanticReading
 from kpp_pyro.posteriors import POSTERIORS, Posterior
 from kpp_pyro.quantization import Quantization
 from kpp_pyro.semi_amortized import LatentRefinement, SignRefinement
@@ -193,9 +193,11 @@ def _kanerva_plus_plus(parts: Parts) -> Program:
     memory = parts.config.memory
     layout = layout_of(memory)
     write = WRITES[memory.write](parts, layout)
-    latent_size = write.latent_size
-    decoder = parts.decoder(latent_size)
-    reading = LATENT_PRIORS[parts.config.program.latent_prior](parts, layout, latent_size)
+    reading = LATENT_PRIORS[parts.config.program.latent_prior](parts, layout, write.latent_size)
+    latent_size = int(reading.latent_size)  # type: ignore[arg-type]
+    decoder = parts.decoder(write.latent_size)
+    if parts.config.memory.semantic_reads:
+        decoder = DecoderOfHalves(decoder, parts.decoder(write.latent_size), latent_size)
     prior = parts.key_prior(layout.reads, KEY_SIZE)
     model = KanervaPlusPlusModel(write.addressing, reading, prior, decoder, parts.image_shape, parts.dtype)
     networks = parts.guide_networks(model, layout.read_scalars, latent_size)

@@ -11,14 +11,15 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
+from torch.distributions import kl_divergence
 
 from kpp_pyro.block_key import BlockKey
 from kpp_pyro.key_priors import KeyPrior
 from kpp_pyro.memory import Addressing, cut_blocks, read
 from kpp_pyro.networks.precision import InPrecision
+from kpp_pyro.networks.reading import in_halves
 from kpp_pyro.normal import DiagonalNormal
 from kpp_pyro.writes import Write
-from kpp_pyro.writes.blocks import BlockWrite
 from kpp_pyro.writes.interface import Encoding
 from models.memory_model import GuideNetworks, MemoryGuide, MemoryModel
 
@@ -80,12 +81,11 @@ class KanervaPlusPlusModel(MemoryModel):
             return self._latent_prior_of(blocks, semantic)
         return super().recalled(memory, key)
 
-    def semantic_priors(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Loc and scale of p(z | M, y) of semantic keys of every block: memory (B, 1, C_m, H_m, W_m) to (B, N, D)."""
-        blocks = cut_blocks(memory.squeeze(-4), self.addressing.layout).unsqueeze(-4)  # (B, N, 1, C_m, h, w)
-        every = torch.ones_like(blocks[..., 0, 0, 0], dtype=torch.bool)
-        loc, scale = self.reading(blocks, every)
-        return loc, scale
+    def priors_of_blocks(self, memory: Tensor, semantic: bool) -> Distribution:
+        """p(z | M, y) of keys that read one block in one way: memory (B, 1, C_m, H_m, W_m) to batch (B, 1, N)."""
+        blocks = cut_blocks(memory, self.addressing.layout).unsqueeze(-4)  # (B, 1, N, 1, C_m, h, w)
+        every = torch.full_like(blocks[..., 0, 0, 0], semantic, dtype=torch.bool)
+        return self._latent_prior_of(blocks, every)
 
     def _latent_prior_of(self, blocks: Tensor, semantic: Tensor | None) -> Distribution:
         """p(z | M, y), given what y reads of M: blocks (..., R, C_m, h, w) to event (D,)."""
@@ -127,10 +127,26 @@ class KanervaPlusPlusGuide(MemoryGuide):
     def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
         """q(y|X, M): event (R, 3); own images without a memory, cues with one."""
         (model,) = self._borrowed
-        if memory is None or model is None or not isinstance(self.write, BlockWrite) or not self.write.to_semantic:
+        if memory is None or model is None or encoding.semantic is None:
             return self.write.key_posterior(encoding, memory)
-        with torch.no_grad():
-            return self.write.semantic_key_posterior(encoding, memory, *model.semantic_priors(memory))
+        return self._key_of_nearest_priors(encoding, memory, model)
+
+    @torch.no_grad()
+    def _key_of_nearest_priors(self, encoding: Encoding, memory: Tensor, model: KanervaPlusPlusModel) -> Distribution:
+        """Keys read block n in either way with probability proportional to p(y) exp(-KL(q(z|X, y) || p(z|M, y))).
+
+        With all KLs paid these are the best but for what the image then costs, so that their gradient is zero. In
+        training every cue was left out of the memory, and reads semantically: while contents are still alike, it would
+        be taken for a written one, and what it pays then makes contents alike for good.
+        """
+        addressing = self.write.addressing
+        logits = []
+        for semantic, prob in ((False, 0.0 if self.training else addressing.sharp), (True, addressing.semantic)):
+            loc, scale = _latent_of_read(encoding, torch.tensor(semantic, device=memory.device))
+            posterior = DiagonalNormal(loc.unsqueeze(-2), scale.unsqueeze(-2))
+            kl = kl_divergence(posterior, model.priors_of_blocks(memory, semantic))  # (B, T, N)
+            logits.append(kl.new_tensor(prob).log() - kl)
+        return BlockKey(torch.cat(logits, -1).softmax(-1).unsqueeze(-2), addressing)
 
     def latent_posterior(
         self, encoding: Encoding, memory: Tensor | None = None, key: Tensor | None = None
@@ -139,10 +155,15 @@ class KanervaPlusPlusGuide(MemoryGuide):
         if key is None or encoding.semantic is None:
             return super().latent_posterior(encoding, memory, key)
         semantic = self.write.addressing.is_semantic(key)  # (..., B, T, 1)
-        own = encoding.latent_loc, encoding.latent_scale
-        loc, scale = (torch.where(semantic, *both) for both in zip(encoding.semantic, own, strict=True))
+        loc, scale = _latent_of_read(encoding, semantic)
         return super().latent_posterior(replace(encoding, latent_loc=loc, latent_scale=scale), memory, key)
 
     def read(self, memory: Tensor, key: Tensor) -> Tensor:
         """Blocks that keys read, flat."""
         return read(memory, key, self.write.addressing).flatten(-4)
+
+
+def _latent_of_read(encoding: Encoding, semantic: Tensor) -> tuple[Tensor, Tensor]:
+    """Loc and scale (..., B, T, D) of q(z | X, y), for keys that read so, (..., B, T, 1)."""
+    assert encoding.semantic is not None
+    return in_halves((encoding.latent_loc, encoding.latent_scale), encoding.semantic, semantic)

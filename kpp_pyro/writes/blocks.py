@@ -16,11 +16,6 @@ from kpp_pyro.networks.precision import InPrecision
 from kpp_pyro.sign_code import SignCode
 from kpp_pyro.writes.interface import Encoding, Write
 
-# Mean square distances of a cue from the nearest block, relative to the variance of blocks: below the first, it was
-# written to that block; above the second, to none. Relative to their power, all images would be near each other while
-# contents have little but a mean: then left-out ones read sharply, and what they pay makes contents alike for good.
-_NEAR, _FAR = 0.1, 0.4
-
 
 class BlockWrite(Write):
     """A write that puts contents, the locations of q(z|X), into whole blocks, and knows in which.
@@ -90,35 +85,6 @@ class BlockWrite(Write):
             return BlockKey(self.match(encoding, memory), self.addressing, self.match_prior_prob)
         return KnownBlockKey(self.blocks_of(encoding), self.addressing, encoding.features.dtype)
 
-    def semantic_key_posterior(self, encoding: Encoding, memory: Tensor, loc: Tensor, scale: Tensor) -> Distribution:
-        """q(y|X, M) of cues, where a block may also be read semantically.
-
-        A cue whose content is near to that of a block was written to it; one that is far from all was not, and takes
-        block n with probability proportional to exp(-KL(q(z|X, y) || p(z|M, y))), y in n. For independent normals z
-        that do not look at what is read, and with all KLs paid, these are the best, so that their gradient is zero.
-
-        Args:
-            encoding: of cues.
-            memory: (B, 1, C_m, H_m, W_m).
-            loc: of p(z|M, y) for semantic keys of every block, (B, N, D).
-            scale: likewise.
-        """
-        with torch.no_grad():
-            square, power, spread = self._distances(encoding, memory)
-            nearest = square.amin(-1, keepdim=True) / (encoding.latent_loc.shape[-1] // self.layout.reads) / spread
-            written = ((_FAR - nearest) / (_FAR - _NEAR)).clamp(0, 1)  # (B, T, 1, 1)
-            semantic = (-self._semantic_kl(encoding, loc, scale)).softmax(-1).unsqueeze(-2)  # (B, T, 1, N)
-            probs = torch.cat([written * self._match(encoding, square, power), (1 - written) * semantic], -1)
-        return BlockKey(probs, self.addressing)
-
-    def _semantic_kl(self, encoding: Encoding, loc: Tensor, scale: Tensor) -> Tensor:
-        """KL(q(z|X, y) || p(z|M, y)) of every cue and block, up to what blocks have in common, (B, T, N)."""
-        assert encoding.semantic is not None
-        own_loc, own_scale = encoding.semantic
-        precision = scale.square().reciprocal()  # (B, N, D)
-        spread = (own_loc.square() + own_scale.square()) @ precision.mT / 2 - own_loc @ (loc * precision).mT
-        return spread + (loc.square() * precision / 2 + scale.log()).sum(-1).unsqueeze(-2)
-
     def match(self, encoding: Encoding, memory: Tensor) -> Tensor:
         """Probability of every block to hold a cue's content, (B, T, R, N); blocks never written to hold none.
 
@@ -126,18 +92,14 @@ class BlockWrite(Write):
         cue itself says: the mean square of what its R reads are away from the nearest blocks, but no less than
         `match_scale` times the root mean square of the memory. A damaged cue is unsure; what was read of it, less so.
         """
-        square, power, _ = self._distances(encoding, memory)
-        return self._match(encoding, square, power)
-
-    def _match(self, encoding: Encoding, square: Tensor, power: Tensor) -> Tensor:
-        """The match of cues at square distances from blocks, in a memory of this power, see `_distances`."""
+        square, power = self._distances(encoding, memory)
         size = encoding.latent_loc.shape[-1] // self.layout.reads
         away = square.min(-1, keepdim=True).values.mean(-2, keepdim=True) / size  # (..., B, T, 1, 1)
         variance = torch.maximum(away, self.match_scale**2 * power)
         return (-square / (2 * variance)).softmax(-1)
 
-    def _distances(self, encoding: Encoding, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Square distances of contents to those of blocks (..., B, T, R, N), the latter's mean square and variance."""
+    def _distances(self, encoding: Encoding, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Square distances of contents to those of blocks, (..., B, T, R, N), and the mean square of the latter."""
         cue = encoding.latent_loc.unflatten(-1, (self.layout.reads, -1))  # (B, T, R, D / R)
         held = cut_blocks(memory.squeeze(-4), self.layout).flatten(-3)  # (..., B, N, S)
         empty = ~held.any(-1) & held.flatten(-2).any(-1, keepdim=True)  # nobody's block, unless nothing was written
@@ -146,10 +108,7 @@ class BlockWrite(Write):
         square = distance.square().masked_fill(empty[..., None, None, :], torch.inf)
         written = (~empty).sum(-1).clamp(min=1)  # a memory's blocks count that hold something, however many are free
         power = held.square().mean(-1).masked_fill(empty, 0.0).sum(-1) / written  # (..., B)
-        mean = held.masked_fill(empty.unsqueeze(-1), 0.0).sum(-2) / written.unsqueeze(-1)  # (..., B, D / R)
-        spread = power - mean.square().mean(-1)
-        power, spread = (value.clamp(min=1e-12)[..., None, None, None] for value in (power, spread))
-        return square, power, spread
+        return square, power.clamp(min=1e-12)[..., None, None, None]
 
     def contents(self, encoding: Encoding) -> Tensor:
         """Contents as they are written, (B, T, R, C_m, h, w).
