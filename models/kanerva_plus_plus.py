@@ -5,6 +5,7 @@ The memory is C_m x H_m x W_m scalars, deterministic given the episode; a key is
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pyro.distributions as dist
@@ -140,23 +141,25 @@ class KanervaPlusPlusGuide(MemoryGuide):
         be taken for a written one, and what it pays then makes contents alike for good.
         """
         addressing = self.write.addressing
+        sharp = -math.inf if self.training else math.log(addressing.sharp)
         logits = []
-        for semantic, prob in ((False, 0.0 if self.training else addressing.sharp), (True, addressing.semantic)):
-            loc, scale = _latent_of_read(encoding, torch.tensor(semantic, device=memory.device))
+        for semantic, log_prob in ((False, sharp), (True, math.log(addressing.semantic))):
+            loc, scale = _latent_of_read(encoding, memory.new_full((), semantic, dtype=torch.bool))
             posterior = DiagonalNormal(loc.unsqueeze(-2), scale.unsqueeze(-2))
             kl = kl_divergence(posterior, model.priors_of_blocks(memory, semantic))  # (B, T, N)
-            logits.append(kl.new_tensor(prob).log() - kl)
+            logits.append(log_prob - kl)
         return BlockKey(torch.cat(logits, -1).softmax(-1).unsqueeze(-2), addressing)
 
     def latent_posterior(
         self, encoding: Encoding, memory: Tensor | None = None, key: Tensor | None = None
     ) -> Distribution:
         """q(z | X, M, y): for a key that reads semantically, with parameters of its own."""
-        if key is None or encoding.semantic is None:
-            return super().latent_posterior(encoding, memory, key)
-        semantic = self.write.addressing.is_semantic(key)  # (..., B, T, 1)
-        loc, scale = _latent_of_read(encoding, semantic)
-        return super().latent_posterior(replace(encoding, latent_loc=loc, latent_scale=scale), memory, key)
+        if encoding.semantic is not None:
+            semantic = encoding.features.new_zeros((), dtype=torch.bool)
+            semantic = semantic if key is None else self.write.addressing.is_semantic(key)  # (..., B, T, 1)
+            loc, scale = _latent_of_read(encoding, semantic)
+            encoding = replace(encoding, latent_loc=loc, latent_scale=scale)
+        return super().latent_posterior(encoding, memory, key)
 
     def read(self, memory: Tensor, key: Tensor) -> Tensor:
         """Blocks that keys read, flat."""

@@ -76,7 +76,7 @@ def in_halves(sharp: Normal, semantic: Normal, is_semantic: Tensor) -> Normal:
     Returns:
         Loc and scale (..., D).
     """
-    zero, still = sharp[0].new_zeros(()), sharp[0].new_tensor(_STILL)
+    zero, still = sharp[0].new_zeros(()), sharp[0].new_full((), _STILL)
     locs = torch.where(is_semantic, zero, sharp[0]), torch.where(is_semantic, semantic[0], zero)
     scales = torch.where(is_semantic, still, sharp[1]), torch.where(is_semantic, semantic[1], still)
     return torch.cat(locs, -1), torch.cat(scales, -1)
