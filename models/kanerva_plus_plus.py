@@ -136,9 +136,10 @@ class KanervaPlusPlusGuide(MemoryGuide):
     def _key_of_nearest_priors(self, encoding: Encoding, memory: Tensor, model: KanervaPlusPlusModel) -> Distribution:
         """Keys read block n in either way with probability proportional to p(y) exp(-KL(q(z|X, y) || p(z|M, y))).
 
-        With all KLs paid these are the best but for what the image then costs, so that their gradient is zero. In
-        training every cue was left out of the memory, and reads semantically: while contents are still alike, it would
-        be taken for a written one, and what it pays then makes contents alike for good.
+        With all KLs paid, and of normals that do not look at what is read, these are the best but for what the image
+        then costs, so that their gradient is zero; whatever else the guide does, the bound stays one. In training every
+        cue was left out of the memory, and reads semantically: while contents are still alike, it would be taken for a
+        written one, and what it pays then makes contents alike for good.
         """
         addressing = self.write.addressing
         sharp = -math.inf if self.training else math.log(addressing.sharp)

@@ -17,9 +17,9 @@ class Encoding:
 
     Attributes:
         features: f_enc(X), (B, T, F).
-        latent_loc: location of q(z|X), (B, T, D).
-        latent_scale: scale of q(z|X), (B, T, D).
-        semantic: location and scale of q(z|X, y) for keys that read semantically, if there are any, (B, T, D) each.
+        latent_loc: location of q(z|X), (B, T, D); where keys may read semantically, of its half for other keys.
+        latent_scale: scale of q(z|X), (B, T, D); likewise.
+        semantic: location and scale (B, T, D / 2) of the half for keys that read semantically, if there are any.
     """
 
     features: Tensor
@@ -38,7 +38,7 @@ class Write(nn.Module, ABC):
 
     Attributes:
         addressing: how the memory that this write makes is to be read.
-        latent_size: D, the size of the latents whose posterior it gives.
+        latent_size: D, the size of the latents whose posterior it gives, or of such a half.
     """
 
     addressing: Addressing

@@ -10,7 +10,7 @@ from experiments.build import build_episodes, build_trainer
 from experiments.config import Config, replace_flat
 from inference.evaluation import elbo_terms
 from inference.objectives import ScaleSites, WithLeftOut, annealed, make_objective
-from inference.traces import amortized, site_value
+from inference.traces import amortized, site_value, written_memory
 from inference.training import TrainingPlan
 from tests.inference.test_training import OneEpisode
 from tests.programs import random_episodes, small_config, small_program
@@ -19,7 +19,6 @@ LEFT_OUT, WRITTEN = 2, 4
 CHANGES = {"semantic_reads": 0.25, "left_out": LEFT_OUT, "episode_length": WRITTEN}
 OBJECTIVES = {"trace": {}, "mean_field": {}, "iwae": {"particles": 3}, "renyi": {"particles": 2, "alpha": 0.5}}
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES)
-both_writes = pytest.mark.parametrize("write", ["allocate", "allocate_by_content"])
 
 
 def left_out_program(write="allocate", **changes):
@@ -38,20 +37,21 @@ def loss_of(program, episode, objective="trace", seed=5):
 
 def frozen_choices(program, monkeypatch):
     """Have cues choose blocks as they do now, whatever the parameters will be: choices carry no gradient."""
-    write, kept = program.guide.write, {}
-    choose = write.semantic_key_posterior
+    guide, kept = program.guide, {}
+    choose = guide.key_posterior
 
-    def once(encoding, memory, loc, scale):
-        kept.setdefault("posterior", choose(encoding, memory, loc, scale))
+    def once(encoding, memory=None):
+        if memory is None:
+            return choose(encoding)
+        kept.setdefault("posterior", choose(encoding, memory))
         return kept["posterior"]
 
-    monkeypatch.setattr(write, "semantic_key_posterior", once)
+    monkeypatch.setattr(guide, "key_posterior", once)
 
 
-@both_writes
 @every_objective
-def test_the_loss_is_that_of_the_written_images_and_that_of_cues_of_their_memory(write, objective):
-    program, episode = left_out_program(write), random_episodes()
+def test_the_loss_is_that_of_the_written_images_and_that_of_cues_of_their_memory(objective):
+    program, episode = left_out_program(), random_episodes()
     found = loss_of(program, episode, objective)
     written, cues = episode[:, :WRITTEN], episode[:, WRITTEN:]
     torch.manual_seed(5)
@@ -64,21 +64,15 @@ def test_the_loss_is_that_of_the_written_images_and_that_of_cues_of_their_memory
 
 @torch.no_grad()
 def test_on_average_it_is_minus_the_elbo_of_every_image_whatever_the_draws():
-    program, episode, draws = left_out_program(), random_episodes(1), 150
-    written, cues = episode[:, :WRITTEN], episode[:, WRITTEN:]
-    losses = torch.stack([loss_of(program, episode, "mean_field", seed) for seed in range(draws)])
+    program, episode, draws = left_out_program(), random_episodes(1), 400
+    many = episode.expand(draws, *episode.shape[1:])
+    loss = loss_of(program, many, "mean_field") / draws
+    written, cues = many[:, :WRITTEN], many[:, WRITTEN:]
     memory = program.guide.write(program.guide.encode(written))
-    elbos = []
-    for _ in range(draws):
-        parts = (
-            elbo_terms(program.model, program.guide, written),
-            elbo_terms(program.model, program.guide, cues, memory),
-        )
-        elbos.append(sum(part.elbo.sum() for part in parts))
-        assert [part.elbo.shape[1] for part in parts] == [WRITTEN, LEFT_OUT]
-    elbos = torch.stack(elbos)
-    error = (losses.var() + elbos.var()).div(draws).sqrt()
-    assert abs(losses.mean() + elbos.mean()) < 4 * error
+    parts = elbo_terms(program.model, program.guide, written), elbo_terms(program.model, program.guide, cues, memory)
+    assert [part.elbo.shape[1] for part in parts] == [WRITTEN, LEFT_OUT]
+    elbos = sum(part.elbo.sum(1) for part in parts)  # of which closed KLs, in the loss, vary less
+    assert abs(loss + elbos.mean()) < 4 * elbos.std() * (2 / draws) ** 0.5
 
 
 @every_objective
@@ -129,10 +123,16 @@ def test_each_episode_s_cues_read_the_memory_of_their_own_episode():
     assert not torch.isclose(loss_of(program, episode), loss_of(program, mixed))
 
 
-@both_writes
-@every_objective
-@pytest.mark.parametrize("signs", [None, 4], ids=["numbers", "signs"])
-def test_every_parameter_receives_a_gradient(write, objective, signs):
+@pytest.mark.parametrize(
+    ("objective", "write", "signs"),
+    [
+        ("trace", "allocate", None),
+        ("mean_field", "allocate_by_content", 4),
+        ("iwae", "allocate", 4),
+        ("renyi", "allocate_by_content", None),
+    ],
+)
+def test_every_parameter_receives_a_gradient(objective, write, signs):
     program = left_out_program(write, signs_per_scalar=signs)
     loss = WithLeftOut(pair_of(program, objective), LEFT_OUT)
     loss(random_episodes()).backward()
@@ -144,14 +144,9 @@ def test_contents_learn_from_those_who_read_them_without_being_written():
     program, episode = left_out_program(), random_episodes()
     encoding = program.guide.encode(episode[:, :WRITTEN])
     memory = program.guide.write(encoding)
-    cues = 1 - episode[:, WRITTEN:]
-    with torch.no_grad():  # so that no cue looks as if it had been written
-        program.guide.write.to_content.get_parameter("network.linear.bias").add_(3.0)
-    assert program.model.addressing.is_semantic(
-        program.guide.key_posterior(program.guide.encode(cues), memory).mode
-    ).all()
+    cues = episode[:, WRITTEN:].repeat(1, 60, 1, 1, 1)  # so that some of them read every block
     (found,) = torch.autograd.grad(pair_of(program)(cues, memory), encoding.latent_loc)
-    assert (found.abs().amax(-1) > 0).any(-1).all()
+    assert (found.abs().amax(-1) > 0).all()
 
 
 @pytest.mark.parametrize("objective", ["trace", "mean_field"])
@@ -206,22 +201,20 @@ def test_the_loss_of_a_step_is_of_all_images_written_or_not():
     torch.testing.assert_close(trainer.train_step().loss, expected.detach())
 
 
-@both_writes
-def test_training_lowers_the_loss_of_the_written_and_of_the_left_out(write):
-    trainer = left_out_trainer(write=write, objective="mean_field")
+def test_training_lowers_the_loss_of_the_written_and_of_the_left_out():
+    trainer = left_out_trainer(write="allocate_by_content", objective="mean_field", learning_rate=1e-2)
     episode = random_episodes(2).float()
     written, cues = episode[:, :WRITTEN], episode[:, WRITTEN:]
 
     def elbos():
-        with torch.no_grad():
-            memory = trainer.guide.write(trainer.guide.encode(written))
+        memory = written_memory(trainer.guide, written)
         return [
             elbo_terms(trainer.model, trainer.guide, *given).elbo.mean().item()
             for given in ((written,), (cues, memory))
         ]
 
     before = elbos()
-    losses = [trainer.train_step().loss.item() for _ in range(100)]
+    losses = [trainer.train_step().loss.item() for _ in range(40)]
     assert sum(losses[-10:]) / 10 < sum(losses[:10]) / 10 - 50
     for start, end in zip(before, elbos(), strict=True):
         assert end > start + 50
