@@ -51,8 +51,8 @@ class CueingGuide(Protocol):
     def encode(self, episode: Tensor) -> Any:
         """f_enc(X)."""
 
-    def key_posterior(self, encoding: Any, memory: Tensor | None = None) -> Distribution:
-        """q(y | X, M)."""
+    def recall_posterior(self, encoding: Any, memory: Tensor) -> Distribution:
+        """q(y | X, M) of damaged copies."""
 
     def latent_posterior(self, encoding: Any) -> Distribution:
         """q(z | X)."""

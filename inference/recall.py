@@ -266,7 +266,7 @@ class GenerativeMemory:
         return self.model.image_likelihood(decoded.latents).log_prob(images.to(self.device, self.dtype))
 
     def _key_posterior(self, value: Tensor, cues: Tensor) -> Distribution:
-        return self.guide.key_posterior(self.guide.encode(cues), value)
+        return self.guide.recall_posterior(self.guide.encode(cues), value)
 
     def _locate(self, value: Tensor, cues: Tensor) -> Tensor:
         return self._key_posterior(value, cues).mode  # (B, T, R, 3)

@@ -132,6 +132,10 @@ class KanervaPlusPlusGuide(MemoryGuide):
             return self.write.key_posterior(encoding, memory)
         return self._key_of_nearest_priors(encoding, memory, model)
 
+    def recall_posterior(self, encoding: Encoding, memory: Tensor) -> Distribution:
+        """q(y|X, M) of damaged copies: that of cues, but for keys that read semantically, since they were written."""
+        return self.write.key_posterior(encoding, memory)
+
     @torch.no_grad()
     def _key_of_nearest_priors(self, encoding: Encoding, memory: Tensor, model: KanervaPlusPlusModel) -> Distribution:
         """Keys read block n in either way with probability proportional to p(y) exp(-KL(q(z|X, y) || p(z|M, y))).

@@ -200,6 +200,10 @@ class MemoryGuide(ProgramModule):
         """q(y|X, M); of own images without a memory, unless `keys_need_memory`, and of cues with one."""
         raise NotImplementedError
 
+    def recall_posterior(self, encoding: Encoding, memory: Tensor) -> Distribution:
+        """q(y|X, M) of cues that are known to be damaged copies of images that were written."""
+        return self.key_posterior(encoding, memory)
+
     def cued_keys(self, episode: Tensor) -> Distribution:
         """q(y|X) of episodes (B, T, C, H, W), of a guide that needs no memory for it, nor contents."""
         return self.key_posterior(self.amortized_encoding(episode))

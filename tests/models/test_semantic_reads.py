@@ -171,6 +171,20 @@ def test_a_recall_is_of_what_was_written_in_whichever_way_a_block_would_be_read(
     assert (recalled.stddev[..., expected.shape[-1] :] == STILL).all()
 
 
+@both_contents
+def test_a_damaged_copy_is_recalled_by_its_content_however_a_stranger_so_far_away_would_read(signs):
+    program = semantic_program(signs_per_scalar=signs)
+    memory = written(program, contents(program))
+    cues = encoded(program, random_episodes(seed=8), (1 if signs else 4) * contents(program))
+    assert program.guide.key_posterior(cues, memory).block_probs[..., :BLOCKS].max() < 1e-6
+    found = program.guide.recall_posterior(cues, memory).block_probs
+    torch.testing.assert_close(found, program.guide.write.match(cues, memory))
+    plain = small_program(signs_per_scalar=signs)  # without semantic reads all cues are such copies
+    encoding = plain.guide.encode(random_episodes())
+    own, read = (find(encoding, memory) for find in (plain.guide.key_posterior, plain.guide.recall_posterior))
+    assert torch.equal(own.block_probs, read.block_probs)
+
+
 # Who reads so
 
 
