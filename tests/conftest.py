@@ -29,6 +29,13 @@ def _reproducible() -> Iterator[None]:
 
 
 @pytest.fixture
+def as_in_a_run(_reproducible: None) -> Iterator[None]:
+    """Pyro's checks off, as they are in training and in scoring: of many small steps they take most of the time."""
+    with pyro.validation_enabled(False):
+        yield
+
+
+@pytest.fixture
 def no_workers_of_others() -> None:
     """Free the samplers of earlier tests, which an error's traceback may still hold, and with them their processes."""
     gc.collect()

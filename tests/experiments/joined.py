@@ -156,6 +156,12 @@ def diverging(folder: Path, processes: Processes) -> tuple[int, str, str]:
         return said(lambda processes: svi_train.main(arguments, processes), processes)
 
 
+def unshared(folder: Path, processes: Processes) -> tuple[int, str, str]:
+    """Train with three episodes per step, which two processes cannot share."""
+    arguments = [*QUICK, "--episodes-per-step", "3", "--out", str(folder)]
+    return said(lambda processes: svi_train.main(arguments, processes), processes)
+
+
 def refused_in_the_second(processes: Processes) -> int:
     with processes.together():
         if processes.rank == 1:
@@ -172,6 +178,7 @@ def jobs(folder: Path, processes: Processes) -> dict[str, Any]:
         found["trained"] = trained(folder / "two", processes)
         found["resumed"] = resumed(folder / "one", 6, processes)
         found["diverging"] = diverging(folder / "diverging", processes)
+        found["unshared"] = unshared(folder / "unshared", processes)
     scoring = [str(folder / "two"), *SCORED]
     with quick_search():
         found["evaluated"] = said(lambda processes: evaluate.main(scoring, processes), processes)

@@ -12,6 +12,7 @@ import pyro
 import pytest
 import torch
 
+import experiments.draw_figures
 import experiments.evaluate
 from experiments.build import open_run
 from inference.arviz_data import load
@@ -22,7 +23,7 @@ from tests.experiments.running import refused, run
 
 # fmt: off
 LEARNED = [
-    "--width", "64", "--steps", "400", "--evaluate-every", "400", "--warmup-steps", "20", "--episodes-per-step", "4",
+    "--width", "64", "--steps", "300", "--evaluate-every", "300", "--warmup-steps", "20", "--episodes-per-step", "4",
     "--episode-length", "16", "--memory-width", "20", "--precision", "bfloat16",
 ]
 QUICK = ["--limit", "20", "--particles", "50", "--control-particles", "20", "--posterior-images", "2"]
@@ -40,9 +41,24 @@ def learned(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def evaluated(learned):
+def evaluated(learned, tmp_path_factory):
+    """A copy of the run that is scored once, and what was said."""
+    folder = shutil.copytree(learned, tmp_path_factory.mktemp("runs") / "evaluated")
     with quick_search():
-        return learned, run("evaluate.py", learned, *QUICK)
+        return folder, run("evaluate.py", folder, *QUICK)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """No figures: drawing takes longer than scoring a few images."""
+    monkeypatch.setattr(experiments.evaluate, "draw_score_figures", lambda *_: {})
+
+
+@pytest.fixture
+def without_others(monkeypatch):
+    """No figures but those of the scores are drawn again."""
+    for name in ("draw_figures", "draw_memory_at_work"):
+        monkeypatch.setattr(experiments.draw_figures, name, lambda *_: {})
 
 
 def evaluation(folder):
@@ -86,8 +102,9 @@ def test_what_is_printed_is_in_the_file(evaluated):
         assert folder_name in process.stdout
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_numbers_are_ordered_as_theory_says(learned):
-    process = run("evaluate.py", learned, "--particles", 1000, "--control-particles", 50, "--limit", 96)
+    process = run("evaluate.py", learned, "--particles", 1000, "--control-particles", 50, "--limit", 48)
     assert process.returncode == 0, process.stderr
     scores = evaluation(learned)["scores"]
     own = scores["own"]
@@ -103,8 +120,9 @@ def test_numbers_are_ordered_as_theory_says(learned):
     assert abs(value["left_out"] - value["other"]) < 3 * errors  # random episodes: neither knows the image
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_memory_of_the_same_characters_knows_something_of_an_image_left_out(learned):
-    flags = ["--classes-per-episode", 1, "--limit", 96, "--particles", 20, "--control-particles", 50]
+    flags = ["--classes-per-episode", 1, "--limit", 64, "--particles", 20, "--control-particles", 50]
     assert run("evaluate.py", learned, *flags).returncode == 0
     scores = evaluation(learned)["scores"]
     left_out, other = scores["left_out"], scores["other"]
@@ -113,9 +131,10 @@ def test_a_memory_of_the_same_characters_knows_something_of_an_image_left_out(le
     assert evaluation(learned)["settings"]["classes_per_episode"] == 1
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(learned):
-    contents = []
-    for flags in (QUICK, QUICK, [*OWN_ONLY, "--seed", "4"]):
+@pytest.mark.usefixtures("undrawn")
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(learned, evaluated):
+    contents = [evaluation(evaluated[0])]
+    for flags in (QUICK, [*OWN_ONLY, "--seed", "4"]):
         with quick_search():
             assert run("evaluate.py", learned, *flags).returncode == 0
         contents.append(evaluation(learned))
@@ -137,6 +156,7 @@ def test_bfloat16_networks_change_the_score_by_less_than_a_twentieth_of_a_nat(le
     assert abs(difference.mean().item()) < 0.05
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_gaps_add_up_to_the_distance_between_the_elbo_and_the_score(learned):
     process = run("evaluate.py", learned, *OWN_ONLY, "--gaps", "--refine-steps", 20)
     assert process.returncode == 0, process.stderr
@@ -149,6 +169,7 @@ def test_gaps_add_up_to_the_distance_between_the_elbo_and_the_score(learned):
     assert "amortisation" in process.stdout
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_contents_are_refined_and_rounded_where_it_is_asked_for_and_the_table_says_so(learned):
     reconstruction = []
     for flags in (["--content-bits", 2], ["--content-bits", 2, "--content-steps", 20]):
@@ -160,6 +181,7 @@ def test_contents_are_refined_and_rounded_where_it_is_asked_for_and_the_table_sa
     assert reconstruction[1] > reconstruction[0] + 1
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_score_that_a_few_draws_decide_is_called_so(learned, tmp_path):
     folder = tmp_path / "spoiled"
     shutil.copytree(learned, folder)
@@ -180,26 +202,26 @@ def test_the_posterior_is_kept_for_arviz(evaluated):
     assert data["sample_stats"]["log_weight"].shape == data["posterior"]["key"].shape[:3]
 
 
-def test_an_interruption_leaves_the_old_scores_whole(learned, monkeypatch):
-    assert run("evaluate.py", learned, *OWN_ONLY).returncode == 0
-    before = (learned / "evaluation.json").read_bytes()
+def test_an_interruption_leaves_the_old_scores_whole(evaluated, monkeypatch):
+    folder, _ = evaluated
+    before = (folder / "evaluation.json").read_bytes()
 
     def interrupted(*_arguments, **_others):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(experiments.evaluate, "summarize", interrupted)
-    assert run("evaluate.py", learned, *OWN_ONLY, "--seed", 9).returncode == 130
-    assert (learned / "evaluation.json").read_bytes() == before
-    assert not list(learned.glob(".*"))
+    assert run("evaluate.py", folder, *OWN_ONLY, "--seed", 9).returncode == 130
+    assert (folder / "evaluation.json").read_bytes() == before
+    assert not list(folder.glob(".*"))
 
 
-def test_figures_of_the_scores_are_drawn_again_from_the_folder(learned):
-    assert run("evaluate.py", learned, *OWN_ONLY).returncode == 0
-    before = {name: (learned / "figures" / name).read_bytes() for name in SCORE_FIGURES}
+def test_figures_of_the_scores_are_drawn_again_from_the_folder(evaluated, without_others):
+    figures = evaluated[0] / "figures"
+    before = {name: (figures / name).read_bytes() for name in SCORE_FIGURES}
     for name in SCORE_FIGURES:
-        (learned / "figures" / name).unlink()
-    assert run("draw_figures.py", learned).returncode == 0
-    assert {name: (learned / "figures" / name).read_bytes() for name in SCORE_FIGURES} == before
+        (figures / name).unlink()
+    assert run("draw_figures.py", evaluated[0]).returncode == 0
+    assert {name: (figures / name).read_bytes() for name in SCORE_FIGURES} == before
 
 
 @pytest.mark.parametrize(
@@ -221,7 +243,7 @@ def test_what_no_score_can_use_is_refused(learned, flags, named):
     assert sorted(path.name for path in learned.iterdir()) == before
 
 
-def test_a_folder_without_a_run_and_damaged_scores_are_refused(learned, tmp_path):
+def test_a_folder_without_a_run_and_damaged_scores_are_refused(learned, without_others, tmp_path):
     assert str(tmp_path) in refused(run("evaluate.py", tmp_path))
     damaged = tmp_path / "run"
     shutil.copytree(learned, damaged)

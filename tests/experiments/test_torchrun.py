@@ -159,12 +159,11 @@ def test_a_process_that_dies_ends_the_job_and_leaves_the_last_good_checkpoint(fo
     assert load_checkpoint(folder / "dying" / "checkpoint.pt")["step"] == 3
 
 
-def test_what_processes_cannot_share_gets_one_sentence_and_leaves_nothing(tmp_path):
-    process = launched("experiments/svi_train.py", *QUICK, "--episodes-per-step", 3, cwd=tmp_path)
-    assert process.returncode != 0
-    sentences = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
-    assert sentences == ["error: --episodes-per-step: expected a multiple of the 2 processes that share them, found 3"]
-    assert list(tmp_path.iterdir()) == []
+def test_what_processes_cannot_share_gets_one_sentence_and_leaves_nothing(folder, both):
+    first, second = (process["unshared"] for process in both)
+    sentence = "error: --episodes-per-step: expected a multiple of the 2 processes that share them, found 3\n"
+    assert (first, second) == ((2, "", sentence), (2, "", ""))
+    assert not (folder / "unshared").exists()
 
 
 def test_ctrl_c_reaches_all_processes_at_once_and_leaves_a_run_to_go_on_with(tmp_path):

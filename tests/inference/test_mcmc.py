@@ -81,7 +81,8 @@ def sample_linear(model=None, **changes):
 
 @pytest.fixture(scope="module")
 def result() -> NutsResult:
-    return sample_linear(chains=4, draws=100, warmup=50, seed=1)
+    with pyro.validation_enabled(False):  # as in a run: the checks take time, and other tests sample with them
+        return sample_linear(chains=4, draws=60, warmup=50, seed=1)
 
 
 def assert_mean(values, expected):
@@ -93,8 +94,8 @@ def assert_mean(values, expected):
 
 def test_a_normal_posterior_is_recovered(result):
     mean, covariance = LinearModel().posterior(IMAGE, MEMORY)
-    assert result.draws["key"].shape == (4, 100, 1, KEY)
-    assert result.draws["latent"].shape == (4, 100, LATENT)
+    assert result.draws["key"].shape == (4, 60, 1, KEY)
+    assert result.draws["latent"].shape == (4, 60, LATENT)
     draws = torch.cat([result.draws["key"].flatten(2), result.draws["latent"]], -1)  # (chains, draws, 5)
     assert_mean(draws, mean)
     products = (draws - mean).unsqueeze(-1) * (draws - mean).unsqueeze(-2)

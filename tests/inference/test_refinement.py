@@ -190,6 +190,7 @@ def refined_score(episode, memory, steps):
     return refined, score, written_memory(program.guide, episode) if memory is None else memory
 
 
+@pytest.mark.usefixtures("as_in_a_run")
 @own_or_given
 def test_refinement_recovers_a_normal_posterior(given):
     program, episode = FactorisedProgram, 0.3 * linear_episodes()
@@ -205,6 +206,7 @@ def test_refinement_recovers_a_normal_posterior(given):
     assert_within_error(score, truth, 1e-2)
 
 
+@pytest.mark.usefixtures("as_in_a_run")
 def test_at_an_exact_posterior_the_noise_of_refinement_costs_little():
     episode = 0.3 * linear_episodes()
     _, score, read = refined_score(episode, None, steps=600)
@@ -287,6 +289,7 @@ def test_a_guide_without_normals_is_its_own_refinement():
 # The refined proposal
 
 
+@pytest.mark.usefixtures("as_in_a_run")
 @own_or_given
 def test_a_refined_proposal_splits_the_inference_gap(given):
     program, episode = FactorisedProgram, 0.3 * linear_episodes()
@@ -331,6 +334,7 @@ def test_refinement_raises_the_elbo_of_every_image(write):
     assert (refined.elbo > amortised.elbo).all()
 
 
+@pytest.mark.usefixtures("as_in_a_run")
 @both_writes
 def test_a_refined_proposal_agrees_with_quadrature(write):
     program, episode, memory = tiny_program(write, gain=1.0), tiny_episodes(), tiny_memories()
@@ -362,6 +366,7 @@ def hopeless_case(write):
     return program.model, guide, episode, memory
 
 
+@pytest.mark.usefixtures("as_in_a_run")
 @both_writes
 def test_a_search_finds_the_block_that_a_guide_has_missed(write):
     model, guide, episode, memory = hopeless_case(write)
@@ -395,6 +400,7 @@ class AsFlow(Messenger):
             msg["fn"] = FlowNormal(msg["fn"].mean, msg["fn"].stddev, [], msg["fn"].event_dim)
 
 
+@pytest.mark.usefixtures("as_in_a_run")
 def test_a_search_over_keys_needs_no_moments_of_their_prior():
     program, episode, memory = twofold_case()
     model, truth = AsFlow()(program.model), program.log_evidence(episode, memory)
@@ -445,6 +451,7 @@ def test_a_search_starts_from_the_pilot_of_greatest_weight_and_keeps_close():
     assert (found["key"][1] < 0.1).all()
 
 
+@pytest.mark.usefixtures("as_in_a_run")
 @both_writes
 def test_what_a_search_finds_for_an_image_does_not_depend_on_other_images(write):
     program, episode = small_program(write), random_episodes()

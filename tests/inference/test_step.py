@@ -95,10 +95,10 @@ class NoWaiting(TorchDispatchMode):
         return made
 
 
-WRITTEN = [{"write": write, "reads": reads, "temporal_shift": 0.25} for write in WRITES for reads in (1, 2)]
+WRITTEN = [{"write": write, "reads": 2, "temporal_shift": 0.25} for write in WRITES]  # those below read once
 SWAPPED = [
     *({"model": model, "latent_size": 5} for model in MODELS if model != "kanerva_plus_plus"),
-    *({"write": write} for write in ALL_WRITES if write not in WRITES),
+    *({"write": write} for write in ALL_WRITES),
     *({"write": "feed_forward", "key_prior": prior} for prior in KEY_PRIORS),
     *({"write": "feed_forward", "key_guide": guide, "latent_guide": guide} for guide in POSTERIORS),
     {"write": "feed_forward_soft", "key_prior": "vamp", "key_guide": "flow", "latent_guide": "low_rank"},

@@ -296,9 +296,7 @@ def errors_of_reading(images: int, dtype: torch.dtype) -> Tensor:
     ("images", "dtype"),
     [
         (1, torch.float32),
-        (8, torch.float32),
         (SLOTS - 1, torch.float32),
-        (SLOTS - 1, torch.float64),
         (SLOTS, torch.float64),
     ],
 )
