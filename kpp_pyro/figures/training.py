@@ -17,7 +17,10 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path | str | None = Non
     steps = [record["step"] for record in seen]
     figure = Figure((12, 3.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    for name, style, label in (("elbo", "-", "-ELBO"), ("reconstruction", "--", "-reconstruction")):
+    terms = {"elbo": ("-", "-ELBO"), "reconstruction": ("--", "-reconstruction")}
+    if any("left_out_elbo_nats_per_image" in record for record in seen):
+        terms["left_out_elbo"] = ("-.", "-ELBO, images left out")
+    for name, (style, label) in terms.items():
         left.plot(steps, [-record[f"{name}_nats_per_image"] for record in seen], style, marker=".", label=label)
     for name in sorted({name for record in seen for name in record if name.startswith("kl_")}):
         site = name.removeprefix("kl_").removesuffix("_nats_per_image")
