@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
+from experiments.config import Config
 from kpp_pyro.errors import InputError
 from kpp_pyro.matrix_memory import (
+    PSEUDO_INVERSE_STEPS,
     bayesian_write,
     least_squares_weights,
     pseudo_inverse,
@@ -340,6 +342,19 @@ def test_gradients_of_the_pseudo_inverse_write_are_finite_differences() -> None:
 
 
 # reading again and again, and all of them on a device
+
+
+@pytest.mark.parametrize("spread", [0.1, 0.01, 0.001])
+def test_contents_that_are_still_alike_have_modest_gradients_by_the_steps_that_training_takes(spread: float) -> None:
+    """Exact inversion tells them apart at any price, by which training diverges."""
+    prior, contents = torch.randn(32, 100) / 32**0.5, torch.randn(1, 100) + spread * torch.randn(32, 100)
+    norms = []
+    for steps in (Config().program.pseudo_inverse_steps, PSEUDO_INVERSE_STEPS):
+        leaf = contents.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(pseudo_inverse_write(prior, leaf, steps).square().sum(), leaf)
+        norms.append(gradient.norm().item())
+    assert norms[0] < 1e6
+    assert spread > 0.05 or norms[1] > 100 * norms[0]
 
 
 def test_reads_by_least_squares_take_the_noise_off_a_cue() -> None:
