@@ -16,6 +16,7 @@ from inference.processes import processes_here
 from kpp_pyro.data import Binarization
 from kpp_pyro.errors import InputError
 from kpp_pyro.key_priors import KEY_PRIORS
+from kpp_pyro.matrix_memory import PSEUDO_INVERSE_STEPS
 from kpp_pyro.posteriors import POSTERIORS
 
 DatasetName = Literal["digits", "mnist", "fashion_mnist", "omniglot", "folder"]
@@ -105,9 +106,9 @@ class ProgramConfig:
     """S, numbers of a key of --model kanerva_machine, which a learned projection turns into weights of the rows."""
     write_passes: int = 1
     """Times that --model dynamic_kanerva_machine goes through an episode to write it."""
-    pseudo_inverse_steps: int = 24
-    """Steps of the iteration by which --model pseudo_inverse_memory inverts. More are more exact (40 in all but
-    badly conditioned cases), but training diverges where contents that are still alike are told apart exactly."""
+    pseudo_inverse_steps: int = PSEUDO_INVERSE_STEPS
+    """Steps of the iteration by which --model pseudo_inverse_memory inverts; that model's default is 24. More are more
+    exact, but training diverges where contents that are still alike are told apart exactly."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class MemoryConfig:
     written; train with --left-out then. For --write allocate and allocate_by_content, with one read."""
     latent_size: int | None = None
     """D, size of an image's latent: as many scalars (or signs) as are read if None (always, but for feed_forward_soft),
-    100 with other models."""
+    100 with other models. With --semantic-reads, of one of its two halves."""
     smallest_scale: float = 0.05
     """Lower bound of the learned scales of latents, keys and random memories, so that none becomes a point."""
 
@@ -287,6 +288,7 @@ _BY_MODEL: dict[str, dict[str, Any]] = {
     name: {"kl_memory_weight": 0.0, "latent_context": "image_and_read"}
     for name in ("kanerva_machine", "dynamic_kanerva_machine", "pseudo_inverse_memory")
 }
+_BY_MODEL["pseudo_inverse_memory"]["pseudo_inverse_steps"] = 24
 _BY_EPISODE_ENCODER: dict[str, dict[str, Any]] = {"temporal_shift": {"temporal_shift": 0.125}}
 _BY_OBJECTIVE: dict[str, dict[str, Any]] = {
     "iwae": {"particles": 8},

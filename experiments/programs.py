@@ -193,9 +193,9 @@ def _kanerva_plus_plus(parts: Parts) -> Program:
     memory = parts.config.memory
     layout = layout_of(memory)
     write = WRITES[memory.write](parts, layout)
+    decoder = parts.decoder(write.latent_size)
     reading = LATENT_PRIORS[parts.config.program.latent_prior](parts, layout, write.latent_size)
     latent_size = int(reading.latent_size)  # type: ignore[arg-type]
-    decoder = parts.decoder(write.latent_size)
     if parts.config.memory.semantic_reads:
         decoder = DecoderOfHalves(decoder, parts.decoder(write.latent_size), latent_size)
     prior = parts.key_prior(layout.reads, KEY_SIZE)

@@ -12,7 +12,6 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
 
 from kpp_pyro.block_key import BlockKey
 from kpp_pyro.key_priors import KeyPrior
@@ -82,11 +81,15 @@ class KanervaPlusPlusModel(MemoryModel):
             return self._latent_prior_of(blocks, semantic)
         return super().recalled(memory, key)
 
-    def priors_of_blocks(self, memory: Tensor, semantic: bool) -> Distribution:
-        """p(z | M, y) of keys that read one block in one way: memory (B, 1, C_m, H_m, W_m) to batch (B, 1, N)."""
-        blocks = cut_blocks(memory, self.addressing.layout).unsqueeze(-4)  # (B, 1, N, 1, C_m, h, w)
+    def said_by_blocks(self, memory: Tensor, semantic: bool) -> tuple[Tensor, Tensor]:
+        """Loc and scale of p(z | M, y), of the half that keys of this kind read of every block.
+
+        Memory (B, 1, C_m, H_m, W_m) to (B, N, D / 2).
+        """
+        blocks = cut_blocks(memory.squeeze(-4), self.addressing.layout).unsqueeze(-4)  # (B, N, 1, C_m, h, w)
         every = torch.full_like(blocks[..., 0, 0, 0], semantic, dtype=torch.bool)
-        return self._latent_prior_of(blocks, every)
+        loc, scale = (value.chunk(2, -1)[semantic] for value in self.reading(blocks, every))
+        return loc, scale
 
     def _latent_prior_of(self, blocks: Tensor, semantic: Tensor | None) -> Distribution:
         """p(z | M, y), given what y reads of M: blocks (..., R, C_m, h, w) to event (D,)."""
@@ -140,20 +143,19 @@ class KanervaPlusPlusGuide(MemoryGuide):
     def _key_of_nearest_priors(self, encoding: Encoding, memory: Tensor, model: KanervaPlusPlusModel) -> Distribution:
         """Keys read block n in either way with probability proportional to p(y) exp(-KL(q(z|X, y) || p(z|M, y))).
 
+        p(y) is that of the standard normal prior.
         With all KLs paid, and of normals that do not look at what is read, these are the best but for what the image
         then costs, so that their gradient is zero; whatever else the guide does, the bound stays one. In training every
         cue was left out of the memory, and reads semantically: while contents are still alike, it would be taken for a
         written one, and what it pays then makes contents alike for good.
         """
-        addressing = self.write.addressing
-        sharp = -math.inf if self.training else math.log(addressing.sharp)
-        logits = []
-        for semantic, log_prob in ((False, sharp), (True, math.log(addressing.semantic))):
-            loc, scale = _latent_of_read(encoding, memory.new_full((), semantic, dtype=torch.bool))
-            posterior = DiagonalNormal(loc.unsqueeze(-2), scale.unsqueeze(-2))
-            kl = kl_divergence(posterior, model.priors_of_blocks(memory, semantic))  # (B, T, N)
-            logits.append(log_prob - kl)
-        return BlockKey(torch.cat(logits, -1).softmax(-1).unsqueeze(-2), addressing)
+        assert encoding.semantic is not None
+        addressing, own = self.write.addressing, (encoding.latent_loc, encoding.latent_scale)
+        semantic = math.log(addressing.semantic) - _kl_of_pairs(encoding.semantic, model.said_by_blocks(memory, True))
+        sharp = torch.full_like(semantic, -math.inf)
+        if not self.training:
+            sharp = math.log(addressing.sharp) - _kl_of_pairs(own, model.said_by_blocks(memory, False))
+        return BlockKey(torch.cat([sharp, semantic], -1).softmax(-1).unsqueeze(-2), addressing)
 
     def latent_posterior(
         self, encoding: Encoding, memory: Tensor | None = None, key: Tensor | None = None
@@ -175,3 +177,15 @@ def _latent_of_read(encoding: Encoding, semantic: Tensor) -> tuple[Tensor, Tenso
     """Loc and scale (..., B, T, D) of q(z | X, y), for keys that read so, (..., B, T, 1)."""
     assert encoding.semantic is not None
     return in_halves((encoding.latent_loc, encoding.latent_scale), encoding.semantic, semantic)
+
+
+def _kl_of_pairs(own: tuple[Tensor, Tensor], said: tuple[Tensor, Tensor]) -> Tensor:
+    """KL of every normal of a loc and a scale (B, T, D) to every one of (B, N, D): (B, T, N).
+
+    By matrix products: all pairs of 512 images and blocks at once would take a gigabyte.
+    """
+    (loc, scale), (prior_loc, prior_scale) = own, said
+    precision = prior_scale.square().reciprocal()
+    of_prior = (prior_loc.square() * precision / 2 + prior_scale.log()).sum(-1).unsqueeze(-2)
+    crossed = (loc.square() + scale.square()) @ precision.mT / 2 - loc @ (prior_loc * precision).mT
+    return crossed + of_prior - (scale.log() + 0.5).sum(-1, keepdim=True)

@@ -18,7 +18,7 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path | str | None = Non
     figure = Figure((12, 3.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     terms = {"elbo": ("-", "-ELBO"), "reconstruction": ("--", "-reconstruction")}
-    if any("left_out_elbo_nats_per_image" in record for record in seen):
+    if seen and all("left_out_elbo_nats_per_image" in record for record in seen):
         terms["left_out_elbo"] = ("-.", "-ELBO, images left out")
     for name, (style, label) in terms.items():
         left.plot(steps, [-record[f"{name}_nats_per_image"] for record in seen], style, marker=".", label=label)

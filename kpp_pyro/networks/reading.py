@@ -85,7 +85,7 @@ def in_halves(sharp: Normal, semantic: Normal, is_semantic: Tensor) -> Normal:
 class DecoderOfHalves(nn.Module):
     """p(x|z) of latents that `SemanticReading` reads: a decoder for each half, whose logits are added.
 
-    That of the half that lies still adds a constant image, which the other one makes up for.
+    That of the half that lies still adds next to a constant image, which the other one makes up for.
     """
 
     def __init__(self, sharp: nn.Module, semantic: nn.Module, latent_size: int) -> None:
@@ -94,7 +94,8 @@ class DecoderOfHalves(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         """Decode latents (..., D), or contents (..., D / 2) of blocks, as the first half."""
-        sharp, semantic = F.pad(latent, (0, self.latent_size - latent.shape[-1])).chunk(2, -1)
+        is_content = latent.shape[-1] == self.latent_size // 2
+        sharp, semantic = (F.pad(latent, (0, latent.shape[-1])) if is_content else latent).chunk(2, -1)
         return self.sharp(sharp) + self.semantic(semantic)
 
 

@@ -17,8 +17,8 @@ class Encoding:
 
     Attributes:
         features: f_enc(X), (B, T, F).
-        latent_loc: location of q(z|X), (B, T, D); where keys may read semantically, of its half for other keys.
-        latent_scale: scale of q(z|X), (B, T, D); likewise.
+        latent_loc: location of q(z|X), (B, T, D); where keys may read semantically, of its half for other keys (D / 2).
+        latent_scale: scale of q(z|X), likewise.
         semantic: location and scale (B, T, D / 2) of the half for keys that read semantically, if there are any.
     """
 

@@ -56,8 +56,7 @@ def unsure_cues(program):
     """A memory, and what is known of cues that might read many of its blocks in either way."""
     memory = written(program, contents(program))
     encoding = encoded(program, random_episodes(seed=8), contents(program))
-    said = program.model.priors_of_blocks(memory, True)
-    loc, scale = (part[:, 0, :6].detach().chunk(2, -1)[1] for part in (said.mean, said.stddev))
+    loc, scale = (part[:, :6].detach() for part in program.model.said_by_blocks(memory, True))
     return memory, replace(encoding, semantic=(loc + 0.3 * torch.randn_like(loc), 0.8 * scale))
 
 
@@ -136,20 +135,20 @@ def test_logits_of_the_halves_add_up_and_contents_are_decoded_as_the_first_besid
 
 
 @both_contents
-def test_priors_of_blocks_are_those_of_all_keys_that_read_them_so(signs):
+def test_what_blocks_say_is_the_prior_of_all_keys_that_read_them_so(signs):
     program = semantic_program(signs_per_scalar=signs)
     memory = written(program, contents(program))
     size = program.guide.write.latent_size
     for semantic, uniforms in ((False, (1e-6, 0.5, SHARP - 1e-6)), (True, (SHARP + 1e-6, 1 - BROAD - 1e-6))):
-        found = program.model.priors_of_blocks(memory, semantic)
-        assert found.batch_shape == (3, 1, BLOCKS) and found.event_shape == (2 * size,)
+        loc, scale = program.model.said_by_blocks(memory, semantic)
+        assert loc.shape == scale.shape == (3, BLOCKS, size)
         for uniform in uniforms:
             prior = program.model.latent_prior(memory, keys_of_blocks(program, uniform).expand(3, -1, -1, -1))
-            torch.testing.assert_close(found.mean.squeeze(1), prior.mean, atol=1e-12, rtol=1e-7)
-            torch.testing.assert_close(found.stddev.squeeze(1), prior.stddev)
-    blocks = cut_blocks(memory, program.model.addressing.layout).flatten(3)
+            torch.testing.assert_close(loc, prior.mean.chunk(2, -1)[semantic], atol=1e-12, rtol=1e-7)
+            torch.testing.assert_close(scale, prior.stddev.chunk(2, -1)[semantic])
+    blocks = cut_blocks(memory.squeeze(1), program.model.addressing.layout).flatten(2)
     held = SignCode(signs).unpack(blocks) if signs else blocks
-    assert torch.equal(program.model.priors_of_blocks(memory, False).mean[..., :size], held)
+    assert torch.equal(program.model.said_by_blocks(memory, False)[0], held)
 
 
 def test_what_is_generated_reads_semantically_as_often_as_the_prior_says():
@@ -195,7 +194,7 @@ def test_cues_read_blocks_in_the_ways_that_explain_their_latents_and_in_training
     log_weights = log_masses() - kls(program, cues, memory)
     q = program.guide.key_posterior(cues, memory)
     torch.testing.assert_close(q.block_probs.squeeze(2), log_weights.softmax(-1))
-    assert 0.1 < q.block_probs[..., :BLOCKS].sum(-1).mean() < 0.9
+    assert 0.05 < q.block_probs[..., :BLOCKS].sum(-1).mean() < 0.95
     assert q.block_probs.unflatten(-1, (2, BLOCKS)).std(-1).min() > 1e-4  # it makes a difference which block
     assert q.has_rsample and not q.block_probs.requires_grad
     program.train()
