@@ -143,11 +143,11 @@ class KanervaPlusPlusGuide(MemoryGuide):
     def _key_of_nearest_priors(self, encoding: Encoding, memory: Tensor, model: KanervaPlusPlusModel) -> Distribution:
         """Keys read block n in either way with probability proportional to p(y) exp(-KL(q(z|X, y) || p(z|M, y))).
 
-        p(y) is that of the standard normal prior.
-        With all KLs paid, and of normals that do not look at what is read, these are the best but for what the image
-        then costs, so that their gradient is zero; whatever else the guide does, the bound stays one. In training every
-        cue was left out of the memory, and reads semantically: while contents are still alike, it would be taken for a
-        written one, and what it pays then makes contents alike for good.
+        p(y) is that of the standard normal prior. With all KLs paid, and of normals that do not look at what is read,
+        these are the best but for what the image then costs, so that their gradient is zero; whatever else the guide
+        does, the bound stays one. In training every cue was left out of the memory, and reads semantically: while
+        contents are still alike, it would be taken for a written one, and what it pays then makes contents alike for
+        good.
         """
         assert encoding.semantic is not None
         addressing, own = self.write.addressing, (encoding.latent_loc, encoding.latent_scale)
@@ -162,21 +162,15 @@ class KanervaPlusPlusGuide(MemoryGuide):
     ) -> Distribution:
         """q(z | X, M, y): for a key that reads semantically, with parameters of its own."""
         if encoding.semantic is not None:
-            semantic = encoding.features.new_zeros((), dtype=torch.bool)
-            semantic = semantic if key is None else self.write.addressing.is_semantic(key)  # (..., B, T, 1)
-            loc, scale = _latent_of_read(encoding, semantic)
+            no_key = encoding.features.new_zeros((), dtype=torch.bool)
+            semantic = no_key if key is None else self.write.addressing.is_semantic(key)  # (..., B, T, 1)
+            loc, scale = in_halves((encoding.latent_loc, encoding.latent_scale), encoding.semantic, semantic)
             encoding = replace(encoding, latent_loc=loc, latent_scale=scale)
         return super().latent_posterior(encoding, memory, key)
 
     def read(self, memory: Tensor, key: Tensor) -> Tensor:
         """Blocks that keys read, flat."""
         return read(memory, key, self.write.addressing).flatten(-4)
-
-
-def _latent_of_read(encoding: Encoding, semantic: Tensor) -> tuple[Tensor, Tensor]:
-    """Loc and scale (..., B, T, D) of q(z | X, y), for keys that read so, (..., B, T, 1)."""
-    assert encoding.semantic is not None
-    return in_halves((encoding.latent_loc, encoding.latent_scale), encoding.semantic, semantic)
 
 
 def _kl_of_pairs(own: tuple[Tensor, Tensor], said: tuple[Tensor, Tensor]) -> Tensor:
