@@ -197,7 +197,7 @@ class Run:
         print(
             f"Test ELBO {results['elbo_nats_per_image']:.2f} nats per image, "
             f"{'' if given is None else f'{given:.2f} given the memory, '}"
-            f"memory gain {'not measured (no other memory)' if gain is None else f'{gain:.2f} nats per image'}, "
+            f"memory gain {'not measured' if gain is None else f'{gain:.2f} nats per image'}, "
             f"run folder {self.folder.path}"
         )
 

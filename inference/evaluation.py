@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -88,7 +89,8 @@ def evaluate(
 
     The memory gain is the ELBO given the episode's own memory minus the ELBO given the memory of the episode before it
     (the first takes the last of its batch). A memory's own KL, if it is random, is in the ELBO and not in the gain.
-    With a single episode, or a memory of no scalars, there is no other memory and no gain is reported. The ELBO of
+    With a single episode, or a memory of no scalars, there is no other memory and no gain is reported, nor where the
+    ELBO given another memory is beyond all numbers: how badly strangers are read is no reason to stop. The ELBO of
     images left out is that of the last ones, given a memory that only the images before them wrote.
     The results do not depend on how many processes share the batches, nor on the random state, which stays as it is.
 
@@ -104,7 +106,7 @@ def evaluate(
         Quantities by their full name, in nats per image.
 
     Raises:
-        DivergenceError: an ELBO is not finite.
+        DivergenceError: an ELBO of images that were written, or were left out, is not finite.
     """
     with processes.together():
         found = [_evaluate_batch(model, guide, batch, left_out) for batch in deal(episodes, seed, processes)]
@@ -116,8 +118,9 @@ def evaluate(
     if strangers.count:
         results["left_out_elbo_nats_per_image"] = strangers.means().elbo.item()
     if other.count == own.count:
-        gain = own.means().conditional_elbo - other.means().conditional_elbo
-        results["memory_gain_nats_per_image"] = gain.item()
+        gain = (own.means().conditional_elbo - other.means().conditional_elbo).item()
+        if math.isfinite(gain):
+            results["memory_gain_nats_per_image"] = gain
     return results
 
 
@@ -132,7 +135,7 @@ def _evaluate_batch(
         before = None if batch.before is None else written_memory(guide, batch.before)
         others = previous_memories(pair.value("memory"), before)
         if others is not None:
-            _add_counted(other, elbo_terms(model, guide, batch.episode, others), batch.counted)
+            _add_counted(other, elbo_terms(model, guide, batch.episode, others), batch.counted, finite=False)
         kept = batch.episode.shape[1] - min(left_out, batch.episode.shape[1] // 2)
         if batch.counted[:, kept:].any():
             memory = written_memory(guide, batch.episode[:, :kept])
@@ -178,7 +181,7 @@ class ElboMeans:
         return combine([self.sums], lambda values: values[0] / self.count)
 
 
-def _add_counted(means: ElboMeans, terms: ElboTerms, counted: Tensor) -> None:
-    if not terms.elbo[counted].isfinite().all():
+def _add_counted(means: ElboMeans, terms: ElboTerms, counted: Tensor, finite: bool = True) -> None:
+    if finite and not terms.elbo[counted].isfinite().all():
         raise DivergenceError(f"the ELBO is not finite ({describe(terms.mean().as_dict())})")
     means.add(terms, lambda value: value[counted].sum().cpu(), int(counted.sum()))

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import pyro
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
 
+from inference.errors import DivergenceError
 from inference.evaluation import elbo_terms, evaluate
 from inference.randomness import seed_of
+from inference.refinement import Move, MoveNormals
 from tests.programs import WRITES, random_episodes, small_program
 
 
@@ -59,6 +62,25 @@ def test_memories_of_other_episodes_are_found_across_batches():
     others = [memory for memory in seen if memory is not None]
     torch.testing.assert_close(torch.cat(others), written[:2])
     assert "memory_gain_nats_per_image" not in results  # the first episode had no other memory to compare with
+
+
+def test_strangers_that_are_read_as_badly_as_can_be_end_no_training():
+    """Seen with the Kanerva Machine on Omniglot: q(z | x, M, y) is wild where M is of another episode."""
+    program, episode = small_program(), random_episodes()
+    far = Move(torch.tensor(1e200), torch.tensor(0.0))
+
+    def guide(images, memory=None):
+        with MoveNormals({} if memory is None else {"latent": far}):
+            return program.guide(images, memory)
+
+    batch = (episode, torch.ones(3, 6, dtype=torch.bool))
+    expected = evaluate(program.model, program.guide, [batch], seed=4)
+    with pyro.validation_enabled(False):
+        results = evaluate(program.model, guide, [batch], seed=4)
+        with pytest.raises(DivergenceError, match="not finite"), MoveNormals({"latent": far}):
+            evaluate(program.model, program.guide, [batch], seed=4)
+    assert expected.pop("memory_gain_nats_per_image") is not None
+    assert results == expected
 
 
 @pytest.mark.parametrize(("asked", "kept"), [(2, 4), (5, 3)])
