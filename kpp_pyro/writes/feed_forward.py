@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -89,9 +88,10 @@ class FeedForwardWrite(BlockWrite):
         self.key_shift = nn.Parameter(first)
         centres = self.addressing.key_grid(layout.rows, layout.columns)[:, 0]
         self.register_buffer("centres", centres, persistent=False)  # of the blocks, (N, 3)
-        widths = math.sqrt(2 * math.pi) * (centres**2 / 2).exp() / torch.tensor([1.0, layout.columns, layout.rows])
-        widths[:, SCALE] = 1.0
-        self.register_buffer("widths", widths, persistent=False)  # of the keys of each block, about, (N, 3)
+        across, down = (_widths(count) for count in (layout.columns, layout.rows))
+        down, across = torch.meshgrid(down, across, indexing="ij")
+        widths = torch.stack([torch.ones_like(across), across, down], -1).flatten(0, 1)  # in the order of SCALE, X, Y
+        self.register_buffer("widths", widths, persistent=False)  # of the keys that read each block alone, (N, 3)
 
     def encode(self, features: Tensor) -> ClaimedEncoding:
         """Add the parameters of q(z|X), and claims."""
@@ -121,3 +121,18 @@ class FeedForwardWrite(BlockWrite):
         shares = sinkhorn(_CLAIM_GAIN * claims, _SINKHORN_STEPS)[0]
         blocks = round_assignment(shares.detach()).unflatten(1, (-1, self.layout.reads))
         return ClaimedEncoding(**vars(encoding), shares=shares, blocks=blocks)
+
+
+def _widths(blocks: int) -> Tensor:
+    """Twice the way from the middle of each of the blocks along an axis to where a read first changes, in key space.
+
+    A normal distribution does not follow a block's shape, which is lopsided near the memory's border: what counts is
+    how far a key may stray to the nearer side. A lone block ends nowhere; its keys are as the prior's.
+    """
+    if blocks == 1:
+        return torch.ones(1)
+    number = torch.arange(blocks)
+    start, end = (number + _EDGE / 2) / blocks, (number + 1 - _EDGE / 2) / blocks
+    start[0], end[-1] = 0, 1  # nothing lies beyond
+    low, middle, high = (torch.special.ndtri(place) for place in (start, (number + 0.5) / blocks, end))
+    return 2 * torch.minimum(middle - low, high - middle)

@@ -385,18 +385,26 @@ def test_keys_may_be_of_any_family_and_their_draws_read_their_own_blocks(family)
 
 
 @pytest.mark.parametrize(("height", "width"), [(12, 24), (4, 32), (20, 4)])  # blocks side by side, and one column
-def test_key_scales_are_relative_to_the_widths_of_blocks_in_key_space(height, width):
+def test_keys_are_as_far_from_reading_another_block_wherever_their_own_one_is(height, width):
     layout = MemoryLayout(4, height, width, 4, 4)
     write, encoding = feed_forward(layout), contents(layout, 2, layout.blocks)
-    blocks = write.blocks_of(encoding)
-    row, column = blocks.div(layout.columns, rounding_mode="floor"), blocks % layout.columns
-    expected = torch.ones(2, layout.blocks, 1, 3, dtype=torch.float64)
-    for coordinate, index, count in ((X, column, layout.columns), (Y, row, layout.rows)):
-        sides = [torch.special.ndtri((index.double() + 0.5 + part * 1e-3) / count) for part in (-0.5, 0.5)]
-        expected[..., coordinate] = (sides[1] - sides[0]) / 1e-3  # of the whole block, were it as at its centre
-    relative = write.key_posterior(encoding).stddev / expected
+    key = write.key_posterior(encoding)
     raw = write.to_key_scale(encoding.features).unflatten(-1, (1, 3))
-    torch.testing.assert_close(relative, 0.02 + torch.nn.functional.softplus(raw - 2), rtol=1e-5, atol=0)
+    relative = 0.02 + torch.nn.functional.softplus(raw - 2)  # half a block is half of what scales are relative to
+    torch.testing.assert_close(key.stddev[..., SCALE], relative[..., SCALE])
+    own = write.addressing.boxes(key.mode)
+    for coordinate, count in ((X, layout.columns), (Y, layout.rows)):
+        if count == 1:
+            torch.testing.assert_close(key.stddev[..., coordinate], relative[..., coordinate])
+            continue
+        way = torch.zeros(3, dtype=torch.float64)
+        way[coordinate] = 1
+        nearest = key.stddev[..., coordinate, None] * way / (2 * relative[..., coordinate, None])
+        within = [write.addressing.boxes(key.mode + sign * 0.999 * nearest) for sign in (-1, 1)]
+        beyond = [write.addressing.boxes(key.mode + sign * 1.001 * nearest) for sign in (-1, 1)]
+        assert all(torch.equal(boxes, own) for boxes in within)
+        changed = torch.stack([(boxes != own).any(-1) for boxes in beyond])
+        assert changed.any(0).all()  # to one side at least
 
 
 def test_keys_start_narrower_than_their_blocks_and_away_from_broad_reads():
