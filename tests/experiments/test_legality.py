@@ -153,7 +153,7 @@ AT_LEAST_ONE = (
         "write_passes",
         "pseudo_inverse_steps",
     ),
-    *("width", "depth", "steps", "episodes_per_step", "evaluate_every", "particles"),
+    *("width", "depth", "steps", "episodes_per_step", "evaluate_every", "particles", "validation_particles"),
 )
 POSITIVE = ("smallest_scale", "content_step_size", "learning_rate", "gradient_norm")
 NOT_NEGATIVE = (
