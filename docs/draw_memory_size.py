@@ -1,10 +1,8 @@
 """Cost of an image against the scalars of a memory, of all memories in one figure.
 
-python experiments/ablate.py experiments/configs/memory_size.yaml --data-dir DIR --jobs 2 --out runs/blocks
-python experiments/ablate.py experiments/configs/memory_size_rivals.yaml --data-dir DIR --jobs 2 --out runs/rivals
-PYTHONPATH=. python docs/draw_memory_size.py runs/blocks runs/rivals
-
-Prints a Markdown table, and draws `docs/figures/memory_size.png`.
+python experiments/ablate.py experiments/configs/memory_size.yaml --seeds 1 --data-dir DIR --out runs/blocks
+python experiments/ablate.py experiments/configs/memory_size_rivals.yaml --seeds 1 --data-dir DIR --out runs/rivals
+PYTHONPATH=. python docs/draw_memory_size.py runs/blocks runs/rivals --out docs/figures/memory_size.png
 """
 
 from __future__ import annotations
@@ -12,58 +10,101 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
 from matplotlib.figure import Figure
 
-from experiments.ablation.results import COST
+from experiments.ablation.results import COST, NEGATIVE_ELBO
+from experiments.script import run_script
+from kpp_pyro.errors import InputError
 from kpp_pyro.figures.drawing import save
 
-FIGURE = Path(__file__).parent / "figures" / "memory_size.png"
-PUBLISHED = {"Kanerva++, published": 41.58, "Pseudo-Inverse Memory, published": 31.48}  # both with 3,200 scalars or so
+PUBLISHED = {"Kanerva++, published": 41.58, "Pseudo-Inverse Memory, published": 31.48}  # of memories of unstated size
 
 
-def read_costs(folders: list[str]) -> dict[str, dict[int, tuple[float, bool]]]:
-    """By memory and its scalars, the cost of an image, and whether it is more than a bound."""
-    costs: dict[str, dict[int, tuple[float, bool]]] = defaultdict(dict)
-    for folder in folders:
-        for row in json.loads((Path(folder) / "ablation.json").read_text())["rows"]:
-            name = next(label for axis, label in row["labels"].items() if axis != "memory scalars")
-            found = row["mean"]
-            if COST in found:
-                costs[name][int(found["memory_scalars"])] = found[COST], row["trustworthy"]
+@dataclass(frozen=True)
+class Arguments:
+    """Draw the cost of an image against the scalars of a memory, and print it as a Markdown table."""
+
+    ablations: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of ablations, with an axis "memory scalars"."""
+    out: Path = Path("memory_size.png")
+    """The figure."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """What an image costs with a memory of some size, in nats; exact if k-hat says that it is more than a bound."""
+
+    cost: float
+    negative_elbo: float
+    is_exact: bool
+
+
+Costs = Mapping[str, Mapping[int, Point]]  # by the memory's name and its scalars
+
+
+def main() -> int:
+    """Run the script."""
+    arguments = tyro.cli(Arguments, description=Arguments.__doc__)
+    costs = read_costs(arguments.ablations)
+    print(table(costs))
+    draw(costs, arguments.out)
+    print(arguments.out)
+    return 0
+
+
+def read_costs(folders: Sequence[Path]) -> Costs:
+    """Read the finished rows of ablations.
+
+    Raises:
+        InputError: no folder, or one without what `ablate.py` writes.
+    """
+    if not folders:
+        raise InputError("ABLATIONS: expected folders of ablations, found none")
+    costs: dict[str, dict[int, Point]] = defaultdict(dict)
+    for path in (folder / "ablation.json" for folder in folders):
+        try:
+            for row in json.loads(path.read_text())["rows"]:
+                name = next(label for axis, label in row["labels"].items() if axis != "memory scalars")
+                found = row["mean"]
+                if COST in found:
+                    point = Point(found[COST], found[NEGATIVE_ELBO], row["trustworthy"])
+                    costs[name][int(found["memory_scalars"])] = point
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+            raise InputError(f"{path}: expected the memory sizes of an ablation, found {error!r}") from error
     return costs
 
 
-def draw(costs: dict[str, dict[int, tuple[float, bool]]]) -> None:
+def draw(costs: Costs, path: Path) -> None:
     """One line for each memory; hollow where the true cost is lower."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axis: Any = figure.subplots()
     for name, found in costs.items():
         line = sorted(found.items())
-        (drawn,) = axis.plot([scalars for scalars, _ in line], [cost for _, (cost, _) in line], label=name)
-        for scalars, (cost, sure) in line:
-            axis.plot(scalars, cost, "o", color=drawn.get_color(), fillstyle="full" if sure else "none")
+        (drawn,) = axis.plot([scalars for scalars, _ in line], [point.cost for _, point in line], label=name)
+        for scalars, point in line:
+            axis.plot(scalars, point.cost, "o", color=drawn.get_color(), fillstyle="full" if point.is_exact else "none")
     for (name, cost), style in zip(PUBLISHED.items(), ("--", ":"), strict=True):
         axis.axhline(cost, color="grey", linestyle=style, label=name)
     axis.set(xscale="log", xlabel="scalars of memory, T = 32", ylabel="-ln p(x | M), nats per image", ylim=(0, None))
     axis.legend(fontsize="small")
-    save(figure, FIGURE)
+    save(figure, path)
 
 
-def table(costs: dict[str, dict[int, tuple[float, bool]]]) -> str:
+def table(costs: Costs) -> str:
     """Markdown, one row for each memory and size."""
-    lines = ["| memory | scalars | −ln p̂ |", "|---|---:|---:|"]
+    lines = ["| memory | scalars | −ln p̂ | −ELBO |", "|---|---:|---:|---:|"]
     for name, found in costs.items():
-        for scalars, (cost, sure) in sorted(found.items()):
-            lines.append(f"| {name} | {scalars:,} | {'' if sure else '≤ '}{cost:.1f} |")
+        for scalars, point in sorted(found.items()):
+            cost = f"{'' if point.is_exact else '≤ '}{point.cost:.1f}"
+            lines.append(f"| {name} | {scalars:,} | {cost} | {point.negative_elbo:.1f} |")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    measured = read_costs(sys.argv[1:])
-    draw(measured)
-    print(table(measured))
+    sys.exit(run_script(main))

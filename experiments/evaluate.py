@@ -146,6 +146,7 @@ def report(run: OpenedRun, arguments: Arguments, scores: Scores, processes: Proc
     """Everything that is known of the scores, as plain data."""
     own = scores.own
     pixels, images = math.prod(run.program.model.image_shape), len(own.log_likelihood)
+    controls = {name: score for name, score in scores.by_memory.items() if name != OWN}
     return {
         "settings": {
             **arguments.settings(run),
@@ -166,6 +167,7 @@ def report(run: OpenedRun, arguments: Arguments, scores: Scores, processes: Proc
         "per_image": {
             "log_likelihood_nats": _rounded(own.log_likelihood),
             "pareto_k": _rounded(own.pareto_k),
+            **{f"{name}_log_likelihood_nats": _rounded(score.log_likelihood) for name, score in controls.items()},
         },
     }
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from experiments.arguments import describe_images, number
 from inference.scoring import MEANINGS, OWN
 
+_NO_MEMORY = "ln p(x_t): this model has no memory"
 _ADVICE = (
     "this number is not to be trusted: k-hat is above 0.7 for {share:.0%} of the images, so that a few draws decide "
     "it. It is a lower bound; more --particles raise it, and {more}"
@@ -16,17 +18,20 @@ _ADVICE = (
 def describe_scores(content: dict[str, Any]) -> str:
     """Say what evaluation.json holds, and how far it can be trusted."""
     settings, scores = content["settings"], content["scores"]
+    has_memory = settings["memory_scalars"] > 0
     lines = [_heading(settings), ""]
     for name, score in scores.items():
         mark = "" if score["trustworthy"] else "  (lower bound, k-hat > 0.7)"
         value, error = score["log_likelihood_nats_per_image"], score["log_likelihood_standard_error"]
         lines.append(f"  {name.replace('_', ' '):<9} {value:>10.2f} ± {number(error)} nats per image{mark}")
-        lines.append(f"            {MEANINGS[name]}")
+        lines.append(f"            {MEANINGS[name] if has_memory else _NO_MEMORY}")
+    if has_memory:
+        limit = content["limit_nats_per_image"]
+        lines.append(f"  -ln T     {limit:>10.2f}   a perfect memory that still has to say which image")
     own = scores[OWN]
     lines += [
-        f"  -ln T     {content['limit_nats_per_image']:>10.2f}   a perfect memory that still has to say which image",
         "",
-        f"Own memory: ELBO {own['elbo_nats_per_image']:.2f} ({_terms(own)}), "
+        f"{'Own memory: ' if has_memory else ''}ELBO {own['elbo_nats_per_image']:.2f} ({_terms(own)}), "
         f"Monte-Carlo error {number(own['monte_carlo_error_nats_per_image'], 4)}, "
         f"{content['log_likelihood_bits_per_dim']:.4f} bits per dim; "
         f"median k-hat {number(own['pareto_k_median'])}, median effective sample size "
@@ -40,7 +45,9 @@ def describe_scores(content: dict[str, Any]) -> str:
         )
     if content["gaps"]:
         lines.append(_gaps(content["gaps"]))
-    if not own["trustworthy"]:
+    if math.isnan(own["pareto_k_median"]):
+        lines.append("WARNING: it takes more --particles to tell k-hat, and so whether this number can be trusted.")
+    elif not own["trustworthy"]:
         more = "look at RUN/figures/pareto_k.png." if content["gaps"] else "--gaps draws from refined posteriors."
         lines.append("WARNING: " + _ADVICE.format(share=own["pareto_k_above_0.7_share"], more=more))
     seconds, rate = content["seconds"], content["particle_images_per_second"]
