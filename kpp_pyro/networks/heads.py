@@ -9,8 +9,16 @@ from torch import Tensor, nn
 
 def positive(raw: Tensor, smallest: float) -> Tensor:
     """Map raw network outputs to scales above `smallest`; zero maps to about 0.13 + smallest."""
-    precise = raw if raw.dtype == torch.float64 else raw.float()
-    return smallest + F.softplus(precise - 2)
+    return smallest + F.softplus(_precise(raw) - 2)
+
+
+def between(raw: Tensor, smallest: float, largest: float) -> Tensor:
+    """Map raw network outputs to scales between two bounds; zero maps to the middle."""
+    return smallest + (largest - smallest) * _precise(raw).sigmoid()
+
+
+def _precise(raw: Tensor) -> Tensor:
+    return raw if raw.dtype == torch.float64 else raw.float()
 
 
 class LocScaleHead(nn.Module):

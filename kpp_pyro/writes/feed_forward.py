@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kpp_pyro.assignment import round_assignment, sinkhorn
 from kpp_pyro.memory import KEY_SIZE, SCALE, Addressing, MemoryLayout
-from kpp_pyro.networks.heads import positive
+from kpp_pyro.networks.heads import between
 from kpp_pyro.networks.precision import InPrecision
 from kpp_pyro.posteriors import Posterior
 from kpp_pyro.sign_code import SignCode
@@ -21,7 +21,8 @@ _CLAIM_GAIN = 4.0  # sharpens the first choices, which learning then has somethi
 _SINKHORN_STEPS = 8
 _EDGE = 0.1  # of a block: wide enough for a normal distribution of keys to feel where its block ends
 _FIRST_SCALE_LOC = -1.0  # of a key's scale: away from those that read more than a block
-_SMALLEST_KEY_SCALE = 0.02  # relative to its block
+_NARROWEST, _WIDEST = 0.02, 0.1  # deviations of a key, in widths of its block: its sides are five away, or more
+_ROOM_OF_SCALES = 5.0  # a width for the scales of keys, of which only large ones read more than a block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,9 @@ class FeedForwardWrite(BlockWrite):
 
     The keys' posteriors are normal, as the paper's, or of another family: their scales are learned, relative to the
     block's, and they are centred on the block that an image was written to, or on the one whose content matches a cue
-    best. Away from it is another image's block, which costs all the more the sharper reads are.
+    best. Away from it is another image's block, which costs thousands of nats where reads are sharp. A gradient learns
+    nothing of what happens once in a thousand draws, so that scales are bounded: of a normal key, one draw in a million
+    reads another block.
 
     Args:
         layout: a memory that whole blocks tile.
@@ -90,7 +93,8 @@ class FeedForwardWrite(BlockWrite):
         self.register_buffer("centres", centres, persistent=False)  # of the blocks, (N, 3)
         across, down = (_widths(count) for count in (layout.columns, layout.rows))
         down, across = torch.meshgrid(down, across, indexing="ij")
-        widths = torch.stack([torch.ones_like(across), across, down], -1).flatten(0, 1)  # in the order of SCALE, X, Y
+        scales = torch.full_like(across, _ROOM_OF_SCALES)
+        widths = torch.stack([scales, across, down], -1).flatten(0, 1)  # in the order of SCALE, X, Y
         self.register_buffer("widths", widths, persistent=False)  # of the keys that read each block alone, (N, 3)
 
     def encode(self, features: Tensor) -> ClaimedEncoding:
@@ -111,7 +115,7 @@ class FeedForwardWrite(BlockWrite):
         found = self.blocks_of(encoding) if memory is None else self.match(encoding, memory).argmax(-1)
         raw = self.to_key_scale(encoding.features).unflatten(-1, self.key_shift.shape)
         loc = self.centres[found] + self.key_shift
-        return self.keys(loc, self.widths[found] * positive(raw, _SMALLEST_KEY_SCALE), encoding.features)
+        return self.keys(loc, self.widths[found] * between(raw, _NARROWEST, _WIDEST), encoding.features)
 
     def _claimed(self, encoding: Encoding) -> ClaimedEncoding:
         """The encoding with claims, unless `encode` made it: the encoder is left to what contents need."""

@@ -385,26 +385,47 @@ def test_keys_may_be_of_any_family_and_their_draws_read_their_own_blocks(family)
 
 
 @pytest.mark.parametrize(("height", "width"), [(12, 24), (4, 32), (20, 4)])  # blocks side by side, and one column
-def test_keys_are_as_far_from_reading_another_block_wherever_their_own_one_is(height, width):
+@pytest.mark.parametrize(("raw", "deviations"), [(-40.0, 25), (0.0, 1 / 0.12), (40.0, 5)])
+def test_keys_are_as_many_deviations_from_reading_another_block_wherever_their_own_one_is(
+    height, width, raw, deviations
+):
     layout = MemoryLayout(4, height, width, 4, 4)
     write, encoding = feed_forward(layout), contents(layout, 2, layout.blocks)
+    with torch.no_grad():
+        write.to_key_scale.network.weight.zero_()
+        write.to_key_scale.network.bias.fill_(raw)
     key = write.key_posterior(encoding)
-    raw = write.to_key_scale(encoding.features).unflatten(-1, (1, 3))
-    relative = 0.02 + torch.nn.functional.softplus(raw - 2)  # half a block is half of what scales are relative to
-    torch.testing.assert_close(key.stddev[..., SCALE], relative[..., SCALE])
     own = write.addressing.boxes(key.mode)
     for coordinate, count in ((X, layout.columns), (Y, layout.rows)):
-        if count == 1:
-            torch.testing.assert_close(key.stddev[..., coordinate], relative[..., coordinate])
-            continue
-        way = torch.zeros(3, dtype=torch.float64)
-        way[coordinate] = 1
-        nearest = key.stddev[..., coordinate, None] * way / (2 * relative[..., coordinate, None])
-        within = [write.addressing.boxes(key.mode + sign * 0.999 * nearest) for sign in (-1, 1)]
-        beyond = [write.addressing.boxes(key.mode + sign * 1.001 * nearest) for sign in (-1, 1)]
-        assert all(torch.equal(boxes, own) for boxes in within)
-        changed = torch.stack([(boxes != own).any(-1) for boxes in beyond])
-        assert changed.any(0).all()  # to one side at least
+        way = deviations * key.stddev * torch.nn.functional.one_hot(torch.tensor(coordinate), 3)
+
+        def changed(share, way=way):
+            """Whose read is another one, so far to either side."""
+            sides = [write.addressing.boxes(key.mode + sign * share * way) for sign in (-1, 1)]
+            return torch.stack([(boxes != own).any(-1) for boxes in sides])
+
+        assert not changed(0.999).any()
+        assert changed(1.001).any(0).all() == (count > 1)  # to the nearer side, if there is one
+
+
+def test_one_draw_in_a_million_reads_another_block_where_keys_are_widest():
+    layout = MemoryLayout(2, 8, 16, 2, 2)
+    write = feed_forward(layout)
+    with torch.no_grad():
+        write.to_key_scale.network.bias.fill_(40.0)
+        write.to_key_scale.network.weight.zero_()
+    key = write.key_posterior(write.encode(features(1, layout.blocks)))
+    low, high = (torch.full_like(key.mean, side) for side in (-torch.inf, torch.inf))
+    edge = write.addressing.edge
+    for coordinate, count in ((X, layout.columns), (Y, layout.rows)):
+        block = (torch.special.ndtr(key.mode[..., coordinate]) * count).floor()
+        for bound, side, border in ((low, edge / 2, 0), (high, 1 - edge / 2, count - 1)):
+            at = torch.special.ndtri((block + side) / count)
+            bound[..., coordinate] = torch.where(block == border, bound[..., coordinate], at)
+    high[..., SCALE] = write.addressing.scale_at(0.0)
+    own = (key.base_dist.cdf(high) - key.base_dist.cdf(low)).prod(-1)
+    assert (own > 1 - 2e-6).all()
+    assert own.min() < 1 - 5e-7
 
 
 def test_keys_start_narrower_than_their_blocks_and_away_from_broad_reads():
