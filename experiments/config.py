@@ -210,9 +210,6 @@ class TrainingConfig:
     written, with 1 it is the complete ELBO. Scores say both."""
     evaluate_every: int = 500
     """Steps between evaluations on the validation set, each with a checkpoint and figures."""
-    validation_particles: int = 1
-    """K, draws of each validation image, by whose bound the best checkpoint is chosen; by the ELBO if 1. For keys that
-    may point at a wrong block: a few such draws decide an ELBO, and hardly a score."""
 
 
 @dataclass(frozen=True)
@@ -256,10 +253,6 @@ _BY_WRITE: dict[str, dict[str, Any]] = {
         "block_height": 1,
         "block_width": 1,
         "episode_encoder": "temporal_shift",
-        "validation_particles": 10,
-        "kl_key_start": 0.1,
-        "kl_key_begin_step": 15000,
-        "kl_key_ramp_steps": 2000,
     },
     "feed_forward_soft": {
         "memory_channels": 50,
@@ -274,12 +267,8 @@ _BY_WRITE: dict[str, dict[str, Any]] = {
         "kl_key_ramp_steps": 2000,
     },
 }
-# A soft map has to discover what the others are given: it needs several times the steps. A normal key that is as wide
-# as its KL asks for strays into other blocks, and what that costs drowns all other gradients: it is paid in full only
-# as the learning rate goes to zero.
+# A soft map has to discover what the others are given: it needs several times the steps.
 _BY_DATASET_AND_WRITE: dict[tuple[str, str], dict[str, Any]] = {
-    ("digits", "feed_forward"): {"kl_key_begin_step": 2200, "kl_key_ramp_steps": 300},
-    ("omniglot", "feed_forward"): {"kl_key_begin_step": 12000, "kl_key_ramp_steps": 1500},
     ("digits", "feed_forward_soft"): {"steps": 6000, "evaluate_every": 500},
     ("mnist", "feed_forward_soft"): {"preset": "medium", "steps": 24000},
     ("fashion_mnist", "feed_forward_soft"): {"preset": "medium", "steps": 24000},
@@ -311,8 +300,6 @@ _BY_PRESET: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 
-# Where neither was named, these steps of a schedule keep their place in a training of another length.
-_SCALED = ("kl_key_begin_step", "kl_key_ramp_steps")
 # The choices that other defaults depend on: later ones decide over earlier ones.
 _CHOICES = ("dataset", "write", "model", "objective", "episode_encoder", "networks", "preset")
 
@@ -323,9 +310,6 @@ def default_config(arguments: Sequence[str] = ()) -> Config:
     standard = flat(Config())
     dataset, write, model, objective = ({**standard, **named}[name] for name in _CHOICES[:4])
     chosen = _BY_DATASET.get(dataset, {}) | _BY_WRITE.get(write, {}) | _BY_DATASET_AND_WRITE.get((dataset, write), {})
-    if write == "feed_forward" and "steps" in named:
-        usual = chosen.get("steps", standard["steps"])
-        chosen |= {name: round(chosen.get(name, 0) * named["steps"] / usual) for name in _SCALED}
     if named.get("signs_per_scalar") and "objective" not in named:
         chosen["objective"] = objective = "mean_field"
     chosen = {**standard, **chosen, **_BY_MODEL.get(model, {}), **_BY_OBJECTIVE.get(objective, {}), **named}
@@ -341,9 +325,8 @@ def _named_choices(arguments: Sequence[str]) -> dict[str, Any]:
     for name in _CHOICES:
         flags = {f"--{name}", f"--{name.replace('_', '-')}"}
         parser.add_argument(*flags, dest=name, choices=get_args(hints[name]))
-    for name in ("steps", "signs_per_scalar"):
-        flags = {f"--{name}", f"--{name.replace('_', '-')}"}
-        parser.add_argument(*flags, dest=name, type=lambda text: int(text) if text.isdecimal() else None)
+    flags = {"--signs_per_scalar", "--signs-per-scalar"}
+    parser.add_argument(*flags, type=lambda text: int(text) if text.isdecimal() else None)
     try:
         return vars(parser.parse_known_args(arguments)[0])
     except argparse.ArgumentError:

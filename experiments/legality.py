@@ -50,7 +50,6 @@ def require_sensible(config: Config) -> None:
         "steps": training.steps,
         "episodes-per-step": training.episodes_per_step,
         "evaluate-every": training.evaluate_every,
-        "validation-particles": training.validation_particles,
         "particles": training.particles,
     }
     for flag, value in at_least_one.items():

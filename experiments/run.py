@@ -21,7 +21,6 @@ from inference.errors import DivergenceError
 from inference.evaluation import describe, evaluate
 from inference.processes import ALONE, Processes
 from inference.randomness import seed_of
-from inference.scoring import ScoringPlan, score_episodes
 from kpp_pyro.checkpoint import fitting, load_checkpoint, save_checkpoint
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.errors import InputError
@@ -32,7 +31,6 @@ _AGREE_EVERY = 10  # steps, on whether to stop
 _EVALUATION_EPISODES = 8  # episodes in memory at a time; the batches are what processes share out
 _EVALUATION_SEED = 0  # of the noise of every evaluation, so that two checkpoints meet the same draws
 _ALWAYS_HERE = ("digits", "folder")  # data sets that nothing is downloaded for
-_BOUND = "log_likelihood_nats_per_image"
 _KEPT = ("best_elbo_nats_per_image", "training_seconds")  # in a checkpoint, beside the trainer's state
 
 
@@ -127,16 +125,14 @@ class Run:
         try:
             left_out = self.config.training.left_out
             results = score(self.program, self.episodes.validation, self.processes, left_out=left_out)
-            if self.config.training.validation_particles > 1:
-                results |= self._bound()
         except DivergenceError as error:
             raise DivergenceError(f"step {self.trainer.step}, validation: {error}") from error
         seconds = {"training_seconds": self.training_seconds, "data_wait_seconds": self.trainer.waited_seconds}
         self._log("validation", {**results, **{name: round(value, 1) for name, value in seconds.items()}}, board)
         bar.write(f"step {self.trainer.step:>6}  validation: {describe(results)}")
-        bound = self._trained_bound(results)
-        if bound > self.best_elbo_nats_per_image:
-            self.best_elbo_nats_per_image = bound
+        elbo = self._trained_elbo(results)
+        if elbo > self.best_elbo_nats_per_image:
+            self.best_elbo_nats_per_image = elbo
             # Before the other: a run that is killed between the two repeats the steps, and finds it again.
             self._write(self.folder.best, {"step": self.trainer.step, **self.program.state_dicts()})
         self.save()
@@ -144,25 +140,15 @@ class Run:
             for name, figure in draw_figures(self.folder, self.program, self.episodes.validation).items():
                 board.add_figure(name, figure, self.trainer.step)
 
-    def _bound(self) -> dict[str, float]:
-        """ln p-hat_K of the validation images, given a draw of the memory, with few particles."""
-        plan = ScoringPlan(self.config.training.validation_particles, control_particles=0)
-        batches = self.episodes.validation.batches(_EVALUATION_EPISODES)
-        with pyro.validation_enabled(False):
-            model, guide = self.program.model, self.program.guide
-            scores = score_episodes(model, guide, batches, plan, _EVALUATION_SEED, self.processes)
-        return {_BOUND: scores.own.log_likelihood.mean().item()}
-
-    def _trained_bound(self, results: dict[str, float]) -> float:
-        """The bound by which checkpoints are chosen: all counts for as much as in training.
+    def _trained_elbo(self, results: dict[str, float]) -> float:
+        """The ELBO by which checkpoints are chosen: all counts for as much as in training.
 
         A random memory's own KL may count for less than in the ELBO, and images left out are among those trained on.
         """
         kl = results.get("kl_memory_nats_per_image", 0.0)
-        given = results.get(_BOUND, results["elbo_nats_per_image"] + kl)
-        bound = given - self.config.training.kl_memory_weight * kl
+        elbo = results["elbo_nats_per_image"] + (1 - self.config.training.kl_memory_weight) * kl
         share = self.config.training.left_out / (self.config.training.left_out + self.config.data.episode_length)
-        return bound + share * (results.get("left_out_elbo_nats_per_image", bound) - bound)
+        return elbo + share * (results.get("left_out_elbo_nats_per_image", elbo) - elbo)
 
     def _log(self, split: str, quantities: dict[str, float], board: SummaryWriter | None) -> None:
         if board is None:

@@ -20,8 +20,6 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path | str | None = Non
     terms = {"elbo": ("-", "-ELBO"), "reconstruction": ("--", "-reconstruction")}
     if seen and all("left_out_elbo_nats_per_image" in record for record in seen):
         terms["left_out_elbo"] = ("-.", "-ELBO, images left out")
-    if seen and all("log_likelihood_nats_per_image" in record for record in seen):
-        terms["log_likelihood"] = (":", "-bound of several draws")
     for name, (style, label) in terms.items():
         left.plot(steps, [-record[f"{name}_nats_per_image"] for record in seen], style, marker=".", label=label)
     for name in sorted({name for record in seen for name in record if name.startswith("kl_")}):

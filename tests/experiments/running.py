@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,7 +17,6 @@ from experiments.build import resolve
 from experiments.run import Run
 from experiments.script import Interruption, run_script
 from experiments.svi_train import new_run, parse
-from kpp_pyro.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--width", "32", "--episodes-per-step", "2", "--steps", "6", "--evaluate-every", "3", "--warmup-steps", "2"]
@@ -64,11 +62,6 @@ def trained(folder: Path, *flags: object) -> Path:
     with without_figures(), quiet[0], quiet[1], Interruption() as interruption:
         Run(run_folder, resolve(config), resume=False).train(interruption)
     return folder
-
-
-def records(folder: Path, split: str) -> list[dict[str, Any]]:
-    """What a run has measured on a split."""
-    return [record for record in RunFolder.open(folder).read_metrics() if record["split"] == split]
 
 
 def refused(process: Finished) -> str:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import torch
 
 from kpp_pyro.checkpoint import load_checkpoint
-from tests.experiments.running import TINY, records, trained
+from kpp_pyro.run_folder import RunFolder
+from tests.experiments.running import TINY, trained
 
 FLAGS = [*TINY, "--precision", "float32", "--steps", 4, "--evaluate-every", 2, "--episode-length", 16]
+
+
+def records(folder, split):
+    kept = RunFolder.open(folder).read_metrics()
+    return [record for record in kept if record["split"] == split]
 
 
 def test_training_is_bit_for_bit_the_same_and_validation_better(tmp_path):

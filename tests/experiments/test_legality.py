@@ -153,7 +153,7 @@ AT_LEAST_ONE = (
         "write_passes",
         "pseudo_inverse_steps",
     ),
-    *("width", "depth", "steps", "episodes_per_step", "evaluate_every", "particles", "validation_particles"),
+    *("width", "depth", "steps", "episodes_per_step", "evaluate_every", "particles"),
 )
 POSITIVE = ("smallest_scale", "content_step_size", "learning_rate", "gradient_norm")
 NOT_NEGATIVE = (
@@ -401,15 +401,6 @@ def test_checkpoints_of_the_version_before_fit_parameter_by_parameter(write):
     ]
     heads = ["content"] if write == "allocate" else ["content", "claim", "key", "latent"]
     assert networks == [["reading", "decoder"], ["encoder.network", *(f"write.to_{head}" for head in heads)]]
-
-
-@pytest.mark.parametrize(("steps", "begin", "ramp"), [(17000, 15000, 2000), (1700, 1500, 200), (34000, 30000, 4000)])
-def test_the_learned_map_pays_its_keys_in_full_at_the_end_of_a_training_of_any_length(steps, begin, ramp):
-    arguments = ["--dataset", "mnist", "--write", "feed_forward", "--steps", str(steps)]
-    training = default_config(arguments).training
-    assert (training.kl_key_begin_step, training.kl_key_ramp_steps) == (begin, ramp)
-    assert default_config(arguments[:4]).training.kl_key_begin_step == 15000
-    assert default_config(["--dataset", "mnist", "--steps", str(steps)]).training.kl_key_begin_step == 0
 
 
 def test_signs_are_trained_with_closed_kls_unless_another_objective_is_named():
