@@ -9,6 +9,7 @@ Prints a Markdown table, and draws `docs/figures/gradient_snr.png`.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -172,6 +173,8 @@ def draw(results: list[tuple[Case, dict[tuple[str, str, int], float]]]) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        sys.exit(__doc__)
     torch.set_num_threads(1)
     pyro.enable_validation(False)
     print(f"| case | parameters of | objective | {' | '.join(f'K = {particles}' for particles in PARTICLES)} |")
