@@ -19,7 +19,7 @@ from inference.arviz_data import load
 from inference.importance import defensive_proposal, importance_score
 from inference.randomness import own_randomness
 from tests.experiments.joined import quick_search
-from tests.experiments.running import refused, run
+from tests.experiments.running import TINY, refused, run, trained
 
 # fmt: off
 LEARNED = [
@@ -200,6 +200,16 @@ def test_a_score_that_a_few_draws_decide_is_called_so(learned, tmp_path):
     assert not evaluation(folder)["scores"]["own"]["trustworthy"]
     assert "WARNING: this number is not to be trusted" in process.stdout
     assert "--gaps" in process.stdout
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_model_without_a_memory_is_not_said_to_have_one(tmp_path):
+    folder = trained(tmp_path / "vae", *TINY, "--model", "vae")
+    process = run("evaluate.py", folder, *QUICK)
+    assert process.returncode == 0, process.stderr
+    assert list(evaluation(folder)["scores"]) == ["own"]
+    assert "ln p(x_t): this model has no memory" in process.stdout
+    assert "M(X)" not in process.stdout and "perfect memory" not in process.stdout
 
 
 def test_the_posterior_is_kept_for_arviz(evaluated):
