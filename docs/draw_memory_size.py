@@ -70,12 +70,13 @@ def read_costs(folders: Sequence[Path]) -> Costs:
     for path in (folder / "ablation.json" for folder in folders):
         try:
             for row in json.loads(path.read_text())["rows"]:
-                name = next(label for axis, label in row["labels"].items() if axis != "memory scalars")
-                found = row["mean"]
+                labels, found = dict(row["labels"]), row["mean"]
+                del labels["memory scalars"]
+                (name,) = labels.values()
                 if COST in found:
                     point = Point(found[COST], found[NEGATIVE_ELBO], row["trustworthy"])
                     costs[name][int(found["memory_scalars"])] = point
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: expected the memory sizes of an ablation, found {error!r}") from error
     return costs
 

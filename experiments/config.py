@@ -142,7 +142,8 @@ class MemoryConfig:
     """D, size of an image's latent: as many scalars (or signs) as are read if None (always, but for feed_forward_soft),
     100 with other models. With --semantic-reads, of one of its two halves."""
     smallest_scale: float = 0.05
-    """Lower bound of the learned scales of latents, keys and random memories, so that none becomes a point."""
+    """Lower bound of the learned scales of latents, keys and random memories, so that none becomes a point; keys of
+    --write feed_forward have bounds of their own, relative to a block."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ def describe_scores(content: dict[str, Any]) -> str:
     has_memory = settings["memory_scalars"] > 0
     lines = [_heading(settings), ""]
     for name, score in scores.items():
-        mark = "" if score["trustworthy"] else "  (lower bound, k-hat > 0.7)"
+        why = "k-hat not known" if math.isnan(score["pareto_k_median"]) else "k-hat > 0.7"
+        mark = "" if score["trustworthy"] else f"  (lower bound, {why})"
         value, error = score["log_likelihood_nats_per_image"], score["log_likelihood_standard_error"]
         lines.append(f"  {name.replace('_', ' '):<9} {value:>10.2f} ± {number(error)} nats per image{mark}")
         lines.append(f"            {MEANINGS[name] if has_memory else _NO_MEMORY}")
@@ -59,7 +60,8 @@ def describe_scores(content: dict[str, Any]) -> str:
 def _heading(settings: dict[str, Any]) -> str:
     return (
         f"{settings['images']:,} {describe_images(settings)}, "
-        f"K = {settings['particles']:,}, seed {settings['seed']}. ln p(x | M), higher is better:"
+        f"K = {settings['particles']:,}, seed {settings['seed']}. "
+        f"ln p(x{' | M' if settings['memory_scalars'] else ''}), higher is better:"
     )
 
 

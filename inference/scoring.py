@@ -234,7 +234,7 @@ def summarize(score: ImportanceScore) -> dict[str, Any]:
         "monte_carlo_error_nats_per_image": score.monte_carlo_error.square().sum().sqrt().item() / images,
         **score.elbo.mean().as_dict(),
         "effective_sample_size_median": score.effective_sample_size.median().item(),
-        "pareto_k_median": score.pareto_k.median().item(),
+        "pareto_k_median": score.pareto_k.nanmedian().item(),
         "pareto_k_above_0.7_share": shaky,
         "trustworthy": shaky <= TOLERATED_SHARE,
         "bounds": [

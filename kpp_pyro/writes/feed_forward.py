@@ -21,7 +21,7 @@ _CLAIM_GAIN = 4.0  # sharpens the first choices, which learning then has somethi
 _SINKHORN_STEPS = 8
 _EDGE = 0.1  # of a block: wide enough for a normal distribution of keys to feel where its block ends
 _FIRST_SCALE_LOC = -1.0  # of a key's scale: away from those that read more than a block
-_NARROWEST, _WIDEST = 0.02, 0.1  # deviations of a key, in widths of its block: its sides are five away, or more
+_NARROWEST, _WIDEST = 0.02, 0.1  # deviations of a key, in widths of its block: its sides are five away or more
 _ROOM_OF_SCALES = 5.0  # a width for the scales of keys, of which only large ones read more than a block
 
 
@@ -55,9 +55,9 @@ class FeedForwardWrite(BlockWrite):
 
     The keys' posteriors are normal, as the paper's, or of another family: their scales are learned, relative to the
     block's, and they are centred on the block that an image was written to, or on the one whose content matches a cue
-    best. Away from it is another image's block, which costs thousands of nats where reads are sharp. A gradient learns
-    nothing of what happens once in a thousand draws, so that scales are bounded: of a normal key, one draw in a million
-    reads another block.
+    best. Away from it is another image's block, which costs tens of thousands of nats where reads are sharp. A gradient
+    learns nothing of what happens once in ten thousand draws, so that scales are bounded: of independent normal keys
+    (`mean_field`), a few draws in a million read another block. Other families add to the scale, and stray more often.
 
     Args:
         layout: a memory that whole blocks tile.
@@ -131,10 +131,10 @@ def _widths(blocks: int) -> Tensor:
     """Twice the way from the middle of each of the blocks along an axis to where a read first changes, in key space.
 
     A normal distribution does not follow a block's shape, which is lopsided near the memory's border: what counts is
-    how far a key may stray to the nearer side. A lone block ends nowhere; its keys are as the prior's.
+    how far a key may stray to the nearer side. A lone block ends nowhere: its keys may be as wide as the prior.
     """
     if blocks == 1:
-        return torch.ones(1)
+        return torch.full((1,), 1 / _WIDEST)
     number = torch.arange(blocks)
     start, end = (number + _EDGE / 2) / blocks, (number + 1 - _EDGE / 2) / blocks
     start[0], end[-1] = 0, 1  # nothing lies beyond

@@ -321,7 +321,7 @@ def test_a_program_that_is_refused_exits_with_status_2(tmp_path):
     [
         [
             *("--precision", "bfloat16", "--augment", "--write", "feed_forward", "--temporal-shift", "0.125"),
-            *("--kl-key-begin-step", "2", "--kl-key-ramp-steps", "3"),  # which else go by the steps that are asked for
+            *("--kl-key-start", "0.1", "--kl-key-begin-step", "2", "--kl-key-ramp-steps", "3"),
         ],
         [
             *("--networks", "conv", "--width", "16", "--objective", "mean_field", "--classes-per-episode", "3"),

@@ -502,13 +502,13 @@ def test_wide_keys_mend_the_weights_of_narrow_ones_where_reads_are_flat():
     write, linear = program.guide.write, program.guide.write.to_key_scale.network
     write.key_shift.data.zero_()
     linear.weight.data.zero_()
-    linear.bias.data = torch.tensor([2.4, 0.0, 0.0], dtype=torch.float64)  # a scale of 0.9, places of 1/7 of a block
+    linear.bias.data.fill_(40.0)  # as wide as they become: a tenth of a block
     proposals = defensive_proposal, widened_proposal
     narrow, wide = (make(program.model, program.guide, episode) for make in proposals)
     scores = [importance_score(program.model, made, episode, particles=1000) for made in (narrow, wide)]
     before, after = (score.pareto_k.mean() for score in scores)
     assert after < before - 0.3
-    assert (scores[1].effective_sample_size > 1.2 * scores[0].effective_sample_size).all()
+    assert (scores[1].effective_sample_size > scores[0].effective_sample_size).all()
 
 
 def test_only_small_normal_keys_are_widened():

@@ -404,16 +404,19 @@ def test_keys_are_as_many_deviations_from_reading_another_block_wherever_their_o
             sides = [write.addressing.boxes(key.mode + sign * share * way) for sign in (-1, 1)]
             return torch.stack([(boxes != own).any(-1) for boxes in sides])
 
+        if count == 1 and raw > 0:
+            torch.testing.assert_close(key.stddev[..., coordinate], torch.ones_like(key.stddev[..., coordinate]))
         assert not changed(0.999).any()
         assert changed(1.001).any(0).all() == (count > 1)  # to the nearer side, if there is one
 
 
-def test_one_draw_in_a_million_reads_another_block_where_keys_are_widest():
+def test_a_few_draws_in_a_million_read_another_block_where_keys_are_widest():
     layout = MemoryLayout(2, 8, 16, 2, 2)
     write = feed_forward(layout)
     with torch.no_grad():
         write.to_key_scale.network.bias.fill_(40.0)
         write.to_key_scale.network.weight.zero_()
+        write.key_shift.zero_()  # where training takes it
     key = write.key_posterior(write.encode(features(1, layout.blocks)))
     low, high = (torch.full_like(key.mean, side) for side in (-torch.inf, torch.inf))
     edge = write.addressing.edge
@@ -424,8 +427,8 @@ def test_one_draw_in_a_million_reads_another_block_where_keys_are_widest():
             bound[..., coordinate] = torch.where(block == border, bound[..., coordinate], at)
     high[..., SCALE] = write.addressing.scale_at(0.0)
     own = (key.base_dist.cdf(high) - key.base_dist.cdf(low)).prod(-1)
-    assert (own > 1 - 2e-6).all()
-    assert own.min() < 1 - 5e-7
+    assert (own > 1 - 3e-6).all()
+    assert own.min() < 1 - 1e-6
 
 
 def test_keys_start_narrower_than_their_blocks_and_away_from_broad_reads():
@@ -439,7 +442,7 @@ def test_keys_start_narrower_than_their_blocks_and_away_from_broad_reads():
     assert (scale < first_broad).all()
     boxes = write.addressing.boxes(key.sample((200,)))
     own = write.addressing.boxes(key.mode).expand_as(boxes)
-    assert (boxes == own).all(-1).double().mean() > 0.9  # most draws read their own block alone
+    assert (boxes == own).all()
 
 
 @both_reads
