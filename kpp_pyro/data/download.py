@@ -18,9 +18,11 @@ def download_files(folder: Path, names: Sequence[str], fetch: Callable[[Path], P
     source: where a person gets the files by hand, for the error message.
     Raises InputError, naming `folder` and `source`, without a network or a place to write.
     """
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    if not nearest.is_dir():
+        raise InputError(f"{nearest}: expected a folder, found a file")
     try:
         # On the file system of `folder`, so that renaming is atomic; and a failure leaves no empty folder.
-        nearest = next(place for place in (folder, *folder.parents) if place.exists())
         with TemporaryDirectory(dir=nearest, prefix=".download-") as temporary:
             arrived = fetch(Path(temporary))
             folder.mkdir(parents=True, exist_ok=True)
