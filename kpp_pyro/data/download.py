@@ -20,7 +20,7 @@ def download_files(folder: Path, names: Sequence[str], fetch: Callable[[Path], P
     """
     nearest = next(place for place in (folder, *folder.parents) if place.exists())
     if not nearest.is_dir():
-        raise InputError(f"{nearest}: expected a folder, found a file")
+        raise InputError(f"{folder}: expected a folder with {', '.join(names)}, found that {nearest} is a file")
     try:
         # On the file system of `folder`, so that renaming is atomic; and a failure leaves no empty folder.
         with TemporaryDirectory(dir=nearest, prefix=".download-") as temporary:
