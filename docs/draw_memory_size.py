@@ -50,7 +50,7 @@ Costs = Mapping[str, Mapping[int, Point]]  # by the memory's name and its scalar
 
 def main() -> int:
     """Run the script."""
-    arguments = tyro.cli(Arguments, description=Arguments.__doc__)
+    arguments = tyro.cli(Arguments)
     costs = read_costs(arguments.ablations)
     print(table(costs))
     draw(costs, arguments.out)

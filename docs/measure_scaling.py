@@ -150,7 +150,7 @@ def pauses() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    named = {"sizes": sizes, "step": step, "reduce": reduce, "input": read_input}
-    named |= {"evaluation": evaluation, "pauses": pauses}
-    what = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    sys.exit(__doc__ if what not in named else named[what](*sys.argv[2:]))
+    named = {"sizes": sizes, "step": step, "reduce": reduce}
+    named |= {"input": read_input, "evaluation": evaluation, "pauses": pauses}
+    what, *arguments = sys.argv[1:] or [""]
+    sys.exit(named[what](*arguments) if what in named else __doc__)

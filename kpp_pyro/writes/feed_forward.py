@@ -91,10 +91,10 @@ class FeedForwardWrite(BlockWrite):
         self.key_shift = nn.Parameter(first)
         centres = self.addressing.key_grid(layout.rows, layout.columns)[:, 0]
         self.register_buffer("centres", centres, persistent=False)  # of the blocks, (N, 3)
-        across, down = (_widths(count) for count in (layout.columns, layout.rows))
-        down, across = torch.meshgrid(down, across, indexing="ij")
+        block = torch.arange(layout.blocks)
+        across, down = _widths(layout.columns)[block % layout.columns], _widths(layout.rows)[block // layout.columns]
         scales = torch.full_like(across, _ROOM_OF_SCALES)
-        widths = torch.stack([scales, across, down], -1).flatten(0, 1)  # in the order of SCALE, X, Y
+        widths = torch.stack([scales, across, down], -1)  # in the order of SCALE, X, Y
         self.register_buffer("widths", widths, persistent=False)  # of the keys that read each block alone, (N, 3)
 
     def encode(self, features: Tensor) -> ClaimedEncoding:

@@ -505,10 +505,10 @@ def test_wide_keys_mend_the_weights_of_narrow_ones_where_reads_are_flat():
     linear.bias.data.fill_(40.0)  # as wide as they become: a tenth of a block
     proposals = defensive_proposal, widened_proposal
     narrow, wide = (make(program.model, program.guide, episode) for make in proposals)
-    scores = [importance_score(program.model, made, episode, particles=1000) for made in (narrow, wide)]
+    scores = [importance_score(program.model, made, episode, particles=20_000) for made in (narrow, wide)]
     before, after = (score.pareto_k.mean() for score in scores)
     assert after < before - 0.3
-    assert (scores[1].effective_sample_size > scores[0].effective_sample_size).all()
+    assert (scores[1].effective_sample_size > 1.2 * scores[0].effective_sample_size).all()
 
 
 def test_only_small_normal_keys_are_widened():
