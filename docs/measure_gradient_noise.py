@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from experiments.build import build_episodes, build_program, build_trainer
 from experiments.config import default_config, replace_flat
 from inference.objectives import make_objective
+from kpp_pyro.fast_pyro import DiagonalNormal
 from kpp_pyro.figures.drawing import save
-from kpp_pyro.normal import DiagonalNormal
 
 SEED = 0
 PARTICLES = (1, 4, 16, 64, 256)

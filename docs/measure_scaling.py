@@ -22,7 +22,7 @@ from PIL import Image
 from torch import distributed
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.build import Program, build_program, build_trainer
+from experiments.build import build_program, build_trainer
 from experiments.config import Config, default_config, replace_flat
 from experiments.pictures import draw_figures
 from experiments.run import score
@@ -32,6 +32,7 @@ from inference.training import Trainer
 from kpp_pyro.checkpoint import save_checkpoint
 from kpp_pyro.data import EpisodeSampler, EpisodeSet, LabelledImages
 from kpp_pyro.run_folder import RunFolder
+from models.pair import Pair
 
 SHAPE = (1, 28, 28)
 
@@ -48,7 +49,7 @@ def config_of(networks: str, preset: str, episodes_per_step: int = 8) -> Config:
     return replace_flat(named, {"precision": "bfloat16", "episodes_per_step": episodes_per_step})
 
 
-def program_of(config: Config) -> Program:
+def program_of(config: Config) -> Pair:
     """Model and guide, not trained."""
     return build_program(config, SHAPE, torch.device("cpu"))
 

@@ -23,12 +23,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.arguments import RunArguments, require_at_least
-from experiments.build import Program
 from experiments.script import run_script
 from inference.evaluation import elbo_terms
 from inference.importance import defensive_proposal, importance_score
 from inference.randomness import own_randomness
 from kpp_pyro.run_folder import environment, write_json
+from models.pair import Pair
 
 _NAIVE_PASSES = 50  # in one timing; the loop's speed does not depend on how long it runs
 _PEAK_PARTICLES = (100, 10_000)
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def particle_images_per_second(program: Program, episode: Tensor, arguments: Arguments) -> dict[str, list[float]]:
+def particle_images_per_second(program: Pair, episode: Tensor, arguments: Arguments) -> dict[str, list[float]]:
     """Time every way of scoring in turns."""
     model, guide = program.model, program.guide
     one = episode[:1]
@@ -112,7 +112,7 @@ def particle_images_per_second(program: Program, episode: Tensor, arguments: Arg
 
 
 @torch.no_grad()
-def peak_mebibytes(program: Program, episode: Tensor, particles: int) -> float:
+def peak_mebibytes(program: Pair, episode: Tensor, particles: int) -> float:
     """Most memory that scoring with K particles takes, of the device or of this process, beyond what is held before.
 
     Where the peak cannot be forgotten (not Linux, not CUDA), only what exceeds everything before is seen.

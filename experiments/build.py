@@ -12,7 +12,7 @@ import torch
 
 from experiments.config import Config, TrainingConfig, config_from_json, replace_flat
 from experiments.legality import require_legal, require_sensible
-from experiments.programs import MODELS, ImageShape, Program, build_networks
+from experiments.programs import MODELS, ImageShape, build_networks
 from inference.objectives import KLSchedule, make_objective
 from inference.processes import ALONE, Processes, processes_here
 from inference.randomness import own_randomness
@@ -24,6 +24,7 @@ from kpp_pyro.errors import InputError
 from kpp_pyro.networks.precision import fast_precision
 from kpp_pyro.networks.shapes import require_image_shape
 from kpp_pyro.run_folder import RunFolder
+from models.pair import Pair
 
 
 @dataclass(frozen=True)
@@ -155,16 +156,13 @@ def _naming_left_out(config: Config) -> Iterator[None]:
         raise InputError(f"{beside}: {error}") from error
 
 
-def build_program(config: Config, image_shape: ImageShape, device: torch.device) -> Program:
+def build_program(config: Config, image_shape: ImageShape, device: torch.device) -> Pair:
     """Build the model and the guide, with parameters from the configuration's seed."""
     require_image_shape(image_shape)
     torch.manual_seed(config.seed)
     parts = build_networks(config, image_shape, resolve_precision(config.precision, device))
     program = MODELS[config.program.model](parts)
-    program.model.look_through(program.guide)
-    program.model.to(device)
-    program.guide.to(device)
-    return program
+    return program.to(device)
 
 
 def kl_schedules(training: TrainingConfig) -> dict[str, KLSchedule]:
@@ -175,7 +173,7 @@ def kl_schedules(training: TrainingConfig) -> dict[str, KLSchedule]:
     }
 
 
-def build_trainer(config: Config, program: Program, episodes: EpisodeSource, processes: Processes = ALONE) -> Trainer:
+def build_trainer(config: Config, program: Pair, episodes: EpisodeSource, processes: Processes = ALONE) -> Trainer:
     """Build the trainer of a program.
 
     Raises:
@@ -203,7 +201,7 @@ def build_trainer(config: Config, program: Program, episodes: EpisodeSource, pro
         )
     alpha = training.renyi_alpha if training.objective == "renyi" else 0.0
     objective = make_objective(training.objective, particles=training.particles, alpha=alpha)
-    return Trainer(program.model, program.guide, objective, episodes, plan, capture, processes)
+    return Trainer(program, objective, episodes, plan, capture, processes)
 
 
 def read_run(path: Path | str) -> tuple[RunFolder, Config]:
@@ -212,7 +210,7 @@ def read_run(path: Path | str) -> tuple[RunFolder, Config]:
     return run, config_from_json(run.read_config(), run.config)
 
 
-def load_program(program: Program, checkpoint: Path) -> int:
+def load_program(program: Pair, checkpoint: Path) -> int:
     """Load parameters from a checkpoint, to be looked at; returns the step it was saved at.
 
     Raises:
@@ -220,9 +218,8 @@ def load_program(program: Program, checkpoint: Path) -> int:
     """
     state = load_checkpoint(checkpoint)
     with fitting(checkpoint):
-        program.model.load_state_dict(state["model"])
-        program.guide.load_state_dict(state["guide"])
-        program.train(False)
+        program.load_state_dict(state["pair"])
+        program.eval()
         return int(state["step"])
 
 
@@ -232,7 +229,7 @@ class OpenedRun:
 
     folder: RunFolder
     config: Config
-    program: Program
+    program: Pair
     step: int
     episodes: Episodes
 

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from experiments.build import OpenedRun, Program
+from experiments.build import OpenedRun
 from inference.memories import Memory
 from inference.randomness import own_randomness
 from inference.recall import GenerativeMemory
@@ -19,6 +19,7 @@ from kpp_pyro.data import EpisodeSet
 from kpp_pyro.noise import Damaged, damage
 from kpp_pyro.run_folder import RunFolder
 from models.kanerva_plus_plus import KanervaPlusPlusModel
+from models.pair import Pair
 
 _MEMORIES, _SAMPLES = 4, 16
 _SHOWN_READS, _DENOISED = (1, 2, 5, 10), 2  # columns, and images of each strength
@@ -149,7 +150,7 @@ def _interpolations(memories: GenerativeMemory, memory: Memory, images: Tensor) 
 
 
 @torch.no_grad()
-def draw_figures(run: RunFolder, program: Program, episodes: EpisodeSet) -> dict[str, Figure]:
+def draw_figures(run: RunFolder, program: Pair, episodes: EpisodeSet) -> dict[str, Figure]:
     """Draw every figure of a run into its folder, from the first held-out episodes; returns them by name."""
     with own_randomness(_SEED, program.device):
         episode, _ = next(episodes.batches(_MEMORIES))
@@ -169,7 +170,7 @@ def draw_figures(run: RunFolder, program: Program, episodes: EpisodeSet) -> dict
     return drawn
 
 
-def memory_sheet(program: Program, memory: Tensor, keys: Tensor) -> tuple[Tensor, Tensor | None]:
+def memory_sheet(program: Pair, memory: Tensor, keys: Tensor) -> tuple[Tensor, Tensor | None]:
     """A memory as channels (C, H, W), and the boxes (T, R, 4) that keys (T, *key_shape) read, if they are places."""
     if isinstance(program.model, KanervaPlusPlusModel):
         return memory, program.model.addressing.boxes(keys)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,8 +38,9 @@ from kpp_pyro.writes.blocks import BlockWrite
 from models.dynamic_kanerva_machine import DynamicKanervaMachineGuide, DynamicKanervaMachineModel
 from models.kanerva_machine import KanervaMachineGuide, KanervaMachineModel
 from models.kanerva_plus_plus import KanervaPlusPlusGuide, KanervaPlusPlusModel
-from models.matrix_memory import MatrixMemoryModel
-from models.memory_model import GuideNetworks, MemoryGuide, MemoryModel
+from models.matrix_memory import LinearMemory, MatrixMemoryModel
+from models.memory_model import GuideNetworks, MemoryModel
+from models.pair import Pair
 from models.pseudo_inverse_memory import PseudoInverseMemoryGuide, PseudoInverseMemoryModel
 from models.vae import VaeGuide, VaeModel
 
@@ -52,47 +52,6 @@ Matrix = TypeVar("Matrix", bound=MatrixMemoryModel)
 _MATRIX_LATENT_SIZE = (
     100  # of matrix memories and the VAE: 32 rows of it are 3,200 scalars, a read of `allocate` is one
 )
-
-
-@dataclass(frozen=True)
-class Program:
-    """A model and its guide."""
-
-    model: MemoryModel
-    guide: MemoryGuide
-
-    @property
-    def device(self) -> torch.device:
-        """Device that both run on."""
-        return next(self.model.parameters()).device
-
-    def train(self, training: bool = True) -> None:
-        """Train from now on, or be looked at: contents are refined where that is asked for, see `LatentRefinement`."""
-        self.model.train(training)
-        self.guide.train(training)
-
-    @contextmanager
-    def looked_at(self) -> Iterator[None]:
-        """Interrupt training for a look."""
-        was_training = self.guide.training
-        self.train(False)
-        try:
-            yield
-        finally:
-            self.train(was_training)
-
-    def state_dicts(self) -> dict[str, Any]:
-        """Parameters of both, as `load_program` reads them."""
-        return {"model": self.model.state_dict(), "guide": self.guide.state_dict()}
-
-    def sizes(self) -> dict[str, Any]:
-        """What any table of results has to state."""
-        parameters = (*self.model.parameters(), *self.guide.parameters())
-        return {
-            "image_shape": list(self.model.image_shape),
-            "memory_scalars": Size(self.model.memory_shape).numel(),
-            "parameters": sum(parameter.numel() for parameter in parameters),
-        }
 
 
 @dataclass(frozen=True)
@@ -189,7 +148,7 @@ def layout_of(memory: MemoryConfig) -> MemoryLayout:
     )
 
 
-def _kanerva_plus_plus(parts: Parts) -> Program:
+def _kanerva_plus_plus(parts: Parts) -> Pair:
     memory = parts.config.memory
     layout = layout_of(memory)
     write = WRITES[memory.write](parts, layout)
@@ -201,7 +160,7 @@ def _kanerva_plus_plus(parts: Parts) -> Program:
     prior = parts.key_prior(layout.reads, KEY_SIZE)
     model = KanervaPlusPlusModel(write.addressing, reading, prior, decoder, parts.image_shape, parts.dtype)
     networks = parts.guide_networks(model, layout.read_scalars, latent_size)
-    return Program(model, KanervaPlusPlusGuide(networks, write, model))
+    return Pair(model, KanervaPlusPlusGuide(networks, write, model.block_priors))
 
 
 def _allocate(parts: Parts, layout: MemoryLayout) -> Write:
@@ -267,23 +226,23 @@ def _standard_normal_prior(_parts: Parts, _layout: MemoryLayout, latent_size: in
     return NoReading(latent_size)
 
 
-def _kanerva_machine(parts: Parts) -> Program:
+def _kanerva_machine(parts: Parts) -> Pair:
     program = parts.config.program
     addresses = RowAddresses(program.key_size, program.memory_rows)
     model, networks = _matrix_parts(parts, KanervaMachineModel, program.key_size, addresses)
-    return Program(model, KanervaMachineGuide(model, networks, parts.key_posterior(program.key_size)))
+    return Pair(model, KanervaMachineGuide(model.linear, networks, parts.key_posterior(program.key_size)))
 
 
-def _dynamic_kanerva_machine(parts: Parts) -> Program:
+def _dynamic_kanerva_machine(parts: Parts) -> Pair:
     program = parts.config.program
     model, networks = _matrix_parts(parts, DynamicKanervaMachineModel, program.memory_rows)
-    return Program(model, DynamicKanervaMachineGuide(model, networks, program.write_passes))
+    return Pair(model, DynamicKanervaMachineGuide(model.linear, networks, program.write_passes))
 
 
-def _pseudo_inverse_memory(parts: Parts) -> Program:
+def _pseudo_inverse_memory(parts: Parts) -> Pair:
     program = parts.config.program
     model, networks = _matrix_parts(parts, PseudoInverseMemoryModel, program.memory_rows)
-    return Program(model, PseudoInverseMemoryGuide(model, networks, program.pseudo_inverse_steps))
+    return Pair(model, PseudoInverseMemoryGuide(model.linear, networks, program.pseudo_inverse_steps))
 
 
 def _matrix_parts(
@@ -293,17 +252,18 @@ def _matrix_parts(
     rows, size = parts.config.program.memory_rows, parts.matrix_latent_size
     prior, decoder = parts.key_prior(key_size), parts.decoder(size)
     smallest = parts.config.memory.smallest_scale
-    model = kind(rows, size, prior, addresses, decoder, parts.image_shape, smallest, parts.dtype)
+    linear = LinearMemory(rows, size, addresses, smallest)
+    model = kind(linear, prior, decoder, parts.image_shape, parts.dtype)
     return model, parts.guide_networks(model, size, size)
 
 
-def _vae(parts: Parts) -> Program:
+def _vae(parts: Parts) -> Pair:
     size, smallest = parts.matrix_latent_size, parts.config.memory.smallest_scale
     model = VaeModel(size, parts.decoder(size), parts.image_shape, parts.dtype)
-    return Program(model, VaeGuide(parts.guide_networks(model, 0, size), size, smallest))
+    return Pair(model, VaeGuide(parts.guide_networks(model, 0, size), size, smallest))
 
 
-MODELS: dict[str, Callable[[Parts], Program]] = {
+MODELS: dict[str, Callable[[Parts], Pair]] = {
     "kanerva_plus_plus": _kanerva_plus_plus,
     "kanerva_machine": _kanerva_machine,
     "dynamic_kanerva_machine": _dynamic_kanerva_machine,

@@ -13,7 +13,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from experiments.build import Episodes, Program, build_episodes, build_program, build_trainer, load_program
+from experiments.build import Episodes, build_episodes, build_program, build_trainer, load_program
 from experiments.config import Config
 from experiments.pictures import draw_figures
 from experiments.script import Interruption
@@ -25,6 +25,7 @@ from kpp_pyro.checkpoint import fitting, load_checkpoint, save_checkpoint
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.errors import InputError
 from kpp_pyro.run_folder import RunFolder
+from models.pair import Pair
 
 _LOG_EVERY = 50  # steps
 _AGREE_EVERY = 10  # steps, on whether to stop
@@ -118,7 +119,7 @@ class Run:
 
     def _evaluate(self, board: SummaryWriter | None, bar: Any) -> None:
         """Look at the validation set, keep the best checkpoint beside the last, and draw."""
-        with self.program.looked_at():
+        with self.program.evaluating():
             self._look(board, bar)
 
     def _look(self, board: SummaryWriter | None, bar: Any) -> None:
@@ -134,7 +135,7 @@ class Run:
         if elbo > self.best_elbo_nats_per_image:
             self.best_elbo_nats_per_image = elbo
             # Before the other: a run that is killed between the two repeats the steps, and finds it again.
-            self._write(self.folder.best, {"step": self.trainer.step, **self.program.state_dicts()})
+            self._write(self.folder.best, {"step": self.trainer.step, "pair": self.program.state_dict()})
         self.save()
         if board is not None:
             for name, figure in draw_figures(self.folder, self.program, self.episodes.validation).items():
@@ -203,7 +204,7 @@ class Run:
 
 
 def score(
-    program: Program,
+    program: Pair,
     episodes: EpisodeSet,
     processes: Processes = ALONE,
     progress: bool = False,

@@ -21,7 +21,6 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 UNPACKED = Path("runs") / "pretrained"
 _CONFIG, _WEIGHTS = "config.json", "weights.safetensors"
 _FILE = TensorFile("weights", "a file of weights")
-_PARTS = ("model", "guide")
 _ANYWHERE = {"data_dir": Path("data"), "device": "auto", "precision": "auto"}
 _MATRICES = torch.bfloat16  # what networks multiply in anyway, where the machine is fast at it
 
@@ -44,13 +43,10 @@ def unpack(name: str, parent: Path = UNPACKED) -> Path:
         raise InputError(f"--pretrained {name}: expected one of {', '.join(names)}, found none of them")
     source, run = PRETRAINED / name, RunFolder(parent / name)
     tensors, metadata = _FILE.load(source / _WEIGHTS)
-    state: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
-    for path, tensor in tensors.items():
-        part, _, parameter = path.partition(".")
-        state[part][parameter] = tensor.float()
+    state = {name: tensor.float() for name, tensor in tensors.items()}
     with writing(run.path):
         run.path.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(run.best, {"step": int(metadata["step"]), **state})
+        save_checkpoint(run.best, {"step": int(metadata["step"]), "pair": state})
         write_text(run.config, (source / _CONFIG).read_text())
     return run.path
 
@@ -73,7 +69,7 @@ def pack(path: Path, folder: Path, **changes: object) -> Path:
     config = replace_flat(config, {**_ANYWHERE, **changes})
     resolve(config)
     state = load_checkpoint(run.best)
-    tensors = {f"{part}.{name}": _rounded(tensor) for part in _PARTS for name, tensor in state[part].items()}
+    tensors = {name: _rounded(tensor) for name, tensor in state["pair"].items()}
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     _FILE.save(folder / _WEIGHTS, tensors, step=str(state["step"]))
@@ -83,4 +79,4 @@ def pack(path: Path, folder: Path, **changes: object) -> Path:
 
 
 def _rounded(tensor: Tensor) -> Tensor:
-    return tensor.to(_MATRICES) if tensor.dim() > 1 else tensor
+    return tensor.to(_MATRICES) if tensor.dim() > 1 else tensor.clone()  # a file holds what two parts share twice

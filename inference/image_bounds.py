@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from inference.traces import PyroProgram, TracedPair, base_distribution, trace_pair
 from kpp_pyro.errors import InputError
-from models.program_module import Plate
+from kpp_pyro.fast_pyro import Plate
 
 _IMAGES = "images"  # the plate of what each image has of its own
 _DEPENDENT = "guide: expected draws of an image that do not depend on one another for dreg, found {}; iwae allows it"

@@ -23,8 +23,9 @@ from inference.errors import DivergenceError
 from inference.objectives import PLATE_NESTING
 from inference.randomness import own_randomness
 from inference.records import concatenate
-from inference.traces import PARTICLE_DIM, PyroProgram, trace_pair
+from inference.traces import PARTICLE_DIM, PyroProgram, trace_pair, traced
 from kpp_pyro.errors import InputError
+from kpp_pyro.fast_pyro import unrecorded_parameters
 
 DRAWS_AT_ONCE = 1000  # bounds the memory in use where draws are scored
 
@@ -192,7 +193,7 @@ class _Posterior:
     def of(model: PyroProgram, image: Tensor, memory: Tensor) -> _Posterior:
         """Find the latent sites of the model, and whether the image fits it."""
         episode = image[None, None]
-        trace = prune_subsample_sites(poutine.trace(model).get_trace(episode, memory))
+        trace = prune_subsample_sites(traced(model, episode, memory))
         nodes: dict[str, Any] = dict(trace.nodes)
         expected = tuple(nodes["image"]["fn"].event_shape)
         if image.shape != expected:
@@ -214,7 +215,7 @@ class _Posterior:
     def log_joint(self, values: dict[str, Tensor]) -> Tensor:
         """ln p(x, latents | M) of values (N, 1, 1, *event), (N,)."""
         with pyro.plate("particles", len(next(iter(values.values()))), dim=PARTICLE_DIM):
-            trace = poutine.trace(poutine.condition(self.model, data=values)).get_trace(self.episode, self.memory)
+            trace = traced(poutine.condition(self.model, data=values), self.episode, self.memory)
         trace = prune_subsample_sites(trace)
         trace.compute_log_prob()
         nodes: list[Any] = [node for node in trace.nodes.values() if node["type"] == "sample"]
@@ -242,7 +243,8 @@ class _Posterior:
             max_tree_depth=plan.max_tree_depth,
         )
         chain = MCMC(kernel, plan.draws, plan.warmup, initial_params=start, hook_fn=hook, disable_progbar=True)
-        chain.run(self.episode, self.memory)
+        with unrecorded_parameters():
+            chain.run(self.episode, self.memory)
         return chain.get_samples()
 
 

@@ -29,7 +29,7 @@ class ReadableModel(Protocol):
     def latent_prior(self, memory: Tensor, key: Tensor) -> Distribution:
         """p(z | M, y)."""
 
-    def recalled(self, memory: Tensor, key: Distribution) -> Distribution:
+    def mean_read_prior(self, memory: Tensor, key: Distribution) -> Distribution:
         """p(z | M, y) of what keys of a distribution read on average, or at their mode."""
 
     def image_likelihood(self, latent: Tensor) -> Distribution:

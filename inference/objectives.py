@@ -7,70 +7,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pyro import poutine
-from pyro.distributions import Delta
-from pyro.distributions.util import scale_and_mask
-from pyro.infer import ELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import ELBO, TraceMeanField_ELBO
 from pyro.infer.elbo import ELBOModule
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import is_validation_enabled, site_is_subsample
 from torch import Tensor, nn
 
 from inference.image_bounds import DReGBound, RenyiBound
-from inference.traces import PyroProgram, amortized, site_value
+from inference.traces import amortized, site_value, traced
 from kpp_pyro.errors import InputError
+from kpp_pyro.fast_pyro import TensorTrace_ELBO, unrecorded_parameters
 
 KLWeights = Mapping[str, float] | Mapping[str, Tensor]  # by the name of the site
 Loss = Callable[[Tensor, KLWeights], Tensor]  # minus the bound, of episodes (B, T, C, H, W), summed over them
 PLATE_NESTING = 2  # "episodes" at dim -2, "images" at dim -1
-
-
-class TensorTrace_ELBO(Trace_ELBO):  # noqa: N801, as in Pyro
-    """`Trace_ELBO`, in value and gradient, without waiting for the device and without keeping traces.
-
-    `Trace_ELBO` reads the value of every site's log-probability, which makes a GPU's queue run dry and cannot be
-    captured in a CUDA graph, and prepares terms for draws that carry no gradient, whether or not there are any. Where
-    there are some, with validation on, and for several particles, this is `Trace_ELBO`.
-    """
-
-    _has_other_draws = False  # which carry no gradient
-
-    def differentiable_loss(self, model: PyroProgram, guide: PyroProgram, *args: Any, **kwargs: Any) -> Tensor:
-        """Return -ELBO, summed over the episodes, differentiable: of one draw of the guide."""
-        if is_validation_enabled() or self.num_particles > 1 or self._has_other_draws:
-            return super().differentiable_loss(model, guide, *args, **kwargs)
-        with _LogDensity({}) as posterior:
-            guide(*args, **kwargs)
-        if not posterior.reparametrised:
-            self._has_other_draws = True
-            return self.differentiable_loss(model, guide, *args, **kwargs)
-        with _LogDensity(posterior.values) as joint:
-            model(*args, **kwargs)
-        return posterior.total - joint.total
-
-
-class _LogDensity(Messenger):
-    """Sums the log-densities of all sites of what runs inside, latent ones at the values given, or drawn and kept."""
-
-    def __init__(self, values: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.values, self.draws = values, not values
-        self.total: Any = 0.0
-        self.reparametrised = True
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] and msg["name"] in self.values:
-            msg["value"], msg["done"] = self.values[msg["name"]], True
-
-    def _pyro_post_sample(self, msg: Any) -> None:
-        if site_is_subsample(msg):
-            return
-        distribution, value = msg["fn"], msg["value"]
-        self.values[msg["name"]] = value
-        self.reparametrised &= distribution.has_rsample or msg["is_observed"]
-        own_point = self.draws and isinstance(distribution, Delta) and not msg["is_observed"]  # need not be looked for
-        log_density = distribution.log_density if own_point else distribution.log_prob(value)
-        self.total = self.total + scale_and_mask(log_density, msg["scale"], msg["mask"]).sum()
 
 
 OBJECTIVES: dict[str, type[ELBO]] = {
@@ -163,7 +112,7 @@ class WithLeftOut(nn.Module):
         written, cues = episode[:, : -self.left_out], episode[:, -self.left_out :]
         model, guide = self.pair.model, self.pair.guide
         of_written = amortized(guide, written)
-        memory = site_value(poutine.trace(of_written).get_trace(written), "memory")
+        memory = site_value(traced(of_written, written), "memory")
         objective: Any = self.pair.elbo
         of_cues = objective.differentiable_loss(model, guide, cues, memory)
         return objective.differentiable_loss(model, of_written, written) + of_cues
@@ -173,7 +122,7 @@ def annealed(objective: nn.Module) -> Loss:
     """The loss of a pair's objective, as a function of the episodes and of the weights of its sites' KLs."""
 
     def loss(episode: Tensor, kl_weights: KLWeights) -> Tensor:
-        with ScaleSites(kl_weights):
+        with unrecorded_parameters(), ScaleSites(kl_weights):
             return objective(episode)
 
     return loss

@@ -81,14 +81,18 @@ class GenerativeMemory:
                 digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def write(self, images: Tensor) -> Memory:
-        """Write images into one memory for each episode.
+    def write(self, images: Tensor, seed: int = 0) -> Memory:
+        """Write images into one memory for each episode; the random state stays as it is.
+
+        Args:
+            images: to write.
+            seed: of the draw of a random memory.
 
         Raises:
             InputError: images of another size than the model's.
         """
         episodes = self._images("images", images)
-        value = written_memory(self.guide, episodes).squeeze(1)
+        value = written_memory(self.guide, episodes, seed).squeeze(1)
         return Memory(value if images.ndim == 5 else value[0], self.fingerprint)
 
     def load(self, path: Path | str) -> Memory:
@@ -273,7 +277,7 @@ class GenerativeMemory:
 
     def _recall(self, value: Tensor, cues: Tensor) -> Read:
         key = self._key_posterior(value, cues)
-        latents = self.model.recalled(value, key).mean  # (B, T, D)
+        latents = self.model.mean_read_prior(value, key).mean  # (B, T, D)
         return Read(latents, self._decode(latents), key.mode)
 
     def _read(self, value: Tensor, keys: Tensor) -> Read:

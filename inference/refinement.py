@@ -16,7 +16,8 @@ from torch import Tensor
 from inference.evaluation import terms_of
 from inference.importance import Part, Proposal, WeightedDraws, defensive_proposal, latent_sites, weighted_draws
 from inference.objectives import PLATE_NESTING, make_objective
-from inference.traces import PyroProgram, amortized, base_distribution, in_particle_plate, trace_pair
+from inference.traces import PyroProgram, amortized, base_distribution, in_particle_plate, trace_pair, traced
+from kpp_pyro.fast_pyro import unrecorded_parameters
 
 _FITTING_RATE, _SEARCHING_RATE = 0.03, 0.1  # of Adam, from a fitted guide and from a draw
 _MOMENT_DRAWS = 256
@@ -92,7 +93,7 @@ def refine(
 
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
-        with torch.enable_grad():
+        with torch.enable_grad(), unrecorded_parameters():
             moved = MoveNormals(moves())(guide)
             loss = objective.differentiable_loss(model, moved, episode, memory)  # a sum: images do not mix
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
@@ -202,7 +203,7 @@ def _pick(values: Tensor, index: Tensor) -> Tensor:
 def _around(model: PyroProgram, values: dict[str, Tensor], episode: Tensor, memory: Tensor) -> dict[str, Move]:
     """Moves of the model's prior to the surroundings of values (K, B, T, *event)."""
     held = in_particle_plate(poutine.condition(model, data=values), len(next(iter(values.values()))))
-    trace = poutine.trace(held).get_trace(episode, memory)
+    trace = traced(held, episode, memory)
     moves = {}
     for name, value in values.items():
         fn: Any = trace.nodes[name]["fn"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,9 @@ from pyro import poutine
 from pyro.distributions import Delta, ImproperUniform
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
+
+from inference.randomness import own_randomness
+from kpp_pyro.fast_pyro import unrecorded_parameters
 
 PyroProgram = Callable[..., object]  # a Pyro model or guide, called as (episode, memory=None)
 PARTICLE_DIM = -3  # left of "episodes" at -2 and "images" at -1
@@ -95,8 +99,8 @@ def trace_pair(
     if particles is not None:
         model, guide = in_particle_plate(model, particles), in_particle_plate(guide, particles)
     drawn = poutine.block(guide, hide=list(from_prior)) if from_prior else guide
-    guide_trace = poutine.trace(drawn).get_trace(episode, memory)
-    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(episode, memory)
+    guide_trace = traced(drawn, episode, memory)
+    model_trace = traced(poutine.replay(model, trace=guide_trace), episode, memory)
     pair = TracedPair(prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace))
     return retrace_guide(pair, guide, episode, memory) if from_prior else pair
 
@@ -111,7 +115,7 @@ def retrace_guide(
     """The same run of the model, seen by another guide: with the model's values, and the guide's own densities."""
     if particles is not None:
         guide = in_particle_plate(guide, particles)
-    trace = poutine.trace(poutine.replay(guide, trace=pair.model)).get_trace(episode, memory)
+    trace = traced(poutine.replay(guide, trace=pair.model), episode, memory)
     return TracedPair(pair.model, prune_subsample_sites(trace))
 
 
@@ -122,9 +126,27 @@ def amortized(guide: PyroProgram, episode: Tensor, memory: Tensor | None = None)
 
 
 @torch.no_grad()
-def written_memory(guide: PyroProgram, episode: Tensor) -> Tensor:
-    """Memory (B, 1, ...) that the guide writes from episodes (B, T, C, H, W)."""
-    return site_value(poutine.trace(guide).get_trace(episode), "memory")
+def written_memory(guide: PyroProgram, episode: Tensor, seed: int | None = None) -> Tensor:
+    """Memory (B, 1, ...) that the guide writes from episodes (B, T, C, H, W).
+
+    A guide that knows how to (`write_memory`) draws neither keys nor latents for it; another runs whole.
+
+    Args:
+        guide: Pyro guide.
+        episode: what to write.
+        seed: of the draw of a random memory, see `models.memory_model.MemoryGuide.write_memory`.
+    """
+    write_memory = getattr(guide, "write_memory", None)
+    if write_memory is not None:
+        return write_memory(episode, seed)
+    with nullcontext() if seed is None else own_randomness(seed, episode.device):
+        return site_value(traced(guide, episode), "memory")
+
+
+def traced(program: PyroProgram, *arguments: Any) -> poutine.Trace:
+    """Trace of a run of a program, without its parameters."""
+    with unrecorded_parameters():
+        return poutine.trace(program).get_trace(*arguments)
 
 
 def site_value(trace: poutine.Trace, site: str) -> Tensor:

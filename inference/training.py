@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import pyro
 import torch
 from pyro.infer import ELBO
-from torch import Tensor, nn
+from torch import Tensor
 
 from inference.errors import DivergenceError
 from inference.evaluation import describe, elbo_terms
@@ -20,6 +20,7 @@ from inference.processes import ALONE, Processes
 from inference.randomness import random_state, restore_random_state
 from inference.step import CapturedStepper, EagerStepper, Step, StepResult
 from kpp_pyro.errors import InputError
+from models.pair import Pair
 
 _CHECK_EVERY = 25  # steps, on GPUs, which looking at a loss makes wait, and where processes have to meet for it
 _VALIDATED_STEPS = 1  # Pyro's checks of shapes and supports cost time, and catch what they can in the first step
@@ -87,8 +88,7 @@ class Trainer:
         waited_seconds: how long all steps have waited for `episodes.draw`, as they do where images have to be decoded.
 
     Args:
-        model: Pyro model.
-        guide: its guide.
+        pair: Pyro model and its guide.
         objective: makes the loss of the pair.
         episodes: where episodes come from.
         plan: how to train.
@@ -98,18 +98,17 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Module,
-        guide: nn.Module,
+        pair: Pair,
         objective: ELBO,
         episodes: EpisodeSource,
         plan: TrainingPlan,
         capture: bool = False,
         processes: Processes = ALONE,
     ) -> None:
-        self.model, self.guide, self.episodes, self.plan, self.processes = model, guide, episodes, plan, processes
+        self.pair, self.model, self.guide = pair, pair.model, pair.guide
+        self.episodes, self.plan, self.processes = episodes, plan, processes
         self.step = 0
         self.waited_seconds = 0.0
-        pair = objective(model, guide)
         self.parameters = list(pair.parameters())
         self.device = self.parameters[0].device
         self.optimizer = torch.optim.AdamW(
@@ -120,7 +119,8 @@ class Trainer:
             capturable=capture,
         )
         self._capture = capture
-        loss = WithLeftOut(pair, plan.left_out) if plan.left_out else pair
+        own = objective(self.model, self.guide)
+        loss = WithLeftOut(own, plan.left_out) if plan.left_out else own
         step = Step(annealed(processes.share(loss)), self.optimizer, episodes.render, plan.gradient_norm)
         self.stepper = self.new_stepper(step)
         self._last: tuple[int, Tensor, StepResult] | None = None
@@ -189,8 +189,7 @@ class Trainer:
         return {
             "step": self.step,
             "waited_seconds": self.waited_seconds,
-            "model": self.model.state_dict(),
-            "guide": self.guide.state_dict(),
+            "pair": self.pair.state_dict(),
             "optimizer": self.optimizer.state_dict()["state"],
             "processes": self.processes.gather(own),
         }
@@ -198,8 +197,7 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state: bit for bit on a CPU with as many processes, with noise of its own in a new one."""
         self.step, self.waited_seconds = state["step"], state["waited_seconds"]
-        self.model.load_state_dict(state["model"])
-        self.guide.load_state_dict(state["guide"])
+        self.pair.load_state_dict(state["pair"])
         settings = self.optimizer.state_dict()["param_groups"]  # the plan's, whatever the state was saved with
         self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": settings})
         self.stepper = self.new_stepper(self.stepper.step)  # a graph would go on with the state of before

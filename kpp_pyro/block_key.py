@@ -11,7 +11,7 @@ from torch import Size, Tensor
 from torch.distributions import Independent, Normal, constraints, register_kl
 from torch.distributions.utils import lazy_property
 
-from kpp_pyro.expansion import ExpandsOnce
+from kpp_pyro.fast_pyro import ExpandsOnce
 from kpp_pyro.memory import KEY_SIZE, SCALE, Addressing, X, Y, cut_blocks
 
 _ROUNDING = 64  # units in the last place of a CDF, by which a sample is kept inside its block

@@ -14,7 +14,7 @@ from kpp_pyro.errors import InputError
 from kpp_pyro.files import write_whole
 
 FORMAT = "kpp_pyro.checkpoint"
-VERSION = 1
+VERSION = 2
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

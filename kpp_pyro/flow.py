@@ -14,7 +14,7 @@ from torch import Size, Tensor, nn
 from torch.distributions import Transform, constraints
 
 from kpp_pyro.errors import InputError
-from kpp_pyro.expansion import ExpandsOnce
+from kpp_pyro.fast_pyro import ExpandsOnce
 
 _LAYERS, _WIDTH = 4, 64
 _LARGEST_LOG_SCALE = 2.0  # of one layer: Pyro's coupling has wrong gradients where it cuts off, at 3 and -5

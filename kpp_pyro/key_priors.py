@@ -14,9 +14,8 @@ from torch import Size, Tensor, nn
 from torch.distributions import constraints
 
 from kpp_pyro.errors import InputError
-from kpp_pyro.expansion import ExpandsOnce
+from kpp_pyro.fast_pyro import DiagonalNormal, ExpandsOnce
 from kpp_pyro.flow import CouplingFlow, FlowNormal
-from kpp_pyro.normal import DiagonalNormal
 
 _PSEUDO_EPISODES, _PSEUDO_IMAGES = 4, 8
 
@@ -42,7 +41,7 @@ class KeyPrior(nn.Module, ABC):
     def forward(self) -> Distribution:
         """p(y): batch (), event `key_shape`."""
 
-    def look_through(self, key_posterior: Callable[[Tensor], Distribution]) -> None:
+    def bind_guide(self, key_posterior: Callable[[Tensor], Distribution]) -> None:
         """Take note of the guide's q(y|X), from episodes (E, T, C, H, W) to batch (E, T), if it matters."""
         return None
 
@@ -92,11 +91,11 @@ class VampPrior(KeyPrior):
     def __init__(self, key_shape: Size, image_shape: tuple[int, int, int]) -> None:
         super().__init__(key_shape, image_shape)
         self.logits = nn.Parameter(torch.randn(_PSEUDO_EPISODES, _PSEUDO_IMAGES, *image_shape))  # (E, T, C, H, W)
-        self._key_posterior: tuple[Callable[[Tensor], Distribution], ...] = ()
+        self._key_posterior: Callable[[Tensor], Distribution] | None = None
 
-    def look_through(self, key_posterior: Callable[[Tensor], Distribution]) -> None:
-        """Take note of the guide's q(y|X), from episodes (E, T, C, H, W) to batch (E, T)."""
-        self._key_posterior = (key_posterior,)  # as itself, a module would become a part of this one
+    def bind_guide(self, key_posterior: Callable[[Tensor], Distribution]) -> None:
+        """Take note of the guide's q(y|X), from episodes (E, T, C, H, W) to batch (E, T): a method, not a module."""
+        self._key_posterior = key_posterior
 
     def forward(self) -> Distribution:
         """Mixture of E T key posteriors.
@@ -104,9 +103,9 @@ class VampPrior(KeyPrior):
         Raises:
             InputError: it does not know the guide yet.
         """
-        if not self._key_posterior:
-            raise InputError("key prior: expected look_through before its first use, found no key posterior")
-        return EqualMixture(self._key_posterior[0](self.logits.sigmoid()))
+        if self._key_posterior is None:
+            raise InputError("key prior: expected bind_guide before its first use, found no key posterior")
+        return EqualMixture(self._key_posterior(self.logits.sigmoid()))
 
 
 class FlowPrior(KeyPrior):

@@ -8,13 +8,15 @@ import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Size, Tensor
 
-from kpp_pyro.expansion import ExpandsOnce
+from kpp_pyro.fast_pyro import ExpandsOnce
 
 _IMAGE_DIMS = 3
 
 
 class BernoulliImage(ExpandsOnce, dist.Independent):  # type: ignore[override]  # in Pyro itself
     """`Bernoulli(logits=logits).to_event(3)`, which it is an instance of, with one pass over the pixels less.
+
+    It expands once, and what it saves belongs to what `kpp_pyro.fast_pyro` does.
 
     Args:
         logits: (..., C, H, W).

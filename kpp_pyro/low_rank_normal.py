@@ -10,7 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import Independent, Normal, constraints, register_kl
 
-from kpp_pyro.expansion import ExpandsOnce
+from kpp_pyro.fast_pyro import ExpandsOnce
 
 
 class LowRankNormal(ExpandsOnce, TorchDistribution):

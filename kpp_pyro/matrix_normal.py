@@ -11,7 +11,7 @@ from torch import Size, Tensor
 from torch.distributions import constraints, register_kl
 
 from kpp_pyro.errors import InputError
-from kpp_pyro.expansion import ExpandsOnce
+from kpp_pyro.fast_pyro import ExpandsOnce
 
 
 class MatrixNormal(ExpandsOnce, TorchDistribution):

@@ -9,9 +9,9 @@ from typing import ClassVar
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Size, Tensor, nn
 
+from kpp_pyro.fast_pyro import DiagonalNormal
 from kpp_pyro.flow import CouplingFlow, FlowNormal
 from kpp_pyro.low_rank_normal import LowRankNormal
-from kpp_pyro.normal import DiagonalNormal
 
 _LARGEST_RANK = 4
 _START = 0.01  # of a factor, beside scales of about 0.1

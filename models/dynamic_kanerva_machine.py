@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kpp_pyro.matrix_memory import least_squares_weights, sequential_write
 from kpp_pyro.writes.interface import Encoding
-from models.matrix_memory import MatrixMemoryModel, SolvedKeyGuide, matrix_normal
+from models.matrix_memory import LinearMemory, MatrixMemoryModel, SolvedKeyGuide, matrix_normal
 from models.memory_model import GuideNetworks
 
 
@@ -33,23 +33,23 @@ class DynamicKanervaMachineGuide(SolvedKeyGuide):
     original's attractor dynamics, see `inference.recall`.
 
     Args:
-        model: whose posterior this is.
+        linear: the model's.
         networks: what it is made of.
         passes: of writing; in later ones every image gets the weights that fit the memory of the pass before.
     """
 
-    def __init__(self, model: MatrixMemoryModel, networks: GuideNetworks, passes: int = 1) -> None:
-        super().__init__(model, networks)
+    def __init__(self, linear: LinearMemory, networks: GuideNetworks, passes: int = 1) -> None:
+        super().__init__(linear, networks)
         self.passes = passes
 
     def memory_posterior(self, encoding: Encoding) -> Distribution:
         """q(M|X): batch (B, 1), event (N, D)."""
-        model = self.model
-        variance = model.noise.square()
-        prior = model.memory_loc, model.memory_scale.square() * model.identity
+        linear = self.linear
+        variance = linear.noise.square()
+        prior = linear.memory_loc, linear.memory_scale.square() * linear.identity
         loc, covariance = sequential_write(*prior, encoding.latent_loc, variance, variance, self.passes)
         return matrix_normal(loc, covariance)
 
     def solve(self, contents: Tensor, memory: Tensor) -> Tensor:
         """Weights by regularised least squares."""
-        return least_squares_weights(memory, contents, self.model.noise.square())
+        return least_squares_weights(memory, contents, self.linear.noise.square())

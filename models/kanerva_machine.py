@@ -10,7 +10,7 @@ from kpp_pyro.networks.heads import LocScaleHead
 from kpp_pyro.networks.precision import InPrecision
 from kpp_pyro.posteriors import Posterior
 from kpp_pyro.writes.interface import Encoding
-from models.matrix_memory import MatrixMemoryGuide, MatrixMemoryModel, matrix_normal
+from models.matrix_memory import LinearMemory, MatrixMemoryGuide, MatrixMemoryModel, matrix_normal
 from models.memory_model import GuideNetworks
 
 
@@ -36,26 +36,26 @@ class KanervaMachineGuide(MatrixMemoryGuide):
     it, and own images are read as any cue is.
 
     Args:
-        model: whose posterior this is.
+        linear: the model's.
         networks: what it is made of.
         keys: the family of q(y|x).
     """
 
-    def __init__(self, model: KanervaMachineModel, networks: GuideNetworks, keys: Posterior) -> None:
-        super().__init__(model, networks)
+    def __init__(self, linear: LinearMemory, networks: GuideNetworks, keys: Posterior) -> None:
+        super().__init__(linear, networks)
         self.keys = keys
-        head = LocScaleHead(networks.encoding_size, model.key_shape[0], model.smallest_scale)
+        head = LocScaleHead(networks.encoding_size, keys.event_shape[0], linear.smallest_scale)
         self.to_key = InPrecision(head, networks.dtype)
 
     def memory_posterior(self, encoding: Encoding) -> Distribution:
         """q(M|X): batch (B, 1), event (N, D)."""
-        model = self.model
+        linear = self.linear
         loc, covariance = bayesian_write(
-            model.memory_loc,
-            model.memory_scale.square() * model.identity,
-            model.weights(self.key_posterior(encoding).mode),
+            linear.memory_loc,
+            linear.memory_scale.square() * linear.identity,
+            linear.weights(self.key_posterior(encoding).mode),
             encoding.latent_loc,
-            model.noise.square(),
+            linear.noise.square(),
         )
         return matrix_normal(loc, covariance)
 

@@ -6,6 +6,7 @@ The memory is C_m x H_m x W_m scalars, deterministic given the episode; a key is
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pyro.distributions as dist
@@ -14,14 +15,16 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor, nn
 
 from kpp_pyro.block_key import BlockKey
+from kpp_pyro.fast_pyro import DiagonalNormal
 from kpp_pyro.key_priors import KeyPrior
 from kpp_pyro.memory import Addressing, cut_blocks, read
 from kpp_pyro.networks.precision import InPrecision
 from kpp_pyro.networks.reading import in_halves
-from kpp_pyro.normal import DiagonalNormal
 from kpp_pyro.writes import Write
 from kpp_pyro.writes.interface import Encoding
 from models.memory_model import GuideNetworks, MemoryGuide, MemoryModel
+
+BlockPriors = Callable[[Tensor, bool], tuple[Tensor, Tensor]]
 
 
 class KanervaPlusPlusModel(MemoryModel):
@@ -55,7 +58,6 @@ class KanervaPlusPlusModel(MemoryModel):
         super().__init__(key_prior, decoder, image_shape, dtype)
         self.addressing = addressing
         self.reading = InPrecision(reading, dtype)
-        self._modules["decoder"] = self._modules.pop("decoder")  # last: optimisers know parameters by their order
 
     @property
     def memory_shape(self) -> tuple[int, int, int]:
@@ -68,7 +70,7 @@ class KanervaPlusPlusModel(MemoryModel):
         semantic = self.addressing.is_semantic(key) if self.addressing.semantic else None
         return self._latent_prior_of(read(memory, key, self.addressing), semantic)
 
-    def recalled(self, memory: Tensor, key: Distribution) -> Distribution:
+    def mean_read_prior(self, memory: Tensor, key: Distribution) -> Distribution:
         """p(z | M, y) of what keys read on average; of what their mode reads, where that means nothing or is not known.
 
         A mean of packed signs means nothing. A normal distribution of keys is narrow beside a block, and has no closed
@@ -79,9 +81,9 @@ class KanervaPlusPlusModel(MemoryModel):
             blocks = read(memory, key.mode, self.addressing) if packed else key.mean_read(memory)
             semantic = torch.zeros_like(blocks[..., 0, 0, 0], dtype=torch.bool) if self.addressing.semantic else None
             return self._latent_prior_of(blocks, semantic)
-        return super().recalled(memory, key)
+        return super().mean_read_prior(memory, key)
 
-    def said_by_blocks(self, memory: Tensor, semantic: bool) -> tuple[Tensor, Tensor]:
+    def block_priors(self, memory: Tensor, semantic: bool) -> tuple[Tensor, Tensor]:
         """Loc and scale of p(z | M, y), of the half that keys of this kind read of every block.
 
         Memory (B, 1, C_m, H_m, W_m) to (B, N, D / 2).
@@ -107,13 +109,14 @@ class KanervaPlusPlusGuide(MemoryGuide):
     Args:
         networks: what it is made of.
         write: f_mem, and the networks of q(y|X, M) and q(z|X).
-        model: whose posterior this is; needed where keys may read semantically, for what blocks say of a cue.
+        block_priors: the model's, memories (B, 1, C_m, H_m, W_m) and a kind of keys to loc and scale (B, N, D / 2);
+            needed where keys may read semantically, for what blocks say of a cue.
     """
 
-    def __init__(self, networks: GuideNetworks, write: Write, model: KanervaPlusPlusModel | None = None) -> None:
+    def __init__(self, networks: GuideNetworks, write: Write, block_priors: BlockPriors | None = None) -> None:
         super().__init__(networks)
         self.write = write
-        self._borrowed = (model,)  # in a tuple, modules are not found
+        self.block_priors = block_priors
 
     @property
     def latent_sees_read(self) -> bool:
@@ -130,17 +133,16 @@ class KanervaPlusPlusGuide(MemoryGuide):
 
     def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
         """q(y|X, M): event (R, 3); own images without a memory, cues with one."""
-        (model,) = self._borrowed
-        if memory is None or model is None or encoding.semantic is None:
+        if memory is None or self.block_priors is None or encoding.semantic is None:
             return self.write.key_posterior(encoding, memory)
-        return self._key_of_nearest_priors(encoding, memory, model)
+        return self._key_of_nearest_priors(encoding, memory, self.block_priors)
 
     def recall_posterior(self, encoding: Encoding, memory: Tensor) -> Distribution:
         """q(y|X, M) of damaged copies: that of cues, but for keys that read semantically, since they were written."""
         return self.write.key_posterior(encoding, memory)
 
     @torch.no_grad()
-    def _key_of_nearest_priors(self, encoding: Encoding, memory: Tensor, model: KanervaPlusPlusModel) -> Distribution:
+    def _key_of_nearest_priors(self, encoding: Encoding, memory: Tensor, block_priors: BlockPriors) -> Distribution:
         """Keys read block n in either way with probability proportional to p(y) exp(-KL(q(z|X, y) || p(z|M, y))).
 
         p(y) is that of the standard normal prior. With all KLs paid, and of normals that do not look at what is read,
@@ -151,10 +153,10 @@ class KanervaPlusPlusGuide(MemoryGuide):
         """
         assert encoding.semantic is not None
         addressing, own = self.write.addressing, (encoding.latent_loc, encoding.latent_scale)
-        semantic = math.log(addressing.semantic) - _kl_of_pairs(encoding.semantic, model.said_by_blocks(memory, True))
+        semantic = math.log(addressing.semantic) - _kl_of_pairs(encoding.semantic, block_priors(memory, True))
         sharp = torch.full_like(semantic, -math.inf)
         if not self.training:
-            sharp = math.log(addressing.sharp) - _kl_of_pairs(own, model.said_by_blocks(memory, False))
+            sharp = math.log(addressing.sharp) - _kl_of_pairs(own, block_priors(memory, False))
         return BlockKey(torch.cat([sharp, semantic], -1).softmax(-1).unsqueeze(-2), addressing)
 
     def latent_posterior(

@@ -14,11 +14,11 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
+from kpp_pyro.fast_pyro import DiagonalNormal
 from kpp_pyro.key_priors import KeyPrior
 from kpp_pyro.matrix_normal import MatrixNormal
 from kpp_pyro.networks.heads import LocScaleHead, positive
 from kpp_pyro.networks.precision import InPrecision
-from kpp_pyro.normal import DiagonalNormal
 from kpp_pyro.writes.interface import Encoding
 from models.memory_model import GuideNetworks, MemoryGuide, MemoryModel
 
@@ -32,49 +32,29 @@ def matrix_normal(loc: Tensor, row_covariance: Tensor) -> MatrixNormal:
     return MatrixNormal(loc.unsqueeze(1), factor.unsqueeze(1))
 
 
-class MatrixMemoryModel(MemoryModel):
-    """The generative model of matrix memories.
+class LinearMemory(nn.Module):
+    """The linear part of a matrix memory, which its model and guide share: the guide writes by inference in it.
 
         M   ~ p(M)             = MN(R_0, u_0^2 I, I)         R_0 and u_0 learned
-        y_t ~ p(y)
-        z_t ~ p(z | M, y_t)    = N(w(y_t) M, sigma^2 I)      sigma learned
-        x_t ~ p(x | z_t)       Bernoulli on logits
+        z_t ~ N(w(y_t) M, sigma^2 I)                         sigma learned
 
     Args:
         rows: N.
         latent_size: D.
-        key_prior: p(y).
         addresses: network of the weights w(y), keys (..., *key_shape) to (..., N); the keys themselves if None.
-        decoder: network of p(x | z).
-        image_shape: (C, H, W).
         smallest_scale: lower bound of u_0 and sigma.
-        dtype: precision in which the decoder runs.
     """
 
-    def __init__(
-        self,
-        rows: int,
-        latent_size: int,
-        key_prior: KeyPrior,
-        addresses: nn.Module | None,
-        decoder: nn.Module,
-        image_shape: tuple[int, int, int],
-        smallest_scale: float,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
-        super().__init__(key_prior, decoder, image_shape, dtype)
+    identity: Tensor
+
+    def __init__(self, rows: int, latent_size: int, addresses: nn.Module | None, smallest_scale: float) -> None:
+        super().__init__()
         self.smallest_scale = smallest_scale
         self.addresses = addresses
         self.memory_loc = nn.Parameter(torch.randn(rows, latent_size) / rows**0.5)  # then w ~ N(0, I) reads N(0, 1)
         self.raw_memory_scale = nn.Parameter(torch.tensor(_WIDE))  # what is written outweighs what was there
         self.raw_noise = nn.Parameter(torch.zeros(()))
         self.register_buffer("identity", torch.eye(rows), persistent=False)
-
-    @property
-    def memory_shape(self) -> tuple[int, int]:
-        """Event shape of a memory, (N, D)."""
-        rows, latent_size = self.memory_loc.shape
-        return rows, latent_size
 
     @property
     def memory_scale(self) -> Tensor:
@@ -86,7 +66,7 @@ class MatrixMemoryModel(MemoryModel):
         """Sigma, scale of a latent around what is read; and of contents around it, where they are written."""
         return positive(self.raw_noise, self.smallest_scale)
 
-    def memory_prior(self) -> Distribution:
+    def prior(self) -> Distribution:
         """p(M): event (N, D)."""
         return MatrixNormal(self.memory_loc, self.memory_scale * self.identity)
 
@@ -98,34 +78,64 @@ class MatrixMemoryModel(MemoryModel):
         """What keys (..., B, T, *key_shape) read of memories (..., B, 1, N, D): (..., B, T, D)."""
         return self.weights(key) @ memory.squeeze(-3)
 
+
+class MatrixMemoryModel(MemoryModel):
+    """The generative model of matrix memories.
+
+        M   ~ p(M)             = MN(R_0, u_0^2 I, I)
+        y_t ~ p(y)
+        z_t ~ p(z | M, y_t)    = N(w(y_t) M, sigma^2 I)
+        x_t ~ p(x | z_t)       Bernoulli on logits
+
+    Args:
+        linear: p(M), w(y) and sigma.
+        key_prior: p(y).
+        decoder: network of p(x | z).
+        image_shape: (C, H, W).
+        dtype: precision in which the decoder runs.
+    """
+
+    def __init__(
+        self,
+        linear: LinearMemory,
+        key_prior: KeyPrior,
+        decoder: nn.Module,
+        image_shape: tuple[int, int, int],
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(key_prior, decoder, image_shape, dtype)
+        self.linear = linear
+
+    @property
+    def memory_shape(self) -> tuple[int, int]:
+        """Event shape of a memory, (N, D)."""
+        rows, latent_size = self.linear.memory_loc.shape
+        return rows, latent_size
+
+    def memory_prior(self) -> Distribution:
+        """p(M): event (N, D)."""
+        return self.linear.prior()
+
     def latent_prior(self, memory: Tensor, key: Tensor | None) -> Distribution:
         """p(z | M, y): event (D,)."""
         assert key is not None
-        loc = self.read(memory, key)
-        return DiagonalNormal(loc, self.noise.expand_as(loc))
+        loc = self.linear.read(memory, key)
+        return DiagonalNormal(loc, self.linear.noise.expand_as(loc))
 
 
 class MatrixMemoryGuide(MemoryGuide):
-    """What the guides of matrix memories share.
-
-    The write is exact inference in the model's own linear part, so that the guide borrows the model's parameters. It
-    does not own them: they are not among its parameters, nor in its state.
+    """What the guides of matrix memories share: the write is exact inference in the model's own linear part.
 
     Args:
-        model: whose posterior this is.
+        linear: the model's.
         networks: what it is made of.
     """
 
-    def __init__(self, model: MatrixMemoryModel, networks: GuideNetworks) -> None:
+    def __init__(self, linear: LinearMemory, networks: GuideNetworks) -> None:
         super().__init__(networks)
-        self._borrowed = (model,)  # in a tuple, modules are not found
-        head = LocScaleHead(networks.encoding_size, model.memory_shape[1], model.smallest_scale)
+        self.linear = linear
+        head = LocScaleHead(networks.encoding_size, linear.memory_loc.shape[1], linear.smallest_scale)
         self.to_content = InPrecision(head, networks.dtype)
-
-    @property
-    def model(self) -> MatrixMemoryModel:
-        """Whose posterior this is."""
-        return self._borrowed[0]
 
     def amortized_encoding(self, episode: Tensor) -> Encoding:
         """f_enc(X), and the parameters of q(z|X), whose location is the content that is written."""
@@ -134,7 +144,7 @@ class MatrixMemoryGuide(MemoryGuide):
 
     def read(self, memory: Tensor, key: Tensor) -> Tensor:
         """What keys read, (..., B, T, D)."""
-        return self.model.read(memory, key)
+        return self.linear.read(memory, key)
 
 
 class SolvedKeyGuide(MatrixMemoryGuide):
@@ -147,8 +157,8 @@ class SolvedKeyGuide(MatrixMemoryGuide):
 
     keys_need_memory = True
 
-    def __init__(self, model: MatrixMemoryModel, networks: GuideNetworks) -> None:
-        super().__init__(model, networks)
+    def __init__(self, linear: LinearMemory, networks: GuideNetworks) -> None:
+        super().__init__(linear, networks)
         self.raw_key_scale = nn.Parameter(torch.tensor(_UNSURE))
 
     def solve(self, contents: Tensor, memory: Tensor) -> Tensor:
@@ -164,4 +174,4 @@ class SolvedKeyGuide(MatrixMemoryGuide):
         if memory is None:
             raise ValueError("expected a memory to solve for the keys in, found none")
         loc = self.solve(encoding.latent_loc, memory.squeeze(-3))
-        return DiagonalNormal(loc, positive(self.raw_key_scale, self.model.smallest_scale).expand_as(loc))
+        return DiagonalNormal(loc, positive(self.raw_key_scale, self.linear.smallest_scale).expand_as(loc))

@@ -16,24 +16,46 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
+from kpp_pyro.fast_pyro import Plate, ProgramModule, unrecorded_parameters
 from kpp_pyro.key_priors import KeyPrior
 from kpp_pyro.likelihoods import bernoulli_likelihood
 from kpp_pyro.networks.precision import InPrecision
 from kpp_pyro.posteriors import Posterior
 from kpp_pyro.writes.interface import Encoding
-from models.program_module import Plate, ProgramModule
 
 
 class FlatPrior(dist.ImproperUniform):
-    """A flat density that follows its value's device and type; Pyro's own stays on the CPU."""
+    """A flat density that follows its value's device and type; Pyro's own stays on the CPU.
+
+    Nothing can be drawn from it. Where Pyro runs a model forward nevertheless, to see its sites (`Predictive`,
+    `render_model`, autoguides), a stand-in takes the place of a draw: an empty memory, all zeros.
+
+    Args:
+        like: a tensor of the device and type of such a stand-in.
+        event_shape: of a memory.
+        batch_shape: of the plates around it.
+    """
+
+    def __init__(self, like: Tensor, event_shape: tuple[int, ...], batch_shape: Size = Size()) -> None:
+        self._like = like
+        super().__init__(dist.constraints.real, batch_shape, Size(event_shape))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> FlatPrior:
+        """Expand to a batch shape."""
+        return FlatPrior(self._like, self.event_shape, Size(batch_shape))
+
+    def sample(self, sample_shape: Any = Size()) -> Tensor:
+        """An empty memory, which stands in for what cannot be drawn."""
+        return self._like.new_zeros(self.shape(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return zero, the constant that is dropped."""
@@ -80,23 +102,23 @@ class MemoryModel(ProgramModule):
 
     def memory_prior(self) -> Distribution:
         """p(M): flat unless a model has another one, so that its term is a constant that is dropped."""
-        return FlatPrior(dist.constraints.real, (), event_shape=self.memory_shape)
+        return FlatPrior(next(self.parameters()).detach(), self.memory_shape)
 
     def key_prior(self) -> Distribution:
         """p(y)."""
         assert self.keys is not None
         return self.keys()
 
-    def look_through(self, guide: MemoryGuide) -> None:
+    def bind_guide(self, guide: MemoryGuide) -> None:
         """Let a prior that is made of the guide's own posteriors see through it."""
         if self.keys is not None:
-            self.keys.look_through(guide.cued_keys)
+            self.keys.bind_guide(guide.cued_keys)
 
     def latent_prior(self, memory: Tensor, key: Tensor | None) -> Distribution:
         """p(z | M, y): memory (..., B, 1, *memory_shape) and key (..., B, T, *key_shape) to event (D,)."""
         raise NotImplementedError
 
-    def recalled(self, memory: Tensor, key: Distribution) -> Distribution:
+    def mean_read_prior(self, memory: Tensor, key: Distribution) -> Distribution:
         """p(z | M, y) of what a distribution of keys (B, T) reads: that of its mode, unless it has a mean read."""
         return self.latent_prior(memory, key.mode)
 
@@ -117,7 +139,8 @@ class MemoryModel(ProgramModule):
         """Trace of the model run forward on memories (B, 1, *memory_shape), with T = `images` samples of each."""
         template = memory.new_empty(memory.shape[0], images, *self.image_shape)  # only its shape is used
         generative = poutine.condition(poutine.uncondition(self), data={"memory": memory})
-        return poutine.trace(generative).get_trace(template)
+        with unrecorded_parameters():
+            return poutine.trace(generative).get_trace(template)
 
 
 @dataclass(frozen=True)
@@ -221,6 +244,22 @@ class MemoryGuide(ProgramModule):
             shift, log_change = self.correction(encoding.features, self.read(memory, key))
             loc, scale = loc + scale * shift, scale * log_change.exp()
         return self.latents(loc, scale, encoding.features)
+
+    @torch.no_grad()
+    def write_memory(self, episode: Tensor, seed: int | None = None) -> Tensor:
+        """M ~ q(M | X) of episodes (B, T, C, H, W), (B, 1, *memory_shape); neither a key nor a latent is drawn.
+
+        Args:
+            episode: what to write.
+            seed: of a random memory's draw, which then leaves the random state as it was; without it, the draw is the
+                random state's next. One that is deterministic draws nothing.
+        """
+        posterior = self.memory_posterior(self.encode(episode))
+        if seed is None:
+            return posterior.sample()
+        with torch.random.fork_rng(devices=[episode.device] if episode.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            return posterior.sample()
 
     def amortize(self, episode: Tensor, memory: Tensor | None = None) -> Callable[..., None]:
         """Encode and write once, and return the posterior as a program, to be run as often as draws are wanted.

@@ -10,7 +10,7 @@ from kpp_pyro.matrix_memory import pseudo_inverse_weights, pseudo_inverse_write
 from kpp_pyro.matrix_normal import MatrixNormal
 from kpp_pyro.networks.heads import positive
 from kpp_pyro.writes.interface import Encoding
-from models.matrix_memory import MatrixMemoryModel, SolvedKeyGuide
+from models.matrix_memory import LinearMemory, MatrixMemoryModel, SolvedKeyGuide
 from models.memory_model import GuideNetworks
 
 _NARROW = -3.0  # raw value of a scale near its lower bound, see `positive`: what is written is hardly blurred
@@ -34,22 +34,22 @@ class PseudoInverseMemoryGuide(SolvedKeyGuide):
         z_t ~ q(z_t | X)       or q(z_t | X, M, y_t)
 
     Args:
-        model: whose posterior this is.
+        linear: the model's.
         networks: what it is made of.
         steps: of the iteration that approximates a pseudo-inverse.
     """
 
-    def __init__(self, model: MatrixMemoryModel, networks: GuideNetworks, steps: int) -> None:
-        super().__init__(model, networks)
+    def __init__(self, linear: LinearMemory, networks: GuideNetworks, steps: int) -> None:
+        super().__init__(linear, networks)
         self.steps = steps
         self.raw_memory_scale = nn.Parameter(torch.tensor(_NARROW))
 
     def memory_posterior(self, encoding: Encoding) -> Distribution:
         """q(M|X): batch (B, 1), event (N, D)."""
-        model = self.model
-        loc = pseudo_inverse_write(model.memory_loc, encoding.latent_loc, self.steps)
-        scale = positive(self.raw_memory_scale, model.smallest_scale)
-        return MatrixNormal(loc.unsqueeze(1), (scale * model.identity).expand(*loc.shape[:-2], 1, -1, -1))
+        linear = self.linear
+        loc = pseudo_inverse_write(linear.memory_loc, encoding.latent_loc, self.steps)
+        scale = positive(self.raw_memory_scale, linear.smallest_scale)
+        return MatrixNormal(loc.unsqueeze(1), (scale * linear.identity).expand(*loc.shape[:-2], 1, -1, -1))
 
     def solve(self, contents: Tensor, memory: Tensor) -> Tensor:
         """Weights by the memory's pseudo-inverse."""

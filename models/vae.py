@@ -7,9 +7,9 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
+from kpp_pyro.fast_pyro import DiagonalNormal
 from kpp_pyro.networks.heads import LocScaleHead
 from kpp_pyro.networks.precision import InPrecision
-from kpp_pyro.normal import DiagonalNormal
 from kpp_pyro.writes.interface import Encoding
 from models.memory_model import GuideNetworks, MemoryGuide, MemoryModel
 

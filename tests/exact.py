@@ -13,13 +13,13 @@ import torch
 from pyro.distributions import MultivariateNormal
 from torch import Size, Tensor, nn
 
-from experiments.build import Program
 from kpp_pyro.key_priors import StandardNormalPrior
 from kpp_pyro.memory import Addressing, MemoryLayout
 from kpp_pyro.posteriors import MeanFieldPosterior
 from kpp_pyro.writes import AllocateWrite, FeedForwardWrite, SoftFeedForwardWrite
 from models.kanerva_plus_plus import KanervaPlusPlusGuide, KanervaPlusPlusModel
 from models.memory_model import GuideNetworks
+from models.pair import Pair
 
 LAYOUT = MemoryLayout(channels=1, height=2, width=3, block_height=1, block_width=1)  # six blocks of one scalar
 TINY_SHAPE = (1, 2, 2)
@@ -36,7 +36,7 @@ class ContentReading(nn.Module):
 
 def tiny_program(
     write: Literal["allocate", "feed_forward", "feed_forward_soft"] = "allocate", gain: float = 2.0
-) -> Program:
+) -> Pair:
     """A Kanerva++ of one read and one latent, untrained; `gain` says how much of an image its latent decides."""
     with torch.random.fork_rng():
         torch.manual_seed(5)
@@ -52,7 +52,7 @@ def tiny_program(
         decoder[0].weight.data = gain * torch.tensor([[1.0], [-0.5], [1.0], [0.8]])
     prior, latents = StandardNormalPrior(Size([1, 3]), TINY_SHAPE), MeanFieldPosterior(4, Size([1]))
     model = KanervaPlusPlusModel(writing.addressing, ContentReading(), prior, decoder, TINY_SHAPE).double()
-    return Program(model, KanervaPlusPlusGuide(GuideNetworks(encoder, 4, latents), writing).double())
+    return Pair(model, KanervaPlusPlusGuide(GuideNetworks(encoder, 4, latents), writing).double())
 
 
 def tiny_episodes(episodes: int = 2, images: int = 3) -> Tensor:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from experiments.build import Program, build_program
+from experiments.build import build_program
 from experiments.config import Config, default_config, replace_flat
+from models.pair import Pair
 
 IMAGE_SHAPE = (1, 16, 16)
 SMALL = {"width": 16, "depth": 1, "precision": "float32"}
@@ -20,7 +21,7 @@ def small_config(write: str = "allocate", networks: str = "mlp", **changes: obje
     return replace_flat(default_config(flags), {**SMALL, **memory, **latent, **encoder, **changes})
 
 
-def small_program(write: str = "allocate", networks: str = "mlp", **changes: object) -> Program:
+def small_program(write: str = "allocate", networks: str = "mlp", **changes: object) -> Pair:
     program = build_program(small_config(write, networks, **changes), IMAGE_SHAPE, torch.device("cpu"))
     program.model.double()
     program.guide.double()

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from experiments.build import Program, build_program, build_trainer, resolve
+from experiments.build import build_program, build_trainer, resolve
 from experiments.config import Config, default_config, replace_flat
 from inference.step import Step
 from inference.training import Trainer
 from kpp_pyro.data import EpisodeSampler, LabelledImages
 from models.by_hand import elbo_by_hand
+from models.pair import Pair
 
 _SIDES = {"digits": 16, "mnist": 28}  # pixels
 _NUM_IMAGES = {"digits": 1_300, "mnist": 54_000}  # of the training sets; a step's cost depends on little else of them
@@ -39,7 +40,7 @@ def pyro_trainer(config: Config, images: LabelledImages) -> Trainer:
     return build_trainer(config, new_program(config, images), sampler)
 
 
-def new_program(config: Config, images: LabelledImages) -> Program:
+def new_program(config: Config, images: LabelledImages) -> Pair:
     """A new program of a configuration."""
     return build_program(config, images.image_shape, torch.device(config.device))
 

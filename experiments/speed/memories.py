@@ -14,12 +14,13 @@ from torch import Size, Tensor, nn
 
 from experiments.build import build_program
 from experiments.config import Config
-from experiments.programs import MODELS, WRITES, Program
+from experiments.programs import MODELS, WRITES
 from experiments.speed.contenders import configuration
 from experiments.speed.growth import slopes
 from experiments.speed.timing import alternate, backward, leaf, leaves
 from kpp_pyro.writes.interface import Encoding
 from models.memory_model import MemoryGuide
+from models.pair import Pair
 
 ACTS = ("write", "read", "recall")
 LENGTHS = (8, 16, 32, 64, 128, 256, 512)
@@ -59,7 +60,7 @@ def _config(device: str, **changes: Any) -> Config:
     return configuration("mnist", device, **{"preset": "tiny", **changes})
 
 
-def acts(program: Program, length: int) -> Ways:
+def acts(program: Pair, length: int) -> Ways:
     """What is timed of episodes of T images, each act by itself, with noise for images.
 
     write: from features to contents, q(M|X) and a draw of it, forwards and backwards, as in a training step.
@@ -94,7 +95,7 @@ def _without_encoder(guide: MemoryGuide) -> MemoryGuide:
     return found
 
 
-def _line(name: str, program: Program, points: list[dict[str, float]]) -> dict[str, Any]:
+def _line(name: str, program: Pair, points: list[dict[str, float]]) -> dict[str, Any]:
     return {
         "memory": name,
         "memory_scalars": Size(program.model.memory_shape).numel(),

@@ -9,7 +9,6 @@ import torch
 from torch import Size, nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from experiments.build import Program
 from experiments.evaluate import memory_cost
 from inference.evaluation import elbo_terms, evaluate, terms_of
 from inference.randomness import seed_of
@@ -21,6 +20,7 @@ from kpp_pyro.key_priors import StandardNormalPrior
 from kpp_pyro.posteriors import MeanFieldPosterior
 from models.dynamic_kanerva_machine import DynamicKanervaMachineGuide, DynamicKanervaMachineModel
 from models.memory_model import GuideNetworks
+from models.pair import Pair
 from models.pseudo_inverse_memory import PseudoInverseMemoryGuide, PseudoInverseMemoryModel
 from tests.experiments.joined import quick_search
 from tests.programs import random_episodes, small_program
@@ -33,7 +33,7 @@ matrix_models = pytest.mark.parametrize("model", MATRIX)
 solved_keys = pytest.mark.parametrize("model", SOLVED)
 
 
-def rival(model: str, **changes: object) -> Program:
+def rival(model: str, **changes: object) -> Pair:
     sizes = {"memory_rows": ROWS, "key_size": 3, "latent_size": LATENT}
     return small_program(model=model, **{**sizes, **changes})
 
@@ -50,7 +50,7 @@ def hand_made(model, image_shape, rows, latent_size, decoder):
     else:
         ours = PseudoInverseMemoryModel(*arguments)
         guide = PseudoInverseMemoryGuide(ours, networks, steps=24)
-    return Program(ours.double(), guide.double())
+    return Pair(ours.double(), guide.double())
 
 
 def scalar_program(model):

@@ -171,9 +171,7 @@ class TwoAsOne(Processes):
 
 def test_an_input_error_of_one_process_waits_until_all_look_for_one():
     trainer = make_trainer("allocate")
-    trainer = Trainer(
-        trainer.model, trainer.guide, make_objective("trace"), trainer.episodes, trainer.plan, False, TwoAsOne(0, 2)
-    )
+    trainer = Trainer(trainer.pair, make_objective("trace"), trainer.episodes, trainer.plan, False, TwoAsOne(0, 2))
     trainer.train_step()
 
     def unreadable(num_episodes):

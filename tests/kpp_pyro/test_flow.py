@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
 from kpp_pyro.errors import InputError
+from kpp_pyro.fast_pyro import DiagonalNormal
 from kpp_pyro.flow import CouplingFlow, FlowNormal
-from kpp_pyro.normal import DiagonalNormal
 
 CONTEXT = 4
 

@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributions import Distribution, kl_divergence
 
 from kpp_pyro.errors import InputError
+from kpp_pyro.fast_pyro import DiagonalNormal
 from kpp_pyro.key_priors import KEY_PRIORS, EqualMixture, KeyPrior, VampPrior
-from kpp_pyro.normal import DiagonalNormal
 from kpp_pyro.posteriors import POSTERIORS
 
 IMAGE = (1, 3, 3)

@@ -9,7 +9,7 @@ from torch import Size, Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributions import kl_divergence
 
-from kpp_pyro.normal import DiagonalNormal
+from kpp_pyro.fast_pyro import DiagonalNormal
 from kpp_pyro.posteriors import POSTERIORS, MeanFieldPosterior, Posterior
 
 CONTEXT = 5

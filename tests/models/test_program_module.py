@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro.nn import PyroModule, PyroSample
 from torch import nn
 
-from models.program_module import Plate, ProgramModule
+from kpp_pyro.fast_pyro import Plate, ProgramModule
 
 
 class Program(ProgramModule):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.distributions import kl_divergence
 
-from kpp_pyro.normal import DiagonalNormal
+from kpp_pyro.fast_pyro import DiagonalNormal
 
 
 def pair(event_dims: int, *batch: int) -> tuple[DiagonalNormal, dist.Independent]:
