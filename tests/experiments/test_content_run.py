@@ -23,10 +23,9 @@ def test_training_is_bit_for_bit_the_same_and_validation_better(tmp_path):
         trained(tmp_path / "with", *FLAGS, "--content-steps", 5, "--content-step-size", 0.1),
     ]
     without, refined = (load_checkpoint(folder / "checkpoint.pt") for folder in folders)
-    for part in ("model", "guide"):
-        assert without[part].keys() == refined[part].keys()
-        for name, value in without[part].items():
-            assert torch.equal(value, refined[part][name]), name
+    assert without["pair"].keys() == refined["pair"].keys()
+    for name, value in without["pair"].items():
+        assert torch.equal(value, refined["pair"][name]), name
     looks = [records(folder, "validation") for folder in folders]
     assert [[record["step"] for record in look] for look in looks] == [[2, 4], [2, 4]]
     for one, other in zip(*looks, strict=True):

@@ -58,8 +58,7 @@ def test_a_run_on_a_folder_goes_on_with_other_workers_as_if_nothing_had_been(
         assert stopped.returncode == 0, stopped.stderr
         assert run("svi_train.py", "--resume", tmp_path / "run", "--steps", 3, "--workers", 1).returncode == 0
     straight, resumed = (load_checkpoint(folder / "checkpoint.pt") for folder in (finished, tmp_path / "run"))
-    for part in ("model", "guide"):
-        assert all(torch.equal(value, resumed[part][name]) for name, value in straight[part].items())
+    assert all(torch.equal(value, resumed["pair"][name]) for name, value in straight["pair"].items())
 
 
 @pytest.mark.parametrize(

@@ -66,14 +66,13 @@ def test_a_run_opened_as_a_memory_writes_and_recalls_as_the_run_does(folder, mon
 
 def test_the_parameters_are_those_of_the_best_checkpoint(copied):
     best = load_checkpoint(copied / "best.pt")
-    for part in ("model", "guide"):  # so that the last checkpoint is another
-        best[part] = {name: value + 0.25 for name, value in best[part].items()}
+    best["pair"] = {name: value + 0.25 for name, value in best["pair"].items()}  # so that the last one is another
     save_checkpoint(copied / "best.pt", best)
     memories = open_memory(copied, "cpu")
     for part, name in ((memories.model, "model"), (memories.guide, "guide")):
         state = part.state_dict()
-        assert state.keys() == best[name].keys()
-        assert all(torch.equal(value, best[name][key]) for key, value in state.items())
+        assert {f"{name}.{key}" for key in state} == {key for key in best["pair"] if key.startswith(f"{name}.")}
+        assert all(torch.equal(value, best["pair"][f"{name}.{key}"]) for key, value in state.items())
 
 
 def test_the_folder_of_the_data_set_need_not_be_there(copied, folder, monkeypatch, tmp_path):

@@ -128,10 +128,9 @@ def test_the_same_seed_gives_the_same_run(finished, tmp_path):
 
 
 def assert_equal_states(first: dict, second: dict) -> None:
-    for part in ("model", "guide"):
-        assert first[part].keys() == second[part].keys()
-        for name, value in first[part].items():
-            assert torch.equal(value, second[part][name]), name
+    assert first["pair"].keys() == second["pair"].keys()
+    for name, value in first["pair"].items():
+        assert torch.equal(value, second["pair"][name]), name
     for own, other in zip(first["processes"], second["processes"], strict=True):
         assert torch.equal(own["random"]["cpu"], other["random"]["cpu"])
 
@@ -248,7 +247,7 @@ def test_a_damaged_or_foreign_checkpoint_is_refused(finished, tmp_path, damage):
         path.write_text("not a checkpoint")
     else:
         state = load_checkpoint(source / "checkpoint.pt")
-        save_checkpoint(path, {**state, "model": {"other": torch.zeros(1)}})
+        save_checkpoint(path, {**state, "pair": {"other": torch.zeros(1)}})
     before = path.read_bytes(), (folder / "metrics.jsonl").read_bytes()
     assert str(path) in refused(run("svi_train.py", "--resume", folder, "--steps", 9))
     assert (path.read_bytes(), (folder / "metrics.jsonl").read_bytes()) == before
@@ -272,7 +271,7 @@ def test_divergence_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path, mo
     assert re.search(sentence, process.stderr)
     state = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
     assert state["step"] == steps_before
-    assert all(value.isfinite().all() for value in state["model"].values())
+    assert all(value.isfinite().all() for value in state["pair"].values())
 
 
 def test_parameters_beyond_all_bounds_are_found_by_the_evaluation(tmp_path):

@@ -95,7 +95,9 @@ def test_only_the_first_process_writes_and_one_process_can_read_it(folder, both)
     assert not content["earlier_environments"] and not list((folder / "two").glob(".*"))
     assert len(list((folder / "two" / "tensorboard").iterdir())) == 1
     saved = load_checkpoint(folder / "two" / "checkpoint.pt")
-    assert all(torch.equal(value, saved["model"][name]) for name, value in both[0]["trained"]["parameters"].items())
+    assert all(
+        torch.equal(value, saved["pair"][f"model.{name}"]) for name, value in both[0]["trained"]["parameters"].items()
+    )
 
 
 @pytest.mark.usefixtures("no_figures")
@@ -150,7 +152,7 @@ def test_a_divergence_in_one_process_ends_all_and_keeps_the_last_good_checkpoint
     assert status == 1 and len(sentences) == 1 and "is not finite" in sentences[0]
     assert (second[0], second[2]) == (1, "")
     saved = load_checkpoint(folder / "diverging" / "checkpoint.pt")
-    assert saved["step"] == 0 and all(value.isfinite().all() for value in saved["model"].values())
+    assert saved["step"] == 0 and all(value.isfinite().all() for value in saved["pair"].values())
 
 
 def test_a_process_that_dies_ends_the_job_and_leaves_the_last_good_checkpoint(folder):

@@ -82,4 +82,4 @@ def test_bad_input_is_refused_and_leaves_nothing(name, tmp_path, monkeypatch):
         pack_weights([str(unpack(name, tmp_path / "made")), "--out", "packed", "--content-steps", "-1"])
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
     checkpoint = load_checkpoint(tmp_path / "made" / name / "best.pt")
-    assert all(tensor.dtype == torch.float32 for part in ("model", "guide") for tensor in checkpoint[part].values())
+    assert all(tensor.dtype == torch.float32 for tensor in checkpoint["pair"].values())

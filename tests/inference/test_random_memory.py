@@ -19,6 +19,7 @@ from kpp_pyro.errors import InputError
 from kpp_pyro.key_priors import StandardNormalPrior
 from kpp_pyro.posteriors import MeanFieldPosterior
 from models.dynamic_kanerva_machine import DynamicKanervaMachineGuide, DynamicKanervaMachineModel
+from models.matrix_memory import LinearMemory
 from models.memory_model import GuideNetworks
 from models.pair import Pair
 from models.pseudo_inverse_memory import PseudoInverseMemoryGuide, PseudoInverseMemoryModel
@@ -43,13 +44,14 @@ def hand_made(model, image_shape, rows, latent_size, decoder):
     prior = StandardNormalPrior(Size([rows]), image_shape)
     latents, pixels = MeanFieldPosterior(1, Size([latent_size])), torch.Size(image_shape).numel()
     networks = GuideNetworks(nn.Flatten(2), pixels, latents)
-    arguments = (rows, latent_size, prior, None, decoder, image_shape, 0.05)
+    linear = LinearMemory(rows, latent_size, None, 0.05)
+    arguments = (linear, prior, decoder, image_shape)
     if model == "dynamic_kanerva_machine":
         ours = DynamicKanervaMachineModel(*arguments)
-        guide = DynamicKanervaMachineGuide(ours, networks)
+        guide = DynamicKanervaMachineGuide(linear, networks)
     else:
         ours = PseudoInverseMemoryModel(*arguments)
-        guide = PseudoInverseMemoryGuide(ours, networks, steps=24)
+        guide = PseudoInverseMemoryGuide(linear, networks, steps=24)
     return Pair(ours.double(), guide.double())
 
 
@@ -58,7 +60,7 @@ def scalar_program(model):
     decoder = nn.Sequential(nn.Linear(1, 4), nn.Unflatten(-1, TINY_SHAPE))
     decoder[0].weight.data = torch.tensor([[2.0], [-1.0], [2.0], [1.6]])
     program = hand_made(model, TINY_SHAPE, 3, 1, decoder)
-    scales = [program.model.raw_noise, program.guide.raw_key_scale]
+    scales = [program.model.linear.raw_noise, program.guide.raw_key_scale]
     for scale in [*scales, program.guide.raw_memory_scale] if model == "pseudo_inverse_memory" else scales:
         scale.data.fill_(2.5)  # about one: posteriors as wide as their priors, and weights without a tail
     program.guide.to_content.network.linear.bias.data[1] = 2.5
@@ -69,7 +71,7 @@ def scalar_program(model):
 def log_evidence(model, memory, episode):
     """ln p(x | M) of images (B, T, ...) and memories (B, 1, N, 1), by quadrature."""
     latent = torch.linspace(-12, 12, 4001, dtype=torch.float64).view(-1, 1, 1, 1)
-    scale = (memory.square().sum((-2, -1)) + model.noise.square()).sqrt()  # (B, 1)
+    scale = (memory.square().sum((-2, -1)) + model.linear.noise.square()).sqrt()  # (B, 1)
     density = Normal(0.0, scale).log_prob(latent.squeeze(-1)) + model.image_likelihood(latent).log_prob(episode)
     return torch.trapezoid(density.exp(), latent.flatten(), dim=0).log()
 
@@ -123,8 +125,8 @@ def closed_kl(program, episode):
     """KL(q(M|X) || p(M)) by torch's normals, column by column, (B,)."""
     q, model = program.guide.memory_posterior(program.guide.encode(episode)), program.model
     columns = MultivariateNormal(q.loc.squeeze(1).mT, q.row_covariance)  # (B, D) of (N,)
-    eye = torch.eye(len(model.memory_loc), dtype=torch.float64)
-    prior = MultivariateNormal(model.memory_loc.mT, model.memory_scale.square() * eye)
+    eye = torch.eye(len(model.linear.memory_loc), dtype=torch.float64)
+    prior = MultivariateNormal(model.linear.memory_loc.mT, model.linear.memory_scale.square() * eye)
     return kl_divergence(columns, prior).sum(-1).detach()
 
 
@@ -195,7 +197,7 @@ def keys_by_hand(memories, memory, cues):
     guide = memories.guide
     encoding = guide.encode(cues)
     if isinstance(guide, DynamicKanervaMachineGuide):
-        gram = memory @ memory.mT + memories.model.noise.square() * torch.eye(ROWS, dtype=torch.float64)
+        gram = memory @ memory.mT + memories.model.linear.noise.square() * torch.eye(ROWS, dtype=torch.float64)
         return encoding.latent_loc @ memory.mT @ gram.inverse()
     if isinstance(guide, PseudoInverseMemoryGuide):
         return encoding.latent_loc @ torch.linalg.pinv(memory)
@@ -251,7 +253,7 @@ def test_a_rival_generates_from_its_prior_of_keys_and_walks_between_cues(model):
     with torch.no_grad():
         keys = torch.randn(1, 7, *memories.model.key_shape, dtype=torch.float64)
         loc, _ = read_by_hand(memories, memory.value, keys)
-        latents = loc + memories.model.noise * torch.randn_like(loc)
+        latents = loc + memories.model.linear.noise * torch.randn_like(loc)
         torch.testing.assert_close(drawn.keys, keys[0])
         torch.testing.assert_close(drawn.latents, latents[0])
         torch.testing.assert_close(drawn.images, memories.model.decoder(latents).sigmoid()[0])
@@ -302,7 +304,7 @@ def attractor(model):
     linear = program.guide.to_content.network.linear
     linear.weight.data = torch.cat([torch.eye(pixels), torch.zeros(pixels, pixels)]).double()
     linear.bias.data.zero_()
-    program.model.raw_noise.data.fill_(-9.0)  # the least noise there is
+    program.model.linear.raw_noise.data.fill_(-9.0)  # the least noise there is
     return GenerativeMemory(program.model, program.guide)
 
 

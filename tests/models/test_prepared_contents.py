@@ -146,7 +146,7 @@ def test_a_look_interrupts_training_even_where_it_fails(training):
     program = small_program()
     program.train(training)
     parts = program.model, program.guide
-    with pytest.raises(KeyError), program.looked_at():
+    with pytest.raises(KeyError), program.evaluating():
         assert not any(module.training for part in parts for module in part.modules())
         raise KeyError
     assert all(module.training == training for part in parts for module in part.modules())
@@ -156,7 +156,7 @@ def test_what_is_loaded_is_there_to_be_looked_at(tmp_path):
     config, device = small_config(content_steps=10), torch.device("cpu")
     program = build_program(config, IMAGE_SHAPE, device)
     assert program.guide.training
-    save_checkpoint(tmp_path / "best.pt", {"step": 7, **program.state_dicts()})
+    save_checkpoint(tmp_path / "best.pt", {"step": 7, "pair": program.state_dict()})
     assert load_program(program, tmp_path / "best.pt") == 7
     assert not any(module.training for part in (program.model, program.guide) for module in part.modules())
     episode = random_episodes().float()

@@ -49,9 +49,13 @@ def by_hand(name, program, episode):
     """ELBO terms of one draw: ln p(x|z) and ln q - ln p of key and latent, (B, T), and of the memory, (B,)."""
     model, guide = program.model, program.guide
     B = len(episode)
-    N, D = model.memory_loc.shape
+    N, D = model.linear.memory_loc.shape
     eye = torch.eye(N, dtype=torch.float64)
-    prior_loc, u, sigma = (model.memory_loc, positive(model.raw_memory_scale, 0.05), positive(model.raw_noise, 0.05))
+    prior_loc, u, sigma = (
+        model.linear.memory_loc,
+        positive(model.linear.raw_memory_scale, 0.05),
+        positive(model.linear.raw_noise, 0.05),
+    )
     features = guide.encoder(episode)
     content, latent_scale = guide.to_content(features)
     prior = prior_loc.expand(B, N, D), (u**2 * eye).expand(B, N, N)
@@ -119,7 +123,7 @@ def test_pyros_objective_pays_for_the_memory_once_an_episode(model, validation):
     log_likelihood, kl = by_hand(model, program, episode)
     elbo = log_likelihood.sum() - sum(value.sum() for value in kl.values())
     torch.testing.assert_close(-loss, elbo)
-    ours, theirs = (torch.autograd.grad(value, program.model.memory_loc) for value in (-loss, elbo))
+    ours, theirs = (torch.autograd.grad(value, program.model.linear.memory_loc) for value in (-loss, elbo))
     torch.testing.assert_close(ours, theirs)
 
 
@@ -130,7 +134,7 @@ def test_the_mean_field_objective_has_the_memorys_closed_kl(model):
     loss = make_objective("mean_field")(program.model, program.guide)(episode)
     torch.manual_seed(7)
     pair = trace_pair(program.model, program.guide, episode)
-    q, p = pair.guide.nodes["memory"]["fn"], program.model
+    q, p = pair.guide.nodes["memory"]["fn"], program.model.linear
     u = positive(p.raw_memory_scale, 0.05)
     eye = torch.eye(4, dtype=torch.float64)
     prior = MultivariateNormal(p.memory_loc.mT, u**2 * eye)
@@ -175,10 +179,14 @@ def test_the_vaes_images_are_independent_and_its_memory_is_nothing():
 
 
 @matrix_models
-def test_a_guide_borrows_its_models_parameters_and_owns_none_of_them(model):
+def test_model_and_guide_share_their_linear_part_and_nothing_else(model):
     program = rival(model)
-    assert not {id(p) for p in program.guide.parameters()} & {id(p) for p in program.model.parameters()}
-    assert not any("memory_loc" in name for name in program.guide.state_dict())
+    model, guide = program.model, program.guide
+    shared = {id(p) for p in guide.parameters()} & {id(p) for p in model.parameters()}
+    assert guide.linear is model.linear and shared == {id(p) for p in model.linear.parameters()}
+    parameters = list(program.parameters())
+    assert len(parameters) == len({id(p) for p in parameters})
+    assert len(parameters) == len([*model.parameters(), *guide.parameters()]) - len(shared)
 
 
 @matrix_models
@@ -223,8 +231,8 @@ def test_the_kanerva_machine_is_written_where_a_flow_of_keys_has_its_centre():
     encoding = guide.encode(episode)
     keys = guide.key_posterior(encoding)
     assert (keys.mode - keys.loc).abs().max() > 0.1
-    prior = model.memory_loc, model.memory_scale.square() * model.identity
-    expected, _ = regressed(*prior, model.weights(keys.mode), encoding.latent_loc, model.noise.square())
+    prior = model.linear.memory_loc, model.linear.memory_scale.square() * model.linear.identity
+    expected, _ = regressed(*prior, model.linear.weights(keys.mode), encoding.latent_loc, model.linear.noise.square())
     memory = guide.memory_posterior(encoding).mean
     torch.testing.assert_close(memory.squeeze(1), expected)
     heads = [coupling.nn.head.weight for coupling in guide.keys.flow.couplings]

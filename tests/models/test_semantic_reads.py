@@ -56,7 +56,7 @@ def unsure_cues(program):
     """A memory, and what is known of cues that might read many of its blocks in either way."""
     memory = written(program, contents(program))
     encoding = encoded(program, random_episodes(seed=8), contents(program))
-    loc, scale = (part[:, :6].detach() for part in program.model.said_by_blocks(memory, True))
+    loc, scale = (part[:, :6].detach() for part in program.model.block_priors(memory, True))
     return memory, replace(encoding, semantic=(loc + 0.3 * torch.randn_like(loc), 0.8 * scale))
 
 
@@ -140,7 +140,7 @@ def test_what_blocks_say_is_the_prior_of_all_keys_that_read_them_so(signs):
     memory = written(program, contents(program))
     size = program.guide.write.latent_size
     for semantic, uniforms in ((False, (1e-6, 0.5, SHARP - 1e-6)), (True, (SHARP + 1e-6, 1 - BROAD - 1e-6))):
-        loc, scale = program.model.said_by_blocks(memory, semantic)
+        loc, scale = program.model.block_priors(memory, semantic)
         assert loc.shape == scale.shape == (3, BLOCKS, size)
         for uniform in uniforms:
             prior = program.model.latent_prior(memory, keys_of_blocks(program, uniform).expand(3, -1, -1, -1))
@@ -148,7 +148,7 @@ def test_what_blocks_say_is_the_prior_of_all_keys_that_read_them_so(signs):
             torch.testing.assert_close(scale, prior.stddev.chunk(2, -1)[semantic])
     blocks = cut_blocks(memory.squeeze(1), program.model.addressing.layout).flatten(2)
     held = SignCode(signs).unpack(blocks) if signs else blocks
-    assert torch.equal(program.model.said_by_blocks(memory, False)[0], held)
+    assert torch.equal(program.model.block_priors(memory, False)[0], held)
 
 
 def test_what_is_generated_reads_semantically_as_often_as_the_prior_says():
@@ -163,7 +163,7 @@ def test_a_recall_is_of_what_was_written_in_whichever_way_a_block_would_be_read(
     memory = written(program, contents(program))
     held = cut_blocks(memory.squeeze(1), program.model.addressing.layout).flatten(2)
     probs = torch.rand(3, 6, 1, 2 * BLOCKS, dtype=torch.float64).softmax(-1)
-    recalled = program.model.recalled(memory, BlockKey(probs, program.model.addressing))
+    recalled = program.model.mean_read_prior(memory, BlockKey(probs, program.model.addressing))
     of_blocks = probs.squeeze(2).unflatten(-1, (2, BLOCKS)).sum(2)
     expected = torch.einsum("btn,bns->bts", of_blocks, held)
     torch.testing.assert_close(recalled.mean, torch.cat([expected, torch.zeros_like(expected)], -1))
