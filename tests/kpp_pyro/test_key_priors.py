@@ -40,7 +40,7 @@ class Guide(nn.Module):
 
 def prior_of(name: str, key: tuple[int, ...] = (2, 3), family: str = "mean_field") -> tuple[KeyPrior, Guide]:
     prior, guide = KEY_PRIORS[name](Size(key), IMAGE).double(), Guide(key, family).double()
-    prior.bind_guide(guide)
+    prior.bind_guide(guide.forward)
     return prior, guide
 
 
@@ -113,7 +113,7 @@ def test_draws_have_the_density(name: str) -> None:
 def test_on_a_pretended_gpu_nothing_leaves_it_and_no_value_is_asked_for(name: str) -> None:
     with FakeTensorMode(), pyro.validation_enabled(False), torch.device("cuda", 0):
         prior = KEY_PRIORS[name](Size((2, 3)), IMAGE)
-        prior.bind_guide(Guide((2, 3), "low_rank"))
+        prior.bind_guide(Guide((2, 3), "low_rank").forward)
         p = prior().expand((3, 4))
         assert p.log_prob(p.rsample()).device == torch.device("cuda", 0)
 

@@ -217,6 +217,13 @@ def test_generation_is_conditioning_on_a_memory(write):
     assert set(site_value(trace, "image").unique().tolist()) <= {0.0, 1.0}
 
 
-def test_a_flat_prior_cannot_be_sampled_without_a_memory():
-    with pytest.raises(NotImplementedError):
-        small_program().model(random_episodes())
+def test_a_flat_prior_has_an_empty_memory_in_place_of_a_draw():
+    model, episode = small_program().model, random_episodes()
+    state = torch.get_rng_state()
+    prior = model.memory_prior().expand((len(episode), 1))
+    memory = prior.sample()
+    assert torch.equal(memory, torch.zeros(len(episode), 1, *model.memory_shape, dtype=torch.float64))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(prior.log_prob(memory + 1), torch.zeros(len(episode), 1, dtype=torch.float64))
+    trace = poutine.trace(model).get_trace(episode)
+    assert torch.equal(site_value(trace, "memory"), memory)

@@ -61,7 +61,7 @@ def by_hand(name, program, episode):
     prior = prior_loc.expand(B, N, D), (u**2 * eye).expand(B, N, N)
     if name == "kanerva_machine":
         key_loc, key_scale = guide.to_key(features)
-        loc, covariance = regressed(*prior, model.addresses(key_loc), content, sigma**2)
+        loc, covariance = regressed(*prior, model.linear.addresses(key_loc), content, sigma**2)
     elif name == "dynamic_kanerva_machine":
         loc, covariance = prior
         for one in content.split(1, 1):
@@ -78,7 +78,7 @@ def by_hand(name, program, episode):
     if name != "kanerva_machine":
         key_scale = positive(guide.raw_key_scale, 0.05).expand_as(key_loc)
     key = key_loc + key_scale * torch.randn_like(key_loc)
-    weights = model.addresses(key) if name == "kanerva_machine" else key
+    weights = model.linear.addresses(key) if name == "kanerva_machine" else key
     read = weights @ memory
     latent_loc = content
     if guide.correction is not None:
@@ -217,7 +217,7 @@ def test_more_passes_of_the_dynamic_machine_write_what_is_read_more_closely():
         with torch.no_grad():
             encoding = program.guide.encode(episode)
             memory = program.guide.memory_posterior(encoding).mean
-            read = program.model.read(memory, program.guide.solve(encoding.latent_loc, memory.squeeze(1)))
+            read = program.model.linear.read(memory, program.guide.solve(encoding.latent_loc, memory.squeeze(1)))
         distances.append((read - encoding.latent_loc).square().sum().item())
     assert distances[1] < distances[0]
 

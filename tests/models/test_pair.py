@@ -1,0 +1,69 @@
+"""A pair is one module: what its copy does is its own."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from inference.evaluation import elbo_terms
+from models.pair import Pair
+from tests.programs import random_episodes, small_program
+
+RIVAL = {"model": "kanerva_machine", "memory_rows": 4, "key_size": 3, "latent_size": 5}
+KINDS = {
+    "allocate": {},
+    "vamp": {"write": "feed_forward", "key_prior": "vamp"},
+    "kanerva_machine": RIVAL,
+    "semantic_reads": {"semantic_reads": 0.25},
+    "content_steps": {"content_steps": 3},
+}
+every_kind = pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
+
+
+def elbo(pair: Pair) -> torch.Tensor:
+    """Of images read back, and of cues."""
+    torch.manual_seed(4)
+    episode, cues = random_episodes(), random_episodes(seed=5)
+    own = elbo_terms(pair.model, pair.guide, episode).elbo
+    return torch.cat([own, elbo_terms(pair.model, pair.guide, cues, pair.guide.write_memory(episode, 1)).elbo])
+
+
+@every_kind
+@pytest.mark.parametrize("training", [True, False])
+def test_a_copy_is_independent(changes, training):
+    pair = small_program(**changes).train(training)
+    before = elbo(pair)
+    copied = copy.deepcopy(pair)
+    assert torch.equal(elbo(copied), before)
+    assert not {id(p) for p in pair.parameters()} & {id(p) for p in copied.parameters()}
+    assert not {id(m) for m in pair.modules()} & {id(m) for m in copied.modules()}
+    assert len(list(copied.parameters())) == len(list(pair.parameters()))
+    assert {pair.model._pyro_name, pair.guide._pyro_name}.isdisjoint({copied.model._pyro_name, copied.guide._pyro_name})
+    with torch.no_grad():
+        for name, parameter in copied.named_parameters():
+            value = parameter.clone()
+            parameter.add_(0.1 * torch.randn_like(parameter))
+            changed = elbo(copied)
+            assert torch.equal(elbo(pair), before), name
+            fresh = small_program(**changes).train(training)  # the same state, without having been copied
+            fresh.load_state_dict(copied.state_dict())
+            assert torch.equal(elbo(fresh), changed), name
+            parameter.copy_(value)
+
+
+@every_kind
+def test_every_parameter_is_there_once_and_every_module_where_it_belongs(changes):
+    pair = small_program(**changes)
+    model, guide = pair.model, pair.guide
+    shared = {id(module) for module in model.modules()} & {id(module) for module in guide.modules()}
+    expected = {id(module) for module in model.linear.modules()} if hasattr(model, "linear") else set()
+    assert shared == expected
+    assert not any(isinstance(part, nn.Module) for part in (*vars(model).values(), *vars(guide).values()))
+    assert pair.sizes()["parameters"] == sum(p.numel() for p in {id(p): p for p in pair.parameters()}.values())
+    assert pair.state_dict().keys() == {
+        *(f"model.{name}" for name in model.state_dict()),
+        *(f"guide.{name}" for name in guide.state_dict()),
+    }
