@@ -22,8 +22,9 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(autouse=True)
 def _reproducible() -> Iterator[None]:
-    """Every test: a fixed seed, Pyro's checks on."""
+    """Every test: a fixed seed, Pyro's checks on, and none of its parameters from other tests."""
     torch.manual_seed(0)
+    pyro.clear_param_store()
     with pyro.validation_enabled(True):
         yield
 

@@ -149,7 +149,7 @@ def test_a_point_of_the_model_is_compared_with_the_guides(point):
 def test_several_particles_are_averaged_as_by_trace_elbo():
     program, episode = small_program(), random_episodes()
     results = [
-        value_and_gradients(kind(num_particles=3, max_plate_nesting=PLATE_NESTING), *vars(program).values(), episode)
+        value_and_gradients(kind(num_particles=3, max_plate_nesting=PLATE_NESTING), *program.children(), episode)
         for kind in (TensorTrace_ELBO, Trace_ELBO)
     ]
     torch.testing.assert_close(*results)

@@ -205,15 +205,14 @@ def keys_by_hand(memories, memory, cues):
 
 
 def read_by_hand(memories, memory, keys):
-    latents = memories.model.weights(keys) @ memory
+    latents = memories.model.linear.weights(keys) @ memory
     return latents, memories.model.decoder(latents).sigmoid()
 
 
 @matrix_models
 def test_a_rival_writes_a_draw_of_its_memory_and_recalls_by_hand(model):
     memories, episodes, cues = opened(model), random_episodes(2, IMAGES), random_episodes(2, 3, seed=5)
-    torch.manual_seed(SEED)
-    memory = memories.write(episodes)
+    memory = memories.write(episodes, SEED)
     torch.manual_seed(SEED)
     assert torch.equal(memory.value, written_memory(memories.guide, episodes).squeeze(1))
     assert memory.value.shape == (2, ROWS, LATENT)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
 from contextlib import nullcontext
 
 import pyro
@@ -78,14 +77,6 @@ class Program(ProgramModule):
         return self.plain(inputs) + self.bayesian(inputs) + self.level + self.shift
 
 
-@pytest.fixture
-def _empty_store() -> Iterator[None]:
-    pyro.clear_param_store()
-    yield
-    pyro.clear_param_store()
-
-
-@pytest.mark.usefixtures("_empty_store")
 @pytest.mark.parametrize("recorded", [True, False])
 def test_random_weights_are_sites_and_plain_networks_are_recorded_unless_it_is_left_out(recorded: bool) -> None:
     program = Program()
@@ -98,7 +89,6 @@ def test_random_weights_are_sites_and_plain_networks_are_recorded_unless_it_is_l
     assert {"shift", "plain.weight", "plain.bias", "bayesian.bias"} == {name for name, _ in program.named_parameters()}
 
 
-@pytest.mark.usefixtures("_empty_store")
 def test_every_module_and_every_copy_has_parameters_of_its_own_under_names_of_its_own() -> None:
     first, second = Program(), Program()
     first(torch.ones(3, 2))  # a root that has run
@@ -115,7 +105,6 @@ def test_every_module_and_every_copy_has_parameters_of_its_own_under_names_of_it
         assert store[f"{name}.bayesian.bias"] is program.bayesian._parameters["bias"]
 
 
-@pytest.mark.usefixtures("_empty_store")
 def test_a_state_that_is_loaded_is_what_the_store_holds() -> None:
     program, other = Program(), Program()
     program(torch.ones(3, 2))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 
+import pyro
 import pytest
 import torch
+from pyro import poutine
 from torch import nn
 
 from inference.evaluation import elbo_terms
+from inference.recall import GenerativeMemory
+from inference.traces import site_value, written_memory
 from models.pair import Pair
-from tests.programs import random_episodes, small_program
+from tests.programs import WRITES, random_episodes, small_program
 
 RIVAL = {"model": "kanerva_machine", "memory_rows": 4, "key_size": 3, "latent_size": 5}
 KINDS = {
@@ -20,7 +24,15 @@ KINDS = {
     "semantic_reads": {"semantic_reads": 0.25},
     "content_steps": {"content_steps": 3},
 }
+WRITERS = [
+    *({"write": write} for write in WRITES),
+    *({**RIVAL, "model": model} for model in ("kanerva_machine", "dynamic_kanerva_machine", "pseudo_inverse_memory")),
+]
 every_kind = pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
+
+
+def _name(changes: dict[str, object]) -> str:
+    return str(changes.get("model") or changes["write"])
 
 
 def elbo(pair: Pair) -> torch.Tensor:
@@ -52,6 +64,31 @@ def test_a_copy_is_independent(changes, training):
             fresh.load_state_dict(copied.state_dict())
             assert torch.equal(elbo(fresh), changed), name
             parameter.copy_(value)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("changes", WRITERS, ids=_name)
+def test_writing_is_what_the_guide_does_first_and_draws_neither_keys_nor_latents(changes, training, monkeypatch):
+    pair, episode = small_program(**changes).train(training), random_episodes()
+    torch.manual_seed(3)
+    expected = site_value(poutine.trace(pair.guide).get_trace(episode), "memory").detach()
+    monkeypatch.setattr(pair.guide, "latent_posterior", lambda *_: pytest.fail("latents were looked for"))
+    monkeypatch.setattr(pyro, "sample", lambda *_, **__: pytest.fail("something was drawn at a site"))
+    torch.manual_seed(3)
+    memory = pair.guide.write_memory(episode)
+    assert torch.equal(memory, expected) and not memory.requires_grad
+    torch.manual_seed(4)
+    state = torch.get_rng_state()
+    assert torch.equal(pair.guide.write_memory(episode, seed=3), expected)
+    assert torch.equal(written_memory(pair.guide, episode, seed=3), expected)
+    held = GenerativeMemory(pair.model, pair.guide)
+    assert torch.equal(held.write(episode, seed=3).value, expected.squeeze(1))
+    assert torch.equal(held.write(episode).value, pair.guide.write_memory(episode, seed=0).squeeze(1))
+    assert torch.equal(torch.get_rng_state(), state)
+    random = "model" in changes
+    assert torch.equal(pair.guide.write_memory(episode, seed=8), expected) != random
+    pair.guide.write_memory(episode)
+    assert torch.equal(torch.get_rng_state(), state) != random
 
 
 @every_kind

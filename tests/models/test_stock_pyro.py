@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyro
@@ -42,13 +41,6 @@ def _name(changes: dict[str, object]) -> str:
 
 every_pair = pytest.mark.parametrize("changes", PAIRS, ids=_name)
 some_pairs = pytest.mark.parametrize("changes", SOME, ids=_name)
-
-
-@pytest.fixture(autouse=True)
-def _empty_store() -> Iterator[None]:
-    pyro.clear_param_store()
-    yield
-    pyro.clear_param_store()
 
 
 def parameters(pair: Pair) -> dict[str, Tensor]:
