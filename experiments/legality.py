@@ -16,7 +16,6 @@ from kpp_pyro.quantization import LARGEST_BITS, SMALLEST_BITS
 from kpp_pyro.sign_code import MOST_SIGNS
 
 _POINTERS = ("allocate", "allocate_by_content")  # writes whose keys point at known blocks
-_MIXTURES = ("feed_forward_soft",)  # writes whose memories do not hold latents
 _EXACT = 2**22  # levels of a scalar times pixels along a side, at which reads are exact in float32
 _SOLVED_KEYS = ("dynamic_kanerva_machine", "pseudo_inverse_memory")
 _BLOCK_SIZES = ("memory_channels", "memory_height", "memory_width", "block_height", "block_width", "reads")
@@ -119,11 +118,6 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str, str]]:
     yield from _idle_numbers(config)
     yield from _conflicts_of_semantic_reads(config)
     yield from _conflicts_of_signs(config)
-    if model == "kanerva_plus_plus" and memory.write in _MIXTURES:
-        for name in ("content_steps", "content_bits", "signs_per_scalar"):
-            if flat(config)[name]:
-                what = f"none with --write {memory.write}, whose contents are not latents"
-                yield name.replace("_", "-"), what, str(flat(config)[name])
     reads, blocks = config.data.episode_length * memory.reads, layout_of(memory).blocks
     for name in ("content_bits", "signs_per_scalar"):
         if flat(config)[name] is not None and reads > blocks:

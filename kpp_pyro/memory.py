@@ -8,8 +8,7 @@ turned around: its adjoint writes a block through a key.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -115,18 +114,17 @@ class Placement:
 class Addressing:
     """Turns keys into placements; scale and shift stay inside the memory for any key.
 
-    `smooth`: zoom and shift are linear in the CDF of the key, so that every place is a read's centre (the paper's).
-    `blockwise`: the read is flat inside a block and sharp at its edges, as a pointer is. The memory is cut into blocks;
-    along x and y the centre stands still inside a block and crosses to the next within `edge` of a block's width; the
-    zoom is 1 for all but the largest `broad` fraction of scales, from where it grows to span the memory. Below those, a
-    `semantic` fraction of scales reads a block for what it says of other images, see `SemanticReading`.
+    A read is flat inside a block and sharp at its edges, as a pointer is. (The paper's is smooth: zoom and shift are
+    linear in the CDF of the key.) The memory is cut into blocks; along x and y the centre stands still inside a block
+    and crosses to the next within `edge` of a block's width; the zoom is 1 for all but the largest `broad` fraction of
+    scales, from where it grows to span the memory. Below those, a `semantic` fraction of scales reads a block for what
+    it says of other images, see `SemanticReading`.
     """
 
     layout: MemoryLayout
-    kind: Literal["smooth", "blockwise"] = "smooth"
     edge: float = 0.02
     broad: float = 0.01
-    semantic: float = field(default=0.0, repr=False)  # memory files know an addressing by how it is written out
+    semantic: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the shares; without an edge the read would not be a function of the key at it."""
@@ -152,9 +150,8 @@ class Addressing:
         uniform = torch.special.ndtr(key)
         layout = self.layout
         scale, x, y = uniform[..., SCALE], uniform[..., X], uniform[..., Y]
-        if self.kind == "blockwise":
-            scale = ((scale - 1 + self.broad) / self.broad).clamp(0, 1) if self.broad > 0 else scale * 0
-            x, y = _staircase(x, layout.columns, self.edge), _staircase(y, layout.rows, self.edge)
+        scale = ((scale - 1 + self.broad) / self.broad).clamp(0, 1) if self.broad > 0 else scale * 0
+        x, y = _staircase(x, layout.columns, self.edge), _staircase(y, layout.rows, self.edge)
         zoom = 1 + (layout.largest_zoom - 1) * scale  # (..., R)
         relative = layout.block_width / layout.width, layout.block_height / layout.height
         half_extent = torch.stack([zoom * relative[0], zoom * relative[1]], -1)  # (..., R, 2)
@@ -171,7 +168,7 @@ class Addressing:
     def key_grid(self, rows: int, columns: int, scale: float = 0.0) -> Tensor:
         """Keys (rows * columns, R, 3) evenly spaced under the prior, row by row; all R reads are of the same place.
 
-        With a blockwise addressing and as many rows and columns as there are blocks, key n reads block n.
+        With as many rows and columns as there are blocks, key n reads block n.
 
         Args:
             rows: places along y.
@@ -190,8 +187,7 @@ class Addressing:
 
     def scale_at(self, share: float) -> float:
         """Scale of the keys that zoom this share of the way from one block (0) to the memory (1)."""
-        uniform = share if self.kind == "smooth" else 1 - self.broad * (1 - share)
-        bounded = min(max(uniform, 1e-6), 1 - 1e-6)
+        bounded = min(max(1 - self.broad * (1 - share), 1e-6), 1 - 1e-6)
         return float(torch.special.ndtri(torch.tensor(bounded, dtype=torch.float64)))
 
 

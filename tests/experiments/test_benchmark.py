@@ -146,7 +146,7 @@ def test_other_ways_are_compared_with_the_step_as_it_is(monkeypatch: pytest.Monk
     assert found["failures"] == {"broken": "ZeroDivisionError: division by zero"}
 
 
-@pytest.mark.parametrize("write", ["allocate", "feed_forward", "feed_forward_soft"])
+@pytest.mark.parametrize("write", ["allocate", "feed_forward"])
 def test_a_step_does_the_same_operations_for_every_length_of_an_episode(write: str) -> None:
     def step(length: int) -> Callable[[], object]:
         config = configuration(

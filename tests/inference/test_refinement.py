@@ -268,7 +268,7 @@ def test_model_and_guide_stay_as_they_are(write, given):
 
 
 def test_a_guide_that_runs_each_time_is_refined_too():
-    program, episode = small_program("feed_forward_soft"), random_episodes()
+    program, episode = small_program("feed_forward"), random_episodes()
     memory = written_memory(program.guide, random_episodes(seed=9))
 
     def guide(episode, memory=None):  # cannot be amortized: it is run within the graph of every step
@@ -489,7 +489,7 @@ def tiny_written(write):
     return program, episode, log_evidence(program.model, written_memory(program.guide, episode), episode)
 
 
-@pytest.mark.parametrize("write", ["allocate", "feed_forward", "feed_forward_soft"])
+@both_writes
 def test_scores_by_widened_keys_agree_with_quadrature(write):
     program, episode, truth = tiny_written(write)
     proposal = widened_proposal(program.model, program.guide, episode)
