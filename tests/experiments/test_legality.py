@@ -23,10 +23,9 @@ from kpp_pyro.posteriors import POSTERIORS
 from tests.experiments.running import refused, run
 
 CPU = {"device": "cpu"}
-BLOCK_WRITES = tuple(write for write in WRITES if write != "feed_forward_soft")  # whose contents are latents
 POINTERS = ("allocate", "allocate_by_content")  # whose keys choose blocks
 VAE, DKM = {"model": "vae"}, {"model": "dynamic_kanerva_machine"}
-LEARNED, SOFT = {"write": "feed_forward"}, {"write": "feed_forward_soft"}
+LEARNED = {"write": "feed_forward"}
 MEAN_FIELD = {"objective": "mean_field"}
 SEMANTIC = {"semantic_reads": 0.25, "left_out": 2}
 OTHERS = [model for model in MODELS if model != "kanerva_plus_plus"]
@@ -64,7 +63,7 @@ CONFLICTS = [
      "--latent-context: expected image, since nothing is read, found image_and_read"),
     (LEARNED | MEAN_FIELD | {"key_prior": "flow"},
      "--key-prior: expected a normal with --objective mean_field, whose KLs are closed, found flow"),
-    (SOFT | MEAN_FIELD | {"key_guide": "flow"},
+    (LEARNED | MEAN_FIELD | {"key_guide": "flow"},
      "--key-guide: expected a normal with --objective mean_field, whose KLs are closed, found flow"),
     (LEARNED | {"content_bits": 8, "episode_length": 33},
      SHARED.format("content-bits", 33, 8)),
@@ -78,8 +77,8 @@ CONFLICTS = [
     ({"particles": 2}, "--particles: expected 1 with --objective trace, found 2"),
     (MEAN_FIELD | {"particles": 8}, "--particles: expected 1 with --objective mean_field, found 8"),
     ({"objective": "iwae", "renyi_alpha": 0.25}, "--renyi-alpha: expected --objective renyi beside it, found iwae"),
-    (VAE | SOFT,
-     "--write: expected no choice with --model vae, which writes in its own way, found feed_forward_soft"),
+    (VAE | LEARNED,
+     "--write: expected no choice with --model vae, which writes in its own way, found feed_forward"),
     ({"episode_encoder": "attention", "temporal_shift": 0.125},
      "--temporal-shift: expected --episode-encoder temporal_shift beside it, found attention"),
     (VAE | {"latent_size": 1, "latent_guide": "flow"},
@@ -121,9 +120,8 @@ CONFLICTS = [
      SHARED.format("signs-per-scalar", 33, 1)),
     (LEARNED | {"signs_per_scalar": 16, "reads": 2},
      SHARED.format("signs-per-scalar", 64, 16)),
-    *((SEMANTIC | {"write": write},
-       f"--semantic-reads: expected 0 with --write {write}, whose keys are not restricted to blocks, found 0.25")
-      for write in ("feed_forward", "feed_forward_soft")),
+    (SEMANTIC | LEARNED,
+     "--semantic-reads: expected 0 with --write feed_forward, whose keys are not restricted to blocks, found 0.25"),
     (SEMANTIC | {"reads": 2}, "--reads: expected 1 with --semantic-reads, found 2"),
     (SEMANTIC | {"latent_prior": "standard_normal"},
      "--latent-prior: expected memory with --semantic-reads, found standard_normal"),
@@ -240,7 +238,7 @@ def test_semantic_reads_leave_keys_for_what_was_written(share):
 @pytest.mark.parametrize(
     "changes",
     [
-        *({"write": write, "signs_per_scalar": 4, "content_steps": 3} for write in BLOCK_WRITES),
+        *({"write": write, "signs_per_scalar": 4, "content_steps": 3} for write in WRITES),
         {"signs_per_scalar": 1},
         {"signs_per_scalar": 16, "episode_length": 16, "reads": 2},
         {"memory_channels": 1, "block_height": 1, "block_width": 1, "signs_per_scalar": 2, "latent_guide": "flow"},
@@ -254,7 +252,7 @@ def test_signs_and_semantic_reads_go_with_all_else_that_knows_its_blocks(changes
     resolve(replace_flat(default_config(), {**CPU, **changes}))
 
 
-@pytest.mark.parametrize("write", BLOCK_WRITES)
+@pytest.mark.parametrize("write", WRITES)
 def test_a_latent_of_another_size_than_a_block_s_signs_is_refused(write):
     config = replace_flat(default_config([f"--write={write}"]), {"latent_size": 100, "signs_per_scalar": 4})
     with pytest.raises(InputError) as error:
@@ -265,7 +263,7 @@ def test_a_latent_of_another_size_than_a_block_s_signs_is_refused(write):
 @pytest.mark.parametrize(
     "changes",
     [
-        *({"write": write, "content_steps": 3, "content_bits": 2} for write in BLOCK_WRITES),
+        *({"write": write, "content_steps": 3, "content_bits": 2} for write in WRITES),
         {"content_bits": 16, "episode_length": 32},
         *({"model": model, "content_steps": 3} for model in MODELS if model not in ("vae", "kanerva_plus_plus")),
     ],
@@ -288,7 +286,7 @@ def test_what_networks_cannot_have_is_refused(changes, sentence):
     assert refusal(changes) == sentence
 
 
-@pytest.mark.parametrize("write", BLOCK_WRITES)
+@pytest.mark.parametrize("write", WRITES)
 def test_a_latent_of_another_size_than_a_block_is_refused(write):
     config = replace_flat(default_config([f"--write={write}"]), {"latent_size": 7})
     with pytest.raises(InputError) as error:
@@ -346,26 +344,15 @@ def written_by_the_version_before(config: Config) -> dict[str, object]:
     return content
 
 
-def small_of(write: str, **changes: object) -> Config:
-    config = default_config([f"--write={write}"])
-    return replace_flat(config, {"width": 32, "precision": "float32", "seed": 3, **CPU, **changes})
+def small_of(**changes: object) -> Config:
+    return replace_flat(default_config(), {"width": 32, "precision": "float32", "seed": 3, **CPU, **changes})
 
 
-@pytest.mark.parametrize(
-    ("write", "changes"),
-    [
-        ("allocate", {}),
-        ("allocate", {"temporal_shift": 0.125, "episode_encoder": "temporal_shift"}),
-        ("feed_forward_soft", {}),
-        ("feed_forward_soft", {"temporal_shift": 0.0}),
-    ],
-)
-def test_a_run_of_the_version_before_is_the_same_program(write, changes):
-    config = small_of(write, **changes)
+@pytest.mark.parametrize("changes", [{}, {"temporal_shift": 0.125, "episode_encoder": "temporal_shift"}])
+def test_a_run_of_the_version_before_is_the_same_program(changes):
+    config = small_of(**changes)
     content = written_by_the_version_before(config)
-    assert content["network"]["temporal_shift"] == changes.get(
-        "temporal_shift", 0.125 if write == "feed_forward_soft" else 0
-    )
+    assert content["network"]["temporal_shift"] == changes.get("temporal_shift", 0)
     old = resolve(config_from_json(content, Path("config.json")))
     assert old.network.temporal_shift == config.network.temporal_shift
     episode = (torch.rand(2, 5, 1, 16, 16) < 0.4).float()
@@ -380,21 +367,18 @@ def test_a_run_of_the_version_before_is_the_same_program(write, changes):
 
 @pytest.mark.parametrize("prior", KEY_PRIORS)
 @pytest.mark.parametrize("guide", POSTERIORS)
-@pytest.mark.parametrize("write", [write for write in WRITES if write.startswith("feed_forward")])
-def test_learned_maps_have_keys_of_any_prior_and_any_guide(write, guide, prior):
-    require_legal(replace_flat(default_config([f"--write={write}"]), {"key_guide": guide, "key_prior": prior}))
+def test_a_learned_map_has_keys_of_any_prior_and_any_guide(guide, prior):
+    require_legal(replace_flat(default_config(["--write=feed_forward"]), {"key_guide": guide, "key_prior": prior}))
 
 
-@pytest.mark.parametrize("write", ["allocate", "feed_forward_soft"])
-def test_checkpoints_of_the_version_before_fit_parameter_by_parameter(write):
+def test_checkpoints_of_the_version_before_fit_parameter_by_parameter():
     """The optimiser's moments are saved in the order of the parameters: that of the modules stays."""
-    program = build_program(small_of(write), (1, 16, 16), torch.device("cpu"))
+    program = build_program(small_of(), (1, 16, 16), torch.device("cpu"))
     networks = [
         list(dict.fromkeys(".".join(name.split(".")[:depth]) for name, _ in part.named_parameters()))
         for part, depth in ((program.model, 1), (program.guide, 2))
     ]
-    heads = ["content"] if write == "allocate" else ["content", "claim", "key", "latent"]
-    assert networks == [["reading", "decoder"], ["encoder.network", *(f"write.to_{head}" for head in heads)]]
+    assert networks == [["reading", "decoder"], ["encoder.network", "write.to_content"]]
 
 
 def test_signs_are_trained_with_closed_kls_unless_another_objective_is_named():
@@ -402,10 +386,3 @@ def test_signs_are_trained_with_closed_kls_unless_another_objective_is_named():
     assert default_config(["--signs_per_scalar=8"]).training.objective == "mean_field"
     assert default_config(["--signs-per-scalar", "8", "--objective", "trace"]).training.objective == "trace"
     assert default_config(["--signs-per-scalar", "None"]).training.objective == "trace"
-
-
-def test_what_was_called_feed_forward_before_there_were_signs_is_the_soft_map():
-    content = json.loads(json.dumps(dataclasses.asdict(replace_flat(Config(), {"write": "feed_forward"})), default=str))
-    assert config_from_json(content, Path("config.json")).memory.write == "feed_forward"
-    del content["memory"]["signs_per_scalar"]
-    assert config_from_json(content, Path("config.json")).memory.write == "feed_forward_soft"

@@ -324,12 +324,13 @@ def test_allocated_keys_stay_as_they_are(given):
     assert not torch.isclose(after["latent"]["fn"].mean, before["latent"]["fn"].mean).any()
 
 
-@pytest.mark.parametrize("write", ["allocate", "feed_forward_soft"])  # normal keys at sharp edges have noisy gradients
-def test_refinement_raises_the_elbo_of_every_image(write):
-    program, episode = small_program(write), random_episodes(1, 4)
-    proposal = refined_proposal(program.model, program.guide, episode, steps=60)
+@pytest.mark.parametrize("parts", [{"write": "allocate"}, {"model": "kanerva_machine"}], ids=str)
+def test_refinement_raises_the_elbo_of_every_image(parts):  # normal keys at sharp edges have noisy gradients
+    program, episode = small_program(**parts), random_episodes(1, 4)
+    memory = written_memory(program.guide, episode)
+    proposal = refined_proposal(program.model, program.guide, episode, memory, steps=60)
     assert [part.from_prior for part in proposal.parts] == [(), (), ("key", "latent")]
-    score = importance_score(program.model, proposal, episode, particles=300)
+    score = importance_score(program.model, proposal, episode, memory, particles=300)
     amortised, refined = score.elbos
     assert (refined.elbo > amortised.elbo).all()
 
