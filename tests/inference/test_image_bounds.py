@@ -354,7 +354,7 @@ def test_one_particle_of_a_program_is_trace_elbo_and_more_are_better(write):
 
 def test_encoder_and_write_run_once_whatever_the_number_of_particles():
     program, episode, seen = small_program("feed_forward"), random_episodes(), {}
-    for name, module in (("encoder", program.guide.encoder), ("write", program.guide.write.to_content)):
+    for name, module in (("encoder", program.guide.encoder), ("write", program.guide.write.to_claim)):
         module.register_forward_hook(lambda _, given, made, name=name: seen.setdefault(name, []).append(made.shape))
     loss_of("iwae", program.model, program.guide, episode, particles=9)
     assert all(len(shapes) == 1 and shapes[0][:2] == episode.shape[:2] for shapes in seen.values()) and len(seen) == 2
