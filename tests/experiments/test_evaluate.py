@@ -252,6 +252,7 @@ def test_figures_of_the_scores_are_drawn_again_from_the_folder(evaluated, withou
         (["--device", "abacus"], "--device"),
         (["--content-steps", -1], "--content-steps"),
         (["--content-bits", 1], "--content-bits"),
+        (["--content-bits", 17], "--content-bits"),
     ],
 )
 def test_what_no_score_can_use_is_refused(learned, flags, named):
