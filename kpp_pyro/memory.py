@@ -58,11 +58,6 @@ class MemoryLayout:
         return self.channels, self.block_height, self.block_width
 
     @property
-    def scalars(self) -> int:
-        """Number of scalars in a memory."""
-        return self.channels * self.height * self.width
-
-    @property
     def read_scalars(self) -> int:
         """Number of scalars that the R reads of one image return."""
         return self.reads * self.channels * self.block_height * self.block_width
