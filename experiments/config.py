@@ -98,8 +98,6 @@ class ProgramConfig:
     number of them."""
     content_step_size: float = 0.03
     """Length of such a step, relative to the root mean square of the contents."""
-    content_bits: int | None = None
-    """Round every scalar that is written to so many bits (2 to 16), not in training either; 32-bit floats if None."""
     memory_rows: int = 32
     """N, rows of a matrix memory."""
     key_size: int = 32
@@ -365,6 +363,8 @@ def _part_from_json(kind: Any, content: dict[str, Any], source: Path) -> Any:
     expected = {f.name for f in dataclasses.fields(kind)}
     if not isinstance(content, dict):
         raise InputError(f"{source}: expected the keys of {kind.__name__}, found {content!r}")
+    if kind is ProgramConfig and content.get("content_bits", 0) is None:
+        content = {name: value for name, value in content.items() if name != "content_bits"}  # of an earlier version
     if not set(content) <= expected:
         odd = ", ".join(sorted(set(content) - expected))
         raise InputError(f"{source}: expected the keys of {kind.__name__} of this version, found {odd} too")

@@ -25,7 +25,6 @@ from kpp_pyro.networks.correction import LatentCorrection
 from kpp_pyro.networks.mlp import MlpDecoder, MlpEncoder
 from kpp_pyro.networks.reading import DecoderOfHalves, IdentityReading, NoReading, SemanticReading
 from kpp_pyro.posteriors import POSTERIORS, Posterior
-from kpp_pyro.quantization import Quantization
 from kpp_pyro.semi_amortized import LatentRefinement, SignRefinement
 from kpp_pyro.sign_code import SignCode
 from kpp_pyro.writes import AllocateByContentWrite, AllocateWrite, FeedForwardWrite, Write
@@ -149,8 +148,6 @@ class Parts:
             yield SignRefinement(model.image_likelihood, program.content_steps)
         elif program.content_steps:
             yield LatentRefinement(model.image_likelihood, program.content_steps, program.content_step_size)
-        if program.content_bits:
-            yield Quantization(program.content_bits)
 
 
 def build_networks(config: Config, image_shape: ImageShape, dtype: torch.dtype) -> Parts:

@@ -57,11 +57,6 @@ class MemoryLayout:
         return self.channels, self.block_height, self.block_width
 
     @property
-    def scalars(self) -> int:
-        """Number of scalars in a memory."""
-        return self.channels * self.height * self.width
-
-    @property
     def read_scalars(self) -> int:
         """Number of scalars that the R reads of one image return."""
         return self.reads * self.channels * self.block_height * self.block_width
@@ -234,39 +229,6 @@ def read(memory: Tensor, key: Tensor, addressing: Addressing) -> Tensor:
     )  # (N, C_m, T * R * h, w)
     sampled = sampled.unflatten(2, (images, reads, layout.block_height)).movedim(1, 3)
     return sampled.reshape(*batch, images, reads, *layout.block_shape)
-
-
-def write_through(blocks: Tensor, key: Tensor, addressing: Addressing) -> Tensor:
-    """Write blocks into an empty memory through keys: the adjoint of `read`, which is linear in the memory.
-
-        <read(M, key), blocks> = <M, write_through(blocks, key)>   for every memory M
-
-    A read interpolates along y and along x, A_y M A_x^T, so that its adjoint is A_y^T block A_x, summed over images
-    and reads. Written out, it is differentiable in the keys too, which the gradient of `grid_sample` is not.
-
-    Args:
-        blocks: (..., B, T, R, C_m, h, w), float32 or float64.
-        key: (..., B, T, R, 3); leading dimensions (particles) broadcast against the blocks'.
-        addressing: how keys become places.
-
-    Returns:
-        Memories (..., B, 1, C_m, H_m, W_m); of all particles, where either has some.
-    """
-    layout = addressing.layout
-    place = addressing.place(key)
-    down, across = _block_offsets(layout, key)
-    y = place.centre[..., 1, None] + place.half_extent[..., 1, None] * down[:, 0]  # (..., T, R, h)
-    x = place.centre[..., 0, None] + place.half_extent[..., 0, None] * across[0]  # (..., T, R, w)
-    to_rows, to_columns = _bilinear_weights(y, layout.height), _bilinear_weights(x, layout.width)
-    widened = torch.einsum("...trchw,...trwv->...trchv", blocks, to_columns)  # (..., T, R, C_m, h, W_m)
-    return torch.einsum("...trchv,...trhu->...cuv", widened, to_rows).unsqueeze(-4)
-
-
-def _bilinear_weights(position: Tensor, size: int) -> Tensor:
-    """Weights (..., size) of the memory pixels along one axis at positions (...) on [-1, 1], clamped at its ends."""
-    pixel = ((position + 1) * size - 1) / 2
-    distance = pixel.clamp(0, size - 1).unsqueeze(-1) - torch.arange(size, dtype=pixel.dtype, device=pixel.device)
-    return (1 - distance.abs()).clamp(min=0)
 
 
 def _block_offsets(layout: MemoryLayout, like: Tensor) -> tuple[Tensor, Tensor]:

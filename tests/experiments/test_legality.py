@@ -14,7 +14,7 @@ import torch
 
 from experiments.build import build_program, resolve
 from experiments.config import Config, config_from_json, default_config, flat, replace_flat
-from experiments.legality import require_legal, require_sensible
+from experiments.legality import require_legal, require_rounding, require_sensible
 from experiments.programs import EPISODE_ENCODERS, MODELS, WRITES
 from inference.objectives import OBJECTIVES
 from kpp_pyro.errors import InputError
@@ -65,8 +65,6 @@ CONFLICTS = [
      "--key-prior: expected a normal with --objective mean_field, whose KLs are closed, found flow"),
     (LEARNED | MEAN_FIELD | {"key_guide": "flow"},
      "--key-guide: expected a normal with --objective mean_field, whose KLs are closed, found flow"),
-    (LEARNED | {"content_bits": 8, "episode_length": 33},
-     SHARED.format("content-bits", 33, 8)),
     (MEAN_FIELD | {"latent_guide": "flow"},
      "--latent-guide: expected a normal with --objective mean_field, whose KLs are closed, found flow"),
     (MEAN_FIELD | {"key_prior": "learned_gaussian"},
@@ -100,22 +98,11 @@ CONFLICTS = [
     ({"write_passes": 2}, IDLE.format("write-passes", 1, "kanerva_plus_plus", 2)),
     (VAE | {"content_steps": 5}, IDLE.format("content-steps", 0, "vae", 5)),
     (VAE | {"content_step_size": 0.5}, IDLE.format("content-step-size", 0.03, "vae", 0.5)),
-    (VAE | {"content_bits": 5}, IDLE.format("content-bits", None, "vae", 5)),
-    (DKM | {"content_bits": 5}, IDLE.format("content-bits", None, "dynamic_kanerva_machine", 5)),
-    ({"model": "kanerva_machine", "content_bits": 5}, IDLE.format("content-bits", None, "kanerva_machine", 5)),
-    ({"model": "pseudo_inverse_memory", "content_bits": 5},
-     IDLE.format("content-bits", None, "pseudo_inverse_memory", 5)),
-    ({"content_bits": 8, "episode_length": 33},
-     SHARED.format("content-bits", 33, 8)),
     ({"signs_per_scalar": 8, "content_step_size": 0.5},
      "--content-step-size: expected 0.03, its default, with --signs-per-scalar, which are turned over, found 0.5"),
     ({"signs_per_scalar": 16, "memory_width": 65, "block_width": 1},
      "--signs-per-scalar: expected fewer for a memory of 65 pixels along a side, as reads round positions in it, found "
      "16"),
-    ({"write": "allocate_by_content", "content_bits": 8, "reads": 2},
-     SHARED.format("content-bits", 64, 8)),
-    ({"signs_per_scalar": 4, "content_bits": 4},
-     "--content-bits: expected none with --signs-per-scalar, which says the bits, found 4"),
     ({"signs_per_scalar": 1, "episode_length": 33},
      SHARED.format("signs-per-scalar", 33, 1)),
     (LEARNED | {"signs_per_scalar": 16, "reads": 2},
@@ -171,6 +158,12 @@ def refusal(changes: dict[str, object], config: Config | None = None) -> str:
     return str(error.value)
 
 
+def refusal_of_rounding(changes: dict[str, object], bits: int) -> str:
+    with pytest.raises(InputError) as error:
+        require_rounding(replace_flat(default_config(), changes), bits)
+    return str(error.value)
+
+
 def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
@@ -221,7 +214,29 @@ def test_weights_and_steps_are_not_negative(name):
 
 @pytest.mark.parametrize("bits", [-1, 0, 1, 17])
 def test_bits_are_two_to_sixteen(bits):
-    assert refusal({"content_bits": bits}) == f"--content-bits: expected 2 to 16, or none, found {bits}"
+    assert refusal_of_rounding({}, bits) == f"--content-bits: expected 2 to 16, or none, found {bits}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        *(({"model": model}, f"--content-bits: expected none with --model {model}, which has no use for it, found 5")
+          for model in OTHERS),
+        ({"signs_per_scalar": 4},
+         "--content-bits: expected none with --signs-per-scalar, which says the bits, found 5"),
+        ({"episode_length": 33}, SHARED.format("content-bits", 33, 5)),
+        (LEARNED | {"episode_length": 33}, SHARED.format("content-bits", 33, 5)),
+        ({"write": "allocate_by_content", "reads": 2}, SHARED.format("content-bits", 64, 5)),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_rounded_is_refused_in_a_sentence(changes, sentence):
+    assert refusal_of_rounding(changes, 5) == sentence
+
+
+@pytest.mark.parametrize("changes", [*({"write": write} for write in WRITES), SEMANTIC, {"episode_length": 32}])
+def test_contents_that_have_a_block_of_their_own_may_be_rounded(changes):
+    for bits in (2, 8, 16):
+        require_rounding(replace_flat(default_config(), changes), bits)
 
 
 @pytest.mark.parametrize("signs", [-1, 0, 17])
@@ -245,7 +260,7 @@ def test_semantic_reads_leave_keys_for_what_was_written(share):
         *(SEMANTIC | {"write": write, "objective": objective} for write in POINTERS for objective in OBJECTIVES
           if objective != "dreg"),
         SEMANTIC | {"semantic_reads": 0.48, "signs_per_scalar": 4, "latent_context": "image_and_read"},
-        SEMANTIC | {"left_out": 31, "latent_guide": "flow", "content_steps": 3, "content_bits": 8},
+        SEMANTIC | {"left_out": 31, "latent_guide": "flow", "content_steps": 3},
     ],
 )  # fmt: skip
 def test_signs_and_semantic_reads_go_with_all_else_that_knows_its_blocks(changes):
@@ -263,8 +278,7 @@ def test_a_latent_of_another_size_than_a_block_s_signs_is_refused(write):
 @pytest.mark.parametrize(
     "changes",
     [
-        *({"write": write, "content_steps": 3, "content_bits": 2} for write in WRITES),
-        {"content_bits": 16, "episode_length": 32},
+        *({"write": write, "content_steps": 3} for write in WRITES),
         *({"model": model, "content_steps": 3} for model in MODELS if model not in ("vae", "kanerva_plus_plus")),
     ],
 )
@@ -386,3 +400,12 @@ def test_signs_are_trained_with_closed_kls_unless_another_objective_is_named():
     assert default_config(["--signs_per_scalar=8"]).training.objective == "mean_field"
     assert default_config(["--signs-per-scalar", "8", "--objective", "trace"]).training.objective == "trace"
     assert default_config(["--signs-per-scalar", "None"]).training.objective == "trace"
+
+
+def test_contents_that_are_not_rounded_may_be_stated_as_earlier_versions_did_and_others_not():
+    content = json.loads(json.dumps(dataclasses.asdict(Config()), default=str))
+    content["program"]["content_bits"] = None
+    assert config_from_json(content, Path("config.json")).program == Config().program
+    content["program"]["content_bits"] = 8
+    with pytest.raises(InputError, match=r"config.json: expected the keys .* of this version, found content_bits too"):
+        config_from_json(content, Path("config.json"))
