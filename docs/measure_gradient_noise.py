@@ -95,7 +95,7 @@ def toy() -> Case:
 def trained() -> Case:
     """A feed-forward Kanerva++ after a few hundred steps on the digits with all KLs, and an episode of them."""
     config = replace_flat(
-        default_config(["--write=feed_forward_soft", "--dataset=digits"]),
+        default_config(["--write=feed_forward", "--dataset=digits"]),
         {"steps": TRAINING_STEPS, "kl_key_start": 1.0, "kl_latent_start": 1.0, "precision": "float32", "seed": SEED},
     )
     device = torch.device("cpu")
@@ -107,7 +107,7 @@ def trained() -> Case:
     print(f"trained for {TRAINING_STEPS} steps: loss {result.loss.item():.1f} nats per image")
     episode = episodes.render(episodes.draw(1))
     write = program.guide.write
-    posterior = [*write.to_key.parameters(), *write.to_latent.parameters()]  # type: ignore[union-attr]
+    posterior = [write.key_shift, *write.to_key_scale.parameters(), *write.to_content.parameters()]  # type: ignore[union-attr]
     own = {id(parameter) for parameter in posterior}
     rest = [parameter for parameter in program.guide.parameters() if id(parameter) not in own]
     groups = {"q(y), q(z)": posterior, "encoder, write": rest}

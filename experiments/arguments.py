@@ -83,7 +83,6 @@ class HeldOutArguments(RunArguments):
             "reads": memory.reads,
             "signs_per_scalar": memory.signs_per_scalar,
             "content_steps": run.config.program.content_steps,
-            "content_bits": run.config.program.content_bits,
             **run.program.sizes(),
         }
 

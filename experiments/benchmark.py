@@ -24,14 +24,13 @@ from experiments.speed.contenders import configuration
 from experiments.speed.growth import PARTICLES, axes, measure_growth
 from experiments.speed.input import time_input
 from experiments.speed.memories import LENGTHS, measure_memories
-from experiments.speed.options import time_options
-from experiments.speed.steps import fraction_of_peak, time_parts, time_steps
+from experiments.speed.steps import time_parts, time_steps
 from experiments.speed.table import describe_benchmark
 from kpp_pyro.errors import InputError
 from kpp_pyro.figures import draw_growth, draw_memory_costs
 from kpp_pyro.run_folder import environment, write_json
 
-Section = Literal["steps", "parts", "options", "peak", "growth", "memories", "input"]
+Section = Literal["steps", "parts", "growth", "memories", "input"]
 _BARS = {"mnist": 1.05, "mnist medium": 1.05, "digits": 1.15}  # of the program's time over that by hand, on a CPU
 _CAPTURED_BAR = 1.02  # on a GPU, both captured
 _PICTURES = {"growth": (draw_growth, "growth"), "memories": (draw_memory_costs, "memory_costs")}
@@ -47,10 +46,9 @@ class Arguments:
 
     out: Path = Path("benchmark.json")
     """File to write; the pictures go beside it."""
-    sections: tuple[Section, ...] = ("steps", "parts", "options", "peak", "growth", "memories", "input")
-    """What to measure: the program against the ELBO by hand; where time goes; other ways to run the same step;
-    the fraction of the machine's peak; growth with T, batch, memory, reads and particles; writing to and reading from
-    every memory; waiting for a folder."""
+    sections: tuple[Section, ...] = ("steps", "parts", "growth", "memories", "input")
+    """What to measure: the program against the ELBO by hand; where time goes; growth with T, batch, memory,
+    reads and particles; writing to and reading from every memory; waiting for a folder."""
     repeats: int = 40
     """Timings of each way; growth and memories take a fifth of them."""
     device: str = "auto"
@@ -94,8 +92,6 @@ def measure(arguments: Arguments, device: str) -> dict[str, Any]:
             for name, config in presets(device, medium=True).items()
         },
         "parts": lambda: {name: time_parts(c, repeats) for name, c in presets(device).items()},
-        "options": lambda: {name: time_options(c, few) for name, c in presets(device, convolutions=True).items()},
-        "peak": lambda: {name: fraction_of_peak(c, few) for name, c in presets(device, convolutions=True).items()},
         "growth": lambda: measure_growth(
             device, few, axes(arguments.quick), (10, 20) if arguments.quick else PARTICLES
         ),
@@ -111,15 +107,13 @@ def measure(arguments: Arguments, device: str) -> dict[str, Any]:
     }
 
 
-def presets(device: str, medium: bool = False, convolutions: bool = False) -> dict[str, Config]:
+def presets(device: str, medium: bool = False) -> dict[str, Config]:
     """The configurations that are timed: the presets of a CPU, and on a GPU the largest too."""
     found = {"digits": configuration("digits", device), "mnist": configuration("mnist", device)}
     if medium:
         found["mnist medium"] = configuration("mnist", device, preset="medium")
     if device.startswith("cuda"):
         found["mnist base"] = configuration("mnist", device, preset="base")
-    if convolutions:
-        found["mnist conv tiny"] = configuration("mnist", device, networks="conv", preset="tiny")
     return found
 
 

@@ -98,8 +98,6 @@ class ProgramConfig:
     number of them."""
     content_step_size: float = 0.03
     """Length of such a step, relative to the root mean square of the contents."""
-    content_bits: int | None = None
-    """Round every scalar that is written to so many bits (2 to 16), not in training either; 32-bit floats if None."""
     memory_rows: int = 32
     """N, rows of a matrix memory."""
     key_size: int = 32
@@ -118,7 +116,7 @@ class MemoryConfig:
     write: WriteName = "allocate"
     """allocate gives every image a block of its own, in order; allocate_by_content chooses blocks by what the images
     are, so that similar images share; feed_forward is the paper's learned map onto the memory, with normal keys, by
-    which images claim blocks; feed_forward_soft lets every place mix what the images offer."""
+    which images claim blocks."""
     memory_channels: int = 4
     """C_m; the memory has C_m x H_m x W_m scalars."""
     memory_height: int = 20
@@ -139,8 +137,8 @@ class MemoryConfig:
     """Prior probability of a key whose scale says that its block is read for what it tells of images that were not
     written; train with --left-out then. For --write allocate and allocate_by_content, with one read."""
     latent_size: int | None = None
-    """D, size of an image's latent: as many scalars (or signs) as are read if None (always, but for feed_forward_soft),
-    100 with other models. With --semantic-reads, of one of its two halves."""
+    """D, size of an image's latent: as many scalars (or signs) as are read if None (always with kanerva_plus_plus), 100
+    with other models. With --semantic-reads, of one of its two halves."""
     smallest_scale: float = 0.05
     """Lower bound of the learned scales of latents, keys and random memories, so that none becomes a point; keys of
     --write feed_forward have bounds of their own, relative to a block."""
@@ -255,26 +253,6 @@ _BY_WRITE: dict[str, dict[str, Any]] = {
         "block_width": 1,
         "episode_encoder": "temporal_shift",
     },
-    "feed_forward_soft": {
-        "memory_channels": 50,
-        "memory_height": 8,
-        "memory_width": 8,
-        "block_height": 2,
-        "block_width": 2,
-        "latent_size": 64,
-        "episode_encoder": "temporal_shift",
-        "kl_key_start": 0.0,
-        "kl_key_begin_step": 1500,
-        "kl_key_ramp_steps": 2000,
-    },
-}
-# A soft map has to discover what the others are given: it needs several times the steps.
-_BY_DATASET_AND_WRITE: dict[tuple[str, str], dict[str, Any]] = {
-    ("digits", "feed_forward_soft"): {"steps": 6000, "evaluate_every": 500},
-    ("mnist", "feed_forward_soft"): {"preset": "medium", "steps": 24000},
-    ("fashion_mnist", "feed_forward_soft"): {"preset": "medium", "steps": 24000},
-    ("omniglot", "feed_forward_soft"): {"steps": 24000, "evaluate_every": 1000},
-    ("folder", "feed_forward_soft"): {"preset": "medium", "steps": 24000},
 }
 # A deterministic memory's KL is dropped; with these not paid either, all models are trained for the same: ln p(X | M).
 # A linear read is far from exact: a latent's posterior that does not look at it, as the Kanerva Machine's does, pays.
@@ -310,7 +288,7 @@ def default_config(arguments: Sequence[str] = ()) -> Config:
     named = {name: value for name, value in _named_choices(arguments).items() if value is not None}
     standard = flat(Config())
     dataset, write, model, objective = ({**standard, **named}[name] for name in _CHOICES[:4])
-    chosen = _BY_DATASET.get(dataset, {}) | _BY_WRITE.get(write, {}) | _BY_DATASET_AND_WRITE.get((dataset, write), {})
+    chosen = _BY_DATASET.get(dataset, {}) | _BY_WRITE.get(write, {})
     if named.get("signs_per_scalar") and "objective" not in named:
         chosen["objective"] = objective = "mean_field"
     chosen = {**standard, **chosen, **_BY_MODEL.get(model, {}), **_BY_OBJECTIVE.get(objective, {}), **named}
@@ -385,12 +363,12 @@ def _part_from_json(kind: Any, content: dict[str, Any], source: Path) -> Any:
     expected = {f.name for f in dataclasses.fields(kind)}
     if not isinstance(content, dict):
         raise InputError(f"{source}: expected the keys of {kind.__name__}, found {content!r}")
+    if kind is ProgramConfig and content.get("content_bits", 0) is None:
+        content = {name: value for name, value in content.items() if name != "content_bits"}  # of an earlier version
     if not set(content) <= expected:
         odd = ", ".join(sorted(set(content) - expected))
         raise InputError(f"{source}: expected the keys of {kind.__name__} of this version, found {odd} too")
     values = {name: Path(str(value)) if name == "data_dir" else value for name, value in content.items()}
-    if kind is MemoryConfig and "signs_per_scalar" not in content and content.get("write") == "feed_forward":
-        values["write"] = "feed_forward_soft"  # as it was called until there were signs
     for name, hint in get_type_hints(kind).items():
         if name in values:
             _require_kind(name, values[name], hint, source)

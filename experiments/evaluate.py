@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from experiments.arguments import HeldOutArguments, require_at_least
 from experiments.build import OpenedRun
+from experiments.legality import require_rounding
 from experiments.pictures import draw_score_figures
 from experiments.score_table import describe_scores
 from experiments.script import run_shared_script
@@ -30,6 +31,7 @@ from inference.randomness import own_randomness
 from inference.refinement import widened_proposal
 from inference.scoring import OWN, Scores, ScoringPlan, draw_memory, inference_gap, score_episodes, summarize
 from kpp_pyro.data import EpisodeSet, first_images
+from kpp_pyro.quantization import Quantization
 from kpp_pyro.run_folder import environment, write_json
 
 _IMAGES_AT_ONCE = 64
@@ -60,7 +62,7 @@ class Arguments(HeldOutArguments):
     content_steps: int | None = None
     """Gradient steps by which contents are improved before they are written; as the run's configuration if None."""
     content_bits: int | None = None
-    """Round every scalar that is written to so many bits (2 to 16); as the run's configuration if None."""
+    """Round every scalar that is written to so many bits (2 to 16); 32-bit floats if None."""
     posterior_images: int = 8
     """Keep posterior draws of the first N images in RUN/posterior.nc, for ArviZ; 0 keeps none."""
 
@@ -92,9 +94,13 @@ def read_arguments(argv: Sequence[str] | None) -> Arguments:
 
 def open_scored(arguments: Arguments, processes: Processes) -> OpenedRun:
     """Open the run that the command line names."""
-    names = ("classes_per_episode", "content_steps", "content_bits")
+    names = ("classes_per_episode", "content_steps")
     changes = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    return arguments.open_run(processes, **changes)
+    run = arguments.open_run(processes, **changes)
+    if arguments.content_bits is not None:
+        require_rounding(run.config, arguments.content_bits)
+        run.program.guide.preparations += (Quantization(arguments.content_bits),)
+    return run
 
 
 def score(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments, processes: Processes = ALONE) -> Scores:
@@ -150,6 +156,7 @@ def report(run: OpenedRun, arguments: Arguments, scores: Scores, processes: Proc
     return {
         "settings": {
             **arguments.settings(run),
+            "content_bits": arguments.content_bits,
             "images": images,
             "pixels": pixels,
             "particles": arguments.particles,

@@ -295,9 +295,7 @@ def _strength(noise: str) -> dict[str, Any]:
 def _about_scale(explorer: Explorer) -> str:
     """What the scale does with this addressing, and what the numbers of the key are."""
     addressing = explorer.addressing
-    if addressing.kind == "smooth":
-        scale = "The scale is the size of the block: the smallest at 0 %, as large as the memory allows at 100 %."
-    elif addressing.semantic > 0:
+    if addressing.semantic > 0:
         low, high = 100 * addressing.sharp, 100 * (1 - addressing.broad)
         scale = (
             f"Below {low:g} % the scale does not matter. From there to {high:g} % a block is read for what it says of "

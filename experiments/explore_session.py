@@ -92,11 +92,7 @@ class Explorer:
 
     def point_at(self, across: float, down: float, scale: float) -> Percent:
         """The sliders of the key whose block's centre is nearest to a place, in shares of the memory, at this scale."""
-        x, y = across, down
-        if self.addressing.kind == "smooth":  # where the centre keeps half a block from the edges
-            half = self.addressing.place(self.key((50, 50, scale))).half_extent[0, 0].tolist()
-            x, y = (0.5 + (share - 0.5) / max(1 - size, _ENDS) for share, size in zip((x, y), half, strict=True))
-        x, y = (round(100 * min(max(share, 0.0), 1.0), 1) for share in (x, y))
+        x, y = (round(100 * min(max(share, 0.0), 1.0), 1) for share in (across, down))
         return x, y, scale
 
     def images_at(self, session: Session, percent: Percent) -> list[int]:

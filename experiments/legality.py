@@ -16,13 +16,12 @@ from kpp_pyro.quantization import LARGEST_BITS, SMALLEST_BITS
 from kpp_pyro.sign_code import MOST_SIGNS
 
 _POINTERS = ("allocate", "allocate_by_content")  # writes whose keys point at known blocks
-_MIXTURES = ("feed_forward_soft",)  # writes whose memories do not hold latents
 _EXACT = 2**22  # levels of a scalar times pixels along a side, at which reads are exact in float32
 _SOLVED_KEYS = ("dynamic_kanerva_machine", "pseudo_inverse_memory")
 _BLOCK_SIZES = ("memory_channels", "memory_height", "memory_width", "block_height", "block_width", "reads")
 _RANDOM = ("kanerva_machine", *_SOLVED_KEYS)
 _USED_BY = {  # numbers, and the models that they make a difference to
-    (*_BLOCK_SIZES, "content_bits", "signs_per_scalar", "semantic_reads", "left_out"): ("kanerva_plus_plus",),
+    (*_BLOCK_SIZES, "signs_per_scalar", "semantic_reads", "left_out"): ("kanerva_plus_plus",),
     ("content_steps", "content_step_size"): ("kanerva_plus_plus", *_RANDOM),
     ("kl_key_start", "kl_key_begin_step", "kl_key_ramp_steps"): ("kanerva_plus_plus", *_RANDOM),
     ("memory_rows", "kl_memory_weight"): _RANDOM,
@@ -55,9 +54,6 @@ def require_sensible(config: Config) -> None:
     for flag, value in at_least_one.items():
         if value < 1:
             raise InputError(f"--{flag}: expected at least 1, found {value}")
-    if program.content_bits is not None and not SMALLEST_BITS <= program.content_bits <= LARGEST_BITS:
-        bits = program.content_bits
-        raise InputError(f"--content-bits: expected {SMALLEST_BITS} to {LARGEST_BITS}, or none, found {bits}")
     if memory.signs_per_scalar is not None and not 1 <= memory.signs_per_scalar <= MOST_SIGNS:
         signs = memory.signs_per_scalar
         raise InputError(f"--signs-per-scalar: expected 1 to {MOST_SIGNS}, or none, found {signs}")
@@ -119,16 +115,32 @@ def _conflicts(config: Config) -> Iterator[tuple[str, str, str]]:
     yield from _idle_numbers(config)
     yield from _conflicts_of_semantic_reads(config)
     yield from _conflicts_of_signs(config)
-    if model == "kanerva_plus_plus" and memory.write in _MIXTURES:
-        for name in ("content_steps", "content_bits", "signs_per_scalar"):
-            if flat(config)[name]:
-                what = f"none with --write {memory.write}, whose contents are not latents"
-                yield name.replace("_", "-"), what, str(flat(config)[name])
-    reads, blocks = config.data.episode_length * memory.reads, layout_of(memory).blocks
-    for name in ("content_bits", "signs_per_scalar"):
-        if flat(config)[name] is not None and reads > blocks:
-            what = f"none where {reads} reads of an episode share the memory's {blocks} blocks, which hold means then"
-            yield name.replace("_", "-"), what, str(flat(config)[name])
+    if memory.signs_per_scalar is not None:
+        for expected in _shared_blocks(config):
+            yield "signs-per-scalar", expected, str(memory.signs_per_scalar)
+
+
+def _shared_blocks(config: Config) -> Iterator[str]:
+    """What is expected instead of packed or rounded contents, where blocks are shared."""
+    reads, blocks = config.data.episode_length * config.memory.reads, layout_of(config.memory).blocks
+    if reads > blocks:
+        yield f"none where {reads} reads of an episode share the memory's {blocks} blocks, which hold means then"
+
+
+def require_rounding(config: Config, bits: int) -> None:
+    """Raise InputError unless what this configuration writes can be rounded to so many bits, by `--content-bits`."""
+    for expected in _conflicts_of_rounding(config, bits):
+        raise InputError(f"--content-bits: expected {expected}, found {bits}")
+
+
+def _conflicts_of_rounding(config: Config, bits: int) -> Iterator[str]:
+    if not SMALLEST_BITS <= bits <= LARGEST_BITS:
+        yield f"{SMALLEST_BITS} to {LARGEST_BITS}, or none"
+    if config.program.model != "kanerva_plus_plus":
+        yield f"none with --model {config.program.model}, which has no use for it"
+    if config.memory.signs_per_scalar is not None:
+        yield "none with --signs-per-scalar, which says the bits"
+    yield from _shared_blocks(config)
 
 
 def _conflicts_of_semantic_reads(config: Config) -> Iterator[tuple[str, str, str]]:
@@ -155,8 +167,6 @@ def _conflicts_of_signs(config: Config) -> Iterator[tuple[str, str, str]]:
     memory, program = config.memory, config.program
     if memory.signs_per_scalar is None:
         return
-    if program.content_bits is not None:
-        yield "content-bits", "none with --signs-per-scalar, which says the bits", str(program.content_bits)
     if program.content_step_size != ProgramConfig.content_step_size:
         what = f"{ProgramConfig.content_step_size}, its default, with --signs-per-scalar, which are turned over"
         yield "content-step-size", what, str(program.content_step_size)

@@ -125,8 +125,6 @@ def _key_walk(memories: GenerativeMemory, memory: Memory, image: Tensor) -> dict
     addressing = memories.addressing
     layout, walks = addressing.layout, {}
     rows, columns = min(layout.rows, _WALK_MOST), min(layout.columns, _WALK_MOST)
-    if addressing.kind == "smooth":  # where between two blocks there is something to see
-        rows, columns = 2 * rows, 2 * columns
     stay = memories.locate(memory, image.unsqueeze(0)).expand(rows * columns, -1, -1)
     for share in (0.0, 0.5, 1.0):
         walk = addressing.key_grid(rows, columns, addressing.scale_at(share))[:, :1].to(stay)

@@ -22,18 +22,11 @@ from kpp_pyro.networks.attention import AttentiveEncoder
 from kpp_pyro.networks.conv import ConvDecoder, ConvEncoder
 from kpp_pyro.networks.correction import LatentCorrection
 from kpp_pyro.networks.mlp import MlpDecoder, MlpEncoder
-from kpp_pyro.networks.reading import DecoderOfHalves, IdentityReading, MlpReading, NoReading, SemanticReading
+from kpp_pyro.networks.reading import DecoderOfHalves, IdentityReading, NoReading, SemanticReading
 from kpp_pyro.posteriors import POSTERIORS, Posterior
-from kpp_pyro.quantization import Quantization
 from kpp_pyro.semi_amortized import LatentRefinement, SignRefinement
 from kpp_pyro.sign_code import SignCode
-from kpp_pyro.writes import (
-    AllocateByContentWrite,
-    AllocateWrite,
-    FeedForwardWrite,
-    SoftFeedForwardWrite,
-    Write,
-)
+from kpp_pyro.writes import AllocateByContentWrite, AllocateWrite, FeedForwardWrite, Write
 from kpp_pyro.writes.blocks import BlockWrite
 from models.dynamic_kanerva_machine import DynamicKanervaMachineGuide, DynamicKanervaMachineModel
 from models.kanerva_machine import KanervaMachineGuide, KanervaMachineModel
@@ -114,8 +107,6 @@ class Parts:
             yield SignRefinement(model.image_likelihood, program.content_steps)
         elif program.content_steps:
             yield LatentRefinement(model.image_likelihood, program.content_steps, program.content_step_size)
-        if program.content_bits:
-            yield Quantization(program.content_bits)
 
 
 def build_networks(config: Config, image_shape: ImageShape, dtype: torch.dtype) -> Parts:
@@ -206,18 +197,9 @@ def _feed_forward(parts: Parts, layout: MemoryLayout) -> Write:
     return FeedForwardWrite(layout, parts.encoding_size, smallest, keys, parts.dtype, parts.code)
 
 
-def _soft_feed_forward(parts: Parts, layout: MemoryLayout) -> Write:
-    memory = parts.config.memory
-    latent_size = layout.read_scalars if memory.latent_size is None else memory.latent_size
-    keys = parts.key_posterior(layout.reads, KEY_SIZE)
-    return SoftFeedForwardWrite(layout, parts.encoding_size, latent_size, memory.smallest_scale, keys, parts.dtype)
-
-
-def _prior_from_memory(parts: Parts, layout: MemoryLayout, latent_size: int) -> nn.Module:
+def _prior_from_memory(parts: Parts, layout: MemoryLayout, _latent_size: int) -> nn.Module:
     memory = parts.config.memory
     smallest = memory.smallest_scale
-    if memory.write == "feed_forward_soft":
-        return MlpReading(layout, latent_size, 4 * latent_size, 2, smallest)
     reading = IdentityReading(layout, smallest, parts.code)  # a block holds a latent as it is
     return SemanticReading(reading, parts.config.network.width, smallest) if memory.semantic_reads else reading
 
@@ -274,7 +256,6 @@ WRITES: dict[str, Callable[[Parts, MemoryLayout], Write]] = {
     "allocate": _allocate,
     "allocate_by_content": _allocate_by_content,
     "feed_forward": _feed_forward,
-    "feed_forward_soft": _soft_feed_forward,
 }
 LATENT_PRIORS: dict[str, Callable[[Parts, MemoryLayout, int], nn.Module]] = {
     "memory": _prior_from_memory,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,13 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from inference.errors import DivergenceError
+from inference.importance import WeightedDraws
 from inference.weights import WeightStream
 from kpp_pyro.errors import InputError
 from kpp_pyro.files import write_whole
-
-if TYPE_CHECKING:  # mcmc imports this module
-    from inference.importance import WeightedDraws
-    from inference.mcmc import NutsResult
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # 0.23 announces 1.0, once a day
@@ -31,7 +28,7 @@ ArvizData = Any  # az.InferenceData of ArviZ 0.x, xarray.DataTree of 1.x: data["
 KEY_COORDINATES = ("scale", "x", "y")
 _BELOW_ONE = 1 - 2**-53
 _SAMPLE = ("chain", "draw")
-_IN_NATS = {"log_joint", "log_proposal", "log_weight", "log_likelihood", "monte_carlo_error", "lp"}
+_IN_NATS = {"log_joint", "log_proposal", "log_weight", "log_likelihood", "monte_carlo_error"}
 
 
 def rhat_and_ess(draws: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -53,8 +50,6 @@ def posterior_data(
     episode: Tensor,
     *,
     images: int | None = None,
-    labels: Tensor | None = None,
-    indices: Tensor | None = None,
     chains: int = 4,
     draws: int | None = None,
     seed: int = 0,
@@ -71,8 +66,7 @@ def posterior_data(
     - `constant_data`, (image,): `log_likelihood` ln p-hat_K and its `monte_carlo_error` in nats, and of the weights
       `effective_sample_size` and `pareto_k`. ArviZ's own group log_likelihood would be ln p(x | latents) of every
       draw, which this is not, as the latents are integrated out.
-    - `observed_data`, (image,): `ink`, the mean pixel (of a binary image the share of ink), and `label` and
-      `index` where given. Pixels stay out.
+    - `observed_data`, (image,): `ink`, the mean pixel (of a binary image the share of ink). Pixels stay out.
 
     The coordinates `episode` and `position` say where image number `image` stood.
 
@@ -83,8 +77,6 @@ def posterior_data(
         weighted: K draws of every image, (K, B, T).
         episode: the images, (B, T, C, H, W).
         images: keep the first so many, episode by episode; all of them if None.
-        labels: their classes, (B, T).
-        indices: their places in the data set, (B, T).
         chains: number of chains.
         draws: of each chain; K / chains, rounded down, if None.
         seed: of the resampling; the random state outside stays as it is.
@@ -93,7 +85,7 @@ def posterior_data(
         InputError: shapes that do not fit together, or a number out of range.
         DivergenceError: weights of an image that are not numbers, or all zero.
     """
-    _check_shapes(weighted, episode, {"labels": labels, "indices": indices})
+    _check_shapes(weighted, episode)
     particles, length = len(weighted.log_joint), episode.shape[1]
     draws = particles // max(1, chains) if draws is None else draws
     _check_counts({"images": images, "chains": chains, "draws": draws})
@@ -103,8 +95,7 @@ def posterior_data(
     sites = {name: _flat(value, 1)[:, :images][particle, image] for name, value in weighted.values.items()}
     stats = {"log_joint": log_joint[particle, image], "log_proposal": log_proposal[particle, image]}
     stats |= {"log_weight": stats["log_joint"] - stats["log_proposal"], "particle": particle}
-    summaries = {"ink": episode.double().mean((-3, -2, -1)), "label": labels, "index": indices}
-    observed = {name: _flat(value)[:images] for name, value in summaries.items() if value is not None}
+    observed = {"ink": _flat(episode.double().mean((-3, -2, -1)))[:images]}
     where = {"episode": image // length, "position": image % length}
     return _assemble(
         {
@@ -115,22 +106,6 @@ def posterior_data(
         },
         {"particles": particles, "resampling": "systematic", "seed": seed},
     )
-
-
-def nuts_data(result: NutsResult) -> ArvizData:
-    """Turn the draws by NUTS of the latents of one image into ArviZ data.
-
-    - `posterior`: every latent site, (chain, draw, *event), where the event of a key is (read, coordinate).
-    - `sample_stats`: `lp`, ln p(x, latents | M) of the draws in nats, (chain, draw); and of every chain, (chain,), the
-      number of `divergences`, the mean `acceptance_rate` and the `step_size`.
-    """
-    stats = {
-        "lp": result.log_joint,
-        "divergences": result.divergences,
-        "acceptance_rate": result.acceptance,
-        "step_size": result.step_size,
-    }
-    return _assemble({"posterior": _dataset(result.draws, _SAMPLE), "sample_stats": _dataset(stats, _SAMPLE)})
 
 
 def save(data: ArvizData, path: Path) -> None:
@@ -181,14 +156,11 @@ def resample(log_weights: Tensor, draws: int, seed: int) -> Tensor:
     return torch.searchsorted(cumulative, comb, right=True).gather(-1, order).T
 
 
-def _check_shapes(weighted: WeightedDraws, episode: Tensor, given: Mapping[str, Tensor | None]) -> None:
+def _check_shapes(weighted: WeightedDraws, episode: Tensor) -> None:
     batch = tuple(episode.shape[:2])
     if weighted.log_joint.shape[1:] != batch:
         found = tuple(weighted.log_joint.shape)
         raise InputError(f"weighted: expected draws of every image, (K, {batch[0]}, {batch[1]}), found {found}")
-    for name, value in given.items():
-        if value is not None and value.shape != batch:
-            raise InputError(f"{name}: expected shape {batch}, found {tuple(value.shape)}")
 
 
 def _check_counts(counts: Mapping[str, int | None]) -> None:
@@ -214,21 +186,16 @@ def _estimates(log_weights: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _dataset(
-    values: Mapping[str, Tensor], dims: Sequence[str], where: Mapping[str, Tensor] | None = None
-) -> xr.Dataset:
-    """A group of values (*dims, *event), or of the first few of dims alone; `where` is known of every image, (N,)."""
+def _dataset(values: Mapping[str, Tensor], dims: Sequence[str], where: Mapping[str, Tensor]) -> xr.Dataset:
+    """A group of values (*dims, *event); `where` is known of every image, (N,)."""
     group = xr.Dataset(
-        {
-            name: ((*dims[: value.dim()], *_event_dims(name, value.shape[len(dims) :])), _array(value))
-            for name, value in values.items()
-        }
+        {name: ((*dims, *_event_dims(name, value.shape[len(dims) :])), _array(value)) for name, value in values.items()}
     )
     for name in _IN_NATS & group.keys():
         group[name].attrs["units"] = "nats"
     numbers = {str(name): np.arange(size) for name, size in group.sizes.items()}
     names = {"coordinate": list(KEY_COORDINATES)} if "coordinate" in group.sizes else {}
-    places = {name: ("image", _array(value)) for name, value in (where or {}).items()}
+    places = {name: ("image", _array(value)) for name, value in where.items()}
     return group.assign_coords({**numbers, **names, **places})
 
 

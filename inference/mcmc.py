@@ -81,7 +81,7 @@ def sample_posterior(
     The chains start from independent draws of the guide. Parameters and the random state outside stay as they are.
     Energies have to be exact and the same each time: open the run in float32, or turn it to float64.
 
-    Under a blockwise addressing the density of a key is flat in a block and falls off a cliff at its edges. There is
+    With a memory of blocks the density of a key is flat in a block and falls off a cliff at its edges. There is
     no U-turn before the cliff, so that most trajectories end at it and count as divergent: the draws stay valid, but
     they mix slowly, and a chain stays in the block it started in. R-hat does not see a block where no chain started.
 

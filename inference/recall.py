@@ -223,8 +223,7 @@ class GenerativeMemory:
     def inspect(self, memory: Memory) -> Read:
         """What each block holds, decoded: block n of the memory, row by row; of R reads, every R blocks in order.
 
-        Where blocks overlap (`feed_forward_soft`) these are as many places, evenly spaced. Blocks that nothing was
-        written to decode to something too.
+        Blocks that nothing was written to decode to something too.
 
         Raises:
             InputError: a memory of another model, or of one without blocks.

@@ -189,12 +189,12 @@ def _empty_memory(model: PyroProgram, guide: PyroProgram, episode: Tensor) -> Te
     return pair.mean("memory") if "memory" in pair.latent_sites() else torch.zeros_like(pair.value("memory"))
 
 
-def leave_one_out_memories(guide: PyroProgram, episode: Tensor, at_once: int = PARTICLE_IMAGES_AT_ONCE) -> Tensor:
+def leave_one_out_memories(guide: PyroProgram, episode: Tensor) -> Tensor:
     """Memories (B, T, 1, ...) that episodes (B, T, C, H, W) write, each without the image t that it is for; T > 1."""
     images = episode.shape[1]
     index = torch.arange(images, device=episode.device)
     rest = index.expand(images, -1)[index[:, None] != index].view(images, images - 1)  # (T, T - 1)
-    chunk = max(1, at_once // (episode.shape[0] * images))
+    chunk = max(1, PARTICLE_IMAGES_AT_ONCE // (episode.shape[0] * images))
     written = [
         written_memory(guide, episode[:, part].flatten(0, 1)).unflatten(0, (len(episode), len(part)))
         for part in rest.split(chunk)

@@ -35,7 +35,7 @@ class BlockKey(ExpandsOnce, TorchDistribution):
 
     Args:
         block_probs: (..., R, N), summing to one over the N blocks; or (..., R, 2 N).
-        addressing: a blockwise addressing, with N blocks.
+        addressing: of N blocks.
         prior_prob: probability of a key from the prior.
     """
 
@@ -175,7 +175,7 @@ class KnownBlockKey(BlockKey):
 
     Args:
         blocks: number of the block of every read, (..., R).
-        addressing: a blockwise addressing.
+        addressing: of the memory.
         dtype: of the keys.
     """
 

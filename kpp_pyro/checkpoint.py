@@ -23,8 +23,8 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     write_whole(path, lambda file: torch.save(content, file))
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint written by `save_checkpoint`.
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint written by `save_checkpoint`, onto the CPU.
 
     Raises:
         InputError: a missing, truncated or foreign file, or one of another version.
@@ -34,7 +34,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch does not look at the checksums of its own files
-        state = None if damaged else torch.load(path, map_location=device, weights_only=True)
+        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what damaged bytes end in has no common base: IndexError, struct.error and more
         raise InputError(f"{path}: expected a checkpoint of kpp_pyro, found a truncated or foreign file") from error
     if damaged:

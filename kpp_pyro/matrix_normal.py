@@ -60,11 +60,6 @@ class MatrixNormal(ExpandsOnce, TorchDistribution):
         """Of every entry: a row's is the same in all columns, (..., N, C)."""
         return self.row_tril.square().sum(-1, keepdim=True).expand_as(self.loc)
 
-    @property
-    def row_covariance(self) -> Tensor:
-        """U, (..., N, N)."""
-        return self.row_tril @ self.row_tril.mT
-
     def rsample(self, sample_shape: Any = Size()) -> Tensor:
         """Draw matrices (sample_shape, ..., N, C)."""
         shape = self._extended_shape(sample_shape)

@@ -8,8 +8,7 @@ turned around: its adjoint writes a block through a key.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -56,11 +55,6 @@ class MemoryLayout:
     def block_shape(self) -> tuple[int, int, int]:
         """(C_m, h, w)."""
         return self.channels, self.block_height, self.block_width
-
-    @property
-    def scalars(self) -> int:
-        """Number of scalars in a memory."""
-        return self.channels * self.height * self.width
 
     @property
     def read_scalars(self) -> int:
@@ -115,18 +109,17 @@ class Placement:
 class Addressing:
     """Turns keys into placements; scale and shift stay inside the memory for any key.
 
-    `smooth`: zoom and shift are linear in the CDF of the key, so that every place is a read's centre (the paper's).
-    `blockwise`: the read is flat inside a block and sharp at its edges, as a pointer is. The memory is cut into blocks;
-    along x and y the centre stands still inside a block and crosses to the next within `edge` of a block's width; the
-    zoom is 1 for all but the largest `broad` fraction of scales, from where it grows to span the memory. Below those, a
-    `semantic` fraction of scales reads a block for what it says of other images, see `SemanticReading`.
+    A read is flat inside a block and sharp at its edges, as a pointer is. (The paper's is smooth: zoom and shift are
+    linear in the CDF of the key.) The memory is cut into blocks; along x and y the centre stands still inside a block
+    and crosses to the next within `edge` of a block's width; the zoom is 1 for all but the largest `broad` fraction of
+    scales, from where it grows to span the memory. Below those, a `semantic` fraction of scales reads a block for what
+    it says of other images, see `SemanticReading`.
     """
 
     layout: MemoryLayout
-    kind: Literal["smooth", "blockwise"] = "smooth"
     edge: float = 0.02
     broad: float = 0.01
-    semantic: float = field(default=0.0, repr=False)  # memory files know an addressing by how it is written out
+    semantic: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the shares; without an edge the read would not be a function of the key at it."""
@@ -152,9 +145,8 @@ class Addressing:
         uniform = torch.special.ndtr(key)
         layout = self.layout
         scale, x, y = uniform[..., SCALE], uniform[..., X], uniform[..., Y]
-        if self.kind == "blockwise":
-            scale = ((scale - 1 + self.broad) / self.broad).clamp(0, 1) if self.broad > 0 else scale * 0
-            x, y = _staircase(x, layout.columns, self.edge), _staircase(y, layout.rows, self.edge)
+        scale = ((scale - 1 + self.broad) / self.broad).clamp(0, 1) if self.broad > 0 else scale * 0
+        x, y = _staircase(x, layout.columns, self.edge), _staircase(y, layout.rows, self.edge)
         zoom = 1 + (layout.largest_zoom - 1) * scale  # (..., R)
         relative = layout.block_width / layout.width, layout.block_height / layout.height
         half_extent = torch.stack([zoom * relative[0], zoom * relative[1]], -1)  # (..., R, 2)
@@ -171,7 +163,7 @@ class Addressing:
     def key_grid(self, rows: int, columns: int, scale: float = 0.0) -> Tensor:
         """Keys (rows * columns, R, 3) evenly spaced under the prior, row by row; all R reads are of the same place.
 
-        With a blockwise addressing and as many rows and columns as there are blocks, key n reads block n.
+        With as many rows and columns as there are blocks, key n reads block n.
 
         Args:
             rows: places along y.
@@ -190,8 +182,7 @@ class Addressing:
 
     def scale_at(self, share: float) -> float:
         """Scale of the keys that zoom this share of the way from one block (0) to the memory (1)."""
-        uniform = share if self.kind == "smooth" else 1 - self.broad * (1 - share)
-        bounded = min(max(uniform, 1e-6), 1 - 1e-6)
+        bounded = min(max(1 - self.broad * (1 - share), 1e-6), 1 - 1e-6)
         return float(torch.special.ndtri(torch.tensor(bounded, dtype=torch.float64)))
 
 
@@ -238,39 +229,6 @@ def read(memory: Tensor, key: Tensor, addressing: Addressing) -> Tensor:
     )  # (N, C_m, T * R * h, w)
     sampled = sampled.unflatten(2, (images, reads, layout.block_height)).movedim(1, 3)
     return sampled.reshape(*batch, images, reads, *layout.block_shape)
-
-
-def write_through(blocks: Tensor, key: Tensor, addressing: Addressing) -> Tensor:
-    """Write blocks into an empty memory through keys: the adjoint of `read`, which is linear in the memory.
-
-        <read(M, key), blocks> = <M, write_through(blocks, key)>   for every memory M
-
-    A read interpolates along y and along x, A_y M A_x^T, so that its adjoint is A_y^T block A_x, summed over images
-    and reads. Written out, it is differentiable in the keys too, which the gradient of `grid_sample` is not.
-
-    Args:
-        blocks: (..., B, T, R, C_m, h, w), float32 or float64.
-        key: (..., B, T, R, 3); leading dimensions (particles) broadcast against the blocks'.
-        addressing: how keys become places.
-
-    Returns:
-        Memories (..., B, 1, C_m, H_m, W_m); of all particles, where either has some.
-    """
-    layout = addressing.layout
-    place = addressing.place(key)
-    down, across = _block_offsets(layout, key)
-    y = place.centre[..., 1, None] + place.half_extent[..., 1, None] * down[:, 0]  # (..., T, R, h)
-    x = place.centre[..., 0, None] + place.half_extent[..., 0, None] * across[0]  # (..., T, R, w)
-    to_rows, to_columns = _bilinear_weights(y, layout.height), _bilinear_weights(x, layout.width)
-    widened = torch.einsum("...trchw,...trwv->...trchv", blocks, to_columns)  # (..., T, R, C_m, h, W_m)
-    return torch.einsum("...trchv,...trhu->...cuv", widened, to_rows).unsqueeze(-4)
-
-
-def _bilinear_weights(position: Tensor, size: int) -> Tensor:
-    """Weights (..., size) of the memory pixels along one axis at positions (...) on [-1, 1], clamped at its ends."""
-    pixel = ((position + 1) * size - 1) / 2
-    distance = pixel.clamp(0, size - 1).unsqueeze(-1) - torch.arange(size, dtype=pixel.dtype, device=pixel.device)
-    return (1 - distance.abs()).clamp(min=0)
 
 
 def _block_offsets(layout: MemoryLayout, like: Tensor) -> tuple[Tensor, Tensor]:

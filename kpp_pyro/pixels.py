@@ -48,7 +48,7 @@ class Grid:
     gap: int = 4
 
     @classmethod
-    def fitting(cls, tiles: int, tile: tuple[int, int], most: tuple[int, int], gap: int = 4) -> Grid:
+    def fitting(cls, tiles: int, tile: tuple[int, int], most: tuple[int, int]) -> Grid:
         """The grid of tiles (height, width) with the largest zoom that a picture of `most` (height, width) allows.
 
         Of those equally large, the one with the fewest places left empty. Where not even zoom 1 fits, it is 1.
@@ -56,10 +56,10 @@ class Grid:
 
         def zoom(columns: int) -> int:
             places = (math.ceil(tiles / columns), columns)
-            return min(((most[i] + gap) // places[i] - gap) // tile[i] for i in (0, 1))
+            return min(((most[i] + cls.gap) // places[i] - cls.gap) // tile[i] for i in (0, 1))
 
         columns = max(range(1, tiles + 1), key=lambda n: (zoom(n), tiles - n * math.ceil(tiles / n)))
-        return cls(tiles, *tile, columns, max(1, zoom(columns)), gap)
+        return cls(tiles, *tile, columns, max(1, zoom(columns)))
 
     @property
     def rows(self) -> int:

@@ -16,7 +16,7 @@ from torch import Size, Tensor, nn
 from kpp_pyro.key_priors import StandardNormalPrior
 from kpp_pyro.memory import Addressing, MemoryLayout
 from kpp_pyro.posteriors import MeanFieldPosterior
-from kpp_pyro.writes import AllocateWrite, FeedForwardWrite, SoftFeedForwardWrite
+from kpp_pyro.writes import AllocateWrite, FeedForwardWrite
 from models.kanerva_plus_plus import KanervaPlusPlusGuide, KanervaPlusPlusModel
 from models.memory_model import GuideNetworks
 from models.pair import Pair
@@ -34,20 +34,16 @@ class ContentReading(nn.Module):
         return content, torch.full_like(content, 0.3)
 
 
-def tiny_program(
-    write: Literal["allocate", "feed_forward", "feed_forward_soft"] = "allocate", gain: float = 2.0
-) -> Pair:
+def tiny_program(write: Literal["allocate", "feed_forward"] = "allocate", gain: float = 2.0) -> Pair:
     """A Kanerva++ of one read and one latent, untrained; `gain` says how much of an image its latent decides."""
     with torch.random.fork_rng():
         torch.manual_seed(5)
         encoder, keys = nn.Sequential(nn.Flatten(2), nn.Linear(4, 4), nn.Tanh()), MeanFieldPosterior(4, Size([1, 3]))
         if write == "allocate":
             writing = AllocateWrite(LAYOUT, 4, smallest_scale=0.6)
-            writing.addressing = Addressing(LAYOUT, "blockwise", _EDGE, _BROAD)
-        elif write == "feed_forward":
-            writing = FeedForwardWrite(LAYOUT, 4, smallest_scale=0.6, keys=keys)
+            writing.addressing = Addressing(LAYOUT, _EDGE, _BROAD)
         else:
-            writing = SoftFeedForwardWrite(LAYOUT, 4, latent_size=1, smallest_scale=0.6, keys=keys)
+            writing = FeedForwardWrite(LAYOUT, 4, smallest_scale=0.6, keys=keys)
         decoder = nn.Sequential(nn.Linear(1, 4), nn.Unflatten(-1, TINY_SHAPE))
         decoder[0].weight.data = gain * torch.tensor([[1.0], [-0.5], [1.0], [0.8]])
     prior, latents = StandardNormalPrior(Size([1, 3]), TINY_SHAPE), MeanFieldPosterior(4, Size([1]))
@@ -85,7 +81,7 @@ def log_evidence(model: KanervaPlusPlusModel, memory: Tensor, episode: Tensor, s
 
 
 def _key_nodes(addressing: Addressing) -> tuple[Tensor, Tensor]:
-    """Keys (N, 3) and their prior mass (N,): Gauss-Legendre between the kinks of a blockwise read, or evenly."""
+    """Keys (N, 3) and their prior mass (N,): Gauss-Legendre between the kinks of a read."""
 
     def axis(kinks: list[float]) -> tuple[Tensor, Tensor]:
         nodes, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(4))
@@ -96,10 +92,7 @@ def _key_nodes(addressing: Addressing) -> tuple[Tensor, Tensor]:
         edges = [(n + side * addressing.edge / 2) / steps for n in range(steps + 1) for side in (-1, 1)]
         return edges[1:-1]  # with those at the border, which `BlockKey` keeps off
 
-    if addressing.kind == "blockwise":
-        axes = axis([1 - addressing.broad]), axis(treads(LAYOUT.columns)), axis(treads(LAYOUT.rows))
-    else:
-        axes = axis([0.5]), axis([0.2, 0.4, 0.6, 0.8]), axis([0.25, 0.5, 0.75])
+    axes = axis([1 - addressing.broad]), axis(treads(LAYOUT.columns)), axis(treads(LAYOUT.rows))
     uniform, mass = (torch.cartesian_prod(*parts) for parts in zip(*axes, strict=True))
     return torch.special.ndtri(uniform), mass.prod(-1)
 

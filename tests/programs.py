@@ -10,15 +10,14 @@ from models.pair import Pair
 
 IMAGE_SHAPE = (1, 16, 16)
 SMALL = {"width": 16, "depth": 1, "precision": "float32"}
-WRITES = ("allocate", "feed_forward", "feed_forward_soft")
+WRITES = ("allocate", "feed_forward")
 
 
 def small_config(write: str = "allocate", networks: str = "mlp", **changes: object) -> Config:
     flags = [f"--write={write}", f"--networks={networks}"]
     memory = {"memory_channels": 2, "memory_height": 8, "memory_width": 8, "block_height": 2, "block_width": 2}
-    latent = {"latent_size": 5} if write == "feed_forward_soft" else {}  # else as many scalars as a block has
     encoder = {"episode_encoder": "temporal_shift", "temporal_shift": 0.0}
-    return replace_flat(default_config(flags), {**SMALL, **memory, **latent, **encoder, **changes})
+    return replace_flat(default_config(flags), {**SMALL, **memory, **encoder, **changes})
 
 
 def small_program(write: str = "allocate", networks: str = "mlp", **changes: object) -> Pair:

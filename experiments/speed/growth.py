@@ -51,7 +51,7 @@ def axes(quick: bool) -> list[Axis]:
     doublings = [2**power for power in range(10)]
     lengths, batches, few = doublings[3:][ends], doublings[:7][ends], doublings[:5][ends]
     found = []
-    for write in ("allocate", "feed_forward_soft"):
+    for write in ("allocate", "feed_forward"):
         found += [
             Axis("T, images per episode", write, lengths, lambda length: {"episode_length": length}),
             Axis("B, episodes per step", write, batches, lambda batch: {"episodes_per_step": batch}),
@@ -63,7 +63,7 @@ def axes(quick: bool) -> list[Axis]:
 
 def _memories(write: str) -> Callable[[int], dict[str, Any]]:
     """Memories of so many times the default's scalars, in its shape."""
-    height, width = (20, 40) if write == "allocate" else (8, 8)
+    height, width = (20, 40) if write == "allocate" else (4, 8)
     return lambda times: {"memory_height": height * math.isqrt(times), "memory_width": width * math.isqrt(times)}
 
 

@@ -22,13 +22,11 @@ from kpp_pyro.data import Binarization, EpisodeSampler, LabelledImages
 from kpp_pyro.data.folder import FolderSampler, PictureFiles
 
 _CALLS = 10  # steps in one timing
-
-
-IN_MEMORY, DECODED, KEPT = "images in memory", "pictures decoded", "pictures decoded before"
+IN_MEMORY, DECODED = "images in memory", "pictures decoded"
 
 
 def time_input(device: str, repeats: int, pictures: int, picture_size: int, workers: int) -> dict[str, Any]:
-    """Time steps on JPEGs from a folder, in a first pass and in later ones, in turns with steps on images in memory.
+    """Time steps on JPEGs from a folder in turns with steps on images in memory.
 
     Args:
         device: of the steps, which are those of the MNIST preset.
@@ -42,12 +40,9 @@ def time_input(device: str, repeats: int, pictures: int, picture_size: int, work
     images_per_step = config.training.episodes_per_step * config.data.episode_length
     with tempfile.TemporaryDirectory() as folder, pyro.validation_enabled(False):
         sources = _sources(config, images, make_pictures(Path(folder), pictures, picture_size), workers)
-        trainers = {
-            name: build_trainer(config, new_program(config, images), source) for name, source in sources.items()
+        waits = {
+            name: Waits(build_trainer(config, new_program(config, images), source)) for name, source in sources.items()
         }
-        waits = {name: Waits(trainer) for name, trainer in trainers.items()}
-        for _ in range(2 * -(-pictures // images_per_step)):  # the first pass decodes, and what is ahead of it
-            trainers[KEPT].train_step()
         seconds = alternate({name: wait.step for name, wait in waits.items()}, repeats, _CALLS, on)
         for source in sources.values():
             source.close()
@@ -58,7 +53,7 @@ def time_input(device: str, repeats: int, pictures: int, picture_size: int, work
         "cores": os.cpu_count(),
         "images_per_step": images_per_step,
         "milliseconds": medians(seconds),
-        "ratios": {f"{name} / {IN_MEMORY}": ratio(seconds, name, IN_MEMORY) for name in (DECODED, KEPT)},
+        "ratios": {f"{DECODED} / {IN_MEMORY}": ratio(seconds, DECODED, IN_MEMORY)},
         "waited_milliseconds_per_step": {
             name: spread(wait.seconds[-repeats * _CALLS :], 1e3) for name, wait in waits.items()
         },
@@ -84,8 +79,7 @@ def _sources(config: Config, images: LabelledImages, files: PictureFiles, worker
     drawn: tuple[int, Binarization, int] = (length, "dynamic", config.seed)
     return {
         IN_MEMORY: EpisodeSampler(images, *drawn),
-        DECODED: FolderSampler(files, side, workers, on, *drawn, keep=False),
-        KEPT: FolderSampler(files, side, workers, on, *drawn),
+        DECODED: FolderSampler(files, side, workers, on, *drawn),
     }
 
 

@@ -1,20 +1,17 @@
-"""What a training step costs, what Pyro costs of it, where the rest goes, and how near to the machine's peak it is."""
+"""What a training step costs, what Pyro costs of it, and where the rest goes."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pyro
 import torch
-import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from experiments.config import Config, replace_flat
 from experiments.speed.contenders import new_program, pyro_trainer, random_images, step_by_hand
-from experiments.speed.timing import Seconds, alternate, backward, leaf, leaves, medians, ratio, spread
+from experiments.speed.timing import alternate, backward, leaf, leaves, medians, ratio
 from inference.training import Trainer
 from kpp_pyro.memory import read
 
@@ -99,51 +96,3 @@ def _parts(config: Config, trainer: Trainer) -> dict[str, Callable[[], object]]:
         step.descend(torch.zeros((), device=device))
 
     return {"data": data, "networks": networks, "write and read": write_and_read, "optimiser": optimiser}
-
-
-def fraction_of_peak(config: Config, repeats: int) -> dict[str, Any]:
-    """Operations of a step's matrix products and convolutions, a second, beside the most that this machine does."""
-    images, device = random_images(config), torch.device(config.device)
-    trainer = pyro_trainer(config, images)
-    trainer.train_step()
-    with FlopCounterMode(display=False) as counter:
-        trainer.train_step()
-    operations = counter.get_total_flops()
-    products, convolutions = _peak_ways(torch.bfloat16 if config.precision == "bfloat16" else torch.float32, device)
-    ways = {"step": trainer.train_step, **{name: way for name, (way, _) in (products | convolutions).items()}}
-    seconds = alternate(ways, repeats, 1, device)
-    peaks = {kind: _best(seconds, some) for kind, some in (("matrix product", products), ("convolution", convolutions))}
-    reached = operations / statistics.median(seconds["step"])
-    kind = "convolution" if config.network.networks == "conv" else "matrix product"
-    return {
-        "operations_per_step": operations,
-        "gigaflops": round(reached / 1e9, 1),
-        "peak_gigaflops": {name: round(value / 1e9, 1) for name, value in peaks.items()},
-        "fraction_of_peak": round(reached / peaks[kind], 3),
-        "peak": kind,
-        "milliseconds": spread(seconds["step"], 1e3),
-    }
-
-
-PeakWays = dict[str, tuple[Callable[[], object], float]]
-
-
-def _peak_ways(dtype: torch.dtype, device: torch.device) -> tuple[PeakWays, PeakWays]:
-    """Matrix products and convolutions of several sizes, with their numbers of operations."""
-    large = device.type == "cuda"
-    products: PeakWays = {}
-    for side in (2048, 4096, 8192) if large else (512, 1024, 2048):
-        left, right = torch.randn(2, side, side, device=device).to(dtype)
-        products[f"product {side}"] = partial(torch.matmul, left, right), 2.0 * side**3
-    convolutions: PeakWays = {}
-    for channels in (128, 256) if large else (32, 64):
-        batch = 1024 if large else 128
-        maps = torch.randn(batch, channels, 14, 14, device=device).to(dtype)
-        kernel = torch.randn(channels, channels, 3, 3, device=device).to(dtype)
-        operations = 2.0 * batch * channels**2 * 9 * 14 * 14
-        convolutions[f"convolution {channels}"] = partial(F.conv2d, maps, kernel, padding=1), operations
-    return products, convolutions
-
-
-def _best(seconds: Seconds, ways: PeakWays) -> float:
-    return max(operations / statistics.median(seconds[name]) for name, (_, operations) in ways.items())

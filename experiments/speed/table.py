@@ -24,15 +24,6 @@ def _rows(content: Mapping[str, Any]) -> Iterator[Row]:
         whole = parts["whole_milliseconds"]
         for part, milliseconds in parts["milliseconds"].items():
             yield f"{name}: {part}", f"{milliseconds:.2f} ms", f"{milliseconds / whole:.0%} of a step of {whole:.2f} ms"
-    for name, options in content.get("options", {}).items():
-        for ratio, values in options["ratios"].items():
-            yield f"{name}: {ratio}", f"{values['median']:.3f}", _quartiles(values)
-        for option, reason in options["failures"].items():
-            yield f"{name}: {option}", "?", f"failed: {reason}"
-    for name, peak in content.get("peak", {}).items():
-        most = peak["peak_gigaflops"][peak["peak"]]
-        note = f"{peak['gigaflops']:,.0f} of {most:,.0f} GFLOP/s, the best {peak['peak']} measured"
-        yield f"{name}: fraction of the peak", f"{peak['fraction_of_peak']:.2f}", note
     for line in content.get("growth", ()):
         last = line["points"][-1]
         note = f"{last['milliseconds']:,.1f} ms and {last['peak_mebibytes']:,.0f} MiB at {last['size']:,}"

@@ -59,13 +59,13 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def spread(values: list[float], scale: float = 1.0, digits: int = 3) -> dict[str, float]:
+def spread(values: list[float], scale: float = 1.0) -> dict[str, float]:
     """Median and quartiles."""
     low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
     return {
-        "median": round(scale * middle, digits),
-        "quartile_1": round(scale * low, digits),
-        "quartile_3": round(scale * high, digits),
+        "median": round(scale * middle, 3),
+        "quartile_1": round(scale * low, 3),
+        "quartile_3": round(scale * high, 3),
     }
 
 
@@ -74,6 +74,6 @@ def ratio(seconds: Seconds, name: str, base: str) -> dict[str, float]:
     return spread([own / other for own, other in zip(seconds[name], seconds[base], strict=True)])
 
 
-def medians(seconds: Seconds, scale: float = 1e3) -> dict[str, Any]:
-    """Median and quartiles of every way; in milliseconds, unless told otherwise."""
-    return {name: spread(values, scale) for name, values in seconds.items()}
+def medians(seconds: Seconds) -> dict[str, Any]:
+    """Median and quartiles of every way, in milliseconds."""
+    return {name: spread(values, 1e3) for name, values in seconds.items()}

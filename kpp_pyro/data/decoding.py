@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from kpp_pyro.data.binarize import binarize_alone
-from kpp_pyro.data.decoded_file import DecodedFile
 from kpp_pyro.data.picture_files import read_picture
 from kpp_pyro.errors import InputError
 
@@ -56,7 +55,6 @@ class Decoder(Dataset[Decoded]):
         static: binarize each image with the bits of its number.
         substituted: put other images in the place of those that cannot be read; otherwise they are black.
         classes: of every image, (N,), to take only substitutes of the row's classes.
-        kept: where to keep what was decoded for the next time, if anywhere.
     """
 
     def __init__(
@@ -67,9 +65,7 @@ class Decoder(Dataset[Decoded]):
         static: bool,
         substituted: bool = False,
         classes: np.ndarray | None = None,
-        kept: DecodedFile | None = None,
     ) -> None:
-        self.kept = kept
         self.folder, self.names, self.image_size = folder, names, image_size
         self.static, self.substituted, self.classes = static, substituted, classes
 
@@ -92,8 +88,6 @@ class Decoder(Dataset[Decoded]):
 
     def _read(self, number: int, pixels: Tensor, failures: dict[int, str]) -> bool:
         """Read an image into `pixels` (1, H, W); whether it could be read."""
-        if self.kept is not None and self.kept.read(number, pixels):
-            return True
         try:
             intensities = read_picture(self.folder / self.names[number], (self.image_size, self.image_size))
         except InputError as error:
@@ -101,8 +95,6 @@ class Decoder(Dataset[Decoded]):
             return False
         image = (intensities * 255).round().to(torch.uint8)
         pixels[:] = binarize_alone(image, number) if self.static else image
-        if self.kept is not None:
-            self.kept.keep(number, pixels)
         return True
 
     def _candidates(self, numbers: list[int]) -> Iterator[int]:

@@ -1,7 +1,7 @@
 """Any tree of pictures as a data set: train/, test/ and, if there is one, validation/, with or without class folders.
 
-Held-out pictures are decoded once and kept; training pictures stay on disk, and `FolderSampler` has worker processes
-decode the next episodes while a step is taken.
+Held-out pictures are decoded once, into memory; training pictures stay on disk, and `FolderSampler` has worker
+processes decode the next episodes while a step is taken.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from kpp_pyro.data.binarize import Binarization, require_binarization
-from kpp_pyro.data.decoded_file import DecodedFile
 from kpp_pyro.data.decoding import Decoder, Decoding, Unreadable
 from kpp_pyro.data.images import LabelledImages
 from kpp_pyro.data.order import EpisodeOrder, require_keys, require_positive
@@ -185,9 +184,8 @@ class FolderSampler:
     """Training episodes of T distinct pictures of a folder, drawn at random without end and decoded ahead.
 
     Has the interface of `EpisodeSampler` and the same order, but `draw` returns pixels: worker processes, which are
-    started by the first draw, decode those of the next steps meanwhile, so that no more than these are in memory. What
-    they have decoded they keep in a temporary file (`DecodedFile`), and later passes over the pictures read it there,
-    unless `keep` is false.
+    started by the first draw, decode those of the next steps meanwhile, so that no more than these are in memory.
+    Every pass over the pictures decodes them anew.
 
     A picture that cannot be read is named (the first ten), counted, and replaced in its episode by another one that is
     not in it, of the episode's classes if `classes_per_episode` is given; which one depends on the episode alone. Where
@@ -209,7 +207,6 @@ class FolderSampler:
         augment: shift and rotate the images at random before they are binarized.
         rank: this process.
         ranks: number of processes that share the order.
-        keep: whether to keep what has been decoded.
 
     Raises:
         InputError: an episode that these pictures cannot fill, or an unknown binarization.
@@ -228,8 +225,6 @@ class FolderSampler:
         augment: bool = False,
         rank: int = 0,
         ranks: int = 1,
-        *,
-        keep: bool = True,
     ) -> None:
         require_binarization(binarization)
         require_positive("--workers", workers)
@@ -243,8 +238,7 @@ class FolderSampler:
         self.unreadable = Unreadable(files.folder, len(files))
         self._files, self._workers, self._binarization, self._device = files, workers, binarization, device
         among = None if classes_per_episode is None else classes.numpy()
-        kept = DecodedFile(image_size**2) if keep else None
-        self._decoder = Decoder(files.folder, files.names, image_size, binarization == "static", True, among, kept)
+        self._decoder = Decoder(files.folder, files.names, image_size, binarization == "static", True, among)
         self._decoding: Decoding | None = None
         self._ahead: deque[tuple[dict[str, Tensor], Tensor]] = deque()  # rows under way, and the order before each
 

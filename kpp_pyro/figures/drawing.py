@@ -14,6 +14,7 @@ from torch import Tensor
 from kpp_pyro.files import writing
 
 _DPI = 130
+_SIDE = 0.62  # of an image of a table, in inches
 INK = matplotlib.colormaps["gray"].with_extremes(bad="slategray")  # images, and the ground between them
 IMAGE_COLOURS = matplotlib.colormaps["turbo"]  # one for each image of an episode
 
@@ -23,7 +24,6 @@ def draw_image_table(
     title: str,
     path: Path | str | None = None,
     columns: Sequence[str] = (),
-    side: float = 0.62,
 ) -> Figure:
     """Draw rows of images (N, C, H, W), each with its label, under titles of the columns if there are any.
 
@@ -32,10 +32,9 @@ def draw_image_table(
         title: of the figure.
         path: file to write, if any.
         columns: their titles.
-        side: of an image, in inches.
     """
     width = max(len(images) for _, images in rows)
-    size = (max(5.0, side * width + 1.4), side * len(rows) + (0.75 if columns else 0.45))
+    size = (max(5.0, _SIDE * width + 1.4), _SIDE * len(rows) + (0.75 if columns else 0.45))
     figure = Figure(size, layout="constrained")
     draw_mosaic(figure.subplots(), rows, columns)
     figure.suptitle(title, fontsize=10)

@@ -44,24 +44,23 @@ class AttentiveEncoder(nn.Module):
     Args:
         encoder: sees the images first.
         depth: layers.
-        heads: heads of each layer, which share its width, the encoding size.
 
     Raises:
-        InputError: no layer, or heads that cannot share the encoding size evenly.
+        InputError: no layer, or an encoding size that the heads of a layer cannot share evenly.
     """
 
     encoding_size: int
 
-    def __init__(self, encoder: Encoder, depth: int, heads: int = ATTENTION_HEADS) -> None:
+    def __init__(self, encoder: Encoder, depth: int) -> None:
         super().__init__()
         width = encoder.encoding_size
         if depth < 1:
             raise InputError(f"attention: expected at least one layer, found {depth}")
-        if heads < 1 or width % heads:
-            raise InputError(f"attention heads: expected a number that divides the encodings' {width}, found {heads}")
+        if width % ATTENTION_HEADS:
+            raise InputError(f"attention: expected a multiple of {ATTENTION_HEADS} numbers of encodings, found {width}")
         self.encoding_size = width
         self.encoder = encoder
-        layers = (nn.Sequential(ResidualAttention(width, heads), ResidualMlp(width)) for _ in range(depth))
+        layers = (nn.Sequential(ResidualAttention(width, ATTENTION_HEADS), ResidualMlp(width)) for _ in range(depth))
         self.layers = nn.Sequential(*layers, nn.LayerNorm(width))
 
     def forward(self, episode: Tensor) -> Tensor:

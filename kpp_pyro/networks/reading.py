@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kpp_pyro.memory import MemoryLayout
-from kpp_pyro.networks.heads import LocScaleHead, positive
+from kpp_pyro.networks.heads import positive
 from kpp_pyro.networks.residual import ResidualMlp
 from kpp_pyro.sign_code import SignCode
 
@@ -97,21 +97,6 @@ class DecoderOfHalves(nn.Module):
         is_content = latent.shape[-1] == self.latent_size // 2
         sharp, semantic = (F.pad(latent, (0, latent.shape[-1])) if is_content else latent).chunk(2, -1)
         return self.sharp(sharp) + self.semantic(semantic)
-
-
-class MlpReading(nn.Module):
-    """p(z | M, y): location and scale by a residual MLP from the read."""
-
-    def __init__(self, layout: MemoryLayout, latent_size: int, width: int, depth: int, smallest_scale: float) -> None:
-        super().__init__()
-        self.latent_size = latent_size
-        self.stem = nn.Linear(layout.read_scalars, width)
-        self.blocks = nn.Sequential(*(ResidualMlp(width) for _ in range(depth)), nn.LayerNorm(width))
-        self.head = LocScaleHead(width, latent_size, smallest_scale)
-
-    def forward(self, block: Tensor) -> tuple[Tensor, Tensor]:
-        """Return loc and scale (..., D) of the latent, from blocks (..., R, C_m, h, w)."""
-        return self.head(self.blocks(self.stem(block.flatten(-4))))
 
 
 class NoReading(nn.Module):

@@ -38,10 +38,10 @@ class AllocateByContentWrite(BlockWrite):
         M = sum_sn P_sn read*(c_s, k_n) / sum_sn P_sn read*(1, k_n)
 
     Here s are the T R reads of an episode and c_s their contents, P is their assignment to the blocks, k_n a key in
-    the middle of block n, and read* the adjoint of the read, `write_through`. Since such a key reads a block and
-    nothing else, this is the mean in each block of what is assigned to it, or zero, and is computed as that, which is
-    faster (a test holds the two equal). The posterior of an image's key is centred on its block. This departs from the
-    paper, whose write is `feed_forward`.
+    the middle of block n, and read* the adjoint of the read. Since such a key reads a block and nothing else, this is
+    the mean in each block of what is assigned to it, or zero, and is computed as that, which is faster (a test holds
+    the two equal). The posterior of an image's key is centred on its block. This departs from the paper, whose write is
+    `feed_forward`.
 
     P is found by balanced soft k-means: prototypes of the blocks start in random places, the same for all
     episodes; every round assigns contents to the nearest of them (Sinkhorn), as many to each, and moves each to the

@@ -48,7 +48,7 @@ class BlockWrite(Write):
         super().__init__()
         layout.require_tiling()
         self.layout = layout
-        self.addressing = Addressing(layout, "blockwise", semantic=semantic)
+        self.addressing = Addressing(layout, semantic=semantic)
         self.code = code
         self.latent_size = layout.read_scalars * (code.signs if code else 1)
         self.match_scale = match_scale

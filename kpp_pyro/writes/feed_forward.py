@@ -44,10 +44,9 @@ class FeedForwardWrite(BlockWrite):
         M(n) = mean of the contents c_s with P_sn = 1,   P = round(sinkhorn(claim(f_enc(x))))
 
     Contents, the locations of q(z|X), and claims, one for every block, are maps of the encodings. The paper does not
-    say how f_mem joins the encodings of an episode. Sums, and softmaxes over the episode at every place
-    (`feed_forward_soft`), mix images wherever two of them want the same place, and what is read then says little of
-    either. So claims are balanced over the blocks (Sinkhorn), as many contents to each, and rounded. With room for all,
-    images have blocks to themselves.
+    say how f_mem joins the encodings of an episode. Sums, and softmaxes over the episode at every place, mix images
+    wherever two of them want the same place, and what is read then says little of either. So claims are balanced over
+    the blocks (Sinkhorn), as many contents to each, and rounded. With room for all, images have blocks to themselves.
 
     Claims get the gradient of the balanced ones, straight through the rounding. It is next to nothing: a block holds
     the mean of just those contents that are read there, so that moving one to another block changes no expected KL, but
@@ -81,7 +80,7 @@ class FeedForwardWrite(BlockWrite):
         code: SignCode | None = None,
     ) -> None:
         super().__init__(layout, encoding_size, smallest_scale, dtype=dtype, code=code)
-        self.addressing = Addressing(layout, "blockwise", edge=_EDGE)
+        self.addressing = Addressing(layout, edge=_EDGE)
         self.keys = keys
         self.to_claim = InPrecision(nn.Linear(encoding_size, layout.reads * layout.blocks, bias=False), dtype)
         self.to_claim.requires_grad_(code is None)  # what is unpacked has no gradient to pass on

@@ -87,7 +87,7 @@ def quick_search():
 
 def scored(processes: Processes = ALONE) -> dict[str, Any]:
     """Scores of five batches, some images of which do not count."""
-    program = small_program("feed_forward_soft")
+    program = small_program("feed_forward")
     program.model.float(), program.guide.float()
     torch.manual_seed(9)  # must not matter
     counted = torch.rand(9, 6, generator=torch.Generator().manual_seed(5)) < 0.8

@@ -44,7 +44,7 @@ TINY_GRID = """
 title: A tiny grid
 base: {width: 16, steps: 3, evaluate_every: 3, warmup_steps: 2, episodes_per_step: 2, augment: true, capture: off}
 vary:
-  write: [allocate, feed_forward_soft]
+  write: [allocate, feed_forward]
   block:
     5: {}
     "4": {block_height: 4, block_width: 4, steps: 2}
@@ -62,18 +62,18 @@ def grid(tmp_path: Path) -> Grid:
 def test_a_grid_is_every_combination_with_every_seed(grid, tmp_path):
     cells = make_cells(grid, tmp_path)
     labels = [(cell.labels["write"], cell.labels["block"], cell.seed) for cell in cells]
-    assert labels == [(w, b, s) for w in ("allocate", "feed_forward_soft") for b in ("5", "4") for s in (3, 5)]
+    assert labels == [(w, b, s) for w in ("allocate", "feed_forward") for b in ("5", "4") for s in (3, 5)]
     assert cells[2].folder == tmp_path / "cells" / "write=allocate,block=4,seed=3"
     shared = {"width": "16", "evaluate_every": "3", "warmup_steps": "2", "episodes_per_step": "2", "augment": "true"}
     assert cells[0].flags == {**shared, "capture": "off", "steps": "3", "write": "allocate", "seed": "3"}
-    own = {"write": "feed_forward_soft", "block_height": "4", "block_width": "4", "steps": "2", "seed": "5"}
+    own = {"write": "feed_forward", "block_height": "4", "block_width": "4", "steps": "2", "seed": "5"}
     assert cells[-1].flags == {**shared, "capture": "off", **own}  # what an axis sets goes before what all share
     assert grid.score == {"particles": 20, "limit": 512, "control_particles": 0}
 
 
 def test_the_flags_of_a_cell_are_what_svi_train_reads(grid, tmp_path):
     config = flat(read_flags(make_cells(grid, tmp_path)[-1].flags))
-    expected = {"steps": 2, "augment": True, "write": "feed_forward_soft", "block_height": 4, "seed": 5, "width": 16}
+    expected = {"steps": 2, "augment": True, "write": "feed_forward", "block_height": 4, "seed": 5, "width": 16}
     assert {name: config[name] for name in expected} == expected
 
 
@@ -100,7 +100,7 @@ def test_flags_of_the_command_line_go_before_the_file(grid):
         ("vary: {steps: [1, '1']}", "1 twice"),
         ("vary: {memory: {a: {widht: 3}}}", "did you mean width"),
         ("vary: {memory: {a: 3}}", "mapping"),
-        ("vary: {write: [allocate], memory: {a: {reads: 2}, b: {write: feed_forward_soft}}}", "write and memory"),
+        ("vary: {write: [allocate], memory: {a: {reads: 2}, b: {write: feed_forward}}}", "write and memory"),
         ("base: {width: 16, steps: 3, width: 32}", "width twice"),
         ("vary: {reads: [1]}\nvary: {write: [allocate]}", "vary twice"),
         ("vary:\n  block:\n    4: {reads: 1}\n    5: {reads: 2}\n    4: {reads: 3}", "4 twice"),
@@ -126,10 +126,10 @@ def test_a_grid_that_is_none_gets_one_sentence(content, named, tmp_path):
         (["--vary", "write"], "--vary"),
         (["--vary", "wriet=allocate"], "expected another name (did you mean write?), found wriet"),
         (["--vary", "zzz=1"], "expected names among dataset, data_dir"),
-        ([CONFIGS_FOLDER / "memories.yaml", "--vary", "write=allocate,feed_forward_soft"], "model and write"),
+        ([CONFIGS_FOLDER / "memories.yaml", "--vary", "write=allocate,feed_forward"], "model and write"),
         (["--vary", "write="], "list of values"),
         (["--vary", "write=allocate,"], "one value"),
-        (["--vary", "write=allocate", "--set", "write=feed_forward_soft"], "--set write"),
+        (["--vary", "write=allocate", "--set", "write=feed_forward"], "--set write"),
         (["--vary", "steps=1,2", "--steps", "3"], "steps"),
         (["--vary", "data_dir=a/b,a b,a_b"], "a_b"),
         (["--vary", "write=allocate", "--seeds", "0"], "--seeds"),
@@ -153,13 +153,13 @@ def test_a_grid_whose_every_cell_is_refused_is_refused_itself(dry, tmp_path):
 
 
 def test_kls_that_are_not_paid_when_training_ends_are_noted(tmp_path):
-    grid = ["--vary", "write=allocate,feed_forward_soft", "--dry-run"]
-    said = run("ablate.py", *grid, "--steps", 2000, cwd=tmp_path).stdout
+    grid = ["--vary", "kl_key_begin_step=0,1500", "--set", "kl_key_start=0", "--set", "kl_key_ramp_steps=2000"]
+    said = run("ablate.py", *grid, "--dry-run", "--steps", 2000, cwd=tmp_path).stdout
     notes = [line for line in said.splitlines() if line.startswith("# Note")]
     assert notes == [
-        "# Note: the weight of the KL of key is 0.25, not 1, at the end of 2000 steps: write=feed_forward_soft,seed=0"
+        "# Note: the weight of the KL of key is 0.25, not 1, at the end of 2000 steps: kl_key_begin_step=1500,seed=0"
     ]
-    long = run("ablate.py", *grid, "--steps", 3500, cwd=tmp_path).stdout
+    long = run("ablate.py", *grid, "--dry-run", "--steps", 3500, cwd=tmp_path).stdout
     assert "Note" not in long
 
 
@@ -382,7 +382,7 @@ def measured(cost: float, trustworthy: bool = True, **others: float) -> Measured
 
 @pytest.fixture
 def rows() -> list[dict[str, Any]]:
-    grid = Grid(seeds=(0, 1, 2)).with_axes(["write=allocate,feed_forward_soft", "reads=1"])
+    grid = Grid(seeds=(0, 1, 2)).with_axes(["write=allocate,feed_forward", "reads=1"])
     cells = make_cells(grid, Path("out"))
     found = [measured(3.0), measured(4.5), measured(5.25), measured(7.0, trustworthy=False)]
     return summarize_rows(cells, dict(zip([cell.name for cell in cells], found, strict=False)))
@@ -406,12 +406,12 @@ def test_the_table_and_the_csv_say_the_same(rows):
     table = [[part.strip() for part in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
     assert table[0] == ["write", "reads", "seeds", "−ln p̂", "KL of key", "parameters", "memory scalars"]
     assert table[2] == ["allocate", "1", "3", "4.25 ± 0.66", "0.61", "1,234", "3,200"]
-    assert table[3] == ["feed_forward_soft", "1", "1 of 3", "≤ 7.00 ± ?", "1.00", "1,234", "3,200"]
+    assert table[3] == ["feed_forward", "1", "1 of 3", "≤ 7.00 ± ?", "1.00", "1,234", "3,200"]
     assert "- `x`: svi_train.py: a reason" in text and "`y`" not in text
     first, second = csv.DictReader(io.StringIO(as_csv(rows)))
     assert float(first[COST]) == rows[0]["mean"][COST]
     assert float(first[f"{COST}_standard_error"]) == rows[0]["standard_error"][COST]
-    assert (second["write"], second["trustworthy"]) == ("feed_forward_soft", "False")
+    assert (second["write"], second["trustworthy"]) == ("feed_forward", "False")
     assert second[f"{COST}_standard_error"] == ""
 
 

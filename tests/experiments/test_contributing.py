@@ -38,7 +38,7 @@ def test_its_density_takes_the_place_of_the_normal(example: None) -> None:
     episode, pairs = random_episodes(), {}
     for prior in (NAME, "standard_normal"):
         torch.manual_seed(0)
-        program = small_program("feed_forward_soft", key_prior=prior)
+        program = small_program("feed_forward", key_prior=prior)
         torch.manual_seed(1)
         pairs[prior] = trace_pair(program.model, program.guide, episode)
     key = pairs[NAME].value("key")
@@ -58,11 +58,7 @@ def test_it_trains(example: None, parts: dict[str, str]) -> None:
 
 def test_closed_kls_are_refused_as_there_is_none(example: None) -> None:
     with pytest.raises(InputError, match=f"--key-prior: expected a normal .* found {NAME}"):
-        require_legal(
-            replace_flat(Config(), {"key_prior": NAME, "write": "feed_forward_soft", "objective": "mean_field"})
-        )
-    normal, heavy_tailed = (
-        small_program("feed_forward_soft", key_prior=name).model for name in ("standard_normal", NAME)
-    )
+        require_legal(replace_flat(Config(), {"key_prior": NAME, "write": "feed_forward", "objective": "mean_field"}))
+    normal, heavy_tailed = (small_program("feed_forward", key_prior=name).model for name in ("standard_normal", NAME))
     with pytest.raises(NotImplementedError):
         kl_divergence(normal.key_prior(), heavy_tailed.key_prior())

@@ -75,6 +75,7 @@ def test_the_scores_are_in_a_file_with_all_that_a_table_has_to_state(evaluated):
     settings = content["settings"]
     assert (settings["images"], settings["particles"], settings["episode_length"]) == (20, 50, 16)
     assert (settings["memory_scalars"], settings["binarization"], settings["split"]) == (1600, "static", "test")
+    assert settings["content_bits"] is None
     assert list(content["scores"]) == ["own", "left_out", "other", "empty"]
     per_image = content["per_image"]["log_likelihood_nats"]
     own = content["scores"]["own"]
@@ -211,6 +212,7 @@ def test_a_model_without_a_memory_is_not_said_to_have_one(tmp_path):
     assert list(evaluation(folder)["scores"]) == ["own"]
     assert "ln p(x_t): this model has no memory" in process.stdout
     assert "| M" not in process.stdout and "perfect memory" not in process.stdout
+    assert "--content-bits: expected none" in refused(run("evaluate.py", folder, "--content-bits", 4))
 
 
 def test_the_posterior_is_kept_for_arviz(evaluated):
@@ -252,6 +254,7 @@ def test_figures_of_the_scores_are_drawn_again_from_the_folder(evaluated, withou
         (["--device", "abacus"], "--device"),
         (["--content-steps", -1], "--content-steps"),
         (["--content-bits", 1], "--content-bits"),
+        (["--content-bits", 17], "--content-bits"),
     ],
 )
 def test_what_no_score_can_use_is_refused(learned, flags, named):

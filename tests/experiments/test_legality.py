@@ -14,7 +14,7 @@ import torch
 
 from experiments.build import build_program, resolve
 from experiments.config import Config, config_from_json, default_config, flat, replace_flat
-from experiments.legality import require_legal, require_sensible
+from experiments.legality import require_legal, require_rounding, require_sensible
 from experiments.programs import EPISODE_ENCODERS, MODELS, WRITES
 from inference.objectives import OBJECTIVES
 from kpp_pyro.errors import InputError
@@ -23,10 +23,9 @@ from kpp_pyro.posteriors import POSTERIORS
 from tests.experiments.running import refused, run
 
 CPU = {"device": "cpu"}
-BLOCK_WRITES = tuple(write for write in WRITES if write != "feed_forward_soft")  # whose contents are latents
 POINTERS = ("allocate", "allocate_by_content")  # whose keys choose blocks
 VAE, DKM = {"model": "vae"}, {"model": "dynamic_kanerva_machine"}
-LEARNED, SOFT = {"write": "feed_forward"}, {"write": "feed_forward_soft"}
+LEARNED = {"write": "feed_forward"}
 MEAN_FIELD = {"objective": "mean_field"}
 SEMANTIC = {"semantic_reads": 0.25, "left_out": 2}
 OTHERS = [model for model in MODELS if model != "kanerva_plus_plus"]
@@ -64,10 +63,8 @@ CONFLICTS = [
      "--latent-context: expected image, since nothing is read, found image_and_read"),
     (LEARNED | MEAN_FIELD | {"key_prior": "flow"},
      "--key-prior: expected a normal with --objective mean_field, whose KLs are closed, found flow"),
-    (SOFT | MEAN_FIELD | {"key_guide": "flow"},
+    (LEARNED | MEAN_FIELD | {"key_guide": "flow"},
      "--key-guide: expected a normal with --objective mean_field, whose KLs are closed, found flow"),
-    (LEARNED | {"content_bits": 8, "episode_length": 33},
-     SHARED.format("content-bits", 33, 8)),
     (MEAN_FIELD | {"latent_guide": "flow"},
      "--latent-guide: expected a normal with --objective mean_field, whose KLs are closed, found flow"),
     (MEAN_FIELD | {"key_prior": "learned_gaussian"},
@@ -78,8 +75,8 @@ CONFLICTS = [
     ({"particles": 2}, "--particles: expected 1 with --objective trace, found 2"),
     (MEAN_FIELD | {"particles": 8}, "--particles: expected 1 with --objective mean_field, found 8"),
     ({"objective": "iwae", "renyi_alpha": 0.25}, "--renyi-alpha: expected --objective renyi beside it, found iwae"),
-    (VAE | SOFT,
-     "--write: expected no choice with --model vae, which writes in its own way, found feed_forward_soft"),
+    (VAE | LEARNED,
+     "--write: expected no choice with --model vae, which writes in its own way, found feed_forward"),
     ({"episode_encoder": "attention", "temporal_shift": 0.125},
      "--temporal-shift: expected --episode-encoder temporal_shift beside it, found attention"),
     (VAE | {"latent_size": 1, "latent_guide": "flow"},
@@ -101,35 +98,17 @@ CONFLICTS = [
     ({"write_passes": 2}, IDLE.format("write-passes", 1, "kanerva_plus_plus", 2)),
     (VAE | {"content_steps": 5}, IDLE.format("content-steps", 0, "vae", 5)),
     (VAE | {"content_step_size": 0.5}, IDLE.format("content-step-size", 0.03, "vae", 0.5)),
-    (VAE | {"content_bits": 5}, IDLE.format("content-bits", None, "vae", 5)),
-    (DKM | {"content_bits": 5}, IDLE.format("content-bits", None, "dynamic_kanerva_machine", 5)),
-    ({"model": "kanerva_machine", "content_bits": 5}, IDLE.format("content-bits", None, "kanerva_machine", 5)),
-    ({"model": "pseudo_inverse_memory", "content_bits": 5},
-     IDLE.format("content-bits", None, "pseudo_inverse_memory", 5)),
-    (SOFT | {"content_steps": 5},
-     "--content-steps: expected none with --write feed_forward_soft, whose contents are not latents, found 5"),
-    (SOFT | {"content_bits": 8},
-     "--content-bits: expected none with --write feed_forward_soft, whose contents are not latents, found 8"),
-    ({"content_bits": 8, "episode_length": 33},
-     SHARED.format("content-bits", 33, 8)),
     ({"signs_per_scalar": 8, "content_step_size": 0.5},
      "--content-step-size: expected 0.03, its default, with --signs-per-scalar, which are turned over, found 0.5"),
     ({"signs_per_scalar": 16, "memory_width": 65, "block_width": 1},
      "--signs-per-scalar: expected fewer for a memory of 65 pixels along a side, as reads round positions in it, found "
      "16"),
-    ({"write": "allocate_by_content", "content_bits": 8, "reads": 2},
-     SHARED.format("content-bits", 64, 8)),
-    (SOFT | {"signs_per_scalar": 4},
-     "--signs-per-scalar: expected none with --write feed_forward_soft, whose contents are not latents, found 4"),
-    ({"signs_per_scalar": 4, "content_bits": 4},
-     "--content-bits: expected none with --signs-per-scalar, which says the bits, found 4"),
     ({"signs_per_scalar": 1, "episode_length": 33},
      SHARED.format("signs-per-scalar", 33, 1)),
     (LEARNED | {"signs_per_scalar": 16, "reads": 2},
      SHARED.format("signs-per-scalar", 64, 16)),
-    *((SEMANTIC | {"write": write},
-       f"--semantic-reads: expected 0 with --write {write}, whose keys are not restricted to blocks, found 0.25")
-      for write in ("feed_forward", "feed_forward_soft")),
+    (SEMANTIC | LEARNED,
+     "--semantic-reads: expected 0 with --write feed_forward, whose keys are not restricted to blocks, found 0.25"),
     (SEMANTIC | {"reads": 2}, "--reads: expected 1 with --semantic-reads, found 2"),
     (SEMANTIC | {"latent_prior": "standard_normal"},
      "--latent-prior: expected memory with --semantic-reads, found standard_normal"),
@@ -176,6 +155,12 @@ MORE_CHOICES = {"particles": (1, 4), "renyi_alpha": (0.5, 0.25), "temporal_shift
 def refusal(changes: dict[str, object], config: Config | None = None) -> str:
     with pytest.raises(InputError) as error:
         resolve(replace_flat(config or default_config(), {**CPU, **changes}))
+    return str(error.value)
+
+
+def refusal_of_rounding(changes: dict[str, object], bits: int) -> str:
+    with pytest.raises(InputError) as error:
+        require_rounding(replace_flat(default_config(), changes), bits)
     return str(error.value)
 
 
@@ -229,7 +214,29 @@ def test_weights_and_steps_are_not_negative(name):
 
 @pytest.mark.parametrize("bits", [-1, 0, 1, 17])
 def test_bits_are_two_to_sixteen(bits):
-    assert refusal({"content_bits": bits}) == f"--content-bits: expected 2 to 16, or none, found {bits}"
+    assert refusal_of_rounding({}, bits) == f"--content-bits: expected 2 to 16, or none, found {bits}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        *(({"model": model}, f"--content-bits: expected none with --model {model}, which has no use for it, found 5")
+          for model in OTHERS),
+        ({"signs_per_scalar": 4},
+         "--content-bits: expected none with --signs-per-scalar, which says the bits, found 5"),
+        ({"episode_length": 33}, SHARED.format("content-bits", 33, 5)),
+        (LEARNED | {"episode_length": 33}, SHARED.format("content-bits", 33, 5)),
+        ({"write": "allocate_by_content", "reads": 2}, SHARED.format("content-bits", 64, 5)),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_rounded_is_refused_in_a_sentence(changes, sentence):
+    assert refusal_of_rounding(changes, 5) == sentence
+
+
+@pytest.mark.parametrize("changes", [*({"write": write} for write in WRITES), SEMANTIC, {"episode_length": 32}])
+def test_contents_that_have_a_block_of_their_own_may_be_rounded(changes):
+    for bits in (2, 8, 16):
+        require_rounding(replace_flat(default_config(), changes), bits)
 
 
 @pytest.mark.parametrize("signs", [-1, 0, 17])
@@ -246,21 +253,21 @@ def test_semantic_reads_leave_keys_for_what_was_written(share):
 @pytest.mark.parametrize(
     "changes",
     [
-        *({"write": write, "signs_per_scalar": 4, "content_steps": 3} for write in BLOCK_WRITES),
+        *({"write": write, "signs_per_scalar": 4, "content_steps": 3} for write in WRITES),
         {"signs_per_scalar": 1},
         {"signs_per_scalar": 16, "episode_length": 16, "reads": 2},
         {"memory_channels": 1, "block_height": 1, "block_width": 1, "signs_per_scalar": 2, "latent_guide": "flow"},
         *(SEMANTIC | {"write": write, "objective": objective} for write in POINTERS for objective in OBJECTIVES
           if objective != "dreg"),
         SEMANTIC | {"semantic_reads": 0.48, "signs_per_scalar": 4, "latent_context": "image_and_read"},
-        SEMANTIC | {"left_out": 31, "latent_guide": "flow", "content_steps": 3, "content_bits": 8},
+        SEMANTIC | {"left_out": 31, "latent_guide": "flow", "content_steps": 3},
     ],
 )  # fmt: skip
 def test_signs_and_semantic_reads_go_with_all_else_that_knows_its_blocks(changes):
     resolve(replace_flat(default_config(), {**CPU, **changes}))
 
 
-@pytest.mark.parametrize("write", BLOCK_WRITES)
+@pytest.mark.parametrize("write", WRITES)
 def test_a_latent_of_another_size_than_a_block_s_signs_is_refused(write):
     config = replace_flat(default_config([f"--write={write}"]), {"latent_size": 100, "signs_per_scalar": 4})
     with pytest.raises(InputError) as error:
@@ -271,8 +278,7 @@ def test_a_latent_of_another_size_than_a_block_s_signs_is_refused(write):
 @pytest.mark.parametrize(
     "changes",
     [
-        *({"write": write, "content_steps": 3, "content_bits": 2} for write in BLOCK_WRITES),
-        {"content_bits": 16, "episode_length": 32},
+        *({"write": write, "content_steps": 3} for write in WRITES),
         *({"model": model, "content_steps": 3} for model in MODELS if model not in ("vae", "kanerva_plus_plus")),
     ],
 )
@@ -294,7 +300,7 @@ def test_what_networks_cannot_have_is_refused(changes, sentence):
     assert refusal(changes) == sentence
 
 
-@pytest.mark.parametrize("write", BLOCK_WRITES)
+@pytest.mark.parametrize("write", WRITES)
 def test_a_latent_of_another_size_than_a_block_is_refused(write):
     config = replace_flat(default_config([f"--write={write}"]), {"latent_size": 7})
     with pytest.raises(InputError) as error:
@@ -352,26 +358,15 @@ def written_by_the_version_before(config: Config) -> dict[str, object]:
     return content
 
 
-def small_of(write: str, **changes: object) -> Config:
-    config = default_config([f"--write={write}"])
-    return replace_flat(config, {"width": 32, "precision": "float32", "seed": 3, **CPU, **changes})
+def small_of(**changes: object) -> Config:
+    return replace_flat(default_config(), {"width": 32, "precision": "float32", "seed": 3, **CPU, **changes})
 
 
-@pytest.mark.parametrize(
-    ("write", "changes"),
-    [
-        ("allocate", {}),
-        ("allocate", {"temporal_shift": 0.125, "episode_encoder": "temporal_shift"}),
-        ("feed_forward_soft", {}),
-        ("feed_forward_soft", {"temporal_shift": 0.0}),
-    ],
-)
-def test_a_run_of_the_version_before_is_the_same_program(write, changes):
-    config = small_of(write, **changes)
+@pytest.mark.parametrize("changes", [{}, {"temporal_shift": 0.125, "episode_encoder": "temporal_shift"}])
+def test_a_run_of_the_version_before_is_the_same_program(changes):
+    config = small_of(**changes)
     content = written_by_the_version_before(config)
-    assert content["network"]["temporal_shift"] == changes.get(
-        "temporal_shift", 0.125 if write == "feed_forward_soft" else 0
-    )
+    assert content["network"]["temporal_shift"] == changes.get("temporal_shift", 0)
     old = resolve(config_from_json(content, Path("config.json")))
     assert old.network.temporal_shift == config.network.temporal_shift
     episode = (torch.rand(2, 5, 1, 16, 16) < 0.4).float()
@@ -385,21 +380,18 @@ def test_a_run_of_the_version_before_is_the_same_program(write, changes):
 
 @pytest.mark.parametrize("prior", KEY_PRIORS)
 @pytest.mark.parametrize("guide", POSTERIORS)
-@pytest.mark.parametrize("write", [write for write in WRITES if write.startswith("feed_forward")])
-def test_learned_maps_have_keys_of_any_prior_and_any_guide(write, guide, prior):
-    require_legal(replace_flat(default_config([f"--write={write}"]), {"key_guide": guide, "key_prior": prior}))
+def test_a_learned_map_has_keys_of_any_prior_and_any_guide(guide, prior):
+    require_legal(replace_flat(default_config(["--write=feed_forward"]), {"key_guide": guide, "key_prior": prior}))
 
 
-@pytest.mark.parametrize("write", ["allocate", "feed_forward_soft"])
-def test_checkpoints_of_the_version_before_fit_parameter_by_parameter(write):
+def test_checkpoints_of_the_version_before_fit_parameter_by_parameter():
     """The optimiser's moments are saved in the order of the parameters: that of the modules stays."""
-    program = build_program(small_of(write), (1, 16, 16), torch.device("cpu"))
+    program = build_program(small_of(), (1, 16, 16), torch.device("cpu"))
     networks = [
         list(dict.fromkeys(".".join(name.split(".")[:depth]) for name, _ in part.named_parameters()))
         for part, depth in ((program.model, 1), (program.guide, 2))
     ]
-    heads = ["content"] if write == "allocate" else ["content", "claim", "key", "latent"]
-    assert networks == [["reading", "decoder"], ["encoder.network", *(f"write.to_{head}" for head in heads)]]
+    assert networks == [["reading", "decoder"], ["encoder.network", "write.to_content"]]
 
 
 def test_signs_are_trained_with_closed_kls_unless_another_objective_is_named():
@@ -409,8 +401,10 @@ def test_signs_are_trained_with_closed_kls_unless_another_objective_is_named():
     assert default_config(["--signs-per-scalar", "None"]).training.objective == "trace"
 
 
-def test_what_was_called_feed_forward_before_there_were_signs_is_the_soft_map():
-    content = json.loads(json.dumps(dataclasses.asdict(replace_flat(Config(), {"write": "feed_forward"})), default=str))
-    assert config_from_json(content, Path("config.json")).memory.write == "feed_forward"
-    del content["memory"]["signs_per_scalar"]
-    assert config_from_json(content, Path("config.json")).memory.write == "feed_forward_soft"
+def test_contents_that_are_not_rounded_may_be_stated_as_earlier_versions_did_and_others_not():
+    content = json.loads(json.dumps(dataclasses.asdict(Config()), default=str))
+    content["program"]["content_bits"] = None
+    assert config_from_json(content, Path("config.json")).program == Config().program
+    content["program"]["content_bits"] = 8
+    with pytest.raises(InputError, match=r"config.json: expected the keys .* of this version, found content_bits too"):
+        config_from_json(content, Path("config.json"))

@@ -385,9 +385,9 @@ def test_help_explains_every_flag_with_the_defaults_of_the_data_set():
 
 
 def test_dry_run_prints_the_resolved_configuration_and_leaves_nothing(tmp_path):
-    process = run("svi_train.py", "--dry-run", "--write", "feed_forward_soft", "--steps", "7", cwd=tmp_path)
+    process = run("svi_train.py", "--dry-run", "--write", "feed_forward", "--steps", "7", cwd=tmp_path)
     shown = json.loads(process.stdout)
     assert shown["training"]["steps"] == 7
-    assert shown["memory"]["memory_channels"] == 50
+    assert shown["memory"]["memory_channels"] == 100
     assert shown["network"]["width"] > 0
     assert list(tmp_path.iterdir()) == []

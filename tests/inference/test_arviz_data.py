@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from inference.arviz_data import load, nuts_data, posterior_data, resample, save
+from inference.arviz_data import load, posterior_data, resample, save
 from inference.errors import DivergenceError
 from inference.importance import WeightedDraws, defensive_proposal, importance_score, weighted_draws
-from inference.mcmc import NutsResult
 from kpp_pyro.errors import InputError
 from tests.programs import IMAGE_SHAPE, random_episodes, small_program
 
@@ -53,7 +52,7 @@ def assert_same(data, other):
 
 
 def test_every_axis_has_a_name():
-    data = posterior_data(random_draws(), episode(), labels=torch.arange(N).view(B, T))
+    data = posterior_data(random_draws(), episode())
     posterior = data["posterior"]
     assert dict(posterior["key"].sizes) == {"chain": 4, "draw": 100, "image": N, "read": R, "coordinate": 3}
     assert dict(posterior["latent"].sizes) == {"chain": 4, "draw": 100, "image": N, "latent_dim_0": D}
@@ -154,14 +153,11 @@ def test_the_scores_are_those_of_importance_sampling():
 
 def test_images_are_told_by_summaries_and_never_by_pixels():
     images = episode()
-    labels, indices = torch.arange(N).view(B, T), torch.arange(N).view(B, T) + 100
-    data = posterior_data(random_draws(), images, labels=labels, indices=indices)
+    data = posterior_data(random_draws(), images)
     observed = data["observed_data"]
     inked = [(image == 1).sum().item() / image.numel() for image in images.flatten(0, 1)]
     np.testing.assert_allclose(observed["ink"], inked, rtol=1e-12)
-    assert observed["label"].to_numpy().tolist() == labels.flatten().tolist()
-    assert observed["index"].to_numpy().tolist() == indices.flatten().tolist()
-    assert set(groups_of(data)["observed_data"].data_vars) == {"ink", "label", "index"}
+    assert set(groups_of(data)["observed_data"].data_vars) == {"ink"}
     for _, variable in variables_of(data):
         assert not {math.prod(IMAGE_SHAPE), *IMAGE_SHAPE[1:]} & set(variable.shape)
 
@@ -192,40 +188,16 @@ def test_half_precision_is_stored_as_single():
     assert posterior["key"].dtype == posterior["latent"].dtype == np.float32
 
 
-def nuts_result() -> NutsResult:
-    generator = torch.Generator().manual_seed(8)
-    draws = {"key": torch.randn(4, 50, R, 3, generator=generator), "latent": torch.randn(4, 50, D, generator=generator)}
-    log_joint = torch.randn(4, 50, dtype=torch.float64, generator=generator)
-    return NutsResult(draws, log_joint, torch.tensor([0, 2, 0, 1]), torch.full((4,), 0.8), torch.full((4,), 0.1))
-
-
-def test_draws_by_nuts():
-    result = nuts_result()
-    data = nuts_data(result)
-    posterior, stats = data["posterior"], data["sample_stats"]
-    assert posterior["key"].dims == ("chain", "draw", "read", "coordinate")
-    assert posterior["latent"].dims == ("chain", "draw", "latent_dim_0")
-    for name, values in result.draws.items():
-        np.testing.assert_array_equal(posterior[name], values)
-    np.testing.assert_array_equal(stats["lp"], result.log_joint)
-    assert stats["lp"].dims == ("chain", "draw")
-    assert stats["divergences"].dims == ("chain",)
-    assert stats["divergences"].to_numpy().tolist() == [0, 2, 0, 1]
-    assert {"acceptance_rate", "step_size"} < set(stats.data_vars)
-
-
-@pytest.mark.parametrize("make", [lambda: posterior_data(random_draws(), episode()), lambda: nuts_data(nuts_result())])
-def test_arviz_takes_it(make):
-    data = make()
+def test_arviz_takes_it():
+    data = posterior_data(random_draws(), episode())
     latent = data["posterior"]["latent"]
     summary = az.summary(data, var_names=["latent"])
     assert len(summary) == latent.size / (latent.sizes["chain"] * latent.sizes["draw"])
     assert az.rhat(data)["key"].dims == data["posterior"]["key"].dims[2:]
 
 
-@pytest.mark.parametrize("make", [lambda: posterior_data(random_draws(), episode()), lambda: nuts_data(nuts_result())])
-def test_what_is_saved_is_loaded_to_the_bit(make, tmp_path):
-    data, path = make(), tmp_path / "posterior.nc"
+def test_what_is_saved_is_loaded_to_the_bit(tmp_path):
+    data, path = posterior_data(random_draws(), episode()), tmp_path / "posterior.nc"
     save(data, path)
     loaded = load(path)
     path.unlink()
@@ -266,8 +238,6 @@ def test_a_file_that_is_not_netcdf_is_refused(content, tmp_path):
         ({"chains": K + 1}, "draws: expected at least 1, found 0"),
         ({"draws": 0}, "draws: expected at least 1, found 0"),
         ({"images": 0}, "images: expected at least 1, found 0"),
-        ({"labels": torch.zeros(N)}, r"labels: expected shape \(2, 3\), found \(6,\)"),
-        ({"indices": torch.zeros(T, B)}, r"indices: expected shape \(2, 3\), found \(3, 2\)"),
     ],
 )
 def test_what_does_not_fit_is_refused(options, message):

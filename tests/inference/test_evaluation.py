@@ -37,7 +37,7 @@ def test_averages_leave_out_the_filling():
 
 
 def test_memory_gain_is_own_minus_another_episodes_elbo():
-    program, episode = small_program("feed_forward_soft"), random_episodes()
+    program, episode = small_program("feed_forward"), random_episodes()
     counted = torch.ones(3, 6, dtype=torch.bool)
     with torch.no_grad():
         memory = program.guide.write(program.guide.encode(episode))
@@ -49,7 +49,7 @@ def test_memory_gain_is_own_minus_another_episodes_elbo():
 
 
 def test_memories_of_other_episodes_are_found_across_batches():
-    program, episode = small_program("feed_forward_soft"), random_episodes()
+    program, episode = small_program("feed_forward"), random_episodes()
     seen = []
 
     def guide(images, memory=None):

@@ -327,7 +327,7 @@ def test_the_gradient_does_not_go_round_a_draw_that_a_transform_remembers():
 
 
 @pytest.mark.parametrize("name", ["iwae", "dreg", "renyi"])
-@pytest.mark.parametrize(("write", "reads"), [("allocate", 1), ("feed_forward", 1), ("feed_forward_soft", 2)])
+@pytest.mark.parametrize(("write", "reads"), [("allocate", 1), ("feed_forward", 1), ("feed_forward", 2)])
 def test_every_parameter_of_a_program_gets_a_gradient_without_waiting_for_the_device(name, write, reads):
     program, episode = small_program(write, reads=reads), random_episodes()
     pair = make_objective(name, particles=3, alpha=0.5 if name == "renyi" else 0.0)(program.model, program.guide)
@@ -353,8 +353,8 @@ def test_one_particle_of_a_program_is_trace_elbo_and_more_are_better(write):
 
 
 def test_encoder_and_write_run_once_whatever_the_number_of_particles():
-    program, episode, seen = small_program("feed_forward_soft"), random_episodes(), {}
-    for name, module in (("encoder", program.guide.encoder), ("write", program.guide.write.to_content)):
+    program, episode, seen = small_program("feed_forward"), random_episodes(), {}
+    for name, module in (("encoder", program.guide.encoder), ("write", program.guide.write.to_claim)):
         module.register_forward_hook(lambda _, given, made, name=name: seen.setdefault(name, []).append(made.shape))
     loss_of("iwae", program.model, program.guide, episode, particles=9)
     assert all(len(shapes) == 1 and shapes[0][:2] == episode.shape[:2] for shapes in seen.values()) and len(seen) == 2

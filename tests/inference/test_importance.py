@@ -92,7 +92,7 @@ def test_kanerva_plus_plus_agrees_with_quadrature(write, given):
 
 
 def test_draws_of_the_prior_alone_agree_with_quadrature_too():
-    program, episode, memory, truth = tiny_case("feed_forward_soft", True)
+    program, episode, memory, truth = tiny_case("feed_forward", True)
     proposal = defensive_proposal(program.model, program.guide, episode, memory, prior_share=1.0)
     score = importance_score(program.model, proposal, episode, memory, particles=30_000, at_once=BIG)
     assert_within_error(score, truth, 1e-2)

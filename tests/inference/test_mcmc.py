@@ -225,7 +225,7 @@ def test_wrong_shapes_are_refused(image, memory, message):
 
 
 def test_an_image_of_another_size_is_refused():
-    program, episode = small_program("feed_forward_soft"), random_episodes(1)
+    program, episode = small_program("feed_forward"), random_episodes(1)
     memory = program.guide.write(program.guide.encode(episode))
     with pytest.raises(InputError, match=r"image: expected shape \(1, 16, 16\), found \(1, 16, 1\)"):
         sample_posterior(program.model, program.guide, episode[0, 0, :, :, :1], memory, progress=False)

@@ -59,7 +59,7 @@ def test_objectives_by_name():
     assert type(make_objective("mean_field")) is TraceMeanField_ELBO
 
 
-CASES = [("allocate", 2), ("feed_forward", 1), ("feed_forward", 2), ("feed_forward_soft", 3)]
+CASES = [("allocate", 2), ("feed_forward", 1), ("feed_forward", 2), ("feed_forward", 3)]
 
 
 def value_and_gradients(objective, model, guide, *arguments):

@@ -124,7 +124,7 @@ def test_the_controls_of_a_random_memory_are_conditional_too(model):
 def closed_kl(program, episode):
     """KL(q(M|X) || p(M)) by torch's normals, column by column, (B,)."""
     q, model = program.guide.memory_posterior(program.guide.encode(episode)), program.model
-    columns = MultivariateNormal(q.loc.squeeze(1).mT, q.row_covariance)  # (B, D) of (N,)
+    columns = MultivariateNormal(q.loc.squeeze(1).mT, q.row_tril @ q.row_tril.mT)  # (B, D) of (N,)
     eye = torch.eye(len(model.linear.memory_loc), dtype=torch.float64)
     prior = MultivariateNormal(model.linear.memory_loc.mT, model.linear.memory_scale.square() * eye)
     return kl_divergence(columns, prior).sum(-1).detach()

@@ -247,7 +247,7 @@ def test_what_missing_pixels_hold_does_not_matter(write, filling):
 
 
 def test_where_everything_is_missing_all_cues_are_alike():
-    memories, cues = opened("feed_forward_soft"), some_cues()
+    memories, cues = opened("feed_forward"), some_cues()
     memory = memories.write(random_episodes(B, T))
     found = memories.complete(memory, cues, torch.ones_like(cues, dtype=torch.bool), 2)[-1]
     expected = memories.recall(memory, torch.zeros_like(cues), 2)[-1]
@@ -331,7 +331,7 @@ def test_an_interpolation_is_a_straight_line_between_two_recalls(write, through,
 
 @pytest.mark.parametrize("through", THROUGH)
 def test_an_interpolation_can_be_walked_both_ways(through):
-    memories, cues = opened("feed_forward_soft"), some_cues()
+    memories, cues = opened("feed_forward"), some_cues()
     memory = memories.write(random_episodes(B, T))
     there = memories.interpolate(memory, cues[:, 0], cues[:, 1], 4, through)
     back = memories.interpolate(memory, cues[:, 1], cues[:, 0], 4, through)
@@ -363,19 +363,6 @@ def test_inspection_finds_what_was_written_in_the_order_of_writing(reads):
     memories, episodes = opened(reads=reads), random_episodes(B, T)
     found = memories.inspect(memories.write(episodes))
     torch.testing.assert_close(found.latents[:, :T], contents(memories, episodes))
-
-
-def test_inspection_of_a_memory_of_overlapping_blocks_is_evenly_spaced():
-    memories = opened("feed_forward_soft", reads=2)
-    memory = memories.write(random_episodes(B, T))
-    found, addressing = memories.inspect(memory), memories.model.addressing
-    assert_same_read(found, memories.read(memory, found.keys))
-    centres = addressing.place(found.keys).centre.flatten(1, 2).view(B, 4, 4, 2)  # (B, rows, columns, (x, y))
-    for axis, steps in ((0, centres.diff(dim=2)), (1, centres.diff(dim=1))):
-        torch.testing.assert_close(
-            steps[..., axis], steps[0, 0, 0, axis].expand_as(steps[..., axis]), atol=1e-6, rtol=0
-        )
-        assert (steps[..., axis] > 0).all() and steps[..., 1 - axis].abs().max() < 1e-6
 
 
 # Without a memory

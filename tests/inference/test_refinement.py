@@ -268,7 +268,7 @@ def test_model_and_guide_stay_as_they_are(write, given):
 
 
 def test_a_guide_that_runs_each_time_is_refined_too():
-    program, episode = small_program("feed_forward_soft"), random_episodes()
+    program, episode = small_program("feed_forward"), random_episodes()
     memory = written_memory(program.guide, random_episodes(seed=9))
 
     def guide(episode, memory=None):  # cannot be amortized: it is run within the graph of every step
@@ -324,12 +324,13 @@ def test_allocated_keys_stay_as_they_are(given):
     assert not torch.isclose(after["latent"]["fn"].mean, before["latent"]["fn"].mean).any()
 
 
-@pytest.mark.parametrize("write", ["allocate", "feed_forward_soft"])  # normal keys at sharp edges have noisy gradients
-def test_refinement_raises_the_elbo_of_every_image(write):
-    program, episode = small_program(write), random_episodes(1, 4)
-    proposal = refined_proposal(program.model, program.guide, episode, steps=60)
+@pytest.mark.parametrize("parts", [{"write": "allocate"}, {"model": "kanerva_machine"}], ids=str)
+def test_refinement_raises_the_elbo_of_every_image(parts):  # normal keys at sharp edges have noisy gradients
+    program, episode = small_program(**parts), random_episodes(1, 4)
+    memory = written_memory(program.guide, episode)
+    proposal = refined_proposal(program.model, program.guide, episode, memory, steps=60)
     assert [part.from_prior for part in proposal.parts] == [(), (), ("key", "latent")]
-    score = importance_score(program.model, proposal, episode, particles=300)
+    score = importance_score(program.model, proposal, episode, memory, particles=300)
     amortised, refined = score.elbos
     assert (refined.elbo > amortised.elbo).all()
 
@@ -489,7 +490,7 @@ def tiny_written(write):
     return program, episode, log_evidence(program.model, written_memory(program.guide, episode), episode)
 
 
-@pytest.mark.parametrize("write", ["allocate", "feed_forward", "feed_forward_soft"])
+@both_writes
 def test_scores_by_widened_keys_agree_with_quadrature(write):
     program, episode, truth = tiny_written(write)
     proposal = widened_proposal(program.model, program.guide, episode)

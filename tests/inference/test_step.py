@@ -101,7 +101,7 @@ SWAPPED = [
     *({"write": write} for write in ALL_WRITES),
     *({"write": "feed_forward", "key_prior": prior} for prior in KEY_PRIORS),
     *({"write": "feed_forward", "key_guide": guide, "latent_guide": guide} for guide in POSTERIORS),
-    {"write": "feed_forward_soft", "key_prior": "vamp", "key_guide": "flow", "latent_guide": "low_rank"},
+    {"write": "feed_forward", "key_prior": "vamp", "key_guide": "flow", "latent_guide": "low_rank"},
     {"write": "feed_forward", "episode_encoder": "attention", "latent_context": "image_and_read"},
 ]
 any_parts = pytest.mark.parametrize("parts", WRITTEN + SWAPPED, ids=lambda parts: ",".join(map(str, parts.values())))

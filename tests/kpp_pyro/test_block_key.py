@@ -16,7 +16,7 @@ from kpp_pyro.memory import Addressing, MemoryLayout, cut_blocks, read
 LAYOUT = MemoryLayout(2, 4, 9, 2, 3)  # 2 rows of 3 blocks
 BLOCKS = LAYOUT.blocks
 CELLS = (5, 60, 40)  # of the cube, see cube_of_cdfs
-ADDRESSING = Addressing(LAYOUT, "blockwise", edge=0.1, broad=0.2)
+ADDRESSING = Addressing(LAYOUT, edge=0.1, broad=0.2)
 ONE_HOT = torch.eye(BLOCKS, dtype=torch.float64).unsqueeze(1)  # (N, 1, N)
 SOFT = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05, 0.0], dtype=torch.float64).unsqueeze(0)  # (1, N)
 every_prior_prob = pytest.mark.parametrize("prior_prob", [0.0, 0.01, 0.3, 1.0])
@@ -64,7 +64,7 @@ def test_the_kl_equals_its_integral(prior_prob):
         torch.testing.assert_close(q.kl_to_prior(), integral, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("addressing", [ADDRESSING, Addressing(LAYOUT, "blockwise")], ids=["wide", "default"])
+@pytest.mark.parametrize("addressing", [ADDRESSING, Addressing(LAYOUT)], ids=["wide", "default"])
 def test_the_kl_of_a_known_block_is_minus_the_log_of_its_prior_mass(addressing):
     mass = (1 - addressing.edge) ** 2 * (1 - addressing.broad) / BLOCKS
     expected = torch.full((BLOCKS,), -math.log(mass), dtype=torch.float64)
@@ -73,7 +73,7 @@ def test_the_kl_of_a_known_block_is_minus_the_log_of_its_prior_mass(addressing):
 
 @pytest.mark.parametrize("prior_prob", [0.0, 0.2])
 def test_the_kl_of_several_reads_agrees_with_monte_carlo(prior_prob):
-    q, draws = BlockKey(soft_probs(2, reads=2), Addressing(LAYOUT, "blockwise"), prior_prob), 20_000
+    q, draws = BlockKey(soft_probs(2, reads=2), Addressing(LAYOUT), prior_prob), 20_000
     key = q.sample((draws,))
     difference = q.log_prob(key) - standard_normal(2).log_prob(key)  # (draws, 2)
     error = difference.std(0) / math.sqrt(draws)
@@ -81,7 +81,7 @@ def test_the_kl_of_several_reads_agrees_with_monte_carlo(prior_prob):
 
 
 def test_the_density_integrates_to_one_under_the_default_addressing_by_monte_carlo():
-    q, draws = BlockKey(SOFT, Addressing(LAYOUT, "blockwise"), 0.1), 100_000
+    q, draws = BlockKey(SOFT, Addressing(LAYOUT), 0.1), 100_000
     ratio = log_ratio(torch.randn(draws, 1, 3, dtype=torch.float64), q).exp()
     assert abs(ratio.mean() - 1) < 4 * ratio.std() / math.sqrt(draws)
 
@@ -158,7 +158,7 @@ def test_samples_follow_the_density(dtype, prior_prob):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_sample_of_a_known_block_reads_exactly_that_block(dtype):
     layout = MemoryLayout(1, 16, 16, 2, 2)
-    addressing = Addressing(layout, "blockwise")
+    addressing = Addressing(layout)
     memory = torch.randn(1, 1, *layout.shape, dtype=dtype)
     q = BlockKey(torch.eye(layout.blocks, dtype=dtype)[None, :, None], addressing)  # image n knows block n
     key = q.sample((500,))
@@ -255,7 +255,7 @@ def test_a_known_block_is_a_probability_of_one() -> None:
 
 
 # Semantic reads: 2 N probabilities, of which the last N are of keys whose scale lies above the others'.
-SEMANTIC = Addressing(LAYOUT, "blockwise", edge=0.1, broad=0.2, semantic=0.4)  # two fifths of the scales
+SEMANTIC = Addressing(LAYOUT, edge=0.1, broad=0.2, semantic=0.4)  # two fifths of the scales
 BOTH = torch.cat([0.7 * SOFT, 0.3 * SOFT.flip(-1)], -1)
 
 
@@ -289,4 +289,4 @@ def test_the_mean_read_of_both_ways_is_that_of_the_blocks_whichever_way():
 @pytest.mark.parametrize("semantic", [-0.1, 0.8, 1.0])
 def test_semantic_reads_leave_scales_for_what_was_written(semantic):
     with pytest.raises(InputError, match=r"expected 0 <= semantic < 0\.8, found"):
-        Addressing(LAYOUT, "blockwise", broad=0.2, semantic=semantic)
+        Addressing(LAYOUT, broad=0.2, semantic=semantic)

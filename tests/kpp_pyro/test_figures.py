@@ -114,7 +114,7 @@ def test_boxes_are_drawn_around_the_blocks_that_keys_read():
     layout = MemoryLayout(2, 4, 6, 2, 2, reads=2)
     cdf = [[0.5, (n % 3 + 0.5) / 3, (n // 3 + 0.5) / 2] for n in range(6)]
     key = torch.special.ndtri(torch.tensor(cdf)).reshape(3, 2, 3)  # image t reads blocks 2 t and 2 t + 1
-    figure = draw_memory(torch.randn(layout.shape), Addressing(layout, "blockwise").boxes(key).requires_grad_())
+    figure = draw_memory(torch.randn(layout.shape), Addressing(layout).boxes(key).requires_grad_())
     for axis in figure.axes[:2]:
         boxes = boxes_on(axis)
         assert len(boxes) == 6

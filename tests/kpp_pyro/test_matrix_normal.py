@@ -30,7 +30,8 @@ def vec(matrix: Tensor) -> Tensor:
 
 def vectorised(q: MatrixNormal) -> MultivariateNormal:
     """N(vec(R), I ⊗ U)."""
-    covariance = torch.stack([torch.kron(torch.eye(C, dtype=U.dtype), U) for U in q.row_covariance.reshape(-1, N, N)])
+    rows = (q.row_tril @ q.row_tril.mT).reshape(-1, N, N)
+    covariance = torch.stack([torch.kron(torch.eye(C, dtype=U.dtype), U) for U in rows])
     return MultivariateNormal(vec(q.loc), covariance.reshape(*q.batch_shape, N * C, N * C))
 
 

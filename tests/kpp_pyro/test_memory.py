@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from kpp_pyro.errors import InputError
-from kpp_pyro.memory import Addressing, MemoryLayout, cut_blocks, join_blocks, read, write_through
+from kpp_pyro.memory import Addressing, MemoryLayout, cut_blocks, join_blocks, read
 
-KINDS = ("smooth", "blockwise")
 LAYOUTS = {
     "square": MemoryLayout(2, 8, 8, 4, 4),
     "two reads": MemoryLayout(1, 6, 9, 2, 3, reads=2),
@@ -22,7 +21,6 @@ LAYOUTS = {
     "whole": MemoryLayout(1, 4, 6, 4, 6),
 }
 every_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
-both_kinds = pytest.mark.parametrize("kind", KINDS)
 TILED = MemoryLayout(2, 6, 12, 2, 3)  # 3 rows of 4 blocks
 
 
@@ -41,8 +39,6 @@ def key_of(scale, x, y):
 
 def corner_by_hand(cdf, free, steps, addressing):
     """First memory pixel of a block that can move by `free` pixels, for one axis."""
-    if addressing.kind == "smooth":
-        return cdf * free
     if steps == 1:
         return free / 2
     for border in range(1, steps):
@@ -66,8 +62,7 @@ def read_by_hand(memory, key, addressing):
     """Read one memory (C, H, W) through one key (3,), numpy and loops only."""
     layout = addressing.layout
     scale, x, y = ((1 + math.erf(float(k) / math.sqrt(2))) / 2 for k in key)
-    if addressing.kind == "blockwise":
-        scale = max(0.0, (scale - (1 - addressing.broad)) / addressing.broad)
+    scale = max(0.0, (scale - (1 - addressing.broad)) / addressing.broad)
     zoom = 1 + scale * (min(layout.height / layout.block_height, layout.width / layout.block_width) - 1)
     left = corner_by_hand(x, layout.width - zoom * layout.block_width, layout.columns, addressing)
     top = corner_by_hand(y, layout.height - zoom * layout.block_height, layout.rows, addressing)
@@ -80,9 +75,8 @@ def read_by_hand(memory, key, addressing):
 
 
 @every_layout
-@both_kinds
-def test_the_read_equals_a_slow_double_loop(layout, kind):
-    addressing = Addressing(layout, kind, edge=0.3, broad=0.4)  # wide, so that random keys fall on every part
+def test_the_read_equals_a_slow_double_loop(layout):
+    addressing = Addressing(layout, edge=0.3, broad=0.4)  # wide, so that random keys fall on every part
     memory, key = random_memory(layout, 2), random_key(layout, 2, 4, spread=1.5)
     blocks = read(memory, key, addressing)
     assert blocks.shape == (2, 4, layout.reads, *layout.block_shape)
@@ -91,10 +85,9 @@ def test_the_read_equals_a_slow_double_loop(layout, kind):
         np.testing.assert_allclose(blocks[episode, image, r].numpy(), expected, atol=1e-12)
 
 
-@both_kinds
-def test_gradients_of_the_read_equal_finite_differences(kind):
+def test_gradients_of_the_read_equal_finite_differences():
     layout = MemoryLayout(2, 4, 5, 2, 2, reads=2)
-    addressing = Addressing(layout, kind, edge=0.5, broad=0.5)
+    addressing = Addressing(layout, edge=0.5, broad=0.5)
     memory = random_memory(layout, 2).requires_grad_()
     key = random_key(layout, 2, 3).requires_grad_()
     assert torch.autograd.gradcheck(lambda m, k: read(m, k, addressing), (memory, key))
@@ -102,28 +95,25 @@ def test_gradients_of_the_read_equal_finite_differences(kind):
     assert (slope != 0).any()
 
 
-@both_kinds
 @pytest.mark.parametrize("scale", [40.0, math.inf])
-def test_the_identity_key_returns_the_grid_of_the_memory(kind, scale):
+def test_the_identity_key_returns_the_grid_of_the_memory(scale):
     layout = LAYOUTS["whole"]
     memory, key = random_memory(layout, 2), torch.tensor([scale, 0.0, 0.0], dtype=torch.float64).expand(2, 3, 1, 3)
-    blocks = read(memory, key, Addressing(layout, kind))
+    blocks = read(memory, key, Addressing(layout))
     torch.testing.assert_close(blocks, memory.unsqueeze(1).expand_as(blocks), atol=1e-14, rtol=0)
 
 
-@both_kinds
 @pytest.mark.parametrize("scale", [40.0, math.inf])
-def test_the_largest_scale_reads_the_whole_memory_at_a_lower_resolution(kind, scale):
+def test_the_largest_scale_reads_the_whole_memory_at_a_lower_resolution(scale):
     layout = LAYOUTS["square"]
     memory, key = random_memory(layout, 2), torch.tensor([scale, 0.0, 0.0], dtype=torch.float64).expand(2, 1, 1, 3)
-    blocks = read(memory, key, Addressing(layout, kind))
+    blocks = read(memory, key, Addressing(layout))
     torch.testing.assert_close(blocks[:, 0, 0], F.avg_pool2d(memory[:, 0], 2))  # zoom 2: between four pixels
 
 
 @every_layout
-@both_kinds
-def test_no_key_leaves_the_memory(layout, kind):
-    addressing = Addressing(layout, kind)
+def test_no_key_leaves_the_memory(layout):
+    addressing = Addressing(layout)
     extremes = (-math.inf, -1e3, -6.0, -0.3, 0.0, 1.1, 1e3, math.inf)
     key = torch.tensor(list(itertools.product(extremes, repeat=3)), dtype=torch.float64)
     place = addressing.place(key)
@@ -137,18 +127,16 @@ def test_no_key_leaves_the_memory(layout, kind):
     assert blocks.isfinite().all()
 
 
-@both_kinds
-def test_extreme_keys_have_finite_gradients(kind):
+def test_extreme_keys_have_finite_gradients():
     layout = LAYOUTS["square"]
     key = torch.tensor([[-1e3, 1e3, math.inf], [math.inf, -math.inf, 40.0]]).reshape(1, 2, 1, 3).requires_grad_()
-    read(random_memory(layout, 1).float(), key, Addressing(layout, kind)).sum().backward()
+    read(random_memory(layout, 1).float(), key, Addressing(layout)).sum().backward()
     assert key.grad.isfinite().all()
 
 
-@both_kinds
-def test_leading_particles_broadcast_like_a_loop_over_them(kind):
+def test_leading_particles_broadcast_like_a_loop_over_them():
     layout = LAYOUTS["two reads"]
-    addressing = Addressing(layout, kind, edge=0.3)
+    addressing = Addressing(layout, edge=0.3)
     memories, keys = random_memory(layout, 3, 2), random_key(layout, 3, 2, 4)
     both = read(memories, keys, addressing)
     one_memory = read(memories[0], keys, addressing)
@@ -180,7 +168,7 @@ def test_join_blocks_is_the_inverse_of_cut_blocks():
 
 
 def test_a_key_in_the_middle_of_a_block_reads_that_block():
-    memory, addressing = random_memory(TILED, 1), Addressing(TILED, "blockwise")
+    memory, addressing = random_memory(TILED, 1), Addressing(TILED)
     keys, corners = [], []
     for number in range(TILED.blocks):
         row, column = divmod(number, TILED.columns)
@@ -195,7 +183,7 @@ def test_a_key_in_the_middle_of_a_block_reads_that_block():
 
 
 def test_a_read_is_flat_inside_a_block():
-    memory, addressing = random_memory(TILED, 1), Addressing(TILED, "blockwise", edge=0.1, broad=0.05)
+    memory, addressing = random_memory(TILED, 1), Addressing(TILED, edge=0.1, broad=0.05)
     number = torch.arange(TILED.blocks).expand(50, -1)
     inside = 0.05 + 0.9 * torch.rand(50, TILED.blocks, 2, dtype=torch.float64)
     inside[:2] = torch.tensor([0.0501, 0.9499], dtype=torch.float64)[:, None, None]  # just before its edges
@@ -212,7 +200,7 @@ def test_a_read_is_flat_inside_a_block():
 
 def test_a_read_crosses_to_the_next_block_within_the_edge():
     layout = MemoryLayout(1, 2, 8, 2, 4)
-    memory, addressing = random_memory(layout, 1), Addressing(layout, "blockwise", edge=0.02)
+    memory, addressing = random_memory(layout, 1), Addressing(layout, edge=0.02)
     cdf_x = [0.5 - 0.0051, 0.5 - 0.0025, 0.5, 0.5 + 0.0025, 0.5 + 0.0051]  # of the memory: half of it is one block
     key = torch.stack([key_of(0.5, x, 0.5) for x in cdf_x])[None, :, None]
     blocks = read(memory, key, addressing)[0, :, 0]
@@ -221,20 +209,21 @@ def test_a_read_crosses_to_the_next_block_within_the_edge():
 
 
 def test_only_the_broadest_scales_zoom_out():
-    addressing = Addressing(LAYOUTS["square"], "blockwise", broad=0.1)
+    addressing = Addressing(LAYOUTS["square"], broad=0.1)
     key = torch.stack([key_of(scale, 0.25, 0.25) for scale in (0.0, 0.5, 0.8999, 0.95, 1.0)])
     expected = torch.tensor([1, 1, 1, 1.5, 2], dtype=torch.float64)
     torch.testing.assert_close(addressing.place(key).zoom, expected)
-    narrow = Addressing(LAYOUTS["square"], "blockwise", broad=0.0)
+    narrow = Addressing(LAYOUTS["square"], broad=0.0)
     assert torch.equal(narrow.place(key).zoom, torch.ones_like(expected))
 
 
 def test_the_prior_covers_the_memory_evenly():
     key = torch.randn(100_000, 3, dtype=torch.float64)
-    left, top, width, height = Addressing(TILED, "smooth").boxes(key).unbind(-1)
-    for cdf in (left / (TILED.width - width), top / (TILED.height - height)):
-        counts = torch.histc(cdf, 10, 0, 1)
-        assert (counts - 10_000).abs().max() < 4 * math.sqrt(10_000 * 0.9)
+    left, top, width, height = Addressing(TILED).boxes(key).unbind(-1)
+    across, down = left / (TILED.width - width), top / (TILED.height - height)
+    blocks = TILED.columns * (down * (TILED.rows - 1)).round() + (across * (TILED.columns - 1)).round()
+    counts, mean = torch.bincount(blocks.long(), minlength=TILED.blocks), len(key) / TILED.blocks
+    assert (counts - mean).abs().max() < 4 * math.sqrt(mean * (1 - 1 / TILED.blocks))
 
 
 @pytest.mark.parametrize(
@@ -266,14 +255,14 @@ def test_blocks_that_do_not_tile_are_refused(height, width):
 def test_a_layout_counts_what_it_holds():
     layout = MemoryLayout(3, 7, 11, 3, 2, reads=2)
     assert (layout.rows, layout.columns, layout.blocks) == (2, 5, 10)
-    assert layout.scalars == torch.empty(layout.shape).numel() == 231
+    assert layout.shape == (3, 7, 11)
     assert layout.read_scalars == read(random_memory(layout, 1), random_key(layout, 1, 1), Addressing(layout)).numel()
     assert layout.largest_zoom == 7 / 3
 
 
 @pytest.mark.parametrize("layout", [TILED, LAYOUTS["two reads"], LAYOUTS["one row"], LAYOUTS["whole"]], ids=str)
 def test_a_grid_of_as_many_keys_as_blocks_reads_block_by_block(layout):
-    memory, addressing = random_memory(layout, 2), Addressing(layout, "blockwise")
+    memory, addressing = random_memory(layout, 2), Addressing(layout)
     keys = addressing.key_grid(layout.rows, layout.columns).double()
     assert keys.shape == (layout.blocks, layout.reads, 3)
     found = read(memory, keys.expand(2, -1, -1, -1), addressing)  # (B, N, R, C_m, h, w)
@@ -283,25 +272,13 @@ def test_a_grid_of_as_many_keys_as_blocks_reads_block_by_block(layout):
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 5), (4, 3)])
 def test_a_grid_of_keys_holds_quantiles_of_the_prior(rows, columns):
-    keys = Addressing(LAYOUTS["two reads"], "blockwise").key_grid(rows, columns, scale=-0.7)
+    keys = Addressing(LAYOUTS["two reads"]).key_grid(rows, columns, scale=-0.7)
     assert torch.equal(keys[:, 0], keys[:, 1])  # all reads are of one place
     scale, x, y = torch.special.ndtr(keys[:, 0]).view(rows, columns, 3).unbind(-1)
     torch.testing.assert_close(scale, torch.special.ndtr(torch.tensor(-0.7)).expand(rows, columns))
     for row, column in np.ndindex(rows, columns):
         assert x[row, column].item() == pytest.approx((column + 0.5) / columns, abs=1e-6)
         assert y[row, column].item() == pytest.approx((row + 0.5) / rows, abs=1e-6)
-
-
-@pytest.mark.parametrize("layout", [TILED, LAYOUTS["does not tile"], LAYOUTS["two reads"]], ids=str)
-@pytest.mark.parametrize("scale", [-math.inf, 0.0, 1.5])
-def test_a_grid_is_of_evenly_spaced_places_where_the_addressing_is_smooth(layout, scale):
-    addressing, rows, columns = Addressing(layout, "smooth"), 3, 5
-    boxes = addressing.boxes(addressing.key_grid(rows, columns, scale).double())[:, 0].view(rows, columns, 4)
-    zoom = 1 + (layout.largest_zoom - 1) * (1 + math.erf(scale / math.sqrt(2))) / 2
-    width, height = zoom * layout.block_width, zoom * layout.block_height
-    for row, column in np.ndindex(rows, columns):
-        left, top = (layout.width - width) * (column + 0.5) / columns, (layout.height - height) * (row + 0.5) / rows
-        assert boxes[row, column].tolist() == pytest.approx([left, top, width, height], abs=1e-5)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(0, 3), (3, 0), (-1, 2)])
@@ -312,75 +289,16 @@ def test_a_grid_without_rows_or_columns_is_refused(rows, columns):
 
 @every_layout
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.5, 0.99, 1.0])
-@pytest.mark.parametrize("addressing", [{"kind": "smooth"}, {"kind": "blockwise"}, {"kind": "blockwise", "broad": 0.4}])
+@pytest.mark.parametrize("addressing", [{}, {"broad": 0.4}])
 def test_the_scale_at_a_share_zooms_that_share_of_the_way_to_the_memory(layout, share, addressing):
     placed = Addressing(layout, **addressing)
     keys = placed.key_grid(2, 3, placed.scale_at(share)).double()
     zoom = placed.place(keys).zoom
     expected = 1 + share * (layout.largest_zoom - 1)
-    rounding = 2e-6 / placed.broad if addressing["kind"] == "blockwise" else 2e-6  # the CDF ends that far from 0 and 1
+    rounding = 2e-6 / placed.broad  # the CDF ends that far from 0 and 1
     torch.testing.assert_close(zoom, torch.full_like(zoom, expected), atol=rounding * layout.largest_zoom, rtol=0)
 
 
-@both_kinds
-def test_the_scale_grows_with_the_share_and_is_finite_at_its_ends(kind):
-    scales = [Addressing(TILED, kind).scale_at(share) for share in np.linspace(0, 1, 21)]
+def test_the_scale_grows_with_the_share_and_is_finite_at_its_ends():
+    scales = [Addressing(TILED).scale_at(share) for share in np.linspace(0, 1, 21)]
     assert all(map(math.isfinite, scales)) and (np.diff(scales) > 0).all()
-    if kind == "smooth":
-        assert scales[10] == pytest.approx(0, abs=1e-12)
-        assert scales == pytest.approx([-scale for scale in reversed(scales)])
-
-
-@every_layout
-@both_kinds
-def test_writing_through_a_key_is_the_adjoint_of_reading_through_it(layout, kind):
-    addressing = Addressing(layout, kind, edge=0.3, broad=0.4)
-    border = torch.tensor(list(itertools.product((-math.inf, -1e3, 0.0, 0.4, 1e3, math.inf), repeat=3))).double()
-    random = random_key(layout, 2, 40, spread=2.0)
-    key = torch.cat([random, border.unsqueeze(-2).expand(2, -1, layout.reads, -1)], 1)  # (2, 40 + 216, R, 3)
-    memory = random_memory(layout, 2)
-    found = read(memory, key, addressing)
-    blocks = torch.randn_like(found)
-    written = write_through(blocks, key, addressing)
-    assert written.shape == memory.shape
-    for episode in range(2):
-        inner = (found[episode] * blocks[episode]).sum(), (memory[episode] * written[episode]).sum()
-        torch.testing.assert_close(*inner, rtol=1e-12, atol=1e-10)
-    memory.requires_grad_()
-    (transposed,) = torch.autograd.grad(read(memory, key, addressing), memory, blocks)
-    torch.testing.assert_close(written, transposed, rtol=1e-11, atol=1e-11)
-
-
-@both_kinds
-def test_gradients_of_writing_through_a_key_equal_finite_differences(kind):
-    layout = MemoryLayout(1, 3, 4, 2, 1, reads=2)
-    addressing = Addressing(layout, kind, edge=0.5, broad=0.5)
-    blocks = torch.randn(1, 3, 2, *layout.block_shape, dtype=torch.float64, requires_grad=True)
-    key = random_key(layout, 1, 3).requires_grad_()
-    assert torch.autograd.gradcheck(lambda b, k: write_through(b, k, addressing), (blocks, key))
-    assert torch.autograd.gradgradcheck(lambda b, k: write_through(b, k, addressing), (blocks, key))
-    written = write_through(blocks, key, addressing)
-    (slope,) = torch.autograd.grad((written * torch.randn_like(written)).sum(), key)
-    assert (slope != 0).any()
-
-
-@both_kinds
-def test_particles_of_writing_through_keys_broadcast_like_a_loop_over_them(kind):
-    layout = LAYOUTS["two reads"]
-    addressing, keys = Addressing(layout, kind, edge=0.3), random_key(layout, 3, 2, 4)
-    blocks = torch.randn(3, 2, 4, 2, *layout.block_shape, dtype=torch.float64)
-    both, one_key = write_through(blocks, keys, addressing), write_through(blocks, keys[0], addressing)
-    one_block = write_through(blocks[0], keys, addressing)
-    assert both.shape == (3, 2, 1, *layout.shape)
-    for particle in range(3):
-        torch.testing.assert_close(both[particle], write_through(blocks[particle], keys[particle], addressing))
-        torch.testing.assert_close(one_key[particle], write_through(blocks[particle], keys[0], addressing))
-        torch.testing.assert_close(one_block[particle], write_through(blocks[0], keys[particle], addressing))
-
-
-def test_blocks_written_side_by_side_are_joined():
-    addressing = Addressing(TILED, "blockwise")
-    blocks = torch.randn(2, TILED.blocks, 1, *TILED.block_shape, dtype=torch.float64)
-    keys = addressing.key_grid(TILED.rows, TILED.columns).double().expand(2, -1, -1, -1)
-    written = write_through(blocks, keys, addressing)
-    torch.testing.assert_close(written[:, 0], join_blocks(blocks[:, :, 0], TILED), atol=1e-13, rtol=0)

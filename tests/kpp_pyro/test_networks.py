@@ -14,7 +14,7 @@ from kpp_pyro.networks.conv import ConvDecoder, ConvEncoder
 from kpp_pyro.networks.heads import LocScaleHead, positive
 from kpp_pyro.networks.mlp import MlpDecoder, MlpEncoder
 from kpp_pyro.networks.precision import InPrecision
-from kpp_pyro.networks.reading import IdentityReading, MlpReading
+from kpp_pyro.networks.reading import IdentityReading
 from kpp_pyro.networks.residual import ResidualConv, ResidualMlp
 from kpp_pyro.networks.shapes import require_image_shape
 
@@ -28,7 +28,6 @@ EVERY_NETWORK = {
     "ConvEncoder": (lambda: ConvEncoder(IMAGE_SHAPE, WIDTH, 1, 0.125), (2, 5, *IMAGE_SHAPE)),
     "MlpDecoder": (lambda: MlpDecoder(LATENT_SIZE, IMAGE_SHAPE, WIDTH, 2), (2, 5, LATENT_SIZE)),
     "ConvDecoder": (lambda: ConvDecoder(LATENT_SIZE, IMAGE_SHAPE, WIDTH, 1), (2, 5, LATENT_SIZE)),
-    "MlpReading": (lambda: MlpReading(LAYOUT, LATENT_SIZE, WIDTH, 2, 0.1), (2, 5, 2, *LAYOUT.block_shape)),
     "IdentityReading": (lambda: IdentityReading(LAYOUT, 0.1), (2, 5, 2, *LAYOUT.block_shape)),
     "LocScaleHead": (lambda: LocScaleHead(WIDTH, LATENT_SIZE, 0.1), (2, 5, WIDTH)),
 }
@@ -92,12 +91,12 @@ def test_a_decoder_acts_on_each_latent_alone(make_decoder, batch):
 @pytest.mark.parametrize("batch", [(7,), (2, 3), (4, 2, 3)])
 def test_a_reading_acts_on_each_read_alone(batch):
     block = torch.randn(*batch, 2, *LAYOUT.block_shape, dtype=torch.float64)
-    for reading in (MlpReading(LAYOUT, LATENT_SIZE, WIDTH, 1, 0.1).double(), IdentityReading(LAYOUT, 0.1).double()):
-        for parameter, alone in zip(
-            reading(block), zip(*(reading(one) for one in block.flatten(0, -5)), strict=True), strict=True
-        ):
-            assert parameter.shape == (*batch, reading.latent_size)
-            torch.testing.assert_close(parameter.flatten(0, -2), torch.stack(alone))
+    reading = IdentityReading(LAYOUT, 0.1).double()
+    for parameter, alone in zip(
+        reading(block), zip(*(reading(one) for one in block.flatten(0, -5)), strict=True), strict=True
+    ):
+        assert parameter.shape == (*batch, reading.latent_size)
+        torch.testing.assert_close(parameter.flatten(0, -2), torch.stack(alone))
 
 
 def test_the_identity_reading_is_located_at_the_read():

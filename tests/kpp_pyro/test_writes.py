@@ -11,7 +11,7 @@ from kpp_pyro.block_key import BlockKey
 from kpp_pyro.errors import InputError
 from kpp_pyro.memory import SCALE, MemoryLayout, X, Y, cut_blocks, join_blocks, read
 from kpp_pyro.posteriors import POSTERIORS, MeanFieldPosterior
-from kpp_pyro.writes import AllocateWrite, FeedForwardWrite, SoftFeedForwardWrite
+from kpp_pyro.writes import AllocateWrite, FeedForwardWrite
 from kpp_pyro.writes.blocks import BlockWrite
 from kpp_pyro.writes.interface import Encoding
 
@@ -27,10 +27,6 @@ def allocate(layout, **options):
 
 def feed_forward(layout):
     return FeedForwardWrite(layout, FEATURES, SMALLEST, keys(layout)).double()
-
-
-def feed_forward_soft(layout):
-    return SoftFeedForwardWrite(layout, FEATURES, 7, SMALLEST, keys(layout)).double()
 
 
 def keys(layout):
@@ -184,7 +180,7 @@ def test_a_match_in_an_empty_memory_is_still_a_distribution():
 
 @both_reads
 def test_posteriors_have_the_shapes_of_their_sites(layout):
-    for write in (allocate(layout), feed_forward(layout), feed_forward_soft(layout)):
+    for write in (allocate(layout), feed_forward(layout)):
         encoding = write.encode(features(3, 5))
         memory = write(encoding)
         assert memory.shape == (3, 1, *layout.shape)
@@ -212,19 +208,8 @@ def test_a_memory_that_blocks_do_not_tile_is_refused(height, width):
 
 
 @both_reads
-def test_feed_forward_soft_permuting_images_permutes_keys_and_latents_and_keeps_the_memory(layout):
-    write, given = feed_forward_soft(layout), features(3, 5)
-    one, other = write.encode(given), write.encode(given[:, PERMUTATION])
-    torch.testing.assert_close(write(other), write(one))
-    torch.testing.assert_close(other.latent_loc, one.latent_loc[:, PERMUTATION])
-    torch.testing.assert_close(other.latent_scale, one.latent_scale[:, PERMUTATION])
-    torch.testing.assert_close(write.key_posterior(other).mean, write.key_posterior(one).mean[:, PERMUTATION])
-    torch.testing.assert_close(write.key_posterior(other).stddev, write.key_posterior(one).stddev[:, PERMUTATION])
-
-
-@both_reads
 def test_a_memory_hears_every_image_of_its_own_episode_and_no_other(layout):
-    for write in (allocate(layout), feed_forward(layout), feed_forward_soft(layout)):
+    for write in (allocate(layout), feed_forward(layout)):
         given = features(3, 5).requires_grad_()
         memory = write(write.encode(given))[1]
         (gradient,) = torch.autograd.grad((memory * torch.randn_like(memory)).sum(), given)
@@ -234,19 +219,13 @@ def test_a_memory_hears_every_image_of_its_own_episode_and_no_other(layout):
 @both_reads
 def test_permuting_episodes_permutes_their_memories(layout):
     order = torch.tensor([2, 0, 1])
-    for write in (allocate(layout), feed_forward(layout), feed_forward_soft(layout)):
+    for write in (allocate(layout), feed_forward(layout)):
         given = features(3, 5)
         torch.testing.assert_close(write(write.encode(given[order])), write(write.encode(given))[order])
 
 
-def test_feed_forward_soft_a_cue_is_found_by_its_looks_alone():
-    write = feed_forward_soft(LAYOUTS[2])
-    encoding, memory = write.encode(features(2, 5)), write(write.encode(features(2, 5)))
-    assert torch.equal(write.key_posterior(encoding).mean, write.key_posterior(encoding, memory).mean)
-
-
 @both_reads
-@pytest.mark.parametrize("make", [allocate, feed_forward, feed_forward_soft])
+@pytest.mark.parametrize("make", [allocate, feed_forward])
 def test_every_parameter_receives_a_gradient(make, layout):
     write = make(layout)
     encoding = write.encode(features(2, 5))
@@ -262,7 +241,6 @@ def test_every_parameter_receives_a_gradient(make, layout):
     [
         (AllocateWrite, (FEATURES, SMALLEST)),
         (FeedForwardWrite, (FEATURES, SMALLEST, keys(LAYOUTS[1]))),
-        (SoftFeedForwardWrite, (FEATURES, 7, SMALLEST, keys(LAYOUTS[1]))),
     ],
 )
 def test_bfloat16_stops_at_the_networks_of_a_write(kind, sizes):

@@ -43,10 +43,7 @@ OTHERS = {
 }
 FEATURES = {"networks": tuple(NETWORKS), "episode_encoder": tuple(EPISODE_ENCODERS)}
 DEFAULTS = flat(Config())
-ONLY_WRITE = {  # and say nothing of key or latent
-    "feed_forward": ("guide.write.to_claim.",),
-    "feed_forward_soft": ("guide.write.to_content.", "guide.write.to_claim."),
-}
+ONLY_WRITE = {"feed_forward": ("guide.write.to_claim.",)}  # and say nothing of key or latent
 
 
 def legal(choices: dict[str, tuple[str, ...]]) -> list[dict[str, str]]:

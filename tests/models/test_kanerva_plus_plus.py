@@ -63,7 +63,7 @@ def test_every_parameter_receives_a_gradient(write, networks, reads):
 
 
 def test_model_and_guide_share_no_parameter():
-    program = small_program("feed_forward_soft")
+    program = small_program("feed_forward")
     assert {id(p) for p in program.model.parameters()}.isdisjoint({id(p) for p in program.guide.parameters()})
 
 
@@ -144,9 +144,8 @@ def test_with_the_shift_off_permuting_cues_permutes_their_keys_and_latents(write
         torch.testing.assert_close(q[:, order], p)
 
 
-@pytest.mark.parametrize("write", ["feed_forward", "feed_forward_soft"])
-def test_with_the_shift_off_permuting_written_images_permutes_keys_and_keeps_a_learned_memory(write):
-    program, episode = small_program(write), random_episodes()
+def test_with_the_shift_off_permuting_written_images_permutes_keys_and_keeps_a_learned_memory():
+    program, episode = small_program("feed_forward"), random_episodes()
     order = torch.randperm(episode.shape[1])
     first, second = (program.guide.encode(e) for e in (episode, episode[:, order]))
     torch.testing.assert_close(program.guide.write(first), program.guide.write(second))
@@ -155,7 +154,7 @@ def test_with_the_shift_off_permuting_written_images_permutes_keys_and_keeps_a_l
 
 
 def test_with_the_shift_on_an_image_depends_on_its_neighbours():
-    program, episode = small_program("feed_forward_soft", temporal_shift=0.125), random_episodes()
+    program, episode = small_program("feed_forward", temporal_shift=0.125), random_episodes()
     order = torch.tensor([1, 0, 2, 3, 4, 5])
     first, second = (program.guide.encode(e).latent_loc for e in (episode, episode[:, order]))
     assert not torch.allclose(first[:, order], second)

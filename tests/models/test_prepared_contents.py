@@ -12,6 +12,7 @@ from inference.recall import GenerativeMemory
 from inference.traces import written_memory
 from kpp_pyro.checkpoint import save_checkpoint
 from kpp_pyro.memory import cut_blocks, read
+from kpp_pyro.quantization import Quantization
 from tests.programs import IMAGE_SHAPE, random_episodes, small_config, small_program
 
 BLOCK_WRITES = ("allocate", "allocate_by_content", "feed_forward")
@@ -72,7 +73,9 @@ def test_the_guide_writes_and_proposes_what_was_prepared(changes):
 
 @pytest.mark.parametrize("bits", [None, 3])
 def test_blocks_hold_exactly_the_contents_that_were_prepared_and_nothing_else(bits):
-    program, episode = looked_at(content_bits=bits), random_episodes()
+    program, episode = looked_at(), random_episodes()
+    if bits is not None:
+        program.guide.preparations += (Quantization(bits),)
     with torch.no_grad():
         held = cut_blocks(written_memory(program.guide, episode).squeeze(1), program.guide.write.layout)
     contents = program.guide.encode(episode).latent_loc
@@ -83,7 +86,8 @@ def test_blocks_hold_exactly_the_contents_that_were_prepared_and_nothing_else(bi
 
 
 def test_contents_are_rounded_after_they_are_refined():
-    program, episode = looked_at(content_bits=4), random_episodes()
+    program, episode = looked_at(), random_episodes()
+    program.guide.preparations += (Quantization(4),)
     refine, quantize = program.guide.preparations
     amortized = program.guide.amortized_encoding(episode).latent_loc
     expected = quantize(refine(amortized, episode), episode)

@@ -450,26 +450,3 @@ def test_a_worker_that_is_killed_gets_a_sentence_and_others_go_on(files: Picture
     killer.join()
     source.close()
     assert source.draw(1).shape == other.draw(1).shape
-
-
-@pytest.mark.parametrize("binarization", ["dynamic", "static"])
-def test_a_picture_is_decoded_once(tmp_path: Path, binarization: str) -> None:
-    files = written(tmp_path, 16)
-    once, again = (sampler(files, binarization=binarization) for _ in range(2))
-    expected = [again.draw(2) for _ in range(8)]  # eight passes
-    seen = [once.draw(2)]
-    once.close()  # what was decoded ahead is drawn again
-    for name in files.names:
-        (files.folder / name).unlink()
-    assert all(torch.equal(a, b) for a, b in zip(seen + [once.draw(2) for _ in range(7)], expected, strict=True))
-    assert len(once.unreadable) == 0
-
-
-def test_nothing_is_kept_if_not_wanted(tmp_path: Path) -> None:
-    files = written(tmp_path, 100)
-    source = FolderSampler(files, SIZE, 1, CPU, 8, "dynamic", 0, keep=False)
-    source.draw(24)  # two passes
-    source.close()
-    break_pictures(files, *range(100))
-    with pytest.raises(InputError, match="to be unreadable"):
-        source.draw(24)
