@@ -18,10 +18,10 @@ from typing import Annotated, Any
 import tyro
 from matplotlib.figure import Figure
 
-from experiments.ablation.results import COST, NEGATIVE_ELBO
-from experiments.script import run_script
+from experiments.shared.ablation.results import COST, NEGATIVE_ELBO
+from experiments.shared.script import run_script
 from kpp_pyro.errors import InputError
-from kpp_pyro.figures.drawing import save
+from kpp_pyro.plots.drawing import save
 
 PUBLISHED = {"Kanerva++, published": 41.58, "Pseudo-Inverse Memory, published": 31.48}  # of memories of unstated size
 

@@ -21,11 +21,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from experiments.build import build_episodes, build_program, build_trainer
-from experiments.config import default_config, replace_flat
 from inference.objectives import make_objective
+from inference.runs.config import default_config, replace_flat
+from inference.runs.data import build_episodes
+from inference.runs.trainer_of import build_trainer
 from kpp_pyro.fast_pyro import DiagonalNormal
-from kpp_pyro.figures.drawing import save
+from kpp_pyro.plots.drawing import save
+from models.build import build_program
 
 SEED = 0
 PARTICLES = (1, 4, 16, 64, 256)

@@ -22,16 +22,17 @@ from PIL import Image
 from torch import distributed
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.build import build_program, build_trainer
-from experiments.config import Config, default_config, replace_flat
-from experiments.pictures import draw_figures
-from experiments.run import score
-from inference.processes import ALONE, Processes, joined_processes
-from inference.scoring import ScoringPlan, score_episodes
-from inference.training import Trainer
-from kpp_pyro.checkpoint import save_checkpoint
+from inference.importance.scoring import ScoringPlan, score_episodes
+from inference.runs.config import Config, default_config, replace_flat
+from inference.runs.plots import draw_figures
+from inference.runs.processes import ALONE, Processes, joined_processes
+from inference.runs.run import score
+from inference.runs.trainer_of import build_trainer
+from inference.runs.training import Trainer
 from kpp_pyro.data import EpisodeSampler, EpisodeSet, LabelledImages
-from kpp_pyro.run_folder import RunFolder
+from kpp_pyro.files.checkpoint import save_checkpoint
+from kpp_pyro.files.run_folder import RunFolder
+from models.build import build_program
 from models.pair import Pair
 
 SHAPE = (1, 28, 28)

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import tyro
 from tqdm import tqdm
 
-from experiments.ablation.cells import (
+from experiments.shared.ablation.cells import (
     Cell,
     State,
     make_cells,
@@ -29,17 +29,18 @@ from experiments.ablation.cells import (
     state_of,
     unfinished_schedules,
 )
-from experiments.ablation.grid import Grid, is_numeric, read_grid
-from experiments.ablation.results import COST, COST_WITH_MEMORY, Measured, read_measured, summarize_rows
-from experiments.ablation.running import Task, run_tasks
-from experiments.ablation.table import as_csv, describe_ablation
-from experiments.arguments import require_at_least
-from experiments.config import Config
-from experiments.script import exit_status, run_script
+from experiments.shared.ablation.grid import Grid, is_numeric, read_grid
+from experiments.shared.ablation.results import COST, COST_WITH_MEMORY, Measured, read_measured, summarize_rows
+from experiments.shared.ablation.running import Task, run_tasks
+from experiments.shared.ablation.table import as_csv, describe_ablation
+from experiments.shared.arguments import require_at_least
+from experiments.shared.script import run_script
+from inference.runs.config import Config
+from inference.runs.interruption import exit_status
 from kpp_pyro.errors import InputError
-from kpp_pyro.figures import draw_ablation
-from kpp_pyro.files import writing
-from kpp_pyro.run_folder import environment, write_json, write_text
+from kpp_pyro.files.atomic import writing
+from kpp_pyro.files.run_folder import environment, write_json, write_text
+from kpp_pyro.plots import draw_ablation
 
 
 @dataclass(frozen=True)

@@ -16,19 +16,19 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from experiments.arguments import require_at_least
-from experiments.build import resolve_device
-from experiments.config import Config
-from experiments.script import run_script
-from experiments.speed.contenders import configuration
-from experiments.speed.growth import PARTICLES, axes, measure_growth
-from experiments.speed.input import time_input
-from experiments.speed.memories import LENGTHS, measure_memories
-from experiments.speed.steps import time_parts, time_steps
-from experiments.speed.table import describe_benchmark
+from experiments.shared.arguments import require_at_least
+from experiments.shared.script import run_script
+from experiments.shared.speed.contenders import configuration
+from experiments.shared.speed.growth import PARTICLES, axes, measure_growth
+from experiments.shared.speed.input import time_input
+from experiments.shared.speed.memories import LENGTHS, measure_memories
+from experiments.shared.speed.steps import time_parts, time_steps
+from experiments.shared.speed.table import describe_benchmark
+from inference.runs.config import Config
+from inference.runs.resolving import resolve_device
 from kpp_pyro.errors import InputError
-from kpp_pyro.figures import draw_growth, draw_memory_costs
-from kpp_pyro.run_folder import environment, write_json
+from kpp_pyro.files.run_folder import environment, write_json
+from kpp_pyro.plots import draw_growth, draw_memory_costs
 
 Section = Literal["steps", "parts", "growth", "memories", "input"]
 _BARS = {"mnist": 1.05, "mnist medium": 1.05, "digits": 1.15}  # of the program's time over that by hand, on a CPU

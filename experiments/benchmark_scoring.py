@@ -22,12 +22,11 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments.arguments import RunArguments, require_at_least
-from experiments.script import run_script
-from inference.evaluation import elbo_terms
-from inference.importance import defensive_proposal, importance_score
-from inference.randomness import own_randomness
-from kpp_pyro.run_folder import environment, write_json
+from experiments.shared.arguments import RunArguments, require_at_least
+from experiments.shared.script import run_script
+from inference.importance.estimator import defensive_proposal, importance_score
+from inference.tracing import elbo_terms, own_randomness
+from kpp_pyro.files.run_folder import environment, write_json
 from models.pair import Pair
 
 _NAIVE_PASSES = 50  # in one timing; the loop's speed does not depend on how long it runs

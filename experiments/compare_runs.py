@@ -13,10 +13,10 @@ from typing import Annotated
 
 import tyro
 
-from experiments.script import run_script
+from experiments.shared.script import run_script
 from kpp_pyro.errors import InputError
-from kpp_pyro.figures import draw_comparison
-from kpp_pyro.run_folder import RunFolder
+from kpp_pyro.files.run_folder import RunFolder
+from kpp_pyro.plots import draw_comparison
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,16 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from experiments.arguments import HeldOutArguments, require_at_least
-from experiments.build import OpenedRun
-from experiments.denoise_table import describe_denoising
-from experiments.pictures import draw_denoising_figures
-from experiments.script import run_script
-from inference.denoising import Denoising, compare_first_with_last, denoise, of_images, summarize_errors
+from experiments.shared.arguments import HeldOutArguments, require_at_least
+from experiments.shared.denoise_table import describe_denoising
+from experiments.shared.script import run_script
+from inference.metrics.denoising import Denoising, compare_first_with_last, denoise, of_images, summarize_errors
+from inference.runs.opening import OpenedRun
+from inference.runs.plots import draw_denoising_figures
+from kpp_pyro.corruptions import NoiseName, damage
 from kpp_pyro.data import EpisodeSet, first_images
 from kpp_pyro.errors import InputError
-from kpp_pyro.noise import NoiseName, damage
-from kpp_pyro.run_folder import environment, write_json
+from kpp_pyro.files.run_folder import environment, write_json
 
 _EPISODES_AT_ONCE = 8
 _STRENGTHS: dict[str, tuple[float, ...]] = {

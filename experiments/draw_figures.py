@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 import tyro
 
-from experiments.arguments import RunArguments
-from experiments.pictures import (
+from experiments.shared.arguments import RunArguments
+from experiments.shared.script import run_script
+from inference.runs.plots import (
     draw_denoising_figures,
     draw_figures,
     draw_generation_figures,
     draw_memory_at_work,
     draw_score_figures,
 )
-from experiments.script import run_script
 
 
 @dataclass(frozen=True)

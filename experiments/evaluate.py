@@ -18,21 +18,20 @@ import tyro
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments.arguments import HeldOutArguments, require_at_least
-from experiments.build import OpenedRun
-from experiments.legality import require_rounding
-from experiments.pictures import draw_score_figures
-from experiments.score_table import describe_scores
-from experiments.script import run_shared_script
-from inference.arviz_data import posterior_data, save
-from inference.importance import weighted_draws
-from inference.processes import ALONE, Processes
-from inference.randomness import own_randomness
-from inference.refinement import widened_proposal
-from inference.scoring import OWN, Scores, ScoringPlan, draw_memory, inference_gap, score_episodes, summarize
+from experiments.shared.arguments import HeldOutArguments, require_at_least
+from experiments.shared.score_table import describe_scores
+from experiments.shared.script import run_shared_script
+from inference.importance.estimator import weighted_draws, widened_proposal
+from inference.importance.scoring import OWN, Scores, ScoringPlan, draw_memory, inference_gap, score_episodes, summarize
+from inference.posterior.arviz_data import posterior_data, save
+from inference.runs.opening import OpenedRun
+from inference.runs.plots import draw_score_figures
+from inference.runs.processes import ALONE, Processes
+from inference.runs.rules import require_rounding
+from inference.tracing import own_randomness
 from kpp_pyro.data import EpisodeSet, first_images
-from kpp_pyro.quantization import Quantization
-from kpp_pyro.run_folder import environment, write_json
+from kpp_pyro.files.run_folder import environment, write_json
+from kpp_pyro.writes.quantization import Quantization
 
 _IMAGES_AT_ONCE = 64
 _POSTERIOR_DRAWS = 4000

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from experiments.arguments import RunArguments
-from experiments.build import open_run
-from experiments.explore_session import Explorer
-from experiments.script import run_script
+from experiments.shared.arguments import RunArguments
+from experiments.shared.explore_session import Explorer
+from experiments.shared.script import run_script
+from inference.runs.opening import open_run
 from kpp_pyro.errors import InputError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = tyro.cli(Arguments, args=argv)
     _require_port(arguments.port)
     _require_gradio()
-    from experiments.explore_page import build_page
+    from experiments.shared.explore_page import build_page
 
     run = open_run(arguments.path(), arguments.device, arguments.data_dir)
     episodes = [batch[0] for batch, _ in islice(run.episodes.test.batches(1), _MOST_EPISODES)]
@@ -94,7 +94,7 @@ def _launch(page: gradio.Blocks, port: int | None, show: bool) -> str:
     Raises:
         InputError: the port is taken, or not to be had.
     """
-    from experiments.explore_page import CSS, THEME
+    from experiments.shared.explore_page import CSS, THEME
 
     try:
         _, address, _ = page.launch(

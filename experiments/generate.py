@@ -14,17 +14,17 @@ from typing import Any
 import tyro
 from tqdm import tqdm
 
-from experiments.arguments import HeldOutArguments, require_at_least
-from experiments.build import OpenedRun
-from experiments.generation_table import describe_generation
-from experiments.pictures import draw_generation_figures
-from experiments.script import run_script
-from inference.generation import Generation, measure, near_distance, nearest, summarize_generation
-from inference.importance import standard_error
-from inference.randomness import own_randomness
+from experiments.shared.arguments import HeldOutArguments, require_at_least
+from experiments.shared.generation_table import describe_generation
+from experiments.shared.script import run_script
+from inference.importance.estimator import standard_error
+from inference.metrics.generation import Generation, measure, near_distance, nearest, summarize_generation
+from inference.runs.opening import OpenedRun
+from inference.runs.plots import draw_generation_figures
+from inference.tracing import own_randomness
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.errors import InputError
-from kpp_pyro.run_folder import environment, write_json
+from kpp_pyro.files.run_folder import environment, write_json
 
 
 @dataclass(frozen=True)

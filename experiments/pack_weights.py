@@ -13,8 +13,8 @@ from typing import Annotated
 
 import tyro
 
-from experiments.script import run_script
-from experiments.weights import pack
+from experiments.shared.script import run_script
+from inference.runs.pretrained import pack
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,15 @@ from typing import Annotated, Any
 
 import tyro
 
-from experiments.build import read_run, resolve
-from experiments.config import Config, ProgramConfig, default_config, flat, replace_flat
-from experiments.run import Run
-from experiments.script import Interruption, exit_status, run_shared_script
-from inference.processes import ALONE, Processes
+from experiments.shared.script import run_shared_script
+from inference.runs.config import Config, ProgramConfig, default_config, flat, replace_flat
+from inference.runs.interruption import Interruption, exit_status
+from inference.runs.opening import read_run
+from inference.runs.processes import ALONE, Processes
+from inference.runs.resolving import resolve
+from inference.runs.run import Run
 from kpp_pyro.errors import InputError
-from kpp_pyro.run_folder import RunFolder
+from kpp_pyro.files.run_folder import RunFolder
 
 _RESUME = "python experiments/svi_train.py --resume"
 _RESUMABLE = ("steps", "evaluate_every", "capture", "data_dir", "workers")  # what may change when a run goes on

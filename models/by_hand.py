@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kpp_pyro.memory import read
+from kpp_pyro.memory.blocks import read
 from models.kanerva_plus_plus import KanervaPlusPlusGuide, KanervaPlusPlusModel
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
 
-from kpp_pyro.matrix_memory import least_squares_weights, sequential_write
+from kpp_pyro.memory.matrix import least_squares_weights, sequential_write
 from kpp_pyro.writes.interface import Encoding
 from models.matrix_memory import LinearMemory, MatrixMemoryModel, SolvedKeyGuide, matrix_normal
 from models.memory_model import GuideNetworks

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
 
-from kpp_pyro.matrix_memory import bayesian_write
-from kpp_pyro.networks.heads import LocScaleHead
-from kpp_pyro.networks.precision import InPrecision
-from kpp_pyro.posteriors import Posterior
+from kpp_pyro.memory.matrix import bayesian_write
+from kpp_pyro.networks.heads import InPrecision, LocScaleHead
+from kpp_pyro.posteriors.interface import Posterior
 from kpp_pyro.writes.interface import Encoding
 from models.matrix_memory import LinearMemory, MatrixMemoryGuide, MatrixMemoryModel, matrix_normal
 from models.memory_model import GuideNetworks

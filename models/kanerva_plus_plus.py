@@ -14,12 +14,12 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
-from kpp_pyro.block_key import BlockKey
+from kpp_pyro.distributions.block_key import BlockKey
 from kpp_pyro.fast_pyro import DiagonalNormal
-from kpp_pyro.key_priors import KeyPrior
-from kpp_pyro.memory import Addressing, cut_blocks, read
-from kpp_pyro.networks.precision import InPrecision
-from kpp_pyro.networks.reading import in_halves
+from kpp_pyro.memory.blocks import Addressing, cut_blocks, read
+from kpp_pyro.networks.heads import InPrecision
+from kpp_pyro.networks.semantic import in_halves
+from kpp_pyro.priors.interface import KeyPrior
 from kpp_pyro.writes import Write
 from kpp_pyro.writes.interface import Encoding
 from models.memory_model import GuideNetworks, MemoryGuide, MemoryModel

@@ -14,11 +14,10 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
+from kpp_pyro.distributions.matrix_normal import MatrixNormal
 from kpp_pyro.fast_pyro import DiagonalNormal
-from kpp_pyro.key_priors import KeyPrior
-from kpp_pyro.matrix_normal import MatrixNormal
-from kpp_pyro.networks.heads import LocScaleHead, positive
-from kpp_pyro.networks.precision import InPrecision
+from kpp_pyro.networks.heads import InPrecision, LocScaleHead, positive
+from kpp_pyro.priors.interface import KeyPrior
 from kpp_pyro.writes.interface import Encoding
 from models.memory_model import GuideNetworks, MemoryGuide, MemoryModel
 

@@ -26,10 +26,10 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Size, Tensor, nn
 
 from kpp_pyro.fast_pyro import Plate, ProgramModule, unrecorded_parameters
-from kpp_pyro.key_priors import KeyPrior
-from kpp_pyro.likelihoods import bernoulli_likelihood
-from kpp_pyro.networks.precision import InPrecision
-from kpp_pyro.posteriors import Posterior
+from kpp_pyro.likelihoods.bernoulli import bernoulli_likelihood
+from kpp_pyro.networks.heads import InPrecision
+from kpp_pyro.posteriors.interface import Posterior
+from kpp_pyro.priors.interface import KeyPrior
 from kpp_pyro.writes.interface import Encoding
 
 

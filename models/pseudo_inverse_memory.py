@@ -6,8 +6,8 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
-from kpp_pyro.matrix_memory import pseudo_inverse_weights, pseudo_inverse_write
-from kpp_pyro.matrix_normal import MatrixNormal
+from kpp_pyro.distributions.matrix_normal import MatrixNormal
+from kpp_pyro.memory.matrix import pseudo_inverse_weights, pseudo_inverse_write
 from kpp_pyro.networks.heads import positive
 from kpp_pyro.writes.interface import Encoding
 from models.matrix_memory import LinearMemory, MatrixMemoryModel, SolvedKeyGuide

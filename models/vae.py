@@ -8,8 +8,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor, nn
 
 from kpp_pyro.fast_pyro import DiagonalNormal
-from kpp_pyro.networks.heads import LocScaleHead
-from kpp_pyro.networks.precision import InPrecision
+from kpp_pyro.networks.heads import InPrecision, LocScaleHead
 from kpp_pyro.writes.interface import Encoding
 from models.memory_model import GuideNetworks, MemoryGuide, MemoryModel
 

@@ -13,9 +13,9 @@ import torch
 from pyro.distributions import MultivariateNormal
 from torch import Size, Tensor, nn
 
-from kpp_pyro.key_priors import StandardNormalPrior
-from kpp_pyro.memory import Addressing, MemoryLayout
-from kpp_pyro.posteriors import MeanFieldPosterior
+from kpp_pyro.memory.blocks import Addressing, MemoryLayout
+from kpp_pyro.posteriors.families import MeanFieldPosterior
+from kpp_pyro.priors.keys import StandardNormalPrior
 from kpp_pyro.writes import AllocateWrite, FeedForwardWrite
 from models.kanerva_plus_plus import KanervaPlusPlusGuide, KanervaPlusPlusModel
 from models.memory_model import GuideNetworks

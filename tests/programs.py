@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from experiments.build import build_program
-from experiments.config import Config, default_config, replace_flat
+from inference.runs.config import Config, default_config, replace_flat
+from models.build import build_program
 from models.pair import Pair
 
 IMAGE_SHAPE = (1, 16, 16)

@@ -8,13 +8,14 @@ line takes its names from `DatasetName` in `experiments/config.py`, which a test
 """
 
 from kpp_pyro.data.augment import augment, warp
-from kpp_pyro.data.binarize import STATIC_BINARIZATION_SEED, Binarization, binarize, binarize_once
 from kpp_pyro.data.datasets import DATASETS, load_dataset
-from kpp_pyro.data.episodes import EpisodeSampler, EpisodeSet, first_images
 from kpp_pyro.data.folder import FolderSampler, decode_pictures, find_pictures
+from kpp_pyro.data.held_out import EpisodeSet, first_images
 from kpp_pyro.data.idx import read_idx
 from kpp_pyro.data.images import ImageSplits, LabelledImages
 from kpp_pyro.data.picture_files import read_pictures
+from kpp_pyro.data.sampler import EpisodeSampler
+from kpp_pyro.likelihoods.bernoulli import STATIC_BINARIZATION_SEED, Binarization, binarize, binarize_once
 
 __all__ = [
     "DATASETS",

@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from kpp_pyro.data.binarize import binarize_alone
 from kpp_pyro.data.picture_files import read_picture
 from kpp_pyro.errors import InputError
+from kpp_pyro.likelihoods.bernoulli import binarize_alone
 
 MOST_UNREADABLE = 0.01  # of a split's images
 _FEWEST_TRIED = 100  # images, before a part of a split says anything about all of it

@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from kpp_pyro.data.binarize import Binarization, require_binarization
 from kpp_pyro.data.decoding import Decoder, Decoding, Unreadable
 from kpp_pyro.data.images import LabelledImages
-from kpp_pyro.data.order import EpisodeOrder, require_keys, require_positive
 from kpp_pyro.data.picture_files import SUFFIXES
-from kpp_pyro.data.rendering import Rendering
+from kpp_pyro.data.sampler import EpisodeOrder, Rendering, require_keys, require_positive
 from kpp_pyro.errors import InputError
+from kpp_pyro.likelihoods.bernoulli import Binarization, require_binarization
 
 SPLIT_SEED = 0
 MOST_VALIDATION_IMAGES = 10_000

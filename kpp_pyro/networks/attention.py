@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from kpp_pyro.errors import InputError
-from kpp_pyro.networks.residual import ResidualMlp
+from kpp_pyro.networks.mlp import ResidualMlp
 
 ATTENTION_HEADS = 4  # that the width of encodings has to be a multiple of
 

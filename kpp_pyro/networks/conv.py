@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kpp_pyro.networks.residual import ResidualConv
+from kpp_pyro.networks.conv import ResidualConv
+from kpp_pyro.networks.temporal_shift import temporal_shift
+
+
+class ResidualConv(nn.Module):
+    """x + conv(gelu(conv(gelu(shift(norm(x)))))) on feature maps (B, T, channels, height, width)."""
+
+    def __init__(self, channels: int, shift_fraction: float = 0.0) -> None:
+        super().__init__()
+        self.shift_fraction = shift_fraction
+        self.norm = nn.GroupNorm(8, channels)
+        self.widen = nn.Conv2d(channels, channels, 3, padding=1)
+        self.project = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return features of the same shape."""
+        batch = features.shape[:2]
+        shifted = temporal_shift(self.norm(features.flatten(0, 1)).unflatten(0, batch), self.shift_fraction)
+        change = self.project(F.gelu(self.widen(F.gelu(shifted.flatten(0, 1)))))
+        return features + change.unflatten(0, batch)
 
 
 class ConvEncoder(nn.Module):

@@ -4,9 +4,27 @@ from __future__ import annotations
 
 import math
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kpp_pyro.networks.residual import ResidualMlp
+from kpp_pyro.networks.mlp import ResidualMlp
+from kpp_pyro.networks.temporal_shift import temporal_shift
+
+
+class ResidualMlp(nn.Module):
+    """x + W2 gelu(W1 shift(norm(x))) on vectors (B, T, width), or (..., width) without a shift."""
+
+    def __init__(self, width: int, shift_fraction: float = 0.0) -> None:
+        super().__init__()
+        self.shift_fraction = shift_fraction
+        self.norm = nn.LayerNorm(width)
+        self.widen = nn.Linear(width, width)
+        self.project = nn.Linear(width, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return features of the same shape."""
+        shifted = temporal_shift(self.norm(features), self.shift_fraction)
+        return features + self.project(F.gelu(self.widen(shifted)))
 
 
 class MlpEncoder(nn.Module):

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kpp_pyro.assignment import round_assignment, sinkhorn
-from kpp_pyro.memory import MemoryLayout
-from kpp_pyro.sign_code import SignCode
+from kpp_pyro.memory.blocks import MemoryLayout
+from kpp_pyro.memory.sign_code import SignCode
+from kpp_pyro.writes.assignment import round_assignment, sinkhorn
 from kpp_pyro.writes.blocks import BlockWrite
 from kpp_pyro.writes.interface import Encoding
 

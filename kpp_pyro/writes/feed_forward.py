@@ -8,12 +8,11 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
-from kpp_pyro.assignment import round_assignment, sinkhorn
-from kpp_pyro.memory import KEY_SIZE, SCALE, Addressing, MemoryLayout
-from kpp_pyro.networks.heads import between
-from kpp_pyro.networks.precision import InPrecision
-from kpp_pyro.posteriors import Posterior
-from kpp_pyro.sign_code import SignCode
+from kpp_pyro.memory.blocks import KEY_SIZE, SCALE, Addressing, MemoryLayout
+from kpp_pyro.memory.sign_code import SignCode
+from kpp_pyro.networks.heads import InPrecision, between
+from kpp_pyro.posteriors.interface import Posterior
+from kpp_pyro.writes.assignment import round_assignment, sinkhorn
 from kpp_pyro.writes.blocks import BlockWrite
 from kpp_pyro.writes.interface import Encoding
 

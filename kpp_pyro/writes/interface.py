@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
-from kpp_pyro.memory import Addressing
+from kpp_pyro.memory.blocks import Addressing
 
 
 @dataclass(frozen=True)

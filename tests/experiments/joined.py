@@ -17,20 +17,23 @@ import torch
 from torch import Tensor
 from torch.distributions import normal
 
-import inference.scoring
+import inference.importance.scoring
 from experiments import evaluate, svi_train
-from experiments.build import build_program, build_trainer, resolve
-from experiments.run import Run
-from experiments.script import Interruption, run_main
+from experiments.shared.script import run_main
 from experiments.svi_train import new_run, parse
-from inference.evaluation import evaluate as evaluate_batches
-from inference.processes import ALONE, Processes, joined_processes
-from inference.refinement import searching_proposal
-from inference.scoring import ScoringPlan, score_episodes
-from inference.training import Trainer
-from kpp_pyro.block_key import BlockKey
+from inference.importance.scoring import ScoringPlan, score_episodes
+from inference.importance.search import searching_proposal
+from inference.metrics.elbo import evaluate as evaluate_batches
+from inference.runs.interruption import Interruption
+from inference.runs.processes import ALONE, Processes, joined_processes
+from inference.runs.resolving import resolve
+from inference.runs.run import Run
+from inference.runs.trainer_of import build_trainer
+from inference.runs.training import Trainer
 from kpp_pyro.data import EpisodeSampler, LabelledImages
+from kpp_pyro.distributions.block_key import BlockKey
 from kpp_pyro.errors import InputError
+from models.build import build_program
 from tests.experiments.running import TINY, without_figures
 from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_config, small_program
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-import experiments.run
-from experiments.build import resolve
-from experiments.run import Run
-from experiments.script import Interruption, run_script
+from experiments.shared.script import run_script
 from experiments.svi_train import new_run, parse
+from inference.runs.interruption import Interruption
+from inference.runs.resolving import resolve
+from inference.runs.run import Run
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--width", "32", "--episodes-per-step", "2", "--steps", "6", "--evaluate-every", "3", "--warmup-steps", "2"]

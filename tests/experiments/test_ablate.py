@@ -18,9 +18,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from experiments.ablation.cells import Cell, make_cells, read_flags, state_of
-from experiments.ablation.grid import Grid, is_numeric, read_grid
-from experiments.ablation.results import (
+from experiments.shared.ablation.cells import Cell, make_cells, read_flags, state_of
+from experiments.shared.ablation.grid import Grid, is_numeric, read_grid
+from experiments.shared.ablation.results import (
     COST,
     GAIN,
     SECONDS,
@@ -30,12 +30,12 @@ from experiments.ablation.results import (
     standard_error_over_seeds,
     summarize_rows,
 )
-from experiments.ablation.running import Task, run_tasks, threads_of_each
-from experiments.ablation.table import as_csv, describe_ablation
-from experiments.config import Config, flat
+from experiments.shared.ablation.running import Task, run_tasks, threads_of_each
+from experiments.shared.ablation.table import as_csv, describe_ablation
+from inference.runs.config import Config, flat
 from kpp_pyro.errors import InputError
-from kpp_pyro.figures import draw_ablation
-from kpp_pyro.run_folder import environment, write_json
+from kpp_pyro.files.run_folder import environment, write_json
+from kpp_pyro.plots import draw_ablation
 from tests.experiments.running import ROOT, refused, run
 
 CONFIGS_FOLDER = ROOT / "experiments" / "configs"

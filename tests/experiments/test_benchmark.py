@@ -11,15 +11,16 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from experiments.build import build_program
-from experiments.config import Config
-from experiments.programs import MODELS, WRITES
-from experiments.speed import input, memories, steps
-from experiments.speed.contenders import configuration, pyro_trainer, random_images
-from experiments.speed.growth import Axis, measure_growth, peak_mebibytes, slopes
-from experiments.speed.memories import ACTS, acts, configs
-from experiments.speed.timing import alternate, ratio, spread
-from kpp_pyro.figures import draw_growth, draw_memory_costs
+from experiments.shared.speed import input, memories, steps
+from experiments.shared.speed.contenders import configuration, pyro_trainer, random_images
+from experiments.shared.speed.growth import Axis, measure_growth, peak_mebibytes, slopes
+from experiments.shared.speed.memories import ACTS, acts, configs
+from experiments.shared.speed.timing import alternate, ratio, spread
+from inference.runs.config import Config
+from kpp_pyro.plots import draw_growth, draw_memory_costs
+from kpp_pyro.writes import WRITES
+from models.build import build_program
+from models.registry import MODELS
 from tests.experiments.running import refused, run
 
 CPU = torch.device("cpu")

@@ -9,8 +9,7 @@ from typing import get_args
 import pytest
 import torch
 
-from experiments.build import build_program
-from experiments.config import (
+from inference.runs.config import (
     Config,
     DatasetName,
     NetworkFamily,
@@ -21,9 +20,10 @@ from experiments.config import (
     default_config,
     replace_flat,
 )
-from experiments.legality import require_sensible
+from inference.runs.rules import require_sensible
 from kpp_pyro.data import DATASETS
 from kpp_pyro.errors import InputError
+from models.build import build_program
 
 
 def test_the_command_line_knows_every_data_set():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from kpp_pyro.checkpoint import load_checkpoint
-from kpp_pyro.run_folder import RunFolder
+from kpp_pyro.files.checkpoint import load_checkpoint
+from kpp_pyro.files.run_folder import RunFolder
 from tests.experiments.running import TINY, trained
 
 FLAGS = [*TINY, "--precision", "float32", "--steps", 4, "--evaluate-every", 2, "--episode-length", 16]

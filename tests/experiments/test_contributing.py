@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.distributions import StudentT, kl_divergence
 
-from experiments.config import Config, KeyPriorName, replace_flat
-from experiments.legality import require_legal
-from experiments.speed.contenders import configuration, pyro_trainer, random_images
-from inference.traces import trace_pair
+from experiments.shared.speed.contenders import configuration, pyro_trainer, random_images
+from inference.runs.config import Config, KeyPriorName, replace_flat
+from inference.runs.rules import require_legal
+from inference.tracing import trace_pair
 from kpp_pyro.errors import InputError
-from kpp_pyro.key_priors import KEY_PRIORS
+from kpp_pyro.priors import KEY_PRIORS
 from tests.experiments.running import ROOT
 from tests.programs import random_episodes, small_program
 

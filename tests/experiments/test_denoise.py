@@ -11,10 +11,10 @@ import torch
 
 import experiments.denoise
 import experiments.draw_figures
-from experiments.build import open_run
-from experiments.denoise_table import describe_denoising
-from inference.denoising import denoise
-from kpp_pyro.noise import damage
+from experiments.shared.denoise_table import describe_denoising
+from inference.metrics.denoising import denoise
+from inference.runs.opening import open_run
+from kpp_pyro.corruptions import damage
 from tests.experiments.learned import KINDS, LEARNED, assert_states, read_report
 from tests.experiments.running import TINY, refused, run, trained
 

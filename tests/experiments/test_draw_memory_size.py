@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from experiments.ablation.results import COST, NEGATIVE_ELBO
+from experiments.shared.ablation.results import COST, NEGATIVE_ELBO
 from kpp_pyro.errors import InputError
 from tests.experiments.running import ROOT
 

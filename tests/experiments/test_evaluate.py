@@ -14,10 +14,10 @@ import torch
 
 import experiments.draw_figures
 import experiments.evaluate
-from experiments.build import open_run
-from inference.arviz_data import load
-from inference.importance import defensive_proposal, importance_score
-from inference.randomness import own_randomness
+from inference.importance.estimator import defensive_proposal, importance_score
+from inference.posterior.arviz_data import load
+from inference.runs.opening import open_run
+from inference.tracing import own_randomness
 from tests.experiments.joined import quick_search
 from tests.experiments.running import TINY, refused, run, trained
 

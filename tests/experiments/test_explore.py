@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 
-from experiments.explore_session import Explorer, Session
-from inference.recall import GenerativeMemory
+from experiments.shared.explore_session import Explorer, Session
+from inference.trained_memory import GenerativeMemory
 from kpp_pyro.errors import InputError
 from tests.experiments.running import TINY, command, refused, run, trained
 from tests.programs import WRITES, random_episodes, small_program

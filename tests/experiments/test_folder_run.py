@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments import run as runs
-from experiments.config import Config, replace_flat
-from experiments.script import run_main
-from inference.processes import ALONE, Processes
-from kpp_pyro.checkpoint import load_checkpoint
+from experiments.shared.script import run_main
+from inference.runs import run as runs
+from inference.runs.config import Config, replace_flat
+from inference.runs.processes import ALONE, Processes
+from kpp_pyro.files.checkpoint import load_checkpoint
 from tests.experiments.running import TINY, refused, run, without_figures
 
 FLAGS = [*TINY, "--steps", 3, "--warmup-steps", 100, "--episode-length", 4, "--image-size", 16]

@@ -11,9 +11,9 @@ import torch
 
 import experiments.draw_figures
 import experiments.generate
-from experiments.build import open_run
-from inference.generation import nearest
-from inference.randomness import own_randomness
+from inference.metrics.generation import nearest
+from inference.runs.opening import open_run
+from inference.tracing import own_randomness
 from tests.experiments.learned import KINDS, LEARNED, assert_states, read_report
 from tests.experiments.running import TINY, refused, run, trained
 

@@ -12,14 +12,17 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
-from experiments.build import build_program, resolve
-from experiments.config import Config, config_from_json, default_config, flat, replace_flat
-from experiments.legality import require_legal, require_rounding, require_sensible
-from experiments.programs import EPISODE_ENCODERS, MODELS, WRITES
 from inference.objectives import OBJECTIVES
+from inference.runs.config import Config, config_from_json, default_config, flat, replace_flat
+from inference.runs.resolving import resolve
+from inference.runs.rules import require_legal, require_rounding, require_sensible
 from kpp_pyro.errors import InputError
-from kpp_pyro.key_priors import KEY_PRIORS
+from kpp_pyro.networks import EPISODE_ENCODERS
 from kpp_pyro.posteriors import POSTERIORS
+from kpp_pyro.priors import KEY_PRIORS
+from kpp_pyro.writes import WRITES
+from models.build import build_program
+from models.registry import MODELS
 from tests.experiments.running import refused, run
 
 CPU = {"device": "cpu"}

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments import build
-from experiments.build import open_memory, open_run
-from inference.recall import Memory
-from kpp_pyro.checkpoint import load_checkpoint, save_checkpoint
+from inference.runs import opening as build
+from inference.runs.opening import open_memory, open_run
+from inference.trained_memory import Memory
 from kpp_pyro.errors import InputError
+from kpp_pyro.files.checkpoint import load_checkpoint, save_checkpoint
 from tests.experiments.running import TINY, trained
 
 

@@ -17,8 +17,8 @@ import pytest
 import torch
 from PIL import Image
 
-from inference.training import Trainer
-from kpp_pyro.checkpoint import load_checkpoint, save_checkpoint
+from inference.runs.training import Trainer
+from kpp_pyro.files.checkpoint import load_checkpoint, save_checkpoint
 from tests.experiments.running import ROOT, TINY, Finished, command, refused, run, without_figures
 
 SCRIPTS = {

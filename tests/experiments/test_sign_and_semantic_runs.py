@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
-from experiments.build import open_memory, open_run
-from kpp_pyro.memory import cut_blocks
+from inference.runs.opening import open_memory, open_run
+from kpp_pyro.memory.blocks import cut_blocks
 from tests.experiments.joined import quick_search
 from tests.experiments.running import TINY, run, trained
 

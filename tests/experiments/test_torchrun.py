@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.build import require_device_each
-from experiments.script import alone
+from experiments.shared.script import alone
 from inference.errors import ReportedError
-from inference.processes import Processes
-from kpp_pyro.checkpoint import load_checkpoint
+from inference.runs.processes import Processes
+from inference.runs.resolving import require_device_each
 from kpp_pyro.errors import InputError
+from kpp_pyro.files.checkpoint import load_checkpoint
 from tests.experiments import joined
 from tests.experiments.joined import QUICK, SCORED
 from tests.experiments.running import ROOT, run, without_figures

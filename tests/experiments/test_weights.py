@@ -12,14 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from experiments.build import build_program, load_program, open_memory, read_run
-from experiments.config import replace_flat
 from experiments.evaluate import main as evaluate
 from experiments.pack_weights import main as pack_weights
-from experiments.weights import PRETRAINED, pack, pretrained_names, unpack
-from inference.scoring import ScoringPlan, score_episodes
-from kpp_pyro.checkpoint import load_checkpoint
+from inference.importance.scoring import ScoringPlan, score_episodes
+from inference.runs.config import replace_flat
+from inference.runs.opening import load_program, open_memory, read_run
+from inference.runs.pretrained import PRETRAINED, pack, pretrained_names, unpack
 from kpp_pyro.errors import InputError
+from kpp_pyro.files.checkpoint import load_checkpoint
+from models.build import build_program
 
 IMAGES = Path(__file__).parent / "pretrained_images"  # the first 256 test images, binarized, in episodes of 32
 LARGEST_BYTES = 10_000_000

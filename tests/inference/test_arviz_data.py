@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from inference.arviz_data import load, posterior_data, resample, save
 from inference.errors import DivergenceError
-from inference.importance import WeightedDraws, defensive_proposal, importance_score, weighted_draws
+from inference.importance.estimator import WeightedDraws, defensive_proposal, importance_score, weighted_draws
+from inference.posterior.arviz_data import load, posterior_data, resample, save
 from kpp_pyro.errors import InputError
 from tests.programs import IMAGE_SHAPE, random_episodes, small_program
 

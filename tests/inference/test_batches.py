@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from inference.batches import collect, deal
-from inference.processes import Processes
-from inference.randomness import seed_of
+from inference.importance.scoring import collect, deal
+from inference.runs.processes import Processes
+from inference.tracing import seed_of
 
 
 class Table(Processes):

@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
-from inference.denoising import Denoising, Errors, compare_first_with_last, denoise, of_images, summarize_errors
-from inference.recall import GenerativeMemory
-from kpp_pyro.noise import Damaged, damage
+from inference.metrics.denoising import Denoising, Errors, compare_first_with_last, denoise, of_images, summarize_errors
+from inference.trained_memory import GenerativeMemory
+from kpp_pyro.corruptions import Damaged, damage
 from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_program
 
 both_writes = pytest.mark.parametrize("write", WRITES)

@@ -6,9 +6,9 @@ import torch
 from pyro.infer import Trace_ELBO
 
 from inference.errors import DivergenceError
-from inference.evaluation import elbo_terms, evaluate
-from inference.randomness import seed_of
-from inference.refinement import Move, MoveNormals
+from inference.importance.estimator import Move, MoveNormals
+from inference.metrics.elbo import evaluate
+from inference.tracing import elbo_terms, seed_of
 from tests.programs import WRITES, random_episodes, small_program
 
 

@@ -8,8 +8,16 @@ import math
 import pytest
 import torch
 
-from inference import generation
-from inference.generation import Generation, Nearest, covered, measure, near_distance, nearest, summarize_generation
+from inference.metrics import generation
+from inference.metrics.generation import (
+    Generation,
+    Nearest,
+    covered,
+    measure,
+    near_distance,
+    nearest,
+    summarize_generation,
+)
 
 SHAPE = (1, 5, 6)
 

@@ -14,8 +14,10 @@ from pyro.distributions.transforms import AffineTransform
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from inference.image_bounds import ImageParticles
-from inference.objectives import PLATE_NESTING, ScaleSites, annealed, make_objective
+from inference.objectives import make_objective
+from inference.objectives.iwae import ImageParticles
+from inference.runs.training import ScaleSites, annealed
+from inference.tracing import PLATE_NESTING
 from kpp_pyro.errors import InputError
 from tests.exact import LinearProgram, linear_episodes
 from tests.inference.test_step import NoWaiting

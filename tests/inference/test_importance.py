@@ -12,8 +12,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from inference.evaluation import elbo_terms
-from inference.importance import (
+from inference.importance.estimator import (
     Part,
     Proposal,
     bound_steps,
@@ -21,7 +20,7 @@ from inference.importance import (
     importance_score,
     weighted_draws,
 )
-from inference.traces import amortized, written_memory
+from inference.tracing import amortized, elbo_terms, written_memory
 from kpp_pyro.errors import InputError
 from tests.exact import LinearProgram, linear_episodes, log_evidence, tiny_episodes, tiny_memories, tiny_program
 from tests.programs import WRITES, random_episodes, small_program

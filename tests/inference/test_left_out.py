@@ -6,12 +6,13 @@ import pytest
 import torch
 from pyro import poutine
 
-from experiments.build import build_episodes, build_trainer
-from experiments.config import Config, replace_flat
-from inference.evaluation import elbo_terms
-from inference.objectives import ScaleSites, WithLeftOut, annealed, make_objective
-from inference.traces import amortized, site_value, written_memory
-from inference.training import TrainingPlan
+from inference.objectives import make_objective
+from inference.objectives.left_out import WithLeftOut
+from inference.runs.config import Config, replace_flat
+from inference.runs.data import build_episodes
+from inference.runs.trainer_of import build_trainer
+from inference.runs.training import ScaleSites, TrainingPlan, annealed
+from inference.tracing import amortized, elbo_terms, site_value, written_memory
 from tests.inference.test_training import OneEpisode
 from tests.programs import random_episodes, small_config, small_program
 

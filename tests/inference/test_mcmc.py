@@ -10,9 +10,9 @@ import torch
 from pyro.nn import PyroModule
 from torch import nn
 
-from inference.arviz_data import rhat_and_ess
 from inference.errors import DivergenceError
-from inference.mcmc import NutsResult, convergence, sample_posterior
+from inference.posterior.arviz_data import rhat_and_ess
+from inference.posterior.nuts import NutsResult, convergence, sample_posterior
 from kpp_pyro.errors import InputError
 from tests.programs import WRITES, random_episodes, small_program
 

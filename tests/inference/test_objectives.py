@@ -8,8 +8,9 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.nn import PyroModule
 
-from inference.evaluation import elbo_terms
-from inference.objectives import PLATE_NESTING, KLSchedule, ScaleSites, TensorTrace_ELBO, make_objective
+from inference.objectives import TensorTrace_ELBO, make_objective
+from inference.runs.training import KLSchedule, ScaleSites
+from inference.tracing import PLATE_NESTING, elbo_terms
 from models.by_hand import elbo_by_hand
 from tests.programs import WRITES, random_episodes, small_program
 

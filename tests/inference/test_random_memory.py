@@ -10,14 +10,13 @@ from torch import Size, nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from experiments.evaluate import memory_cost
-from inference.evaluation import elbo_terms, evaluate, terms_of
-from inference.randomness import seed_of
-from inference.recall import GenerativeMemory
-from inference.scoring import ScoringPlan, draw_memory, score_episodes
-from inference.traces import trace_pair, written_memory
+from inference.importance.scoring import ScoringPlan, draw_memory, score_episodes
+from inference.metrics.elbo import evaluate
+from inference.tracing import elbo_terms, seed_of, terms_of, trace_pair, written_memory
+from inference.trained_memory import GenerativeMemory
 from kpp_pyro.errors import InputError
-from kpp_pyro.key_priors import StandardNormalPrior
-from kpp_pyro.posteriors import MeanFieldPosterior
+from kpp_pyro.posteriors.families import MeanFieldPosterior
+from kpp_pyro.priors.keys import StandardNormalPrior
 from models.dynamic_kanerva_machine import DynamicKanervaMachineGuide, DynamicKanervaMachineModel
 from models.matrix_memory import LinearMemory
 from models.memory_model import GuideNetworks

@@ -9,10 +9,10 @@ import re
 import pytest
 import torch
 
-from inference.recall import GenerativeMemory, Memory, Read
-from kpp_pyro.block_key import BlockKey
+from inference.trained_memory import GenerativeMemory, Memory, Read
+from kpp_pyro.distributions.block_key import BlockKey
 from kpp_pyro.errors import InputError
-from kpp_pyro.memory import cut_blocks, read
+from kpp_pyro.memory.blocks import cut_blocks, read
 from tests.exact import TINY_SHAPE, tiny_episodes, tiny_program
 from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_program
 

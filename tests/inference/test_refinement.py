@@ -12,12 +12,21 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch.distributions import Normal
 
-from inference.importance import Part, Proposal, defensive_proposal, importance_score, weighted_draws
-from inference.refinement import Move, MoveNormals, refine, refined_proposal, searching_proposal, widened_proposal
-from inference.traces import amortized, base_distribution, trace_pair, written_memory
-from kpp_pyro.block_key import BlockKey
+from inference.importance.estimator import (
+    Move,
+    MoveNormals,
+    Part,
+    Proposal,
+    defensive_proposal,
+    importance_score,
+    weighted_draws,
+    widened_proposal,
+)
+from inference.importance.search import refine, refined_proposal, searching_proposal
+from inference.tracing import amortized, base_distribution, trace_pair, written_memory
+from kpp_pyro.distributions.block_key import BlockKey
+from kpp_pyro.distributions.flow import FlowNormal
 from kpp_pyro.errors import InputError
-from kpp_pyro.flow import FlowNormal
 from tests.exact import (
     LAYOUT,
     TINY_SHAPE,

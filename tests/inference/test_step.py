@@ -12,15 +12,15 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from experiments.build import build_program, build_trainer
-from experiments.programs import MODELS
-from experiments.programs import WRITES as ALL_WRITES
-from inference.objectives import annealed, make_objective
-from inference.step import Step
-from inference.training import Trainer
+from inference.objectives import make_objective
+from inference.runs.trainer_of import build_trainer
+from inference.runs.training import Step, Trainer, annealed
 from kpp_pyro.data import EpisodeSampler, LabelledImages, warp
-from kpp_pyro.key_priors import KEY_PRIORS
 from kpp_pyro.posteriors import POSTERIORS
+from kpp_pyro.priors import KEY_PRIORS
+from kpp_pyro.writes import WRITES as ALL_WRITES
+from models.build import build_program
+from models.registry import MODELS
 from tests.programs import IMAGE_SHAPE, WRITES, small_config
 
 CUDA = torch.cuda.is_available()

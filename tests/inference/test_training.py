@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from experiments.build import build_trainer
 from inference.errors import DivergenceError
-from inference.evaluation import elbo_terms
-from inference.objectives import KLSchedule, make_objective
-from inference.processes import Processes
-from inference.training import Trainer, TrainingPlan
+from inference.objectives import make_objective
+from inference.runs.processes import Processes
+from inference.runs.trainer_of import build_trainer
+from inference.runs.training import KLSchedule, Trainer, TrainingPlan
+from inference.tracing import elbo_terms
 from kpp_pyro.data import EpisodeSampler, LabelledImages
 from kpp_pyro.errors import InputError
 from tests.programs import WRITES, random_episodes, small_config, small_program

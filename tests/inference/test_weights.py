@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from inference.weights import WeightStream
+from inference.importance.estimator import WeightStream
 
 INFINITY = math.inf
 CHUNKS = (1, 7, 13, 64, 400, 10_000)

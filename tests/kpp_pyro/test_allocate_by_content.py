@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kpp_pyro.block_key import BlockKey, KnownBlockKey
+from kpp_pyro.distributions.block_key import BlockKey, KnownBlockKey
 from kpp_pyro.errors import InputError
-from kpp_pyro.memory import MemoryLayout, cut_blocks, read
+from kpp_pyro.memory.blocks import MemoryLayout, cut_blocks, read
 from kpp_pyro.writes import AllocateByContentWrite, AllocateWrite
 from kpp_pyro.writes.interface import Encoding
 

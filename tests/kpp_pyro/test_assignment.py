@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from kpp_pyro.assignment import round_assignment, sinkhorn
+from kpp_pyro.writes.assignment import round_assignment, sinkhorn
 
 SIZES = [(6, 6), (12, 4), (5, 3), (4, 1), (1, 1)]
 every_size = pytest.mark.parametrize(("rows", "columns"), SIZES)

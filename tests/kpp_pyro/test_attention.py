@@ -8,8 +8,8 @@ import torch
 from kpp_pyro.errors import InputError
 from kpp_pyro.networks.attention import AttentiveEncoder, ResidualAttention
 from kpp_pyro.networks.conv import ConvEncoder
+from kpp_pyro.networks.heads import InPrecision
 from kpp_pyro.networks.mlp import MlpEncoder
-from kpp_pyro.networks.precision import InPrecision
 
 IMAGE_SHAPE, WIDTH = (1, 16, 20), 16
 PERMUTATION = torch.tensor([3, 0, 4, 1, 2])

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.distributions import Independent, Laplace, kl_divergence
 
-from kpp_pyro.block_key import BlockKey, KnownBlockKey
+from kpp_pyro.distributions.block_key import BlockKey, KnownBlockKey
 from kpp_pyro.errors import InputError
-from kpp_pyro.memory import Addressing, MemoryLayout, cut_blocks, read
+from kpp_pyro.memory.blocks import Addressing, MemoryLayout, cut_blocks, read
 
 LAYOUT = MemoryLayout(2, 4, 9, 2, 3)  # 2 rows of 3 blocks
 BLOCKS = LAYOUT.blocks

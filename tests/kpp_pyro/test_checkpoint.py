@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from kpp_pyro import checkpoint
-from kpp_pyro.checkpoint import load_checkpoint, save_checkpoint
 from kpp_pyro.errors import InputError
+from kpp_pyro.files import checkpoint
+from kpp_pyro.files.checkpoint import load_checkpoint, save_checkpoint
 
 # torch warns about the pickle protocol of files that are not its own
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")

@@ -11,7 +11,8 @@ import torch
 from matplotlib.image import imread
 from matplotlib.patches import Rectangle
 
-from kpp_pyro.figures import (
+from kpp_pyro.memory.blocks import Addressing, MemoryLayout
+from kpp_pyro.plots import (
     draw_coverage,
     draw_curves,
     draw_denoising,
@@ -24,7 +25,6 @@ from kpp_pyro.figures import (
     draw_reconstructions,
     draw_samples,
 )
-from kpp_pyro.memory import Addressing, MemoryLayout
 
 
 @pytest.fixture

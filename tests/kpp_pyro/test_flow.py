@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
+from kpp_pyro.distributions.flow import CouplingFlow, FlowNormal
 from kpp_pyro.errors import InputError
 from kpp_pyro.fast_pyro import DiagonalNormal
-from kpp_pyro.flow import CouplingFlow, FlowNormal
 
 CONTEXT = 4
 

@@ -12,10 +12,13 @@ from torch import Size, Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributions import Distribution, kl_divergence
 
+from kpp_pyro.distributions.equal_mixture import EqualMixture
 from kpp_pyro.errors import InputError
 from kpp_pyro.fast_pyro import DiagonalNormal
-from kpp_pyro.key_priors import KEY_PRIORS, EqualMixture, KeyPrior, VampPrior
 from kpp_pyro.posteriors import POSTERIORS
+from kpp_pyro.priors import KEY_PRIORS
+from kpp_pyro.priors.interface import KeyPrior
+from kpp_pyro.priors.keys import VampPrior
 
 IMAGE = (1, 3, 3)
 every_prior = pytest.mark.parametrize("name", KEY_PRIORS)

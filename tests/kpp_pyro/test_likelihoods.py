@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from kpp_pyro.likelihoods import bernoulli_likelihood
+from kpp_pyro.likelihoods.bernoulli import bernoulli_likelihood
 
 
 def logits(*batch: int) -> torch.Tensor:

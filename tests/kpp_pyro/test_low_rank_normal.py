@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, kl_divergence
 
+from kpp_pyro.distributions.low_rank_normal import LowRankNormal
 from kpp_pyro.fast_pyro import DiagonalNormal
-from kpp_pyro.low_rank_normal import LowRankNormal
 
 EVENTS = [(5,), (2, 3), (1, 2, 2)]
 every_event = pytest.mark.parametrize("event", EVENTS, ids=str)

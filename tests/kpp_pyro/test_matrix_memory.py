@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from experiments.config import default_config
+from inference.runs.config import default_config
+from kpp_pyro.distributions.matrix_normal import MatrixNormal
 from kpp_pyro.errors import InputError
-from kpp_pyro.matrix_memory import (
+from kpp_pyro.memory.matrix import (
     PSEUDO_INVERSE_STEPS,
     bayesian_write,
     least_squares_weights,
@@ -21,7 +22,6 @@ from kpp_pyro.matrix_memory import (
     pseudo_inverse_write,
     sequential_write,
 )
-from kpp_pyro.matrix_normal import MatrixNormal
 
 N, C, T = 4, 6, 5
 SLOTS, CODE = 32, 100  # sizes of the papers

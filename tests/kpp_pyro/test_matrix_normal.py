@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
+from kpp_pyro.distributions.matrix_normal import MatrixNormal
 from kpp_pyro.errors import InputError
-from kpp_pyro.matrix_normal import MatrixNormal
 
 N, C = 3, 4
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from kpp_pyro.errors import InputError
-from kpp_pyro.memory import Addressing, MemoryLayout, cut_blocks, join_blocks, read
+from kpp_pyro.memory.blocks import Addressing, MemoryLayout, cut_blocks, join_blocks, read
 
 LAYOUTS = {
     "square": MemoryLayout(2, 8, 8, 4, 4),

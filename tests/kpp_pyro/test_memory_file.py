@@ -9,9 +9,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from kpp_pyro import tensor_file
 from kpp_pyro.errors import InputError
-from kpp_pyro.memory_file import load_memory, save_memory
+from kpp_pyro.files import tensors as tensor_file
+from kpp_pyro.files.memories import load_memory, save_memory
 
 AUTHOR = "a5" * 32
 SHAPES = pytest.mark.parametrize("shape", [(2, 3, 4), (5, 2, 3, 4), (1, 2, 3, 4)], ids=str)

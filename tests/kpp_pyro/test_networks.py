@@ -9,13 +9,10 @@ import torch
 from torch import nn
 
 from kpp_pyro.errors import InputError
-from kpp_pyro.memory import MemoryLayout
-from kpp_pyro.networks.conv import ConvDecoder, ConvEncoder
-from kpp_pyro.networks.heads import LocScaleHead, positive
-from kpp_pyro.networks.mlp import MlpDecoder, MlpEncoder
-from kpp_pyro.networks.precision import InPrecision
-from kpp_pyro.networks.reading import IdentityReading
-from kpp_pyro.networks.residual import ResidualConv, ResidualMlp
+from kpp_pyro.memory.blocks import MemoryLayout
+from kpp_pyro.networks.conv import ConvDecoder, ConvEncoder, ResidualConv
+from kpp_pyro.networks.heads import IdentityReading, InPrecision, LocScaleHead, positive
+from kpp_pyro.networks.mlp import MlpDecoder, MlpEncoder, ResidualMlp
 from kpp_pyro.networks.shapes import require_image_shape
 
 IMAGE_SHAPE, LATENT_SIZE, WIDTH = (1, 16, 20), 6, 16

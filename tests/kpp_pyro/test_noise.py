@@ -8,8 +8,8 @@ import math
 import pytest
 import torch
 
+from kpp_pyro.corruptions import damage
 from kpp_pyro.errors import InputError
-from kpp_pyro.noise import damage
 
 NOISES = {"salt_and_pepper": 0.3, "speckle": 0.5, "poisson": 0.2, "mask": 0.25}  # with a strength
 every_noise = pytest.mark.parametrize(("noise", "strength"), NOISES.items(), ids=NOISES.keys())

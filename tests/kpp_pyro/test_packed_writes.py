@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kpp_pyro.memory import MemoryLayout, cut_blocks, read
-from kpp_pyro.networks.reading import IdentityReading
-from kpp_pyro.posteriors import MeanFieldPosterior
-from kpp_pyro.sign_code import SignCode
+from kpp_pyro.memory.blocks import MemoryLayout, cut_blocks, read
+from kpp_pyro.memory.sign_code import SignCode
+from kpp_pyro.networks.heads import IdentityReading
+from kpp_pyro.posteriors.families import MeanFieldPosterior
 from kpp_pyro.writes import AllocateByContentWrite, AllocateWrite, FeedForwardWrite
 from kpp_pyro.writes.interface import Encoding
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kpp_pyro.pixels import Frame, Grid, enlarged, grey, signed, to_png
+from kpp_pyro.plots.screen import Frame, Grid, enlarged, grey, signed, to_png
 
 RED = (255, 0, 0)
 

@@ -10,7 +10,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributions import kl_divergence
 
 from kpp_pyro.fast_pyro import DiagonalNormal
-from kpp_pyro.posteriors import POSTERIORS, MeanFieldPosterior, Posterior
+from kpp_pyro.posteriors import POSTERIORS
+from kpp_pyro.posteriors.families import MeanFieldPosterior
+from kpp_pyro.posteriors.interface import Posterior
 
 CONTEXT = 5
 every_family = pytest.mark.parametrize("family", POSTERIORS.values(), ids=POSTERIORS)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from kpp_pyro.errors import InputError
-from kpp_pyro.run_folder import RunFolder, environment, write_json, write_text
+from kpp_pyro.files.run_folder import RunFolder, environment, write_json, write_text
 
 CONFIG = {"data": {"dataset": "digits", "classes": None}, "rate": 2e-3, "seed": 0, "augment": False, "name": "Ω"}
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from kpp_pyro.likelihoods import bernoulli_likelihood
-from kpp_pyro.semi_amortized import LatentRefinement, SignRefinement
+from kpp_pyro.likelihoods.bernoulli import bernoulli_likelihood
+from kpp_pyro.writes.content_steps import LatentRefinement, SignRefinement
 
 B, T, D = 2, 3, 4
 SHAPE = (1, 3, 5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kpp_pyro.sign_code import MOST_SIGNS, SignCode
+from kpp_pyro.memory.sign_code import MOST_SIGNS, SignCode
 
 every_number = pytest.mark.parametrize("signs", [1, 2, 3, 8, MOST_SIGNS])
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kpp_pyro.temporal_shift import temporal_shift
+from kpp_pyro.networks.temporal_shift import temporal_shift
 
 SHAPES = [(2, 5, 16), (2, 5, 16, 3, 4), (1, 2, 16), (3, 1, 16)]
 FRACTIONS = [1 / 16, 1 / 8, 1 / 4, 1 / 2]

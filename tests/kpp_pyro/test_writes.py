@@ -6,12 +6,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from kpp_pyro.assignment import sinkhorn
-from kpp_pyro.block_key import BlockKey
+from kpp_pyro.distributions.block_key import BlockKey
 from kpp_pyro.errors import InputError
-from kpp_pyro.memory import SCALE, MemoryLayout, X, Y, cut_blocks, join_blocks, read
-from kpp_pyro.posteriors import POSTERIORS, MeanFieldPosterior
+from kpp_pyro.memory.blocks import SCALE, MemoryLayout, X, Y, cut_blocks, join_blocks, read
+from kpp_pyro.posteriors import POSTERIORS
+from kpp_pyro.posteriors.families import MeanFieldPosterior
 from kpp_pyro.writes import AllocateWrite, FeedForwardWrite
+from kpp_pyro.writes.assignment import sinkhorn
 from kpp_pyro.writes.blocks import BlockWrite
 from kpp_pyro.writes.interface import Encoding
 

@@ -18,17 +18,18 @@ import torch
 from pyro import poutine
 from pyro.distributions import ImproperUniform
 
-from experiments.build import build_program
-from experiments.config import Config, ProgramConfig, default_config, flat, replace_flat
-from experiments.legality import require_legal
-from experiments.programs import EPISODE_ENCODERS, LATENT_PRIORS, MODELS, NETWORKS, WRITES
-from inference.evaluation import elbo_terms, terms_of
-from inference.image_bounds import RenyiBound
-from inference.objectives import OBJECTIVES, PLATE_NESTING, make_objective
-from inference.traces import site_value, trace_pair, written_memory
+from inference.objectives import OBJECTIVES, make_objective
+from inference.objectives.iwae import RenyiBound
+from inference.runs.config import Config, ProgramConfig, default_config, flat, replace_flat
+from inference.runs.rules import require_legal
+from inference.tracing import PLATE_NESTING, elbo_terms, site_value, terms_of, trace_pair, written_memory
 from kpp_pyro.errors import InputError
-from kpp_pyro.key_priors import KEY_PRIORS
+from kpp_pyro.networks import EPISODE_ENCODERS, NETWORKS
 from kpp_pyro.posteriors import POSTERIORS
+from kpp_pyro.priors import KEY_PRIORS, LATENT_PRIORS
+from kpp_pyro.writes import WRITES
+from models.build import build_program
+from models.registry import MODELS
 from tests.programs import IMAGE_SHAPE, random_episodes, small_config
 
 EPISODES, IMAGES, PARTICLES = 2, 5, 3

@@ -8,10 +8,8 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.poutine.util import prune_subsample_sites
 from torch.distributions import kl_divergence
 
-from inference.evaluation import elbo_terms
-from inference.objectives import PLATE_NESTING
-from inference.traces import site_mean, site_value, trace_pair
-from kpp_pyro.memory import read
+from inference.tracing import PLATE_NESTING, elbo_terms, site_mean, site_value, trace_pair
+from kpp_pyro.memory.blocks import read
 from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_program
 
 CASES = [(write, networks, reads) for write in WRITES for networks in ("mlp", "conv") for reads in (1, 2)]

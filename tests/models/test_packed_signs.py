@@ -7,9 +7,10 @@ import torch
 from pyro import poutine
 from torch.distributions import kl_divergence
 
-from inference.objectives import ScaleSites, make_objective
-from inference.traces import trace_pair, written_memory
-from kpp_pyro.semi_amortized import SignRefinement
+from inference.objectives import make_objective
+from inference.runs.training import ScaleSites
+from inference.tracing import trace_pair, written_memory
+from kpp_pyro.writes.content_steps import SignRefinement
 from tests.programs import random_episodes, small_program
 
 BLOCK_WRITES = ("allocate", "allocate_by_content", "feed_forward")

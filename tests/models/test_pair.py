@@ -10,9 +10,8 @@ import torch
 from pyro import poutine
 from torch import nn
 
-from inference.evaluation import elbo_terms
-from inference.recall import GenerativeMemory
-from inference.traces import site_value, written_memory
+from inference.tracing import elbo_terms, site_value, written_memory
+from inference.trained_memory import GenerativeMemory
 from models.pair import Pair
 from tests.programs import WRITES, random_episodes, small_program
 

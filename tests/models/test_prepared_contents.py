@@ -6,13 +6,14 @@ import pytest
 import torch
 from pyro import poutine
 
-from experiments.build import build_program, load_program
-from experiments.programs import MODELS
-from inference.recall import GenerativeMemory
-from inference.traces import written_memory
-from kpp_pyro.checkpoint import save_checkpoint
-from kpp_pyro.memory import cut_blocks, read
-from kpp_pyro.quantization import Quantization
+from inference.runs.opening import load_program
+from inference.tracing import written_memory
+from inference.trained_memory import GenerativeMemory
+from kpp_pyro.files.checkpoint import save_checkpoint
+from kpp_pyro.memory.blocks import cut_blocks, read
+from kpp_pyro.writes.quantization import Quantization
+from models.build import build_program
+from models.registry import MODELS
 from tests.programs import IMAGE_SHAPE, random_episodes, small_config, small_program
 
 BLOCK_WRITES = ("allocate", "allocate_by_content", "feed_forward")

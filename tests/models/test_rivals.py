@@ -10,9 +10,8 @@ import torch
 from torch.distributions import MultivariateNormal, Normal
 from torch.nn.functional import softplus
 
-from inference.evaluation import elbo_terms
 from inference.objectives import make_objective
-from inference.traces import trace_pair, written_memory
+from inference.tracing import elbo_terms, trace_pair, written_memory
 from kpp_pyro.networks.heads import positive
 from tests.programs import random_episodes, small_program
 

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.distributions import kl_divergence
 
-from inference.evaluation import terms_of
-from inference.traces import site_value, trace_pair
-from kpp_pyro.block_key import BlockKey
-from kpp_pyro.memory import SCALE, MemoryLayout, cut_blocks
-from kpp_pyro.networks.reading import DecoderOfHalves, IdentityReading, SemanticReading
-from kpp_pyro.sign_code import SignCode
+from inference.tracing import site_value, terms_of, trace_pair
+from kpp_pyro.distributions.block_key import BlockKey
+from kpp_pyro.memory.blocks import SCALE, MemoryLayout, cut_blocks
+from kpp_pyro.memory.sign_code import SignCode
+from kpp_pyro.networks.heads import IdentityReading
+from kpp_pyro.networks.semantic import DecoderOfHalves, SemanticReading
 from tests.programs import random_episodes, small_program
 
 SEMANTIC, BLOCKS, STILL = 0.25, 16, 0.05

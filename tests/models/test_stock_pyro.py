@@ -17,12 +17,13 @@ from pyro.infer.inspect import get_model_relations
 from pyro.optim import ClippedAdam
 from torch import Tensor
 
-from experiments.build import build_trainer
-from inference.evaluation import elbo_terms, evaluate
-from inference.importance import defensive_proposal, importance_score
-from inference.mcmc import sample_posterior
-from inference.recall import GenerativeMemory
-from inference.refinement import refined_proposal
+from inference.importance.estimator import defensive_proposal, importance_score
+from inference.importance.search import refined_proposal
+from inference.metrics.elbo import evaluate
+from inference.posterior.nuts import sample_posterior
+from inference.runs.trainer_of import build_trainer
+from inference.tracing import elbo_terms
+from inference.trained_memory import GenerativeMemory
 from models.pair import Pair
 from tests.programs import random_episodes, small_config, small_program
 

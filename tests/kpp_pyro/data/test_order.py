@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kpp_pyro.data.order import EpisodeOrder
+from kpp_pyro.data.sampler import EpisodeOrder
 from kpp_pyro.errors import InputError
 
 CLASSES = torch.arange(50) % 5

@@ -1,0 +1,131 @@
+"""What finished cells measured, and the mean and standard error of it over seeds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.shared.ablation.cells import Cell
+from kpp_pyro.errors import InputError
+from kpp_pyro.files.run_folder import RunFolder
+
+COST = "negative_log_likelihood_nats_per_image"
+COST_WITH_MEMORY = "negative_log_likelihood_with_memory_kl_nats_per_image"
+NEGATIVE_ELBO = "negative_elbo_given_memory_nats_per_image"
+GAIN = "memory_gain_nats_per_image"
+UNTRUSTED = "pareto_k_above_0.7_share"
+SECONDS = "training_seconds"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a finished cell measured.
+
+    Attributes:
+        quantities: by name with unit; those that are not known, or not a matter of this model, are left out.
+        trustworthy: whether k-hat is low enough; otherwise the cost is known to be no more than that.
+        limit: ln T, nats per image.
+        stated: settings that a table has to state.
+    """
+
+    quantities: dict[str, float]
+    trustworthy: bool
+    limit: float
+    stated: dict[str, Any]
+
+
+def read_measured(cell: Cell) -> Measured:
+    """Read what the scripts left in a finished cell's folder.
+
+    Raises:
+        InputError: a file there is not what they write.
+    """
+    run = RunFolder.open(cell.folder)
+    evaluation, config = run.read_evaluation(), run.read_config()
+    try:
+        own, settings = evaluation["scores"]["own"], evaluation["settings"]
+        known = {
+            COST: _negative(own["log_likelihood_nats_per_image"]),
+            COST_WITH_MEMORY: _negative(evaluation.get("log_likelihood_with_memory_kl_nats_per_image")),
+            NEGATIVE_ELBO: _negative(own["elbo_nats_per_image"]),
+            **{name: value for name, value in own.items() if name.startswith("kl_")},
+            GAIN: _last(run, GAIN, "test"),
+            UNTRUSTED: own[UNTRUSTED],
+            SECONDS: _last(run, SECONDS, "validation"),
+            **{name: settings.get(name) for name in ("parameters", "memory_scalars")},
+        }
+        return Measured(
+            {name: value for name, value in known.items() if value is not None},
+            bool(own["trustworthy"]),
+            -evaluation["limit_nats_per_image"],
+            {
+                **{name: settings[name] for name in _STATED},
+                "steps": config["training"]["steps"],
+                **_machine(evaluation["environment"]),
+            },
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{run.evaluation}: expected scores of this version, found {error!r}") from error
+
+
+_STATED = ("dataset", "split", "binarization", "images", "particles", "episode_length", "precision")
+
+
+def summarize_rows(cells: Sequence[Cell], measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
+    """One row for each combination: means and standard errors over the seeds that are finished.
+
+    Args:
+        cells: of a grid.
+        measured: what was measured, by the name of the cell, of those that are finished.
+    """
+    combinations: dict[tuple[tuple[str, str], ...], list[Cell]] = {}
+    for cell in cells:
+        combinations.setdefault(tuple(cell.labels.items()), []).append(cell)
+    return [
+        _row(dict(labels), len(members), [measured[cell.name] for cell in members if cell.name in measured])
+        for labels, members in combinations.items()
+    ]
+
+
+def _row(labels: dict[str, str], seeds: int, found: Sequence[Measured]) -> dict[str, Any]:
+    names = [name for name in (found[0].quantities if found else ()) if all(name in one.quantities for one in found)]
+    values = {name: [one.quantities[name] for one in found] for name in names}
+    return {
+        "labels": labels,
+        "seeds": seeds,
+        "seeds_finished": len(found),
+        "trustworthy": all(one.trustworthy for one in found) if found else None,
+        "limit_nats_per_image": found[0].limit if found else None,
+        "mean": {name: statistics.fmean(of_seeds) for name, of_seeds in values.items()},
+        "standard_error": {name: standard_error_over_seeds(of_seeds) for name, of_seeds in values.items()},
+    }
+
+
+def standard_error_over_seeds(values: Sequence[float]) -> float | None:
+    """Standard error of the mean; of a single value it is not known."""
+    return None if len(values) < 2 else statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _negative(value: float | None) -> float | None:
+    return None if value is None else -value
+
+
+def _last(run: RunFolder, name: str, split: str) -> float | None:
+    """The last value of a quantity that training logged of a split."""
+    values = [record[name] for record in run.read_metrics() if record["split"] == split and name in record]
+    return values[-1] if values else None
+
+
+def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What it ran on, in words."""
+    libraries = environment["libraries"]
+    threads = environment["cpu_threads"]
+    cpu = f"{environment['machine']} CPU, {threads} thread{'' if threads == 1 else 's'} each"
+    return {
+        "hardware": environment["cuda_device"] or cpu,
+        "versions": f"Python {environment['python']}, torch {libraries['torch']}, pyro-ppl {libraries['pyro-ppl']}",
+        "commit": environment["git_commit"],
+    }

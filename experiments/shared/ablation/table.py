@@ -1,0 +1,113 @@
+"""The table of an ablation, as Markdown and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.shared.ablation.results import COST, COST_WITH_MEMORY, GAIN, NEGATIVE_ELBO, SECONDS, UNTRUSTED
+from experiments.shared.arguments import number
+
+_WITH_ERRORS = {COST: "−ln p̂", COST_WITH_MEMORY: "−ln p̂ with the memory's KL paid", NEGATIVE_ELBO: "−ELBO given M"}
+_NOT_OF_THIS_MODEL = "–"
+
+
+def describe_ablation(content: Mapping[str, Any]) -> str:
+    """Say everything that `ablation.json` holds in Markdown."""
+    rows, failed = content["rows"], [cell for cell in content["cells"] if cell["failure"]]
+    lines = [f"# {content['title']}", "", *_heading(content), ""]
+    lines += _markdown([_titles(rows), *(_texts(rows, row) for row in rows)])
+    if failed:
+        lines += ["", "Failed:", "", *(f"- `{cell['name']}`: {cell['failure']}" for cell in failed)]
+    return "\n".join(lines) + "\n"
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The same numbers, unrounded, with a column of standard errors for each mean that is of several seeds."""
+    quantities = _quantities(rows)
+    titles = [*rows[0]["labels"], "seeds", "seeds_finished", "trustworthy", "limit_nats_per_image"]
+    titles += [title for name in quantities for title in (name, f"{name}_standard_error")]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(titles)
+    for row in rows:
+        means, errors = row["mean"], row["standard_error"]
+        numbers = [value for name in quantities for value in (means.get(name), errors.get(name))]
+        known = [row[name] for name in ("seeds", "seeds_finished", "trustworthy", "limit_nats_per_image")]
+        writer.writerow([*row["labels"].values(), *known, *numbers])  # None becomes an empty field
+    return text.getvalue()
+
+
+def _heading(content: Mapping[str, Any]) -> list[str]:
+    stated = content["stated"]
+    if not stated:
+        return ["No cell is finished.", "", f"Command: `{content['command']}`"]
+    limits = list(dict.fromkeys(row["limit_nats_per_image"] for row in content["rows"] if row["seeds_finished"]))
+    return [
+        f"{_all(stated['images'])} {_all(stated['split'])} images of {_all(stated['dataset'])} "
+        f"({_all(stated['binarization'])} binarization), T = {_all(stated['episode_length'])} images per episode, "
+        f"{_all(stated['steps'])} steps, K = {_all(stated['particles'])} particles. "
+        "Nats per image, lower is better; mean ± standard error over seeds (? where there is one seed), "
+        "≤ where k-hat is above 0.7 for too many images, so that the number is only known to be no more. "
+        f"To say which image of the episode costs ln T = {', '.join(number(limit) for limit in limits)}.",
+        "",
+        f"{_all(stated['hardware'])}, {_all(stated['precision'])}; {_all(stated['versions'])}; "
+        f"commit {_all(stated['commit'])}.",
+        "",
+        f"Command: `{content['command']}`",
+    ]
+
+
+def _all(values: Sequence[Any]) -> str:
+    """What all cells have in common, or everything that they have."""
+    return ", ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in values)
+
+
+def _quantities(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of all quantities, in the order of the columns."""
+    names = list(dict.fromkeys(name for row in rows for name in row["mean"]))
+    kls = [name for name in names if name.startswith("kl_")]
+    order = [*_WITH_ERRORS, *kls, GAIN, "parameters", "memory_scalars", SECONDS, UNTRUSTED]
+    return [name for name in order if name in names]
+
+
+def _titles(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    named = {"memory_scalars": "memory scalars", SECONDS: "training s", UNTRUSTED: "k-hat > 0.7", **_WITH_ERRORS}
+    named[GAIN] = "memory gain"
+    kls = {name: f"KL of {name.removeprefix('kl_').removesuffix('_nats_per_image')}" for name in _quantities(rows)}
+    return [*rows[0]["labels"], "seeds", *({**kls, "parameters": "parameters", **named}[n] for n in _quantities(rows))]
+
+
+def _texts(rows: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> list[str]:
+    """A row, as the cells of the table."""
+    seeds = f"{row['seeds_finished']}" + ("" if row["seeds_finished"] == row["seeds"] else f" of {row['seeds']}")
+    return [*row["labels"].values(), seeds, *(_text(row, name) for name in _quantities(rows))]
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    value, error = row["mean"].get(name), row["standard_error"].get(name)
+    if value is None:
+        return _NOT_OF_THIS_MODEL if row["seeds_finished"] else "?"
+    if name in _WITH_ERRORS:
+        bound = "" if row["trustworthy"] or name == NEGATIVE_ELBO else "≤ "
+        return f"{bound}{number(value)} ± {number(error)}"
+    if name == UNTRUSTED:
+        return f"{value:.1%}"
+    if name.startswith("kl_"):
+        return number(value)
+    if name == GAIN:
+        return f"{value:,.2f}" if abs(value) < 100 else f"{value:,.0f}"
+    return f"{value:,.1f}" if name == SECONDS else f"{value:,.0f}"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    escaped = [[text.replace("|", "\\|") for text in row] for row in rows]
+    widths = [max(len(row[column]) for row in escaped) for column in range(len(rows[0]))]
+    lines = [_line([text.ljust(width) for text, width in zip(row, widths, strict=True)]) for row in escaped]
+    return [lines[0], _line(["-" * width for width in widths]), *lines[1:]]
+
+
+def _line(texts: Sequence[str]) -> str:
+    return "| " + " | ".join(texts) + " |"

@@ -1,0 +1,81 @@
+"""The scores of a run as a short text."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from experiments.shared.arguments import describe_images, number
+from inference.importance.scoring import MEANINGS, OWN
+
+_NO_MEMORY = "ln p(x_t): this model has no memory"
+_ADVICE = (
+    "this number is not to be trusted: k-hat is above 0.7 for {share:.0%} of the images, so that a few draws decide "
+    "it. It is a lower bound; more --particles raise it, and {more}"
+)
+
+
+def describe_scores(content: dict[str, Any]) -> str:
+    """Say what evaluation.json holds, and how far it can be trusted."""
+    settings, scores = content["settings"], content["scores"]
+    has_memory = settings["memory_scalars"] > 0
+    lines = [_heading(settings), ""]
+    for name, score in scores.items():
+        why = "k-hat not known" if math.isnan(score["pareto_k_median"]) else "k-hat > 0.7"
+        mark = "" if score["trustworthy"] else f"  (lower bound, {why})"
+        value, error = score["log_likelihood_nats_per_image"], score["log_likelihood_standard_error"]
+        lines.append(f"  {name.replace('_', ' '):<9} {value:>10.2f} ± {number(error)} nats per image{mark}")
+        lines.append(f"            {MEANINGS[name] if has_memory else _NO_MEMORY}")
+    if has_memory:
+        limit = content["limit_nats_per_image"]
+        lines.append(f"  -ln T     {limit:>10.2f}   a perfect memory that still has to say which image")
+    own = scores[OWN]
+    lines += [
+        "",
+        f"{'Own memory: ' if has_memory else ''}ELBO {own['elbo_nats_per_image']:.2f} ({_terms(own)}), "
+        f"Monte-Carlo error {number(own['monte_carlo_error_nats_per_image'], 4)}, "
+        f"{content['log_likelihood_bits_per_dim']:.4f} bits per dim; "
+        f"median k-hat {number(own['pareto_k_median'])}, median effective sample size "
+        f"{own['effective_sample_size_median']:.0f} of {settings['particles']:,}.",
+    ]
+    if content["memory_kl_nats_per_image"] is not None:
+        lines.append(
+            f"The memory is random: these scores are conditional on a draw of it. Its own KL is "
+            f"{content['memory_kl_nats_per_image']:.2f} nats per image; with that paid, own is "
+            f"{content['log_likelihood_with_memory_kl_nats_per_image']:.2f}."
+        )
+    if content["gaps"]:
+        lines.append(_gaps(content["gaps"]))
+    if math.isnan(own["pareto_k_median"]):
+        lines.append("WARNING: it takes more --particles to tell k-hat, and so whether this number can be trusted.")
+    elif not own["trustworthy"]:
+        more = "look at RUN/figures/pareto_k.png." if content["gaps"] else "--gaps draws from refined posteriors."
+        lines.append("WARNING: " + _ADVICE.format(share=own["pareto_k_above_0.7_share"], more=more))
+    seconds, rate = content["seconds"], content["particle_images_per_second"]
+    controls = f", {sum(seconds.values()) - seconds[OWN]:.0f} s for the controls" if len(seconds) > 1 else ""
+    lines.append(f"{seconds[OWN]:.0f} s ({rate:,} particle-images per second){controls}.")
+    return "\n".join(lines)
+
+
+def _heading(settings: dict[str, Any]) -> str:
+    return (
+        f"{settings['images']:,} {describe_images(settings)}, "
+        f"K = {settings['particles']:,}, seed {settings['seed']}. "
+        f"ln p(x{' | M' if settings['memory_scalars'] else ''}), higher is better:"
+    )
+
+
+def _terms(score: dict[str, Any]) -> str:
+    kls = {name: value for name, value in score.items() if name.startswith("kl_")}
+    named = [f"KL of {name.removeprefix('kl_').split('_')[0]} {value:.2f}" for name, value in kls.items()]
+    return ", ".join([f"reconstruction {score['reconstruction_nats_per_image']:.2f}", *named])
+
+
+def _gaps(gaps: dict[str, float]) -> str:
+    return (
+        f"Inference gap: amortisation {gaps['amortisation_gap_nats_per_image']:.3f} "
+        f"± {number(gaps['amortisation_gap_standard_error'], 3)}, "
+        f"approximation {gaps['approximation_gap_nats_per_image']:.3f} "
+        f"± {number(gaps['approximation_gap_standard_error'], 3)} nats per image "
+        f"(refined ELBO {gaps['refined_elbo_nats_per_image']:.2f})."
+    )

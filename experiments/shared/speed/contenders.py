@@ -1,0 +1,68 @@
+"""Training steps to be timed: of the Pyro program, and of the same networks with the ELBO written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from inference.runs.config import Config, default_config, replace_flat
+from inference.runs.resolving import resolve
+from inference.runs.trainer_of import build_trainer
+from inference.runs.training import Step, Trainer
+from kpp_pyro.data import EpisodeSampler, LabelledImages
+from models.build import build_program
+from models.by_hand import elbo_by_hand
+from models.pair import Pair
+
+_SIDES = {"digits": 16, "mnist": 28}  # pixels
+_NUM_IMAGES = {"digits": 1_300, "mnist": 54_000}  # of the training sets; a step's cost depends on little else of them
+
+
+def configuration(dataset: str, device: str, **changes: Any) -> Config:
+    """The defaults for a data set, its presets and its write, with changes."""
+    flags = [f"--{name}={changes[name]}" for name in ("write", "networks", "preset") if name in changes]
+    return resolve(replace_flat(default_config([f"--dataset={dataset}", *flags]), {"device": device, **changes}))
+
+
+def random_images(config: Config, num_images: int | None = None) -> LabelledImages:
+    """Grey noise in the shape of a data set: nothing in a step depends on what the images show."""
+    dataset = config.data.dataset
+    shape = (num_images or _NUM_IMAGES[dataset], 1, _SIDES[dataset], _SIDES[dataset])
+    pixels = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return LabelledImages(pixels, torch.zeros(shape[0], dtype=torch.int64)).to(config.device)
+
+
+def pyro_trainer(config: Config, images: LabelledImages) -> Trainer:
+    """The trainer of the program, with noise for images."""
+    data = config.data
+    sampler = EpisodeSampler(images, data.episode_length, data.binarize, config.seed, augment=data.augment)
+    return build_trainer(config, new_program(config, images), sampler)
+
+
+def new_program(config: Config, images: LabelledImages) -> Pair:
+    """A new program of a configuration."""
+    return build_program(config, images.image_shape, torch.device(config.device))
+
+
+def step_by_hand(config: Config, images: LabelledImages) -> Callable[[], object]:
+    """One step without Pyro, as it would be written by hand: same networks, draws, optimiser and plan."""
+    trainer = pyro_trainer(config, images)
+    model, guide, plan, episodes = trainer.model, trainer.guide, trainer.plan, trainer.episodes
+
+    def loss(episode: torch.Tensor, kl_weights: Any) -> torch.Tensor:
+        return -elbo_by_hand(model, guide, episode, kl_weights)  # type: ignore[arg-type]
+
+    step = Step(loss, trainer.optimizer, episodes.render, plan.gradient_norm)
+    stepper = trainer.new_stepper(step)
+    number = 0
+
+    def take() -> None:
+        nonlocal number
+        stepper(episodes.draw(plan.episodes_per_step), trainer.kl_weights(number), plan.learning_rate_at(number))
+        if number % trainer.check_every == 0 and step.unsound > 0:
+            raise FloatingPointError("the loss is not finite")
+        number += 1
+
+    return take

@@ -1,0 +1,174 @@
+"""How step time and peak memory grow with T, the memory's size, the reads, the batch and the particles."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from experiments.shared.speed.contenders import configuration, new_program, pyro_trainer, random_images
+from experiments.shared.speed.timing import alternate
+from inference.importance.estimator import defensive_proposal, importance_score
+from inference.runs.config import Config
+from kpp_pyro.data import EpisodeSet
+
+PARTICLES = (10, 100, 1_000, 10_000)
+_MEBIBYTE = 2**20
+_CALLS = 3  # steps in one timing
+_QUANTITIES = ("milliseconds", "peak_mebibytes")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One number that grows while the others stay.
+
+    Attributes:
+        label: what grows.
+        write: how the memory is written.
+        sizes: the numbers.
+        changes: the fields of the configuration that a number sets.
+        unit: what a number of one stands for.
+    """
+
+    label: str
+    write: str
+    sizes: Sequence[int]
+    changes: Callable[[int], dict[str, Any]]
+    unit: int = 1
+
+
+def axes(quick: bool) -> list[Axis]:
+    """Everything that a step can grow with; only the ends of the sizes, if it is to be quick."""
+    ends = slice(0, 2) if quick else slice(None)
+    doublings = [2**power for power in range(10)]
+    lengths, batches, few = doublings[3:][ends], doublings[:7][ends], doublings[:5][ends]
+    found = []
+    for write in ("allocate", "feed_forward"):
+        found += [
+            Axis("T, images per episode", write, lengths, lambda length: {"episode_length": length}),
+            Axis("B, episodes per step", write, batches, lambda batch: {"episodes_per_step": batch}),
+            Axis("memory, scalars", write, [4**power for power in range(5)][ends], _memories(write), unit=3_200),
+            Axis("R, reads per image", write, few, lambda number: {"reads": number}),
+        ]
+    return found
+
+
+def _memories(write: str) -> Callable[[int], dict[str, Any]]:
+    """Memories of so many times the default's scalars, in its shape."""
+    height, width = (20, 40) if write == "allocate" else (4, 8)
+    return lambda times: {"memory_height": height * math.isqrt(times), "memory_width": width * math.isqrt(times)}
+
+
+def measure_growth(
+    device: str, repeats: int, along: Sequence[Axis], particles: Sequence[int] = PARTICLES
+) -> list[dict[str, Any]]:
+    """Time and peak memory of an eager step along every axis, from MNIST's size and the tiny preset, B = 4, T = 32."""
+    results = []
+    for axis in along:
+        points = [_step_point(axis, size, device, repeats) for size in axis.sizes]
+        results.append(
+            {"axis": axis.label, "write": axis.write, "of": "training step", "points": points, **slopes(points)}
+        )
+    if particles:
+        points = [_score_point(k, device, repeats) for k in particles]
+        results.append(
+            {"axis": "K, particles", "write": "allocate", "of": "scoring", "points": points, **slopes(points)}
+        )
+    return results
+
+
+def _base(device: str, write: str, **changes: Any) -> Config:
+    return configuration(
+        "mnist", device, **{"write": write, "preset": "tiny", "capture": "off", "episodes_per_step": 4, **changes}
+    )
+
+
+def _step_point(axis: Axis, size: int, device: str, repeats: int) -> dict[str, float]:
+    config = _base(device, axis.write, **axis.changes(size))
+    trainer = pyro_trainer(config, random_images(config, num_images=4_096))
+    trainer.train_step()
+    seconds = alternate({axis.label: trainer.train_step}, repeats, _CALLS, torch.device(config.device))[axis.label]
+    return _point(size * axis.unit, seconds, peak_mebibytes(trainer.train_step, torch.device(config.device)))
+
+
+def _score_point(particles: int, device: str, repeats: int) -> dict[str, float]:
+    config = _base(device, "allocate")
+    images = random_images(config, num_images=64)
+    program, on = new_program(config, images), torch.device(config.device)
+    episode, _ = next(EpisodeSet(images, config.data.episode_length).batches(2))
+
+    def score() -> None:
+        with torch.no_grad(), pyro.validation_enabled(False):
+            proposal = defensive_proposal(program.model, program.guide, episode)
+            importance_score(program.model, proposal, episode, particles=particles)
+
+    seconds = alternate({"scoring": score}, min(repeats, 3), 1, on)["scoring"]
+    return _point(particles, seconds, peak_mebibytes(score, on))
+
+
+def _point(size: int, seconds: list[float], mebibytes: float) -> dict[str, float]:
+    return {
+        "size": size,
+        "milliseconds": round(1e3 * statistics.median(seconds), 3),
+        "peak_mebibytes": round(mebibytes, 2),
+    }
+
+
+def peak_mebibytes(run: Callable[[], object], device: torch.device) -> float:
+    """Most memory that tensors made while something runs take at any time."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return (torch.cuda.max_memory_allocated(device) - before) / _MEBIBYTE
+    with _LiveBytes() as live:
+        run()
+    return live.peak / _MEBIBYTE
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Follows the storage of every tensor that is made until it is freed; on a CPU, no allocator keeps that account."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, operation: Any, types: Any, inputs: Any = (), options: Any = None) -> Any:
+        self._add(inputs, counted=False)  # what was there before
+        made = operation(*inputs, **(options or {}))
+        self._add(made)
+        return made
+
+    def _add(self, tensors: Any, counted: bool = True) -> None:
+        for tensor in tree_leaves(tensors):
+            if isinstance(tensor, torch.Tensor):
+                self._follow(tensor.untyped_storage(), counted)
+
+    def _follow(self, storage: torch.UntypedStorage, counted: bool) -> None:
+        number, size = id(storage), counted * storage.nbytes()
+        if number in self._known:
+            return
+        self._known.add(number)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._remove, number, size)
+
+    def _remove(self, number: int, size: int) -> None:
+        self._known.discard(number)
+        self.now -= size
+
+
+def slopes(points: Sequence[dict[str, float]], quantities: Sequence[str] = _QUANTITIES) -> dict[str, float]:
+    """Power of the size with which quantities grow, between the two largest sizes."""
+    before, last = points[-2:]
+    step = math.log(last["size"] / before["size"])
+    return {f"{name}_power": round(math.log(last[name] / before[name]) / step, 2) for name in quantities}

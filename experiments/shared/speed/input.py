@@ -1,0 +1,93 @@
+"""Whether training on a folder of pictures waits for them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from experiments.shared.speed.contenders import configuration, new_program, random_images
+from experiments.shared.speed.timing import alternate, medians, ratio, spread
+from inference.runs.config import Config
+from inference.runs.trainer_of import build_trainer
+from inference.runs.training import Trainer
+from kpp_pyro.data import Binarization, EpisodeSampler, LabelledImages
+from kpp_pyro.data.folder import FolderSampler, PictureFiles
+
+_CALLS = 10  # steps in one timing
+IN_MEMORY, DECODED = "images in memory", "pictures decoded"
+
+
+def time_input(device: str, repeats: int, pictures: int, picture_size: int, workers: int) -> dict[str, Any]:
+    """Time steps on JPEGs from a folder in turns with steps on images in memory.
+
+    Args:
+        device: of the steps, which are those of the MNIST preset.
+        repeats: timings of each.
+        pictures: number of JPEGs, made for it; they are in the system's cache, so that no disk is measured.
+        picture_size: their side in pixels.
+        workers: decoding processes.
+    """
+    config = configuration("mnist", device)
+    images, on = random_images(config, pictures), torch.device(config.device)
+    images_per_step = config.training.episodes_per_step * config.data.episode_length
+    with tempfile.TemporaryDirectory() as folder, pyro.validation_enabled(False):
+        sources = _sources(config, images, make_pictures(Path(folder), pictures, picture_size), workers)
+        waits = {
+            name: Waits(build_trainer(config, new_program(config, images), source)) for name, source in sources.items()
+        }
+        seconds = alternate({name: wait.step for name, wait in waits.items()}, repeats, _CALLS, on)
+        for source in sources.values():
+            source.close()
+    return {
+        "pictures": pictures,
+        "picture_side": picture_size,
+        "workers": workers,
+        "cores": os.cpu_count(),
+        "images_per_step": images_per_step,
+        "milliseconds": medians(seconds),
+        "ratios": {f"{DECODED} / {IN_MEMORY}": ratio(seconds, DECODED, IN_MEMORY)},
+        "waited_milliseconds_per_step": {
+            name: spread(wait.seconds[-repeats * _CALLS :], 1e3) for name, wait in waits.items()
+        },
+    }
+
+
+class Waits:
+    """A trainer whose every step notes how long it waited for data."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.seconds: list[float] = []
+
+    def step(self) -> None:
+        """Take a step."""
+        before = self.trainer.waited_seconds
+        self.trainer.train_step()
+        self.seconds.append(self.trainer.waited_seconds - before)
+
+
+def _sources(config: Config, images: LabelledImages, files: PictureFiles, workers: int) -> dict[str, Any]:
+    length, side, on = config.data.episode_length, images.image_shape[-1], images.images.device
+    drawn: tuple[int, Binarization, int] = (length, "dynamic", config.seed)
+    return {
+        IN_MEMORY: EpisodeSampler(images, *drawn),
+        DECODED: FolderSampler(files, side, workers, on, *drawn),
+    }
+
+
+def make_pictures(folder: Path, number: int, side: int) -> PictureFiles:
+    """Write JPEGs of smooth noise, which are as large as photographs of their size."""
+    generator = np.random.default_rng(0)
+    names = [f"{index:06d}.jpg" for index in range(number)]
+    for name in tqdm(names, "pictures", leave=False):
+        coarse = Image.fromarray(generator.integers(0, 256, (side // 8, side // 8), dtype=np.uint8))
+        coarse.resize((side, side), Image.Resampling.BICUBIC).save(folder / name, quality=90)
+    return PictureFiles(folder, names, torch.zeros(number, dtype=torch.int64))

@@ -1,0 +1,145 @@
+"""How well damaged copies of written images are recalled, read by read, and against what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inference.importance.estimator import standard_error
+from inference.tracing import combine
+from inference.trained_memory import Decoded, GenerativeMemory
+from kpp_pyro.corruptions import Damaged
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Errors of images after each of S steps.
+
+    Attributes:
+        wrong_pixels: pixels whose more probable value is not the clean image's, (S, B, T).
+        nats: -ln p(x | z) of the clean image x, (S, B, T).
+        found: whether no other image of the episode is nearer to what came out, (S, B, T).
+    """
+
+    wrong_pixels: Tensor
+    nats: Tensor
+    found: Tensor
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """Errors of B x T cues, by how they were turned into images.
+
+    Attributes:
+        cue: pixels of the cue itself that are wrong, (B, T).
+        recall: iterative reading.
+        completion: iterative reading that knows which pixels are missing; of a noise that hides none, the same.
+        memoryless: the same networks without the memory, iterated alike; no correction of q(z|x) by what is read.
+        nearest: the written image nearest to the cue in its visible pixels, an oracle that has kept all images; one
+            step, its wrong pixels against that image itself, its nats against what the memory reads for it.
+    """
+
+    cue: Tensor
+    recall: Errors
+    completion: Errors
+    memoryless: Errors
+    nearest: Errors
+
+
+@torch.no_grad()
+def denoise(memories: GenerativeMemory, images: Tensor, damaged: Damaged, steps: int) -> Denoising:
+    """Write images (B, T, C, H, W), and recall them from damaged copies of the same shape."""
+    memory = memories.write(images)
+    recall = memories.recall(memory, damaged.images, steps)
+    hides = bool(damaged.hidden.any())
+    completion = memories.complete(memory, damaged.images, damaged.hidden, steps) if hides else recall
+    nearest = _nearest(damaged.images, images, ~damaged.hidden)  # (B, T)
+    clean = memories.recall(memory, images)[0]
+    chosen = combine([clean], lambda values: _chosen(values[0], nearest))
+    nats = -memories.log_likelihood(images, chosen)
+    return Denoising(
+        wrong_pixels(damaged.images, images),
+        _errors(memories, images, recall),
+        _errors(memories, images, completion),
+        _errors(memories, images, memories.autoencode(damaged.images, steps)),
+        Errors(wrong_pixels(_chosen(images, nearest), images)[None], nats[None], _own(nearest)[None]),
+    )
+
+
+def summarize_errors(errors: Errors) -> dict[str, list[float]]:
+    """Means over the images after each step, of `Errors` of flat images (S, N).
+
+    Standard errors take the images as independent, although those of an episode share a memory.
+    """
+    named = {"wrong_pixels_per_image": errors.wrong_pixels, "nats_per_image": errors.nats, "found_share": errors.found}
+    summary = {}
+    for name, values in named.items():
+        summary[name] = values.double().mean(1).tolist()
+        summary[f"{name}_standard_error"] = [standard_error(step.double()) for step in values]
+    return summary
+
+
+def compare_first_with_last(errors: Errors) -> dict[str, Any]:
+    """What iterating changes, pair by pair: `Errors` of flat images (S, N).
+
+    `drifted` is the share of images that one read finds and the last has left for another, `rescued` the reverse.
+    """
+    first, last = errors.found[0], errors.found[-1]
+    change = (errors.wrong_pixels[-1] - errors.wrong_pixels[0]).double()
+    nats = (errors.nats[-1] - errors.nats[0]).double()
+    drifted, rescued = (first & ~last).double(), (~first & last).double()
+    return {
+        "change_in_wrong_pixels_per_image": change.mean().item(),
+        "change_in_wrong_pixels_standard_error": standard_error(change),
+        "change_in_nats_per_image": nats.mean().item(),
+        "change_in_nats_standard_error": standard_error(nats),
+        "drifted_share": drifted.mean().item(),
+        "drifted_standard_error": standard_error(drifted),
+        "rescued_share": rescued.mean().item(),
+        "rescued_standard_error": standard_error(rescued),
+    }
+
+
+def of_images(parts: Sequence[tuple[Denoising, Tensor]]) -> Denoising:
+    """Join batches of episodes, each with which of its images count (B, T): every error (S, N), the cue's (N,)."""
+    masks = [counted.cpu() for _, counted in parts]
+
+    def join(values: Sequence[Tensor]) -> Tensor:
+        return torch.cat([value.cpu()[..., mask] for value, mask in zip(values, masks, strict=True)], -1)
+
+    return combine([part for part, _ in parts], join)
+
+
+def _errors(memories: GenerativeMemory, images: Tensor, results: Sequence[Decoded]) -> Errors:
+    wrong = torch.stack([wrong_pixels(result.images, images) for result in results])
+    nats = torch.stack([-memories.log_likelihood(images, result) for result in results])
+    nearest = [_nearest((result.images > 0.5).to(images), images) for result in results]
+    return Errors(wrong, nats, torch.stack([_own(index) for index in nearest]))
+
+
+def wrong_pixels(estimate: Tensor, images: Tensor) -> Tensor:
+    """Pixels of estimates (..., C, H, W) that are on another side of 1/2 than the images', (...)."""
+    return ((estimate > 0.5) != (images > 0.5)).flatten(-3).sum(-1)
+
+
+def _nearest(estimate: Tensor, images: Tensor, visible: Tensor | None = None) -> Tensor:
+    """Index (B, T) of the episode's image (B, T, C, H, W) nearest to each estimate; of equals, its own."""
+    seen = torch.ones_like(estimate) if visible is None else visible.to(estimate)
+    estimate, seen, candidates = estimate.flatten(2), seen.flatten(2), images.flatten(2)
+    square = (seen * estimate.square()).sum(-1, keepdim=True)
+    distance = square - 2 * (seen * estimate) @ candidates.mT + seen @ candidates.square().mT  # (B, T, T)
+    own = torch.eye(images.shape[1], device=images.device)
+    return (distance - 1e-3 * own).argmin(-1)
+
+
+def _own(index: Tensor) -> Tensor:
+    return index == torch.arange(index.shape[1], device=index.device)
+
+
+def _chosen(values: Tensor, index: Tensor) -> Tensor:
+    """values (B, T, ...) at index (B, T)."""
+    return values[torch.arange(len(index), device=index.device)[:, None], index]

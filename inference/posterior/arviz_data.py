@@ -1,0 +1,219 @@
+"""The one place that knows ArviZ, whose interface changed between 0.x and 1.x; what is here works with both."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from inference.errors import DivergenceError
+from inference.importance.estimator import WeightedDraws, WeightStream
+from kpp_pyro.errors import InputError
+from kpp_pyro.files.atomic import write_whole
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # 0.23 announces 1.0, once a day
+    import arviz as az
+
+ArvizData = Any  # az.InferenceData of ArviZ 0.x, xarray.DataTree of 1.x: data["posterior"]["key"] with either
+
+KEY_COORDINATES = ("scale", "x", "y")
+_BELOW_ONE = 1 - 2**-53
+_SAMPLE = ("chain", "draw")
+_IN_NATS = {"log_joint", "log_proposal", "log_weight", "log_likelihood", "monte_carlo_error"}
+
+
+def rhat_and_ess(draws: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rank-normalised split R-hat and bulk effective sample size (Vehtari et al. 2021) of every scalar of an event.
+
+    Args:
+        draws: (chains, draws, *event), 2 chains or more of 4 draws or more; with fewer ArviZ logs a warning.
+
+    Returns:
+        R-hat and effective sample size, (*event) each; NaN where there are too few draws, or they are all the same.
+    """
+    dataset = az.convert_to_dataset({"draws": np.asarray(draws, dtype=np.float64)})
+    with np.errstate(invalid="ignore", divide="ignore"):  # where the draws are all the same
+        return az.rhat(dataset)["draws"].to_numpy(), az.ess(dataset)["draws"].to_numpy()
+
+
+def posterior_data(
+    weighted: WeightedDraws,
+    episode: Tensor,
+    *,
+    images: int | None = None,
+    chains: int = 4,
+    draws: int | None = None,
+    seed: int = 0,
+) -> ArvizData:
+    """Turn weighted draws of the latents of images into ArviZ data.
+
+    To ArviZ all draws count the same. The K draws of every image are therefore resampled by their weights, image by
+    image (given M the images are independent), put into random order and cut into chains. The groups:
+
+    - `posterior`: every latent site, (chain, draw, image, *event), where the event of a key is (read, coordinate).
+    - `sample_stats`, (chain, draw, image): of these draws, in nats, `log_joint` ln p(x, latents | M), `log_proposal`
+      ln q(latents), and `log_weight`, the one less the other, which is spent: do not apply it again; and which of the
+      K draws it is, `particle`.
+    - `constant_data`, (image,): `log_likelihood` ln p-hat_K and its `monte_carlo_error` in nats, and of the weights
+      `effective_sample_size` and `pareto_k`. ArviZ's own group log_likelihood would be ln p(x | latents) of every
+      draw, which this is not, as the latents are integrated out.
+    - `observed_data`, (image,): `ink`, the mean pixel (of a binary image the share of ink). Pixels stay out.
+
+    The coordinates `episode` and `position` say where image number `image` stood.
+
+    The chains are not Markov chains: their R-hat is 1 however bad the weights are, and to ArviZ a draw that comes
+    twice counts as two. How good the draws are is in `constant_data`.
+
+    Args:
+        weighted: K draws of every image, (K, B, T).
+        episode: the images, (B, T, C, H, W).
+        images: keep the first so many, episode by episode; all of them if None.
+        chains: number of chains.
+        draws: of each chain; K / chains, rounded down, if None.
+        seed: of the resampling; the random state outside stays as it is.
+
+    Raises:
+        InputError: shapes that do not fit together, or a number out of range.
+        DivergenceError: weights of an image that are not numbers, or all zero.
+    """
+    _check_shapes(weighted, episode)
+    particles, length = len(weighted.log_joint), episode.shape[1]
+    draws = particles // max(1, chains) if draws is None else draws
+    _check_counts({"images": images, "chains": chains, "draws": draws})
+    log_joint, log_proposal = (_flat(value, 1)[:, :images] for value in (weighted.log_joint, weighted.log_proposal))
+    particle = resample(log_joint - log_proposal, chains * draws, seed).unflatten(0, (chains, draws))
+    image = torch.arange(particle.shape[-1])  # (N,), beside (chains, draws, N)
+    sites = {name: _flat(value, 1)[:, :images][particle, image] for name, value in weighted.values.items()}
+    stats = {"log_joint": log_joint[particle, image], "log_proposal": log_proposal[particle, image]}
+    stats |= {"log_weight": stats["log_joint"] - stats["log_proposal"], "particle": particle}
+    observed = {"ink": _flat(episode.double().mean((-3, -2, -1)))[:images]}
+    where = {"episode": image // length, "position": image % length}
+    return _assemble(
+        {
+            "posterior": _dataset(sites, (*_SAMPLE, "image"), where),
+            "sample_stats": _dataset(stats, (*_SAMPLE, "image"), where),
+            "constant_data": _dataset(_estimates(log_joint - log_proposal), ("image",), where),
+            "observed_data": _dataset(observed, ("image",), where),
+        },
+        {"particles": particles, "resampling": "systematic", "seed": seed},
+    )
+
+
+def save(data: ArvizData, path: Path) -> None:
+    """Write ArviZ data to a netCDF file, whole or not at all."""
+    write_whole(path, lambda temporary: data.to_netcdf(str(temporary), engine="h5netcdf"))
+
+
+def load(path: Path) -> ArvizData:
+    """Read into memory what `save` wrote, under either ArviZ.
+
+    Raises:
+        InputError: there is no such file, or it is not netCDF.
+    """
+    try:
+        with xr.open_datatree(path, engine="h5netcdf") as tree:
+            return _assemble({name: node.load().to_dataset() for name, node in tree.children.items()}, tree.attrs)
+    except OSError as error:
+        raise InputError(f"{path}: expected a netCDF file, found none: {error}") from error
+
+
+def resample(log_weights: Tensor, draws: int, seed: int) -> Tensor:
+    """Draw from K weighted particles of every datum with equal weights: systematic resampling, in random order.
+
+    A particle of normalised weight w comes `draws` w times on average, and never a whole time more or less than that.
+
+    Args:
+        log_weights: (K, N) in nats, normalised or not.
+        draws: how many.
+        seed: of the resampling; the random state outside stays as it is.
+
+    Returns:
+        Numbers of the particles (draws, N), each column on its own.
+
+    Raises:
+        DivergenceError: weights of a datum that are not numbers, or all zero.
+    """
+    log_weights = log_weights.detach().double().cpu().T  # (N, K)
+    wrong = ~log_weights.logsumexp(-1).isfinite()
+    if wrong.any():
+        raise DivergenceError(
+            f"importance weights: not numbers, or all zero, in columns {wrong.nonzero().flatten().tolist()}"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.rand(len(log_weights), 1, dtype=torch.float64, generator=generator)
+    order = torch.rand(len(log_weights), draws, dtype=torch.float64, generator=generator).argsort(-1)
+    cumulative = log_weights.softmax(-1).cumsum(-1)
+    comb = cumulative[:, -1:] * ((start + torch.arange(draws)) / draws).clamp(max=_BELOW_ONE)  # (N, draws)
+    return torch.searchsorted(cumulative, comb, right=True).gather(-1, order).T
+
+
+def _check_shapes(weighted: WeightedDraws, episode: Tensor) -> None:
+    batch = tuple(episode.shape[:2])
+    if weighted.log_joint.shape[1:] != batch:
+        found = tuple(weighted.log_joint.shape)
+        raise InputError(f"weighted: expected draws of every image, (K, {batch[0]}, {batch[1]}), found {found}")
+
+
+def _check_counts(counts: Mapping[str, int | None]) -> None:
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise InputError(f"{name}: expected at least 1, found {count}")
+
+
+def _flat(value: Tensor, axis: int = 0) -> Tensor:
+    """B and T, at an axis and the next, as one, on the CPU."""
+    return value.detach().cpu().flatten(axis, axis + 1)
+
+
+def _estimates(log_weights: Tensor) -> dict[str, Tensor]:
+    """What K weights (K, N) say of ln p(x | M) and of themselves, (N,) each."""
+    weights = WeightStream(len(log_weights), tail=True)
+    weights.add(log_weights)
+    return {
+        "log_likelihood": weights.log_mean(),
+        "monte_carlo_error": weights.monte_carlo_error(),
+        "effective_sample_size": weights.effective_sample_size(),
+        "pareto_k": weights.pareto_k(),
+    }
+
+
+def _dataset(values: Mapping[str, Tensor], dims: Sequence[str], where: Mapping[str, Tensor]) -> xr.Dataset:
+    """A group of values (*dims, *event); `where` is known of every image, (N,)."""
+    group = xr.Dataset(
+        {name: ((*dims, *_event_dims(name, value.shape[len(dims) :])), _array(value)) for name, value in values.items()}
+    )
+    for name in _IN_NATS & group.keys():
+        group[name].attrs["units"] = "nats"
+    numbers = {str(name): np.arange(size) for name, size in group.sizes.items()}
+    names = {"coordinate": list(KEY_COORDINATES)} if "coordinate" in group.sizes else {}
+    places = {name: ("image", _array(value)) for name, value in where.items()}
+    return group.assign_coords({**numbers, **names, **places})
+
+
+def _event_dims(site: str, event_shape: Sequence[int]) -> list[str]:
+    """Names of the axes of an event: what they mean for a key, and otherwise as ArviZ names them."""
+    if site == "key" and len(event_shape) == 2 and event_shape[-1] == len(KEY_COORDINATES):
+        return ["read", "coordinate"]
+    return [f"{site}_dim_{axis}" for axis in range(len(event_shape))]
+
+
+def _array(value: Tensor) -> NDArray:
+    """On the CPU, and half precision as float32: bfloat16 is unknown to NumPy, and float16 to netCDF."""
+    value = value.detach().cpu()
+    return (value.float() if value.dtype in (torch.bfloat16, torch.float16) else value).numpy()
+
+
+def _assemble(groups: Mapping[str, xr.Dataset], attributes: Mapping[Any, Any] | None = None) -> ArvizData:
+    """The groups in the container of this ArviZ."""
+    if "InferenceData" in vars(az):  # 1.x knows the name too, but answers with a warning
+        content: dict[str, Any] = {"attrs": dict(attributes or {}), **groups}
+        return az.InferenceData(**content)
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=attributes), **groups})

@@ -1,0 +1,89 @@
+"""One optimiser step, on tensors alone: run as it is, or captured once as a CUDA graph and replayed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from kpp_pyro.errors import InputError
+
+_EAGER_STEPS = 4  # before a capture: they make the optimiser's state, and let libraries choose their kernels
+
+
+class CapturedStepper:
+    """Takes the first steps as they come, then captures one as a CUDA graph and replays it.
+
+    The launches of a step's thousand small kernels then cost one. What changes between steps is copied into the places
+    that the graph reads: the draw, the KL weights, and the learning rate, which the optimiser has to hold as a tensor
+    (and be `capturable`). Losses, noise included, are those of eager steps.
+
+    Args:
+        step: the step, on a CUDA device.
+        generators: random generators that the step draws from, beside the default one.
+    """
+
+    def __init__(self, step: Step, generators: Sequence[torch.Generator]) -> None:
+        self.step, self.generators = step, generators
+        self.steps_taken = 0
+        self._stream = torch.cuda.Stream(step.device)
+        self._graph = torch.cuda.CUDAGraph()
+        self._inputs: tuple[Tensor, dict[str, Tensor]] | None = None
+        self._result: StepResult | None = None
+
+    def __call__(self, drawn: Tensor, kl_weights: Mapping[str, float], learning_rate: float) -> StepResult:
+        """Take a step on what was drawn on the CPU; the result's tensors are overwritten by the next.
+
+        Raises:
+            InputError: the step cannot be captured.
+        """
+        with torch.cuda.device(self.step.device):
+            inputs = self._fill(drawn, kl_weights, learning_rate)
+            self.steps_taken += 1
+            if self.steps_taken <= _EAGER_STEPS:
+                with self._beside():
+                    return self.step(*inputs)
+            if self._result is None:
+                self._result = self._capture(*inputs)
+            self._graph.replay()
+            return self._result
+
+    def _fill(
+        self, drawn: Tensor, kl_weights: Mapping[str, float], learning_rate: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Copy what changes between steps to where the graph reads it."""
+        if self._inputs is None:
+            device = self.step.device
+            weights = {name: torch.zeros((), device=device) for name in kl_weights}
+            self._inputs = torch.empty_like(drawn, device=device), weights
+        self._inputs[0].copy_(drawn, non_blocking=True)
+        for name, weight in kl_weights.items():
+            self._inputs[1][name].fill_(weight)
+        self.step.optimizer.param_groups[0]["lr"].fill_(learning_rate)
+        return self._inputs
+
+    def _capture(self, drawn: Tensor, kl_weights: dict[str, Tensor]) -> StepResult:
+        for generator in self.generators:
+            self._graph.register_generator_state(generator)
+        self.step.optimizer.zero_grad(set_to_none=True)  # so that gradients are allocated in the graph's own memory
+        try:
+            # Other threads (TensorBoard's, a loader's) may use the device meanwhile.
+            with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
+                return self.step(drawn, kl_weights)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            expected = "expected a step that can be captured as a CUDA graph"
+            raise InputError(f"--capture: {expected}, found {reason}; go on with --capture off") from error
+
+    @contextmanager
+    def _beside(self) -> Iterator[None]:
+        """Run on the stream of the capture, after what is under way and before what follows."""
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*capturable=True.*")  # it is, for what follows
+            yield
+        current.wait_stream(self._stream)

@@ -1,0 +1,73 @@
+"""The episodes of a run, as its configuration says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from inference.runs.config import Config
+from kpp_pyro.data import DATASETS, EpisodeSampler, EpisodeSet, FolderSampler, decode_pictures, find_pictures
+from kpp_pyro.data.images import LabelledImages
+from kpp_pyro.errors import InputError
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Episodes of the three splits, on the device."""
+
+    train: EpisodeSampler | FolderSampler
+    validation: EpisodeSet
+    test: EpisodeSet
+
+    def of(self, split: str) -> EpisodeSet:
+        """Held-out episodes: of "test" or "validation"."""
+        return self.test if split == "test" else self.validation
+
+
+def build_episodes(config: Config, device: torch.device, rank: int = 0, ranks: int = 1) -> Episodes:
+    """Load the data set and put its episodes on the device; pictures to train on stay in their folder.
+
+    Process `rank` of `ranks` gets its share of the training episodes, and all held-out ones.
+
+    Raises:
+        InputError: a data set that cannot be had, or episodes that it cannot fill.
+    """
+    data = config.data
+    length = data.episode_length + config.training.left_out
+    drawn = (length, data.binarize, config.seed, data.classes_per_episode, data.augment, rank, ranks)
+    train: EpisodeSampler | FolderSampler
+    load = DATASETS[data.dataset].load
+    if load is None:
+        pictures = find_pictures(data.data_dir)
+        with _naming_left_out(config):
+            train = FolderSampler(pictures.train, data.image_size, data.workers, device, *drawn)
+        held_out = [
+            decode_pictures(files, data.image_size, data.workers) for files in (pictures.validation, pictures.test)
+        ]
+    else:
+        splits = load(data.data_dir)
+        held_out = [splits.validation, splits.test]
+        with _naming_left_out(config):
+            train = EpisodeSampler(splits.train.to(device), *drawn)
+    validation, test = (_episode_set(config, images.to(device)) for images in held_out)
+    return Episodes(train, validation, test)
+
+
+def _episode_set(config: Config, images: LabelledImages) -> EpisodeSet:
+    data = config.data
+    return EpisodeSet(images, data.episode_length, data.test_binarize, config.seed, data.classes_per_episode)
+
+
+@contextmanager
+def _naming_left_out(config: Config) -> Iterator[None]:
+    """Say where it comes from, if a training episode has more images than were asked for."""
+    try:
+        yield
+    except InputError as error:
+        if not config.training.left_out:
+            raise
+        beside = f"--left-out {config.training.left_out} beside --episode-length {config.data.episode_length}"
+        raise InputError(f"{beside}: {error}") from error

@@ -1,0 +1,65 @@
+"""Presets: what a data set, a model, a write or an objective sets beside itself, as YAML files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kpp_pyro.errors import InputError
+
+PRESETS = Path(__file__).parents[2] / "experiments" / "configs" / "presets"
+_SIGNS_OBJECTIVE = "mean_field"  # single draws of the latent's KL say nothing of signs
+
+
+def preset_of(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that the presets of what is chosen set: `PRESETS`/FIELD/NAME.yaml, where there is one.
+
+    Args:
+        chosen: every field by its name.
+    """
+    found: dict[str, Any] = {}
+    if chosen["signs_per_scalar"]:
+        found["objective"] = _SIGNS_OBJECTIVE
+    for folder in sorted(PRESETS.iterdir()):
+        path = folder / f"{chosen[folder.name]}.yaml"
+        if path.is_file():
+            found |= read_yaml(path)
+    return found
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file of fields by their names.
+
+    Raises:
+        InputError: a file that cannot be read, is not YAML, holds no mapping, or names a field twice.
+    """
+    try:
+        with path.open() as file:
+            content = yaml.load(file, UniqueKeyLoader)
+    except OSError as error:
+        raise InputError(f"{path}: expected a YAML file, found none ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected YAML, found {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a mapping, found {content!r}")
+    return {str(name): value for name, value in content.items()}
+
+
+class UniqueKeyLoader(yaml.SafeLoader):
+    """Reads YAML in which no key stands twice: of two, YAML would keep the last and say nothing."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping.
+
+        Raises:
+            InputError: a key that stands twice.
+        """
+        keys = [key.value for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            line = node.start_mark.line + 1
+            raise InputError(f"{self.name}: expected each key once in the mapping of line {line}, found {twice} twice")
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,169 @@
+"""Rules across the parts of a configuration: what goes together, and what would change nothing.
+
+A part checks its own types and ranges. What a rule has to know of a model, a write, a prior, ... stands at that class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from inference.objectives import OBJECTIVES
+from kpp_pyro.config_part import flag
+from kpp_pyro.errors import InputError
+from kpp_pyro.networks import EPISODE_ENCODERS, NETWORKS
+from kpp_pyro.posteriors import POSTERIORS
+from kpp_pyro.priors import KEY_PRIORS
+from kpp_pyro.writes import WRITES
+from models.registry import MODELS
+
+if TYPE_CHECKING:
+    from inference.runs.config import Config
+
+Conflict = tuple[str, str, object]  # a field, what was expected of it, and what was found
+_EXACT = 2**22  # levels of a scalar times pixels along a side, up to which reads are exact in float32
+
+
+def require_consistent(config: Config) -> None:
+    """Raise InputError, naming the flag, for parts that do not go together."""
+    for name, expected, found in _conflicts(config):
+        raise InputError(f"{flag(name)}: expected {expected}, found {found}")
+
+
+def _conflicts(config: Config) -> Iterator[Conflict]:
+    """Every field that another one rules out."""
+    yield from _idle_fields(config)
+    yield from _conflicts_of_keys(config)
+    yield from _conflicts_of_latents(config)
+    yield from _conflicts_of_flows(config)
+    yield from _conflicts_of_objectives(config)
+    yield from _conflicts_of_networks(config)
+    yield from _conflicts_of_semantic_reads(config)
+    yield from _conflicts_of_signs(config)
+
+
+def _idle_fields(config: Config) -> Iterator[Conflict]:
+    """Fields that would change nothing, and are not at their defaults."""
+    values, standard, model = config.flat(), type(config)().flat(), config.program.model
+    for name in sorted(set().union(*(kind.settings for kind in MODELS.values())) - MODELS[model].settings):
+        if values[name] != standard[name]:
+            yield name, f"{standard[name]}, its default, with --model {model}, which has no use for it", values[name]
+    dataset, encoder = config.data.dataset, config.network.episode_encoder
+    if dataset != "folder" and values["image_size"] != standard["image_size"]:
+        what = f"{standard['image_size']}, its default, with --dataset {dataset}, whose images have a size of their own"
+        yield "image_size", what, values["image_size"]
+    if encoder != "temporal_shift" and values["temporal_shift"] != standard["temporal_shift"]:
+        yield "episode_encoder", "temporal_shift with --temporal-shift", encoder
+
+
+def _conflicts_of_keys(config: Config) -> Iterator[Conflict]:
+    program, write = config.program, WRITES[config.memory.write]
+    blocks = _has_blocks(config)
+    if blocks and write.points_at_blocks and program.key_guide != "mean_field":
+        yield (
+            "key_guide",
+            f"mean_field with --write {config.memory.write}, whose keys point at blocks",
+            program.key_guide,
+        )
+    from_images = not write.points_at_blocks if blocks else MODELS[program.model].keys_from_images
+    if KEY_PRIORS[program.key_prior].made_of_guide and not from_images:
+        where = f"--write {config.memory.write}" if blocks else f"--model {program.model}"
+        yield "key_prior", f"a prior that is not made of the guide's keys with {where}", program.key_prior
+
+
+def _conflicts_of_latents(config: Config) -> Iterator[Conflict]:
+    program, memory = config.program, config.memory
+    if program.latent_context == "image_and_read" and program.latent_prior == "standard_normal":
+        yield "latent_context", "image, since nothing is read", program.latent_context
+    size = memory.layout.read_scalars * (memory.signs_per_scalar or 1)
+    if _has_blocks(config) and memory.latent_size not in (None, size):
+        what = "signs" if memory.signs_per_scalar else "scalars"
+        yield "latent_size", f"the {size} {what} of a read with --write {memory.write}", memory.latent_size
+
+
+def _conflicts_of_flows(config: Config) -> Iterator[Conflict]:
+    """Flows move half of the numbers by the other half."""
+    program, memory = config.program, config.memory
+    keys = program.key_size if program.model == "kanerva_machine" else program.memory_rows
+    read = memory.layout.read_scalars * (memory.signs_per_scalar or 1) if _has_blocks(config) else None
+    for name, size, what in (
+        ("key_prior", None if _has_blocks(config) else keys, "keys"),
+        ("key_guide", None if _has_blocks(config) else keys, "keys"),
+        ("latent_guide", memory.latent_size or read, "latents"),
+    ):
+        chosen = getattr(program, name)
+        if chosen == "flow" and size == 1:
+            yield name, f"no flow of a single number, as {what} are", chosen
+
+
+def _conflicts_of_objectives(config: Config) -> Iterator[Conflict]:
+    program, training = config.program, config.training
+    objective = OBJECTIVES[training.objective]
+    if objective.closed_kls:
+        parts = {"key_prior": KEY_PRIORS, "key_guide": POSTERIORS, "latent_guide": POSTERIORS}
+        for name, registry in parts.items():
+            chosen = getattr(program, name)
+            if not registry[chosen].closed_kl:
+                yield name, f"a normal with --objective {training.objective}, whose KLs are closed", chosen
+        if (
+            _has_blocks(config)
+            and WRITES[config.memory.write].points_at_blocks
+            and program.key_prior != "standard_normal"
+        ):
+            what = f"standard_normal with --objective {training.objective}, for keys of blocks"
+            yield "key_prior", what, program.key_prior
+    if objective.independent_draws and program.latent_context != "image":
+        what = f"image with --objective {training.objective}, whose draws may not depend on each other"
+        yield "latent_context", what, program.latent_context
+    if objective.independent_draws and config.memory.semantic_reads:
+        what = "one whose draws may depend on each other with --semantic-reads"
+        yield "objective", what, training.objective
+    if not objective.takes_particles and training.particles > 1:
+        yield "particles", f"1 with --objective {training.objective}", training.particles
+    if not objective.takes_alpha and training.renyi_alpha != type(training)().renyi_alpha:
+        yield "renyi_alpha", "--objective renyi beside it", training.objective
+
+
+def _conflicts_of_networks(config: Config) -> Iterator[Conflict]:
+    network = config.network
+    for name, chosen, registry in (
+        ("networks", network.networks, NETWORKS),
+        ("episode_encoder", network.episode_encoder, EPISODE_ENCODERS),
+    ):
+        multiple = registry[chosen].width_multiple  # type: ignore[attr-defined]
+        if network.width % multiple:
+            yield "width", f"a multiple of {multiple} with {flag(name)} {chosen}", network.width
+
+
+def _conflicts_of_semantic_reads(config: Config) -> Iterator[Conflict]:
+    memory, left_out = config.memory, config.training.left_out
+    if memory.semantic_reads:
+        if not WRITES[memory.write].points_at_blocks:
+            yield "semantic_reads", f"0 with --write {memory.write}, whose keys are normal", memory.semantic_reads
+        if memory.reads > 1:
+            yield "reads", "1 with --semantic-reads", memory.reads
+        if config.program.latent_prior != "memory":
+            yield "latent_prior", "memory with --semantic-reads", config.program.latent_prior
+    if memory.semantic_reads and not left_out:
+        yield "left_out", "images to learn from beside --semantic-reads", left_out
+    if left_out and not memory.semantic_reads:
+        yield "left_out", "0 without --semantic-reads", left_out
+
+
+def _conflicts_of_signs(config: Config) -> Iterator[Conflict]:
+    memory = config.memory
+    if memory.signs_per_scalar is None:
+        return
+    side = max(memory.memory_height, memory.memory_width)
+    if side << memory.signs_per_scalar > _EXACT:
+        what = f"fewer for a memory of {side} pixels along a side, as reads round positions in it"
+        yield "signs_per_scalar", what, memory.signs_per_scalar
+    reads, blocks = config.data.episode_length * memory.reads, memory.layout.blocks
+    if reads > blocks:
+        what = f"none where {reads} reads of an episode share the memory's {blocks} blocks, which hold means then"
+        yield "signs_per_scalar", what, memory.signs_per_scalar
+
+
+def _has_blocks(config: Config) -> bool:
+    """Whether the memory is written by --write, in blocks."""
+    return "write" in MODELS[config.program.model].settings

@@ -1,0 +1,220 @@
+"""A training run: steps, evaluations, and everything they leave in the run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from contextlib import AbstractContextManager, closing, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from inference.errors import DivergenceError
+from inference.metrics.elbo import describe, evaluate
+from inference.runs.config import Config
+from inference.runs.data import Episodes, build_episodes
+from inference.runs.interruption import Interruption
+from inference.runs.opening import load_program
+from inference.runs.plots import draw_figures
+from inference.runs.processes import ALONE, Processes
+from inference.runs.trainer_of import build_trainer
+from inference.tracing import seed_of
+from kpp_pyro.data import EpisodeSet
+from kpp_pyro.errors import InputError
+from kpp_pyro.files.checkpoint import fitting, load_checkpoint, save_checkpoint
+from kpp_pyro.files.run_folder import RunFolder
+from models.build import build_program
+from models.pair import Pair
+
+_LOG_EVERY = 50  # steps
+_AGREE_EVERY = 10  # steps, on whether to stop
+_EVALUATION_EPISODES = 8  # episodes in memory at a time; the batches are what processes share out
+_EVALUATION_SEED = 0  # of the noise of every evaluation, so that two checkpoints meet the same draws
+_ALWAYS_HERE = ("digits", "folder")  # data sets that nothing is downloaded for
+_KEPT = ("best_elbo_nats_per_image", "training_seconds")  # in a checkpoint, beside the trainer's state
+
+
+class Run:
+    """A program in training, and its folder; of several processes, the first alone writes to it."""
+
+    def __init__(self, folder: RunFolder, config: Config, resume: bool = False, processes: Processes = ALONE) -> None:
+        """Prepare a run; its folder is touched when everything that can be refused has been."""
+        self.folder, self.config, self.processes = folder, config, processes
+        device = torch.device(config.device)
+        self.episodes = self._load_episodes(device)
+        with processes.together():
+            self.program = build_program(config, self.episodes.train.image_shape, device)
+        if not processes.is_first:
+            torch.manual_seed(seed_of(config.seed, processes.rank))  # the same parameters, other noise
+        self.best_elbo_nats_per_image = float("-inf")
+        self.training_seconds = 0.0  # of steps alone, over all sessions of the run
+        with processes.together():  # what is refused before the processes share the program is refused by all
+            self.trainer = build_trainer(config, self.program, self.episodes.train, processes)
+            if resume:
+                self._load()
+        with processes.together():
+            if processes.is_first:
+                self._prepare_folder(resume)
+
+    def _load_episodes(self, device: torch.device) -> Episodes:
+        """Load the data; the first process before the others if it may download what these then find."""
+        processes, episodes = self.processes, None
+        last = 0 if self.config.data.dataset in _ALWAYS_HERE else 1
+        for turn in range(last + 1):
+            with processes.together():
+                if turn == (0 if processes.is_first else last):
+                    episodes = build_episodes(self.config, device, processes.rank, processes.count)
+        assert episodes is not None
+        return episodes
+
+    def _prepare_folder(self, resume: bool) -> None:
+        if resume:
+            self.folder.forget_after(self.trainer.step)
+        else:
+            self.folder.create()
+        self.folder.write_config(dataclasses.asdict(self.config), self.program.sizes())
+
+    def train(self, interruption: Interruption) -> int:
+        """Step to the end of the plan, or to an interruption; either leaves a checkpoint.
+
+        Returns:
+            The signal that interrupted it, or 0.
+        """
+        trainer, steps = self.trainer, self.config.training.steps
+        if trainer.step == 0:
+            self.save()
+        with (
+            closing(self.episodes.train),
+            self._open_board() as board,
+            tqdm(total=steps, initial=trainer.step, unit="step", desc="training", dynamic_ncols=True) as bar,
+        ):
+            while trainer.step < steps and not self._is_stopped(interruption):
+                began = time.perf_counter()
+                result = trainer.train_step()
+                self.training_seconds += time.perf_counter() - began
+                bar.update()
+                if trainer.step % _LOG_EVERY == 0 or trainer.step == steps:
+                    quantities = trainer.quantities(result)
+                    self._log("train", quantities, board)
+                    elbo = quantities["annealed_elbo_nats_per_image"]
+                    bar.set_postfix_str(f"annealed ELBO {elbo:.1f} nats per image")
+                if trainer.step % self.config.training.evaluate_every == 0 or trainer.step == steps:
+                    self._evaluate(board, bar)
+            stopped_by = interruption.agreed_signal()
+            if stopped_by:
+                self.save()
+            return stopped_by
+
+    def _open_board(self) -> AbstractContextManager[SummaryWriter | None]:
+        if not self.processes.is_first:
+            return nullcontext()
+        return SummaryWriter(str(self.folder.tensorboard), purge_step=self.trainer.step + 1)
+
+    def _is_stopped(self, interruption: Interruption) -> bool:
+        """Whether to stop; several processes agree on that every few steps."""
+        if self.processes.count > 1 and self.trainer.step % _AGREE_EVERY:
+            return False
+        return bool(interruption.agreed_signal())
+
+    def _evaluate(self, board: SummaryWriter | None, bar: Any) -> None:
+        """Look at the validation set, keep the best checkpoint beside the last, and draw."""
+        with self.program.evaluating():
+            self._look(board, bar)
+
+    def _look(self, board: SummaryWriter | None, bar: Any) -> None:
+        try:
+            left_out = self.config.training.left_out
+            results = score(self.program, self.episodes.validation, self.processes, left_out=left_out)
+        except DivergenceError as error:
+            raise DivergenceError(f"step {self.trainer.step}, validation: {error}") from error
+        seconds = {"training_seconds": self.training_seconds, "data_wait_seconds": self.trainer.waited_seconds}
+        self._log("validation", {**results, **{name: round(value, 1) for name, value in seconds.items()}}, board)
+        bar.write(f"step {self.trainer.step:>6}  validation: {describe(results)}")
+        elbo = self._trained_elbo(results)
+        if elbo > self.best_elbo_nats_per_image:
+            self.best_elbo_nats_per_image = elbo
+            # Before the other: a run that is killed between the two repeats the steps, and finds it again.
+            self._write(self.folder.best, {"step": self.trainer.step, "pair": self.program.state_dict()})
+        self.save()
+        if board is not None:
+            for name, figure in draw_figures(self.folder, self.program, self.episodes.validation).items():
+                board.add_figure(name, figure, self.trainer.step)
+
+    def _trained_elbo(self, results: dict[str, float]) -> float:
+        """The ELBO by which checkpoints are chosen: all counts for as much as in training.
+
+        A random memory's own KL may count for less than in the ELBO, and images left out are among those trained on.
+        """
+        kl = results.get("kl_memory_nats_per_image", 0.0)
+        elbo = results["elbo_nats_per_image"] + (1 - self.config.training.kl_memory_weight) * kl
+        share = self.config.training.left_out / (self.config.training.left_out + self.config.data.episode_length)
+        return elbo + share * (results.get("left_out_elbo_nats_per_image", elbo) - elbo)
+
+    def _log(self, split: str, quantities: dict[str, float], board: SummaryWriter | None) -> None:
+        if board is None:
+            return
+        self.folder.log(self.trainer.step, split, quantities)
+        for name, value in quantities.items():
+            board.add_scalar(f"{split}/{name}", value, self.trainer.step)
+
+    def save(self) -> None:
+        """Save everything that the next step depends on."""
+        kept = {name: getattr(self, name) for name in _KEPT}
+        self._write(self.folder.checkpoint, {**self.trainer.state_dict(), **kept})
+
+    def _write(self, path: Path, state: dict[str, Any]) -> None:
+        if self.processes.is_first:
+            save_checkpoint(path, state)
+
+    def _load(self) -> None:
+        """Continue from the last checkpoint.
+
+        Raises:
+            InputError: the file is missing, damaged, of a run of another shape, or beyond the steps asked for.
+        """
+        state = load_checkpoint(self.folder.checkpoint)
+        with fitting(self.folder.checkpoint):
+            self.trainer.load_state_dict(state)
+            for name in _KEPT:
+                setattr(self, name, state[name])
+        if self.config.training.steps < self.trainer.step:
+            raise InputError(
+                f"--steps: expected at least the {self.trainer.step} that {self.folder.path} has taken, "
+                f"found {self.config.training.steps}"
+            )
+
+    def finish(self) -> None:
+        """Score the test set once, with the best checkpoint; draw with it, and say where everything is."""
+        with self.processes.together():
+            step = load_program(self.program, self.folder.best)
+        results = score(self.program, self.episodes.test, self.processes, True, self.config.training.left_out)
+        if not self.processes.is_first:
+            return
+        self.folder.log(step, "test", results)
+        draw_figures(self.folder, self.program, self.episodes.validation)
+        print(f"test: {describe(results)} (checkpoint of step {step}, the best on the validation set)")
+        gain, given = (results.get(f"{name}_nats_per_image") for name in ("memory_gain", "conditional_elbo"))
+        print(
+            f"Test ELBO {results['elbo_nats_per_image']:.2f} nats per image, "
+            f"{'' if given is None else f'{given:.2f} given the memory, '}"
+            f"memory gain {'not measured' if gain is None else f'{gain:.2f} nats per image'}, "
+            f"run folder {self.folder.path}"
+        )
+
+
+def score(
+    program: Pair,
+    episodes: EpisodeSet,
+    processes: Processes = ALONE,
+    progress: bool = False,
+    left_out: int = 0,
+) -> dict[str, float]:
+    """Evaluate a program on all episodes, leaving the random state of training untouched."""
+    total = -(-len(episodes) // _EVALUATION_EPISODES)
+    batches = tqdm(episodes.batches(_EVALUATION_EPISODES), "test", total, disable=not progress, leave=False)
+    with pyro.validation_enabled(False):
+        return evaluate(program.model, program.guide, batches, _EVALUATION_SEED, processes, left_out)

@@ -1,0 +1,49 @@
+"""The trainer of a pair, as its configuration says."""
+
+from __future__ import annotations
+
+from inference.objectives import OBJECTIVES, make_objective
+from inference.runs.config import Config, TrainingConfig
+from inference.runs.cuda_graph import CapturedStepper
+from inference.runs.processes import ALONE, Processes
+from inference.runs.resolving import resolve_capture
+from inference.runs.training import EagerStepper, EpisodeSource, KLSchedule, Trainer, TrainingPlan
+from kpp_pyro.errors import InputError
+from models.pair import Pair
+
+
+def kl_schedules(training: TrainingConfig) -> dict[str, KLSchedule]:
+    """How the weights of the KLs of keys and latents grow to 1."""
+    starts = {"key": training.kl_key_start, "latent": training.kl_latent_start}
+    return {name: KLSchedule(start, training.kl_begin_step, training.kl_ramp_steps) for name, start in starts.items()}
+
+
+def build_trainer(config: Config, pair: Pair, episodes: EpisodeSource, processes: Processes = ALONE) -> Trainer:
+    """Build the trainer of a pair.
+
+    Raises:
+        InputError: a step that cannot be captured, though it is asked for, or that processes cannot share out.
+    """
+    training = config.training
+    if training.episodes_per_step % processes.count:
+        raise InputError(
+            f"--episodes-per-step: expected a multiple of the {processes.count} processes that share them, "
+            f"found {training.episodes_per_step}"
+        )
+    schedules = kl_schedules(training)
+    if training.kl_memory_weight != 1:
+        schedules["memory"] = KLSchedule.constant(training.kl_memory_weight)
+    plan = TrainingPlan(
+        training.steps,
+        training.episodes_per_step,
+        training.learning_rate,
+        training.warmup_steps,
+        training.weight_decay,
+        kl_schedules=schedules,
+        left_out=training.left_out,
+    )
+    capture = resolve_capture(config, pair.device, processes.count)
+    alpha = training.renyi_alpha if OBJECTIVES[training.objective].takes_alpha else 0.0
+    objective = make_objective(training.objective, particles=training.particles, alpha=alpha)
+    stepper = CapturedStepper if capture else EagerStepper
+    return Trainer(pair, objective, episodes, plan, stepper, processes)

@@ -1,0 +1,315 @@
+"""Running a guide and its model together: the one place that knows how the two are traced."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Delta, ImproperUniform
+from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
+
+from inference.tracing import PyroProgram, SiteLogProbs, combine, own_randomness, trace_pair, written_memory
+from kpp_pyro.fast_pyro import unrecorded_parameters
+
+Record = TypeVar("Record")
+
+
+def combine(records: Sequence[Record], join: Callable[[Sequence[Tensor]], Tensor]) -> Record:
+    """One record from records of the same form, by joining their tensors one by one."""
+    first: Any = records[0]
+    rest: Any = records
+    if isinstance(first, Tensor):
+        return join(rest)  # type: ignore[return-value]
+    if isinstance(first, dict):
+        return {key: combine([record[key] for record in rest], join) for key in first}  # type: ignore[return-value]
+    if isinstance(first, tuple):
+        return tuple(combine(parts, join) for parts in zip(*rest, strict=True))  # type: ignore[return-value]
+    fields = [field.name for field in dataclasses.fields(first)]
+    return type(first)(*(combine([getattr(record, name) for record in rest], join) for name in fields))
+
+
+def concatenate(records: Sequence[Record]) -> Record:
+    """Records of several sets of data as one, along the first axis of every tensor."""
+    return combine(records, lambda values: torch.cat(list(values)))
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Return torch's random state, of the CPU and of the device."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Go on from a random state."""
+    torch.set_rng_state(state["cpu"].cpu())
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed for each tuple of numbers, such as a run's seed and a process or a batch of it."""
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1  # below 2^63, as torch's generators take it
+
+
+@contextmanager
+def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw from a seed inside, and leave the random state outside untouched."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+PyroProgram = Callable[..., object]  # a Pyro model or guide, called as (episode, memory=None)
+PLATE_NESTING = 2  # "episodes" at dim -2, "images" at dim -1
+PARTICLE_DIM = -3  # left of "episodes" at -2 and "images" at -1
+
+
+@dataclass(frozen=True)
+class SiteLogProbs:
+    """Log-probabilities of one run in nats, each (..., B, T), or (..., B, 1) of a site that an episode's images share.
+
+    Attributes:
+        image: ln p(x | latents), (..., B, T).
+        prior: of every latent site under the model; one with a flat prior is left out, its constant being dropped.
+        posterior: of the same sites under the guide.
+    """
+
+    image: Tensor
+    prior: dict[str, Tensor]
+    posterior: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TracedPair:
+    """A run of the guide, and of the model with the same values."""
+
+    model: poutine.Trace
+    guide: poutine.Trace
+
+    def value(self, site: str) -> Tensor:
+        """Value of a site, latent or observed."""
+        return site_value(self.model, site)
+
+    def mean(self, site: str) -> Tensor:
+        """Mean of a site's distribution under the model."""
+        return site_mean(self.model, site)
+
+    def latent_sites(self) -> list[str]:
+        """Latent sites with a proper prior, in the guide's order."""
+        return [
+            name
+            for name in self.guide.stochastic_nodes
+            if not isinstance(self.model.nodes[name]["fn"], ImproperUniform)
+            and not (self.guide.nodes[name]["infer"] or {}).get("_deterministic")
+        ]
+
+    def log_probs(self) -> SiteLogProbs:
+        """Log-probabilities of the image and of every latent site."""
+        self.model.compute_log_prob()
+        self.guide.compute_log_prob()
+        sites = self.latent_sites()
+        return SiteLogProbs(
+            self.model.nodes["image"]["log_prob"],
+            {name: self.model.nodes[name]["log_prob"] for name in sites},
+            {name: self.guide.nodes[name]["log_prob"] for name in sites},
+        )
+
+    def points(self) -> list[str]:
+        """Latent sites with a proper prior for which the guide has a point (`Delta`) and no density."""
+        return [
+            name for name in self.latent_sites() if isinstance(base_distribution(self.guide.nodes[name]["fn"]), Delta)
+        ]
+
+
+def trace_pair(
+    model: PyroProgram,
+    guide: PyroProgram,
+    episode: Tensor,
+    memory: Tensor | None = None,
+    particles: int | None = None,
+    from_prior: Collection[str] = (),
+) -> TracedPair:
+    """Run the guide on an episode, and the model with the values that the guide drew.
+
+    Args:
+        model: Pyro model.
+        guide: its guide.
+        episode: images (B, T, C, H, W).
+        memory: (B, 1, ...) to read from; without it, `episode` is written and read back.
+        particles: K draws at once, under a plate at dim -3: values (K, B, T, ...).
+        from_prior: latent sites that the model draws instead, from their prior given the guide's values of the others.
+    """
+    if particles is not None:
+        model, guide = in_particle_plate(model, particles), in_particle_plate(guide, particles)
+    drawn = poutine.block(guide, hide=list(from_prior)) if from_prior else guide
+    guide_trace = traced(drawn, episode, memory)
+    model_trace = traced(poutine.replay(model, trace=guide_trace), episode, memory)
+    pair = TracedPair(prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace))
+    return retrace_guide(pair, guide, episode, memory) if from_prior else pair
+
+
+def retrace_guide(
+    pair: TracedPair,
+    guide: PyroProgram,
+    episode: Tensor,
+    memory: Tensor | None = None,
+    particles: int | None = None,
+) -> TracedPair:
+    """The same run of the model, seen by another guide: with the model's values, and the guide's own densities."""
+    if particles is not None:
+        guide = in_particle_plate(guide, particles)
+    trace = traced(poutine.replay(guide, trace=pair.model), episode, memory)
+    return TracedPair(pair.model, prune_subsample_sites(trace))
+
+
+def amortized(guide: PyroProgram, episode: Tensor, memory: Tensor | None = None) -> PyroProgram:
+    """The guide's posterior of these images; it encodes and writes once, where the guide knows how to (`amortize`)."""
+    amortize = getattr(guide, "amortize", None)
+    return guide if amortize is None else amortize(episode, memory)
+
+
+@torch.no_grad()
+def written_memory(guide: PyroProgram, episode: Tensor, seed: int | None = None) -> Tensor:
+    """Memory (B, 1, ...) that the guide writes from episodes (B, T, C, H, W).
+
+    A guide that knows how to (`write_memory`) draws neither keys nor latents for it; another runs whole.
+
+    Args:
+        guide: Pyro guide.
+        episode: what to write.
+        seed: of the draw of a random memory, see `models.memory_model.MemoryGuide.write_memory`.
+    """
+    write_memory = getattr(guide, "write_memory", None)
+    if write_memory is not None:
+        return write_memory(episode, seed)
+    with nullcontext() if seed is None else own_randomness(seed, episode.device):
+        return site_value(traced(guide, episode), "memory")
+
+
+def traced(program: PyroProgram, *arguments: Any) -> poutine.Trace:
+    """Trace of a run of a program, without its parameters."""
+    with unrecorded_parameters():
+        return poutine.trace(program).get_trace(*arguments)
+
+
+def site_value(trace: poutine.Trace, site: str) -> Tensor:
+    """Value of a site of a trace."""
+    node: dict[str, Any] = trace.nodes[site]  # type: ignore[assignment]
+    return node["value"]
+
+
+def site_mean(trace: poutine.Trace, site: str) -> Tensor:
+    """Mean of the distribution of a site of a trace."""
+    node: dict[str, Any] = trace.nodes[site]  # type: ignore[assignment]
+    return node["fn"].mean
+
+
+def in_particle_plate(program: PyroProgram, particles: int) -> PyroProgram:
+    """The program under a plate of K particles at dim -3."""
+
+    def run(*arguments: Any) -> object:
+        with pyro.plate("particles", particles, dim=PARTICLE_DIM):
+            return program(*arguments)
+
+    return run
+
+
+def base_distribution(distribution: Any) -> Any:
+    """The distribution under the wrappers that plates and `to_event` put around it."""
+    while hasattr(distribution, "base_dist"):
+        distribution = distribution.base_dist
+    return distribution
+
+
+@dataclass(frozen=True)
+class ElboTerms:
+    """ELBO = reconstruction - sum of KLs, in nats.
+
+    Attributes:
+        elbo: (B, T), or scalar once averaged; higher is better.
+        reconstruction: E[ln p(x|z)], of the observed image.
+        kl: E[ln q - ln p] of every latent site with a proper prior, by its name; of one that the images of an episode
+            share, 1/T of it.
+    """
+
+    elbo: Tensor
+    reconstruction: Tensor
+    kl: dict[str, Tensor]
+
+    @property
+    def conditional_elbo(self) -> Tensor:
+        """The ELBO given the memory, which a random one's own KL is no part of."""
+        return self.elbo + self.kl["memory"] if "memory" in self.kl else self.elbo
+
+    def mean(self) -> ElboTerms:
+        """Average over the images."""
+        kl = {name: value.mean() for name, value in self.kl.items()}
+        return ElboTerms(self.elbo.mean(), self.reconstruction.mean(), kl)
+
+    def as_dict(self) -> dict[str, float]:
+        """Every averaged term under its full name."""
+        terms = {"elbo": self.elbo, "reconstruction": self.reconstruction}
+        terms |= {"conditional_elbo": self.conditional_elbo} if "memory" in self.kl else {}
+        terms |= {f"kl_{name}": value for name, value in self.kl.items()}
+        return {f"{name}_nats_per_image": value.item() for name, value in terms.items()}
+
+
+@torch.no_grad()
+def elbo_terms(model: PyroProgram, guide: PyroProgram, episode: Tensor, memory: Tensor | None = None) -> ElboTerms:
+    """Estimate each image's ELBO terms with one draw of the guide, without KL weights.
+
+    Args:
+        model: Pyro model, sites batched (B, T) or (B, 1), the observed one named "image".
+        guide: its guide.
+        episode: images (B, T, C, H, W).
+        memory: (B, 1, ...) to read `episode` from as cues; without it, `episode` is written and read back.
+
+    Returns:
+        Terms of shape (B, T).
+    """
+    return terms_of(trace_pair(model, guide, episode, memory).log_probs())
+
+
+def terms_of(log_probs: SiteLogProbs) -> ElboTerms:
+    """Sort the log-probabilities of draws of the guide into ELBO terms (..., B, T)."""
+    kl = {}
+    for name, posterior in log_probs.posterior.items():
+        gap = posterior - log_probs.prior[name]
+        share = gap.shape[-1] / log_probs.image.shape[-1]  # 1/T for a site that the episode shares
+        kl[name] = (gap * share).expand_as(log_probs.image)
+    return ElboTerms(log_probs.image - sum(kl.values()), log_probs.image, kl)
+
+
+class ElboMeans:
+    """Running means of ELBO terms, in float64."""
+
+    def __init__(self) -> None:
+        self.sums: ElboTerms | None = None
+        self.count = 0
+
+    def add(self, terms: ElboTerms, total: Callable[[Tensor], Tensor], count: int) -> None:
+        """Add `count` values of every term, which `total` sums."""
+        added = combine([terms], lambda values: total(values[0].double()))
+        self.sums = added if self.sums is None else combine([self.sums, added], lambda values: values[0] + values[1])
+        self.count += count
+
+    def merge(self, other: ElboMeans) -> None:
+        """Add all that another one holds."""
+        if other.sums is not None:
+            self.add(other.sums, lambda value: value, other.count)
+
+    def means(self) -> ElboTerms:
+        """Means of all that was added, which is at least one value."""
+        assert self.sums is not None
+        return combine([self.sums], lambda values: values[0] / self.count)

@@ -1,0 +1,49 @@
+"""Noise on images, to make cues of them: what was written is to be recalled from a damaged copy."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from kpp_pyro.corruptions.interface import Corrupted
+
+
+def _uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    device = like.device if generator is None else generator.device
+    return torch.rand(shape, generator=generator, device=device).to(like)
+
+
+def _clipped(images: Tensor) -> Corrupted:
+    return Corrupted(images.clamp(0, 1), torch.zeros_like(images, dtype=torch.bool))
+
+
+def salt_and_pepper(images: Tensor, strength: float, generator: torch.Generator | None) -> Corrupted:
+    chosen = _uniform(images.shape, images, generator) < strength
+    salt = (_uniform(images.shape, images, generator) < 0.5).to(images)
+    return _clipped(torch.where(chosen, salt, images))
+
+
+def speckle(images: Tensor, strength: float, generator: torch.Generator | None) -> Corrupted:
+    tiny = torch.finfo(images.dtype).tiny
+    normal = torch.special.ndtri(_uniform(images.shape, images, generator).clamp(min=tiny))
+    return _clipped(images * (1 + strength * normal))
+
+
+def poisson(images: Tensor, strength: float, generator: torch.Generator | None) -> Corrupted:
+    device = images.device if generator is None else generator.device
+    photons = torch.poisson((images / strength).to(device), generator=generator).to(images)
+    return _clipped(photons * strength)
+
+
+def mask(images: Tensor, strength: float, generator: torch.Generator | None) -> Corrupted:
+    height, width = images.shape[-2:]
+    tall, wide = (max(1, round(size * math.sqrt(strength))) for size in (height, width))
+    corner = _uniform((2, *images.shape[:-3]), images, generator)[..., None, None, None]
+    top, left = (corner[0] * (height - tall + 1)).floor(), (corner[1] * (width - wide + 1)).floor()
+    row = torch.arange(height, device=images.device)[:, None]
+    column = torch.arange(width, device=images.device)
+    inside = (row >= top) & (row < top + tall) & (column >= left) & (column < left + wide)  # (..., 1, H, W)
+    hidden = inside.expand(images.shape)
+    return Corrupted(images.masked_fill(hidden, 0.0), hidden)

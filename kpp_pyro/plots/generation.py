@@ -1,0 +1,82 @@
+"""Figures of generation: samples, key space, interpolation, coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from kpp_pyro.plots.drawing import draw_image_table, draw_mosaic, save
+
+_KINDS = {"prior": ("keys of the prior", "steelblue"), "cleaned_up": ("after iterated clean-up", "darkorange")}
+
+
+def draw_generation(written: Tensor, drawn: Tensor, cleaned: Tensor, path: Path | str | None = None) -> Figure:
+    """Draw images written to memories (memories, N, C, H, W) over samples of them, raw and cleaned up."""
+    rows = []
+    for index, parts in enumerate(zip(written, drawn, cleaned, strict=True)):
+        names = (f"written, {index + 1}", f"samples, {index + 1}", f"cleaned, {index + 1}")
+        rows += list(zip(names, parts, strict=True))
+    return draw_image_table(rows, "Written images, samples of their memory, and samples after iterated clean-up", path)
+
+
+def draw_key_walk(walks: Mapping[str, Tensor], path: Path | str | None = None, reads: int = 1) -> Figure:
+    """Draw what keys on a grid of x and y read, at their places over the memory; a panel for each scale.
+
+    Args:
+        walks: by what their scale is called, images (rows, columns, C, H, W).
+        path: file to write, if any.
+        reads: R, of which only the first walks.
+    """
+    rows, columns = next(iter(walks.values())).shape[:2]
+    width = 11 / len(walks)
+    figure = Figure((11, width * rows / columns + 0.9), layout="constrained")
+    axes = figure.subplots(1, len(walks), squeeze=False)[0]
+    for axis, (name, images) in zip(axes, walks.items(), strict=True):
+        draw_mosaic(axis, [("", row) for row in images])
+        axis.set_title(name, fontsize=9)
+        axis.set_xlabel("x of the key, left to right", fontsize=8)
+    axes[0].set_ylabel("y of the key, downwards", fontsize=8)
+    what = "what each place of the memory holds" if reads == 1 else f"the first of {reads} reads walks, the others stay"
+    figure.suptitle(f"A walk through key space: {what}, decoded", fontsize=10)
+    return save(figure, path)
+
+
+def draw_interpolation(pairs: Sequence[tuple[Tensor, Tensor]], path: Path | str | None = None) -> Figure:
+    """Draw walks between two written images: each pair is images (N, C, H, W) through keys, and through latents."""
+    rows = []
+    for through_keys, through_latents in pairs:
+        rows += [("keys", through_keys), ("latents", through_latents)]
+    return draw_image_table(
+        rows, "From one written image to another, through their keys and through their latents", path
+    )
+
+
+def draw_coverage(content: Mapping[str, Any], path: Path | str | None = None) -> Figure:
+    """Draw how many written images so many samples bring back, and how far samples are from what was written.
+
+    Args:
+        content: as `generate.json` has it.
+        path: file to write, if any.
+    """
+    figure = Figure((11, 3.4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    for kind, (name, colour) in _KINDS.items():
+        result = content["results"][kind]
+        curve = result["coverage_by_samples"]
+        left.plot(range(1, len(curve) + 1), [100 * share for share in curve], label=name, color=colour)
+        for axis, of in ((middle, "written"), (right, "training")):
+            counts = result[f"samples_by_wrong_pixels_to_nearest_{of}"]
+            edges = [distance - 0.5 for distance in range(len(counts) + 1)]
+            axis.stairs(counts, edges, label=name, color=colour)
+    left.set(xscale="log", xlabel="samples", ylabel="% of written brought back", ylim=(-3, 103), title="Coverage")
+    for axis, of in ((middle, "written"), (right, "training")):
+        axis.axvline(content["near_wrong_pixels"], color="firebrick", ls=":", label="near")
+        axis.set(xlabel=f"wrong pixels to the nearest {of} image", ylabel="samples", title=f"Distance to {of} images")
+    for axis in (left, middle, right):
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
+    return save(figure, path)

@@ -1,0 +1,99 @@
+"""Figures of the memory itself and of the places that keys read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from kpp_pyro.plots.drawing import IMAGE_COLOURS, draw_mosaic, save
+
+_EPISODE_COLUMNS = 8
+
+
+def draw_memory(
+    memory: Tensor, boxes: Tensor | None = None, path: Path | str | None = None, most_channels: int = 8
+) -> Figure:
+    """Draw the channels of one memory (C_m, H_m, W_m) with the boxes (T, R, 4) that its keys read, if they are places.
+
+    Boxes are (left, top, width, height) in memory pixels, one colour per image of the episode.
+    """
+    channels = min(memory.shape[0], most_channels)
+    columns = min(channels, 2 if memory.shape[2] > 1.5 * memory.shape[1] else 4)
+    rows = -(-channels // columns)
+    panel_width = 4.2 if columns == 2 else 2.6
+    panel_height = panel_width * memory.shape[1] / memory.shape[2]
+    size = (1.1 * columns * panel_width, rows * (panel_height + 0.25) + 0.3)  # the colour bar takes a tenth
+    figure = Figure(size, layout="constrained")  # no pyplot: it would keep every figure, and may want a screen
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for channel, axis in enumerate(axes.flat):
+        axis.set_axis_off()
+        if channel >= channels:
+            continue
+        image = _draw_channel(axis, memory, channel, boxes)
+        axis.set_title(f"channel {channel + 1} of {memory.shape[0]}", fontsize=9)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="value")
+    remark = "" if boxes is None else ", with the block that each image's key reads"
+    figure.suptitle(f"Memory of an episode{remark}", fontsize=10)
+    return save(figure, path)
+
+
+def draw_memory_at_work(
+    episode: Tensor,
+    memory: Tensor,
+    boxes: Tensor | None,
+    cues: Tensor,
+    recalled: Tensor,
+    samples: Tensor,
+    path: Path | str | None = None,
+) -> Figure:
+    """Draw an episode, its memory with the keys' blocks, damaged cues and their recall, and samples, on one sheet.
+
+    Args:
+        episode: images (T, C, H, W).
+        memory: (C_m, H_m, W_m), of which one channel is drawn.
+        boxes: what the keys read, (T, R, 4), see `Addressing.boxes`; None if they are no places.
+        cues: (N, C, H, W).
+        recalled: (N, C, H, W).
+        samples: (S, C, H, W).
+        path: file to write, if any.
+    """
+    lines = -(-len(episode) // _EPISODE_COLUMNS), 2 * _EPISODE_COLUMNS / len(cues)  # of images, above and below
+    figure = Figure((11, 0.68 * sum(lines) + 0.9), layout="constrained")
+    (first, second), (third, fourth) = figure.subplots(2, 2, height_ratios=lines)
+    draw_mosaic(first, [("", row) for row in episode.split(_EPISODE_COLUMNS)])
+    first.set_title(f"1. An episode of {len(episode)} images is written ...", fontsize=10)
+    _draw_channel(second, memory, 0, boxes)
+    second.set_axis_off()
+    remark = "" if boxes is None else f" (channel 1 of {len(memory)}) with a block for each key"
+    second.set_title(f"2. ... into one memory{remark}", fontsize=10)
+    draw_mosaic(third, [("cue", cues), ("recalled", recalled)])
+    third.set_title("3. Damaged copies are cues, and recall this", fontsize=10)
+    draw_mosaic(fourth, [("", row) for row in samples.split(len(cues))])
+    fourth.set_title("4. Random keys read this", fontsize=10)
+    return save(figure, path)
+
+
+def _draw_channel(axis: Any, memory: Tensor, channel: int, boxes: Tensor | None) -> Any:
+    """Draw a channel of a memory, in colours that all of its channels share, and what keys read; returns the image."""
+    limit = float(memory.abs().max()) or 1.0
+    extent = (0, memory.shape[2], memory.shape[1], 0)
+    values = memory[channel].detach().cpu().numpy()
+    image = axis.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit, extent=extent)
+    if boxes is not None:
+        _draw_boxes(axis, boxes)
+    return image
+
+
+def _draw_boxes(axis: Any, boxes: Tensor) -> None:
+    images = boxes.shape[0]
+    inset = 0.12  # so that neighbours' edges do not hide each other
+    for index, box in enumerate(boxes.detach().cpu()):
+        for left, top, width, height in box.tolist():
+            colour = IMAGE_COLOURS(index / max(1, images - 1))
+            corner = (left + inset, top + inset)
+            frame = Rectangle(corner, width - 2 * inset, height - 2 * inset, fill=False, edgecolor=colour, lw=1.1)
+            axis.add_patch(frame)

@@ -1,0 +1,83 @@
+"""Figures of recall: damaged cues, read by read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
+from torch import Tensor
+
+from kpp_pyro.plots.drawing import draw_image_table, save
+
+_STRENGTHS = matplotlib.colormaps["viridis"]
+_QUANTITIES = {"wrong_pixels_per_image": "wrong pixels per image", "nats_per_image": "-ln p(x | z), nats per image"}
+
+
+def draw_denoising(
+    noise: str, cases: Mapping[float, Tensor], titles: Sequence[str], path: Path | str | None = None
+) -> Figure:
+    """Draw damaged images read by read, a row for each image.
+
+    Args:
+        noise: its name.
+        cases: by strength, images (N, columns, C, H, W): each from clean to the last read.
+        titles: of the columns.
+        path: file to write, if any.
+    """
+    rows = [
+        (f"{strength:g}" if first == 0 else "", images)
+        for strength, many in cases.items()
+        for first, images in enumerate(many)
+    ]
+    return draw_image_table(
+        rows, f"Recalled from cues with noise: {noise.replace('_', ' ')}, by strength", path, titles
+    )
+
+
+def draw_denoising_curves(results: Sequence[Mapping[str, Any]], path: Path | str | None = None) -> Figure:
+    """Draw wrong pixels and nats against reads, a column for each noise and a line for each strength, with errors.
+
+    Args:
+        results: as `denoise.json` has them.
+        path: file to write, if any.
+    """
+    noises = list(dict.fromkeys(result["noise"] for result in results))
+    figure = Figure((1.0 + 2.8 * len(noises), 6.0), layout="constrained")
+    axes = figure.subplots(2, len(noises), squeeze=False, sharex=True, sharey="row")
+    for column, noise in zip(axes.T, noises, strict=True):
+        cases = [result for result in results if result["noise"] == noise]
+        for index, case in enumerate(cases):
+            colour = _STRENGTHS(0.85 * index / max(1, len(cases) - 1))
+            for axis, quantity in zip(column, _QUANTITIES, strict=True):
+                _draw_case(axis, case, quantity, colour)
+        column[0].set(title=noise.replace("_", " "), yscale="symlog", ylim=(0, None))
+        column[1].set(xlabel="reads (0: the cue)", yscale="log")
+        for axis in column:
+            axis.yaxis.set_major_formatter(ScalarFormatter())
+            axis.grid(alpha=0.3)
+        column[1].legend(
+            fontsize=7, title="strength", title_fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=5
+        )
+    for axis, label in zip(axes[:, 0], _QUANTITIES.values(), strict=True):
+        axis.set_ylabel(label)
+    how = "Solid: read from memory. Dashed: the networks without it. Dotted: the hole is known. Cross: nearest written"
+    figure.suptitle(how, fontsize=9)
+    return save(figure, path)
+
+
+def _draw_case(axis: Any, case: Mapping[str, Any], quantity: str, colour: Any) -> None:
+    cue = [case["cue_wrong_pixels_per_image"]] if quantity == "wrong_pixels_per_image" else []
+    for kind, style in (("recall", "-"), ("memoryless", "--"), ("completion", ":")):
+        errors = case[kind]
+        if errors is None:
+            continue
+        values = [*cue, *errors[quantity]]
+        spread = [0.0] * len(cue) + [error or 0.0 for error in errors[f"{quantity}_standard_error"]]
+        steps = range(1 - len(cue), 1 + len(errors[quantity]))
+        label = f"{case['strength']:g}" if kind == "recall" else None
+        axis.errorbar(steps, values, spread, ls=style, marker=".", color=colour, label=label, lw=1.2)
+    axis.plot([1], case["nearest_written"][quantity][:1], "x", color=colour, ms=5)

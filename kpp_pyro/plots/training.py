@@ -1,0 +1,52 @@
+"""Figures of training runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from kpp_pyro.plots.drawing import logarithmic, save
+
+
+def draw_curves(metrics: Sequence[dict[str, Any]], path: Path | str | None = None) -> Figure:
+    """Draw the negative ELBO, its terms and the memory gain on the validation set against the step."""
+    seen = [record for record in metrics if record["split"] == "validation"]
+    steps = [record["step"] for record in seen]
+    figure = Figure((12, 3.4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    terms = {"elbo": ("-", "-ELBO"), "reconstruction": ("--", "-reconstruction")}
+    if seen and all("left_out_elbo_nats_per_image" in record for record in seen):
+        terms["left_out_elbo"] = ("-.", "-ELBO, images left out")
+    for name, (style, label) in terms.items():
+        left.plot(steps, [-record[f"{name}_nats_per_image"] for record in seen], style, marker=".", label=label)
+    for name in sorted({name for record in seen for name in record if name.startswith("kl_")}):
+        site = name.removeprefix("kl_").removesuffix("_nats_per_image")
+        middle.plot(steps, [record.get(name) for record in seen], marker=".", label=f"KL of {site}")
+    gain = [record.get("memory_gain_nats_per_image") for record in seen]
+    right.plot(steps, gain, marker=".", label="memory gain")
+    for axis, title in ((left, "Validation set"), (middle, "KL terms"), (right, "Own minus another's memory")):
+        axis.set(xlabel="step", ylabel="nats per image", title=title)
+        axis.grid(alpha=0.3, which="both")
+        if seen:
+            axis.legend()
+    logarithmic(left)
+    middle.set_ylim(bottom=0)
+    return save(figure, path)
+
+
+def draw_comparison(metrics: Mapping[str, Sequence[dict[str, Any]]], path: Path | str | None = None) -> Figure:
+    """Draw the negative ELBO on the validation set against training time, a line for each run by its name."""
+    figure = Figure((6.4, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for name, records in metrics.items():
+        seen = [record for record in records if record["split"] == "validation"]
+        minutes = [record["training_seconds"] / 60 for record in seen]
+        axis.plot(minutes, [-record["elbo_nats_per_image"] for record in seen], marker=".", label=name)
+    axis.set(xlabel="minutes of training", ylabel="-ELBO, nats per image", title="Validation set")
+    logarithmic(axis)
+    axis.grid(alpha=0.3, which="both")
+    axis.legend()
+    return save(figure, path)

@@ -1,0 +1,20 @@
+"""Priors of latents, p(z | M, y): networks from blocks (..., R, C_m, h, w) to loc and scale (..., D)."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from kpp_pyro.networks.heads import IdentityReading, NoReading
+from kpp_pyro.networks.semantic import SemanticReading
+from kpp_pyro.priors.interface import LatentPriorParts
+
+
+def prior_from_memory(parts: LatentPriorParts) -> nn.Module:
+    """N(read(M, y), sigma^2): a block holds a latent as it is."""
+    reading = IdentityReading(parts.layout, parts.smallest_scale, parts.code)
+    return SemanticReading(reading, parts.width, parts.smallest_scale) if parts.semantic else reading
+
+
+def standard_normal_prior(parts: LatentPriorParts) -> nn.Module:
+    """N(0, I), whatever is read."""
+    return NoReading(parts.latent_size)

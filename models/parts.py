@@ -1,0 +1,117 @@
+"""What every model/guide pair is built of, as its configuration says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Size, Tensor, nn
+
+from kpp_pyro.memory.blocks import KEY_SIZE
+from kpp_pyro.memory.sign_code import SignCode
+from kpp_pyro.networks import EPISODE_ENCODERS, NETWORKS
+from kpp_pyro.networks.correction import LatentCorrection
+from kpp_pyro.networks.interface import ImageShape
+from kpp_pyro.posteriors import POSTERIORS, Posterior
+from kpp_pyro.priors import KEY_PRIORS, LATENT_PRIORS, KeyPrior, LatentPriorParts
+from kpp_pyro.writes import WRITES, Write
+from kpp_pyro.writes.content_steps import LatentRefinement, SignRefinement
+from kpp_pyro.writes.interface import WriteParts
+from models.config import PairConfig
+from models.memory_model import GuideNetworks, MemoryModel
+
+SMALLEST_SCALE = 0.05  # lower bound of the learned scales of latents, keys and random memories: none becomes a point
+_LATENT_SIZE = 100  # of matrix memories and the VAE: 32 rows of it are 3,200 scalars
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What every model is built of.
+
+    Attributes:
+        config: the configuration.
+        image_shape: (C, H, W).
+        dtype: precision of the networks.
+        encoder: f_enc, with `encoding_size`.
+    """
+
+    config: PairConfig
+    image_shape: ImageShape
+    dtype: torch.dtype
+    encoder: nn.Module
+
+    @classmethod
+    def of(cls, config: PairConfig, image_shape: ImageShape, dtype: torch.dtype) -> Parts:
+        """Draw the encoder, and keep what the rest is drawn from."""
+        network = config.network
+        build = EPISODE_ENCODERS[network.episode_encoder].build
+        sizes = network.width, network.depth, network.temporal_shift
+        return cls(config, image_shape, dtype, build(NETWORKS[network.networks], image_shape, *sizes))
+
+    @property
+    def encoding_size(self) -> int:
+        """F."""
+        return int(self.encoder.encoding_size)  # type: ignore[arg-type]
+
+    @property
+    def latent_size(self) -> int:
+        """D of the models whose latents are not as large as a read of blocks."""
+        return self.config.memory.latent_size or _LATENT_SIZE
+
+    @property
+    def code(self) -> SignCode | None:
+        """How latents become the scalars of a block, if not as they are."""
+        signs = self.config.memory.signs_per_scalar
+        return None if signs is None else SignCode(signs)
+
+    def decoder(self, latent_size: int) -> nn.Module:
+        """Network of p(x | z)."""
+        network = self.config.network
+        return NETWORKS[network.networks].decoder(latent_size, self.image_shape, network.width, network.depth)
+
+    def key_prior(self, *key_shape: int) -> KeyPrior:
+        """p(y)."""
+        return KEY_PRIORS[self.config.program.key_prior](Size(key_shape), self.image_shape)
+
+    def key_posterior(self, *key_shape: int) -> Posterior:
+        """The family of q(y | x)."""
+        return POSTERIORS[self.config.program.key_guide](self.encoding_size, Size(key_shape))
+
+    def write(self) -> Write:
+        """f_mem, into blocks."""
+        memory = self.config.memory
+        return WRITES[memory.write].of(
+            WriteParts(
+                memory.layout,
+                self.encoding_size,
+                SMALLEST_SCALE,
+                lambda: self.key_posterior(memory.reads, KEY_SIZE),
+                self.dtype,
+                self.code,
+                memory.semantic_reads,
+            )
+        )
+
+    def latent_prior(self, latent_size: int) -> nn.Module:
+        """Network of p(z | M, y) of blocks, with a `latent_size` of its own."""
+        memory = self.config.memory
+        semantic, width = memory.semantic_reads > 0, self.config.network.width
+        parts = LatentPriorParts(memory.layout, latent_size, SMALLEST_SCALE, self.code, semantic, width)
+        return LATENT_PRIORS[self.config.program.latent_prior](parts)
+
+    def guide_networks(self, model: MemoryModel, read_size: int, latent_size: int) -> GuideNetworks:
+        """What the guide of a model is made of, whose reads are of `read_size` scalars."""
+        program, size = self.config.program, self.encoding_size
+        latents = POSTERIORS[program.latent_guide](size, Size([latent_size]))
+        sees_read = program.latent_context == "image_and_read"
+        correction = LatentCorrection(size, read_size, latent_size, size) if sees_read else None
+        return GuideNetworks(self.encoder, size, latents, correction, tuple(self._preparations(model)), self.dtype)
+
+    def _preparations(self, model: MemoryModel) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
+        """What is done to contents before they are written."""
+        steps = self.config.program.content_steps
+        if steps and self.code:
+            yield SignRefinement(model.image_likelihood, steps)
+        elif steps:
+            yield LatentRefinement(model.image_likelihood, steps)
