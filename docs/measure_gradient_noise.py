@@ -27,7 +27,7 @@ from inference.runs.data import build_episodes
 from inference.runs.trainer_of import build_trainer
 from kpp_pyro.fast_pyro import DiagonalNormal
 from kpp_pyro.plots.drawing import save
-from models.build import build_program
+from models.build import build
 
 SEED = 0
 PARTICLES = (1, 4, 16, 64, 256)
@@ -102,7 +102,7 @@ def trained() -> Case:
     )
     device = torch.device("cpu")
     episodes = build_episodes(config, device).train
-    program = build_program(config, episodes.image_shape, device)
+    program = build(config, episodes.image_shape, device)
     trainer = build_trainer(config, program, episodes)
     for _ in range(TRAINING_STEPS):
         result = trainer.train_step()

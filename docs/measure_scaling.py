@@ -24,7 +24,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from inference.importance.scoring import ScoringPlan, score_episodes
 from inference.runs.config import Config, default_config, replace_flat
-from inference.runs.plots import draw_figures
 from inference.runs.processes import ALONE, Processes, joined_processes
 from inference.runs.run import score
 from inference.runs.trainer_of import build_trainer
@@ -32,7 +31,7 @@ from inference.runs.training import Trainer
 from kpp_pyro.data import EpisodeSampler, EpisodeSet, LabelledImages
 from kpp_pyro.files.checkpoint import save_checkpoint
 from kpp_pyro.files.run_folder import RunFolder
-from models.build import build_program
+from models.build import build
 from models.pair import Pair
 
 SHAPE = (1, 28, 28)
@@ -52,7 +51,7 @@ def config_of(networks: str, preset: str, episodes_per_step: int = 8) -> Config:
 
 def program_of(config: Config) -> Pair:
     """Model and guide, not trained."""
-    return build_program(config, SHAPE, torch.device("cpu"))
+    return build(config, SHAPE, torch.device("cpu"))
 
 
 def trainer_of(config: Config, processes: Processes = ALONE) -> Trainer:
@@ -142,7 +141,7 @@ def pauses() -> None:
     trainer.train_step()
     program, episodes = program_of(config_of("mlp", "medium")), EpisodeSet(images(1024), 32)
     folder.log(1, "validation", {**score(program, episodes), "training_seconds": 1.0})
-    print(f"figures: {milliseconds(lambda: draw_figures(folder, program, episodes), 5)}")
+    print(f"figures: {milliseconds(lambda: plot_figures(folder, program, episodes), 5)}")
     found = milliseconds(lambda: save_checkpoint(folder.checkpoint, trainer.state_dict()), 5)
     print(f"checkpoint of {folder.checkpoint.stat().st_size / 1e6:.1f} MB: {found}")
     state = io.BytesIO()

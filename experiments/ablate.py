@@ -40,7 +40,7 @@ from inference.runs.interruption import exit_status
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.atomic import writing
 from kpp_pyro.files.run_folder import environment, write_json, write_text
-from kpp_pyro.plots import draw_ablation
+from kpp_pyro.plots import plot_ablation
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def publish(grid: Grid, plan: Sequence[Planned], out: Path, command: str) -> Non
     print(text)
     print(out / "table.md", out / "table.csv", out / "ablation.json", sep="\n")
     if measured:
-        draw_ablation(points_of(content["rows"]), numeric_axis(grid), grid.title, out / "ablation.png")
+        plot_ablation(points_of(content["rows"]), numeric_axis(grid), grid.title, out / "ablation.png")
         print(out / "ablation.png")
 
 

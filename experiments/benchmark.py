@@ -28,12 +28,12 @@ from inference.runs.config import Config
 from inference.runs.resolving import resolve_device
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import environment, write_json
-from kpp_pyro.plots import draw_growth, draw_memory_costs
+from kpp_pyro.plots import plot_growth, plot_memory_costs
 
 Section = Literal["steps", "parts", "growth", "memories", "input"]
 _BARS = {"mnist": 1.05, "mnist medium": 1.05, "digits": 1.15}  # of the program's time over that by hand, on a CPU
 _CAPTURED_BAR = 1.02  # on a GPU, both captured
-_PICTURES = {"growth": (draw_growth, "growth"), "memories": (draw_memory_costs, "memory_costs")}
+_PICTURES = {"growth": (plot_growth, "growth"), "memories": (plot_memory_costs, "memory_costs")}
 
 
 @dataclass(frozen=True)

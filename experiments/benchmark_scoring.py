@@ -53,10 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     require_at_least(arguments, {"particles": 1, "repeats": 1})
     run = arguments.open_run()
     episode, _ = next(run.episodes.test.batches(2))
-    with own_randomness(0, run.program.device), pyro.validation_enabled(False):
-        rates = particle_images_per_second(run.program, episode, arguments)
+    with own_randomness(0, run.pair.device), pyro.validation_enabled(False):
+        rates = particle_images_per_second(run.pair, episode, arguments)
         peaks = {
-            str(k): peak_mebibytes(run.program, episode, k) for k in tqdm(_PEAK_PARTICLES, "peak memory", leave=False)
+            str(k): peak_mebibytes(run.pair, episode, k) for k in tqdm(_PEAK_PARTICLES, "peak memory", leave=False)
         }
     content = {
         "particles": arguments.particles,
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "particle_images_per_second": {name: statistics.median(values) for name, values in rates.items()},
         "all_timings": rates,
         "peak_mebibytes_by_particles": peaks,
-        **run.program.sizes(),
+        **run.pair.sizes(),
         "precision": run.config.precision,
         "environment": environment(),
     }

@@ -16,7 +16,7 @@ import tyro
 from experiments.shared.script import run_script
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import RunFolder
-from kpp_pyro.plots import draw_comparison
+from kpp_pyro.plots import plot_comparison
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError("compare_runs: expected run folders of different names, found one name twice")
     metrics = {path.name: RunFolder.open(path).read_metrics() for path in arguments.runs}
     try:
-        draw_comparison(metrics, arguments.out)
+        plot_comparison(metrics, arguments.out)
     except OSError as error:
         raise InputError(f"--out {arguments.out}: expected a file to write, found {error.strerror}") from error
     print(arguments.out)

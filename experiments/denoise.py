@@ -19,9 +19,8 @@ from experiments.shared.arguments import HeldOutArguments, require_at_least
 from experiments.shared.denoise_table import describe_denoising
 from experiments.shared.script import run_script
 from inference.metrics.denoising import Denoising, compare_first_with_last, denoise, of_images, summarize_errors
-from inference.runs.opening import OpenedRun
-from inference.runs.plots import draw_denoising_figures
-from kpp_pyro.corruptions import NoiseName, damage
+from inference.runs.opening import Run
+from kpp_pyro.corruptions import NoiseName, corrupt
 from kpp_pyro.data import EpisodeSet, first_images
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import environment, write_json
@@ -64,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     content = report(run, arguments.episodes(run), arguments)
     write_json(run.folder.denoising, content)
     print(describe_denoising(run.folder.read_denoising()))
-    for name in draw_denoising_figures(run):
+    for name in plot_denoising_figures(run):
         print(run.folder.figures / f"{name}.png")
     return 0
 
@@ -82,10 +81,10 @@ def require_sensible(arguments: Arguments) -> None:
     if not arguments.noise:
         raise InputError("--noise: expected at least one, found none")
     for noise, strength in cases(arguments):
-        damage(torch.zeros(1, 2, 2), noise, strength)  # refuses what it cannot have
+        corrupt(torch.zeros(1, 2, 2), noise, strength)  # refuses what it cannot have
 
 
-def report(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments) -> dict[str, Any]:
+def report(run: Run, episodes: EpisodeSet, arguments: Arguments) -> dict[str, Any]:
     """Everything that is found, as plain data."""
     wanted, images = list(cases(arguments)), min(episodes.num_images, arguments.limit)
     with tqdm(total=len(wanted) * images, unit="image", desc="denoising", dynamic_ncols=True) as bar:
@@ -101,14 +100,14 @@ def report(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments) -> dict[s
 
 
 def denoise_all(
-    run: OpenedRun, episodes: EpisodeSet, noise: str, strength: float, arguments: Arguments, bar: Any
+    run: Run, episodes: EpisodeSet, noise: str, strength: float, arguments: Arguments, bar: Any
 ) -> Denoising:
     """Errors of all images asked for."""
     generator = torch.Generator().manual_seed(arguments.seed)
     parts = []
     for images, counted in first_images(episodes.batches(_EPISODES_AT_ONCE), arguments.limit):
-        damaged = damage(images, noise, strength, generator)
-        parts.append((denoise(run.memories, images, damaged, arguments.steps), counted))
+        damaged = corrupt(images, noise, strength, generator)
+        parts.append((denoise(run.memory, images, damaged, arguments.steps), counted))
         bar.update(int(counted.sum()))
     return of_images(parts)
 

@@ -14,11 +14,11 @@ import tyro
 from experiments.shared.arguments import RunArguments
 from experiments.shared.script import run_script
 from inference.runs.plots import (
-    draw_denoising_figures,
-    draw_figures,
-    draw_generation_figures,
-    draw_memory_at_work,
-    draw_score_figures,
+    plot_denoising_figures,
+    plot_figures,
+    plot_generation_figures,
+    plot_memory_at_work,
+    plot_score_figures,
 )
 
 
@@ -31,14 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = tyro.cli(Arguments, args=argv)
     run = arguments.open_run()
-    drawn = draw_figures(run.folder, run.program, run.episodes.validation)
-    drawn |= draw_memory_at_work(run)
+    drawn = plot_figures(run.folder, run.pair, run.episodes.validation)
+    drawn |= plot_memory_at_work(run)
     if run.folder.evaluation.exists():
-        drawn |= draw_score_figures(run.folder)
+        drawn |= plot_score_figures(run.folder)
     if run.folder.denoising.exists():
-        drawn |= draw_denoising_figures(run)
+        drawn |= plot_denoising_figures(run)
     if run.folder.generation.exists():
-        drawn |= draw_generation_figures(run)
+        drawn |= plot_generation_figures(run)
     for name in drawn:
         print(run.folder.figures / f"{name}.png")
     return 0

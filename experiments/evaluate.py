@@ -9,31 +9,33 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
 import tyro
 from torch import Tensor
-from tqdm import tqdm
 
 from experiments.shared.arguments import HeldOutArguments, require_at_least
 from experiments.shared.score_table import describe_scores
 from experiments.shared.script import run_shared_script
 from inference.importance.estimator import weighted_draws, widened_proposal
-from inference.importance.scoring import OWN, Scores, ScoringPlan, draw_memory, inference_gap, score_episodes, summarize
+from inference.importance.scoring import (
+    OWN,
+    Scores,
+    inference_gap,
+    sample_memory,
+    summarize,
+)
 from inference.posterior.arviz_data import posterior_data, save
-from inference.runs.opening import OpenedRun
-from inference.runs.plots import draw_score_figures
+from inference.runs.opening import Run
 from inference.runs.processes import ALONE, Processes
-from inference.runs.rules import require_rounding
+from inference.runs.score import quantize, score
 from inference.tracing import own_randomness
-from kpp_pyro.data import EpisodeSet, first_images
+from kpp_pyro.data import EpisodeSet
 from kpp_pyro.files.run_folder import environment, write_json
-from kpp_pyro.writes.quantization import Quantization
 
-_IMAGES_AT_ONCE = 64
 _POSTERIOR_DRAWS = 4000
 
 
@@ -68,14 +70,13 @@ class Arguments(HeldOutArguments):
 
 def main(argv: Sequence[str] | None = None, processes: Processes = ALONE) -> int:
     """Run the script, as one of several processes if there are any; returns its exit status."""
-    with processes.together():
+    with processes.sync_errors():
         arguments = read_arguments(argv)
         arguments = replace(arguments, run=arguments.path(processes), pretrained=None)
-    with processes.together():
+    with processes.sync_errors():
         run = open_scored(arguments, processes)
         episodes = arguments.episodes(run)
-    with pyro.validation_enabled(False):
-        scores = score(run, episodes, arguments, processes)
+    scores = score_run(run, arguments, processes)
     if processes.is_first:
         publish(run, episodes, arguments, scores, processes)
     return 0
@@ -91,66 +92,58 @@ def read_arguments(argv: Sequence[str] | None) -> Arguments:
     return arguments
 
 
-def open_scored(arguments: Arguments, processes: Processes) -> OpenedRun:
+def open_scored(arguments: Arguments, processes: Processes) -> Run:
     """Open the run that the command line names."""
     names = ("classes_per_episode", "content_steps")
     changes = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     run = arguments.open_run(processes, **changes)
     if arguments.content_bits is not None:
-        require_rounding(run.config, arguments.content_bits)
-        run.program.guide.preparations += (Quantization(arguments.content_bits),)
+        quantize(run, arguments.content_bits)
     return run
 
 
-def score(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments, processes: Processes = ALONE) -> Scores:
+def score_run(run: Run, arguments: Arguments, processes: Processes = ALONE) -> Scores:
     """Score the images asked for, with a progress bar."""
-    plan = ScoringPlan(
-        arguments.particles, arguments.refine_steps if arguments.gaps else 0, arguments.control_particles
+    return score(
+        run,
+        particles=arguments.particles,
+        limit=arguments.limit,
+        split=arguments.split,
+        control_particles=arguments.control_particles,
+        refine_steps=arguments.refine_steps if arguments.gaps else 0,
+        seed=arguments.seed,
+        processes=processes,
     )
-    batches = episodes.batches(max(2, _IMAGES_AT_ONCE // episodes.episode_length))  # two, so that there is another
-    limit = min(episodes.num_images, arguments.limit or episodes.num_images)
-    with tqdm(total=limit, unit="image", desc="scoring", dynamic_ncols=True) as bar:
-        watched = watch(first_images(batches, limit), bar)
-        return score_episodes(run.program.model, run.program.guide, watched, plan, arguments.seed, processes)
 
 
-def watch(batches: Iterable[tuple[Tensor, Tensor]], bar: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    """Go through batches and advance a bar by the images that count, as each is left behind."""
-    for episode, counted in batches:
-        yield episode, counted
-        bar.update(int(counted.sum()))
-
-
-def publish(
-    run: OpenedRun, episodes: EpisodeSet, arguments: Arguments, scores: Scores, processes: Processes = ALONE
-) -> None:
+def publish(run: Run, episodes: EpisodeSet, arguments: Arguments, scores: Scores, processes: Processes = ALONE) -> None:
     """Write the report, the posterior and the figures, and print the report."""
-    posterior = draw_posterior(run, episodes, arguments) if arguments.posterior_images else None
+    posterior = posterior_draws(run, episodes, arguments) if arguments.posterior_images else None
     content = report(run, arguments, scores, processes)
     write_json(run.folder.evaluation, content)
     if posterior is not None:
         save(posterior, run.folder.posterior)
     print(describe_scores(content))
-    for name in draw_score_figures(run.folder):
+    for name in plot_score_figures(run.folder):
         print(run.folder.figures / f"{name}.png")
 
 
-def draw_posterior(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments) -> Any:
+def posterior_draws(run: Run, episodes: EpisodeSet, arguments: Arguments) -> Any:
     """Posterior draws of the first images of the first episode, as ArviZ data."""
-    model, guide = run.program.model, run.program.guide
+    model, guide = run.pair.model, run.pair.guide
     episode, _ = next(episodes.batches(1))
-    with own_randomness(arguments.seed, run.program.device), pyro.validation_enabled(False):
-        drawn = draw_memory(model, guide, episode)
+    with own_randomness(arguments.seed, run.pair.device), pyro.validation_enabled(False):
+        drawn = sample_memory(model, guide, episode)
         memory = None if drawn is None else drawn.value
         proposal = widened_proposal(model, guide, episode, memory)
         draws = weighted_draws(model, proposal, episode, memory, particles=_POSTERIOR_DRAWS)
         return posterior_data(draws, episode, images=arguments.posterior_images)
 
 
-def report(run: OpenedRun, arguments: Arguments, scores: Scores, processes: Processes = ALONE) -> dict[str, Any]:
+def report(run: Run, arguments: Arguments, scores: Scores, processes: Processes = ALONE) -> dict[str, Any]:
     """Everything that is known of the scores, as plain data."""
     own = scores.own
-    pixels, images = math.prod(run.program.model.image_shape), len(own.log_likelihood)
+    pixels, images = math.prod(run.pair.model.image_shape), len(own.log_likelihood)
     controls = {name: score for name, score in scores.by_memory.items() if name != OWN}
     return {
         "settings": {

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     run = open_run(arguments.path(), arguments.device, arguments.data_dir)
     episodes = [batch[0] for batch, _ in islice(run.episodes.test.batches(1), _MOST_EPISODES)]
-    page = build_page(Explorer(run.memories, episodes), run.folder.path.resolve().name)
+    page = build_page(Explorer(run.memory, episodes), run.folder.path.resolve().name)
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
     try:
         print(f"{_launch(page, arguments.port, arguments.open)}  (Ctrl-C to end)", flush=True)

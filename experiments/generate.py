@@ -19,8 +19,7 @@ from experiments.shared.generation_table import describe_generation
 from experiments.shared.script import run_script
 from inference.importance.estimator import standard_error
 from inference.metrics.generation import Generation, measure, near_distance, nearest, summarize_generation
-from inference.runs.opening import OpenedRun
-from inference.runs.plots import draw_generation_figures
+from inference.runs.opening import Run
 from inference.tracing import own_randomness
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.errors import InputError
@@ -58,23 +57,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     content = report(run, episodes, arguments)
     write_json(run.folder.generation, content)
     print(describe_generation(run.folder.read_generation()))
-    for name in draw_generation_figures(run):
+    for name in plot_generation_figures(run):
         print(run.folder.figures / f"{name}.png")
     return 0
 
 
-def report(run: OpenedRun, episodes: EpisodeSet, arguments: Arguments) -> dict[str, Any]:
+def report(run: Run, episodes: EpisodeSet, arguments: Arguments) -> dict[str, Any]:
     """Everything that is found, as plain data."""
     images, counted = next(episodes.batches(arguments.memories + 1))  # one more, for the strangers of the last
     training = run.episodes.train.thresholded()
     to_training = nearest(images[:-1].flatten(0, 1), training)
     near = near_distance(to_training)
     found: dict[str, list[Generation]] = {"prior": [], "cleaned_up": []}
-    with own_randomness(arguments.seed, run.program.device):
+    with own_randomness(arguments.seed, run.pair.device):
         for index in tqdm(range(arguments.memories), unit="memory", desc="generating", dynamic_ncols=True):
-            memory = run.memories.write(images[index])
-            drawn = run.memories.generate(memory, arguments.samples).images
-            cleaned = run.memories.recall(memory, drawn, arguments.clean_up)[-1].images
+            memory = run.memory.write(images[index])
+            drawn = run.memory.generate(memory, arguments.samples).images
+            cleaned = run.memory.recall(memory, drawn, arguments.clean_up)[-1].images
             for name, samples in (("prior", drawn), ("cleaned_up", cleaned)):
                 strangers = images[index + 1][counted[index + 1]]  # without the filling of a short episode
                 found[name].append(measure(samples, images[index], strangers, training, near))

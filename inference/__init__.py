@@ -1,1 +1,49 @@
-"""Objectives, the training loop and evaluation, for any model/guide pair called as `(episode, memory=None)`."""
+"""Train, open, score and use memory models: what a notebook needs, in one place.
+
+    from inference import Config, corrupt, score, train
+
+    run = train(Config.preset("digits", steps=500), "runs/digits")
+    print(score(run, limit=64).own.log_likelihood.mean())  # ln p(x | M), nats per image
+    images = run.episodes.test.first()  # (T, C, H, W)
+    memory = run.memory.write(images)
+    recalled = run.memory.recall(memory, corrupt(images, "salt_and_pepper", 0.3).images)[-1].images
+
+`import kpp_pyro as kpp` offers the same names: `kpp.train`, `kpp.load`, ...
+"""
+
+from __future__ import annotations
+
+from inference.errors import DivergenceError
+from inference.importance.scoring import Scores
+from inference.runs.config import Config
+from inference.runs.opening import Run, load
+from inference.runs.pretrained import load_pretrained, pretrained_names
+from inference.runs.run import train
+from inference.runs.score import score
+from inference.trained_memory import Decoded, Memory, Read, TrainedMemory
+from kpp_pyro.corruptions import corrupt
+from kpp_pyro.data import read_pictures
+from kpp_pyro.errors import InputError
+from models.build import build
+from models.pair import Pair
+
+__all__ = [
+    "Config",
+    "Decoded",
+    "DivergenceError",
+    "InputError",
+    "Memory",
+    "Pair",
+    "Read",
+    "Run",
+    "Scores",
+    "TrainedMemory",
+    "build",
+    "corrupt",
+    "load",
+    "load_pretrained",
+    "pretrained_names",
+    "read_pictures",
+    "score",
+    "train",
+]

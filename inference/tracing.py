@@ -16,7 +16,6 @@ from pyro.distributions import Delta, ImproperUniform
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from inference.tracing import PyroProgram, SiteLogProbs, combine, own_randomness, trace_pair, written_memory
 from kpp_pyro.fast_pyro import unrecorded_parameters
 
 Record = TypeVar("Record")

@@ -21,7 +21,8 @@ an episode: an encoder with a temporal shift looks at neighbours too.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -32,16 +33,16 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor
 
 from inference.tracing import Record, combine, site_mean, site_value, written_memory
-from inference.trained_memory import CueingGuide, Decoded, Memory, Read, ReadableModel
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.memories import load_memory, save_memory
 from kpp_pyro.memory.blocks import Addressing
 
 
 class ReadableModel(Protocol):
-    """What a model has to offer to be used, see `models.memory_model`; `addressing` too, if its memory has blocks."""
+    """What a model has to offer to be used, see `models.memory_model`."""
 
     image_shape: tuple[int, int, int]
+    addressing: Addressing | None
 
     @property
     def memory_shape(self) -> tuple[int, ...]:
@@ -92,7 +93,7 @@ class Memory:
 
     Attributes:
         value: of the model's memory shape, such as (C_m, H_m, W_m), or (B, ...).
-        author: see `GenerativeMemory.fingerprint`.
+        author: see `TrainedMemory.fingerprint`.
     """
 
     value: Tensor = field(repr=False)
@@ -136,7 +137,7 @@ class Read(Decoded):
     keys: Tensor
 
 
-class GenerativeMemory:
+class TrainedMemory:
     """A trained model and its guide, as a memory to use; `experiments.build.open_memory` makes one of a run folder.
 
     Every method takes one memory and images (T, C, H, W), or B memories and images (B, T, C, H, W), and returns what
@@ -166,7 +167,7 @@ class GenerativeMemory:
         Raises:
             InputError: the model's memory has no blocks.
         """
-        addressing = getattr(self.model, "addressing", None)
+        addressing = self.model.addressing
         if addressing is None:
             raise InputError(f"{type(self.model).__name__}: expected a memory of blocks, found one without places")
         return addressing
@@ -174,7 +175,8 @@ class GenerativeMemory:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of any addressing and all parameters: it tells apart the memories of two models of equal sizes."""
-        digest = hashlib.sha256(repr(getattr(self.model, "addressing", None)).encode())
+        places = self.model.addressing and asdict(self.model.addressing)
+        digest = hashlib.sha256(json.dumps(places).encode())
         for part in (self.model, self.guide):
             for name, value in sorted(part.state_dict().items()):
                 digest.update(name.encode())

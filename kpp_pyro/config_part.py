@@ -73,9 +73,8 @@ def as_input_error(error: ValidationError, part: type[BaseModel]) -> InputError:
     name = str(next((place for place in reversed(first["loc"]) if isinstance(place, str)), part.__name__))
     if first["type"] == "extra_forbidden":
         known = list(part.model_fields)
-        return InputError(
-            f"{flag(name)}: expected one of {', '.join(known)}, found {name!r}{did_you_mean(name, known)}"
-        )
+        near = did_you_mean(name, known)
+        return InputError(f"{flag(name)}: expected one of {', '.join(known)}, found {name!r}{near}")
     if cause is not None:
         return InputError(f"{flag(name)}: {cause}")
     return InputError(f"{flag(name)}: expected {_expectation(first)}, found {_shown(first['input'])}")
@@ -97,12 +96,8 @@ def _expectation(error: Any) -> str:
     }
     if kind in named:
         return named[kind].format(**bounds).replace("'", "")
-    for prefix, what in {
-        "int": "a whole number",
-        "float": "a number",
-        "bool": "true or false",
-        "model": "a mapping",
-    }.items():
+    families = {"int": "a whole number", "float": "a number", "bool": "true or false", "model": "a mapping"}
+    for prefix, what in families.items():
         if kind.startswith(prefix):
             return what
     return str(error["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")

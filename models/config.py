@@ -111,7 +111,7 @@ class NetworkConfig(ConfigPart):
     """What an encoding knows of the other images: nothing (independent), its neighbours' channels (temporal_shift, the
     paper's), or all of them in no order (attention)."""
     temporal_shift: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.125
-    """Share of channels that --episode-encoder temporal_shift takes from the previous and as much from the next image."""
+    """Share of its channels that --episode-encoder temporal_shift takes from the previous image, and from the next."""
 
     @model_validator(mode="before")
     @classmethod

@@ -7,8 +7,18 @@ from torch import Tensor
 
 from kpp_pyro.memory.matrix import least_squares_weights, sequential_write
 from kpp_pyro.writes.interface import Encoding
-from models.matrix_memory import LinearMemory, MatrixMemoryModel, SolvedKeyGuide, matrix_normal
+from models.matrix_memory import (
+    MATRIX_SETTINGS,
+    LinearMemory,
+    MatrixMemoryModel,
+    SolvedKeyGuide,
+    matrix_normal,
+    matrix_parts,
+)
 from models.memory_model import GuideNetworks
+from models.pair import Pair
+from models.parts import Parts
+from models.registry import ModelKind
 
 
 class DynamicKanervaMachineModel(MatrixMemoryModel):
@@ -53,3 +63,12 @@ class DynamicKanervaMachineGuide(SolvedKeyGuide):
     def solve(self, contents: Tensor, memory: Tensor) -> Tensor:
         """Weights by regularised least squares."""
         return least_squares_weights(memory, contents, self.linear.noise.square())
+
+
+def _build(parts: Parts) -> Pair:
+    program = parts.config.program
+    model, networks = matrix_parts(parts, DynamicKanervaMachineModel, program.memory_rows)
+    return Pair(model, DynamicKanervaMachineGuide(model.linear, networks, program.write_passes))
+
+
+KIND = ModelKind(_build, MATRIX_SETTINGS | {"write_passes"})

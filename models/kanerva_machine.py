@@ -6,11 +6,22 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor
 
 from kpp_pyro.memory.matrix import bayesian_write
+from kpp_pyro.networks.addresses import RowAddresses
 from kpp_pyro.networks.heads import InPrecision, LocScaleHead
 from kpp_pyro.posteriors.interface import Posterior
 from kpp_pyro.writes.interface import Encoding
-from models.matrix_memory import LinearMemory, MatrixMemoryGuide, MatrixMemoryModel, matrix_normal
+from models.matrix_memory import (
+    MATRIX_SETTINGS,
+    LinearMemory,
+    MatrixMemoryGuide,
+    MatrixMemoryModel,
+    matrix_normal,
+    matrix_parts,
+)
 from models.memory_model import GuideNetworks
+from models.pair import Pair
+from models.parts import Parts
+from models.registry import ModelKind
 
 
 class KanervaMachineModel(MatrixMemoryModel):
@@ -61,3 +72,13 @@ class KanervaMachineGuide(MatrixMemoryGuide):
     def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
         """q(y|x): event (S,); the same for written images and cues."""
         return self.keys(*self.to_key(encoding.features), encoding.features)
+
+
+def _build(parts: Parts) -> Pair:
+    program = parts.config.program
+    addresses = RowAddresses(program.key_size, program.memory_rows)
+    model, networks = matrix_parts(parts, KanervaMachineModel, program.key_size, addresses)
+    return Pair(model, KanervaMachineGuide(model.linear, networks, parts.key_posterior(program.key_size)))
+
+
+KIND = ModelKind(_build, MATRIX_SETTINGS | {"key_size", "key_guide"}, keys_from_images=True)

@@ -16,13 +16,16 @@ from torch import Tensor, nn
 
 from kpp_pyro.distributions.block_key import BlockKey
 from kpp_pyro.fast_pyro import DiagonalNormal
-from kpp_pyro.memory.blocks import Addressing, cut_blocks, read
+from kpp_pyro.memory.blocks import KEY_SIZE, Addressing, cut_blocks, read
 from kpp_pyro.networks.heads import InPrecision
-from kpp_pyro.networks.semantic import in_halves
+from kpp_pyro.networks.semantic import DecoderOfHalves, in_halves
 from kpp_pyro.priors.interface import KeyPrior
 from kpp_pyro.writes import Write
 from kpp_pyro.writes.interface import Encoding
 from models.memory_model import GuideNetworks, MemoryGuide, MemoryModel
+from models.pair import Pair
+from models.parts import Parts
+from models.registry import ModelKind
 
 BlockPriors = Callable[[Tensor, bool], tuple[Tensor, Tensor]]
 
@@ -185,3 +188,28 @@ def _kl_of_pairs(own: tuple[Tensor, Tensor], said: tuple[Tensor, Tensor]) -> Ten
     of_prior = (prior_loc.square() * precision / 2 + prior_scale.log()).sum(-1).unsqueeze(-2)
     crossed = (loc.square() + scale.square()) @ precision.mT / 2 - loc @ (prior_loc * precision).mT
     return crossed + of_prior - (scale.log() + 0.5).sum(-1, keepdim=True)
+
+
+def _build(parts: Parts) -> Pair:
+    layout, write = parts.config.memory.layout, parts.write()
+    decoder = parts.decoder(write.latent_size)
+    reading = parts.latent_prior(write.latent_size)
+    latent_size = int(reading.latent_size)  # type: ignore[arg-type]
+    if write.addressing.semantic:
+        decoder = DecoderOfHalves(decoder, parts.decoder(write.latent_size), latent_size)
+    prior = parts.key_prior(layout.reads, KEY_SIZE)
+    model = KanervaPlusPlusModel(write.addressing, reading, prior, decoder, parts.image_shape, parts.dtype)
+    networks = parts.guide_networks(model, layout.read_scalars, latent_size)
+    return Pair(model, KanervaPlusPlusGuide(networks, write, model.block_priors))
+
+
+KIND = ModelKind(
+    _build,
+    frozenset(
+        {
+            *("write", "memory_channels", "memory_height", "memory_width", "block_height", "block_width", "reads"),
+            *("signs_per_scalar", "semantic_reads", "left_out", "content_steps"),
+            *("key_prior", "key_guide", "latent_prior", "latent_context", "kl_key_start"),
+        }
+    ),
+)

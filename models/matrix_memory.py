@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from kpp_pyro.networks.heads import InPrecision, LocScaleHead, positive
 from kpp_pyro.priors.interface import KeyPrior
 from kpp_pyro.writes.interface import Encoding
 from models.memory_model import GuideNetworks, MemoryGuide, MemoryModel
+from models.parts import SMALLEST_SCALE, Parts
 
 _WIDE, _UNSURE = 2.5, 1.5  # raw values of scales of about 1 and 0.5, see `positive`
 
@@ -174,3 +177,20 @@ class SolvedKeyGuide(MatrixMemoryGuide):
             raise ValueError("expected a memory to solve for the keys in, found none")
         loc = self.solve(encoding.latent_loc, memory.squeeze(-3))
         return DiagonalNormal(loc, positive(self.raw_key_scale, self.linear.smallest_scale).expand_as(loc))
+
+
+Matrix = TypeVar("Matrix", bound=MatrixMemoryModel)
+MATRIX_SETTINGS = frozenset(
+    {"memory_rows", "kl_memory_weight", "content_steps", "key_prior", "latent_context", "kl_key_start"}
+)
+
+
+def matrix_parts(
+    parts: Parts, kind: type[Matrix], key_size: int, addresses: nn.Module | None = None
+) -> tuple[Matrix, GuideNetworks]:
+    """A model with a matrix memory, whose reads are as large as latents, and what its guide is made of."""
+    rows, size = parts.config.program.memory_rows, parts.latent_size
+    prior, decoder = parts.key_prior(key_size), parts.decoder(size)
+    linear = LinearMemory(rows, size, addresses, SMALLEST_SCALE)
+    model = kind(linear, prior, decoder, parts.image_shape, parts.dtype)
+    return model, parts.guide_networks(model, size, size)

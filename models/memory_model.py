@@ -27,6 +27,7 @@ from torch import Size, Tensor, nn
 
 from kpp_pyro.fast_pyro import Plate, ProgramModule, unrecorded_parameters
 from kpp_pyro.likelihoods.bernoulli import bernoulli_likelihood
+from kpp_pyro.memory.blocks import Addressing
 from kpp_pyro.networks.heads import InPrecision
 from kpp_pyro.posteriors.interface import Posterior
 from kpp_pyro.priors.interface import KeyPrior
@@ -76,6 +77,8 @@ class MemoryModel(ProgramModule):
         image_shape: (C, H, W).
         dtype: precision in which the decoder runs.
     """
+
+    addressing: Addressing | None = None  # how keys become places in the memory, if it has places
 
     def __init__(
         self,

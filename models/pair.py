@@ -35,7 +35,7 @@ class Pair(nn.Module):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Interrupt training for a look: contents are refined where that is asked for, see `LatentRefinement`."""
+        """Interrupt training for a look: contents are refined where that is asked for, see `LatentAscent`."""
         was_training = self.training
         self.eval()
         try:

@@ -16,7 +16,7 @@ from kpp_pyro.networks.interface import ImageShape
 from kpp_pyro.posteriors import POSTERIORS, Posterior
 from kpp_pyro.priors import KEY_PRIORS, LATENT_PRIORS, KeyPrior, LatentPriorParts
 from kpp_pyro.writes import WRITES, Write
-from kpp_pyro.writes.content_steps import LatentRefinement, SignRefinement
+from kpp_pyro.writes.content_steps import LatentAscent, SignSearch
 from kpp_pyro.writes.interface import WriteParts
 from models.config import PairConfig
 from models.memory_model import GuideNetworks, MemoryModel
@@ -112,6 +112,6 @@ class Parts:
         """What is done to contents before they are written."""
         steps = self.config.program.content_steps
         if steps and self.code:
-            yield SignRefinement(model.image_likelihood, steps)
+            yield SignSearch(model.image_likelihood, steps)
         elif steps:
-            yield LatentRefinement(model.image_likelihood, steps)
+            yield LatentAscent(model.image_likelihood, steps)

@@ -10,8 +10,11 @@ from kpp_pyro.distributions.matrix_normal import MatrixNormal
 from kpp_pyro.memory.matrix import pseudo_inverse_weights, pseudo_inverse_write
 from kpp_pyro.networks.heads import positive
 from kpp_pyro.writes.interface import Encoding
-from models.matrix_memory import LinearMemory, MatrixMemoryModel, SolvedKeyGuide
+from models.matrix_memory import MATRIX_SETTINGS, LinearMemory, MatrixMemoryModel, SolvedKeyGuide, matrix_parts
 from models.memory_model import GuideNetworks
+from models.pair import Pair
+from models.parts import Parts
+from models.registry import ModelKind
 
 _NARROW = -3.0  # raw value of a scale near its lower bound, see `positive`: what is written is hardly blurred
 
@@ -54,3 +57,12 @@ class PseudoInverseMemoryGuide(SolvedKeyGuide):
     def solve(self, contents: Tensor, memory: Tensor) -> Tensor:
         """Weights by the memory's pseudo-inverse."""
         return pseudo_inverse_weights(memory, contents, self.steps)
+
+
+def _build(parts: Parts) -> Pair:
+    program = parts.config.program
+    model, networks = matrix_parts(parts, PseudoInverseMemoryModel, program.memory_rows)
+    return Pair(model, PseudoInverseMemoryGuide(model.linear, networks, program.pseudo_inverse_steps))
+
+
+KIND = ModelKind(_build, MATRIX_SETTINGS | {"pseudo_inverse_steps"})

@@ -11,6 +11,9 @@ from kpp_pyro.fast_pyro import DiagonalNormal
 from kpp_pyro.networks.heads import InPrecision, LocScaleHead
 from kpp_pyro.writes.interface import Encoding
 from models.memory_model import GuideNetworks, MemoryGuide, MemoryModel
+from models.pair import Pair
+from models.parts import SMALLEST_SCALE, Parts
+from models.registry import ModelKind
 
 
 class VaeModel(MemoryModel):
@@ -70,3 +73,12 @@ class VaeGuide(MemoryGuide):
     def memory_posterior(self, encoding: Encoding) -> Distribution:
         """Nothing: batch (B, 1), event (0,)."""
         return dist.Delta(encoding.latent_loc.new_zeros(len(encoding.latent_loc), 1, 0), event_dim=1)
+
+
+def _build(parts: Parts) -> Pair:
+    size = parts.latent_size
+    model = VaeModel(size, parts.decoder(size), parts.image_shape, parts.dtype)
+    return Pair(model, VaeGuide(parts.guide_networks(model, 0, size), size, SMALLEST_SCALE))
+
+
+KIND = ModelKind(_build, frozenset())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from inference.runs.config import Config, default_config, replace_flat
-from models.build import build_program
+from models.build import build
 from models.pair import Pair
 
 IMAGE_SHAPE = (1, 16, 16)
@@ -21,7 +21,7 @@ def small_config(write: str = "allocate", networks: str = "mlp", **changes: obje
 
 
 def small_program(write: str = "allocate", networks: str = "mlp", **changes: object) -> Pair:
-    program = build_program(small_config(write, networks, **changes), IMAGE_SHAPE, torch.device("cpu"))
+    program = build(small_config(write, networks, **changes), IMAGE_SHAPE, torch.device("cpu"))
     program.model.double()
     program.guide.double()
     return program

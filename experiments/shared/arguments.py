@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from inference.runs.config import ProgramConfig
-from inference.runs.opening import OpenedRun, open_run
+from inference.runs.opening import Run, load
 from inference.runs.pretrained import UNPACKED, unpack
 from inference.runs.processes import ALONE, Processes
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.errors import InputError
+from models.config import ProgramConfig
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class RunArguments:
             unpack(self.pretrained)
         return UNPACKED / self.pretrained
 
-    def open_run(self, processes: Processes = ALONE, **changes: object) -> OpenedRun:
-        """Open it, if what is found out can be written to it; see `experiments.build.open_run`."""
-        run = open_run(self.path(processes), self.device, self.data_dir, processes, **changes)
+    def open_run(self, processes: Processes = ALONE, **changes: object) -> Run:
+        """Open it, if what is found out can be written to it; see `inference.load`."""
+        run = load(self.path(processes), self.device, self.data_dir, processes, **changes)
         run.folder.require_writable()
         return run
 
@@ -62,11 +62,11 @@ class HeldOutArguments(RunArguments):
     seed: int = 0
     """Of all that is drawn: the same seed gives the same numbers, on a CPU with as many threads."""
 
-    def episodes(self, run: OpenedRun) -> EpisodeSet:
+    def episodes(self, run: Run) -> EpisodeSet:
         """The episodes of the split."""
         return run.episodes.of(self.split)
 
-    def settings(self, run: OpenedRun) -> dict[str, Any]:
+    def settings(self, run: Run) -> dict[str, Any]:
         """What any table of results on them has to state."""
         data, memory = run.config.data, run.config.memory
         return {
@@ -83,7 +83,7 @@ class HeldOutArguments(RunArguments):
             "reads": memory.reads,
             "signs_per_scalar": memory.signs_per_scalar,
             "content_steps": run.config.program.content_steps,
-            **run.program.sizes(),
+            **run.pair.sizes(),
         }
 
 
@@ -100,7 +100,7 @@ def require_at_least(arguments: object, least: Mapping[str, int]) -> None:
 
 def describe_images(settings: Mapping[str, Any]) -> str:
     """Say what `HeldOutArguments.settings` holds, in the heading of a table."""
-    classes, own_write = settings["classes_per_episode"], settings["model"] == ProgramConfig.model
+    classes, own_write = settings["classes_per_episode"], settings["model"] == ProgramConfig().model
     details = [settings["write" if own_write else "model"]]
     if own_write and settings["reads"] > 1:
         details.append(f"{settings['reads']} blocks per image")

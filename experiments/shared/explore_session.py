@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from inference.metrics.denoising import wrong_pixels
-from inference.trained_memory import GenerativeMemory, Memory, next_cue
-from kpp_pyro.corruptions import Damaged, damage
+from inference.trained_memory import Memory, TrainedMemory, next_cue
+from kpp_pyro.corruptions import Corrupted, corrupt
 from kpp_pyro.memory.blocks import SCALE, Addressing, X, Y
 
 Percent = tuple[float, float, float]  # x, y and scale of a key, as the sliders have them
@@ -40,7 +40,7 @@ class Session:
     memory: Memory
     keys: Tensor
     chosen: int
-    cue: Damaged
+    cue: Corrupted
     reads: tuple[Tensor, ...] = ()
 
     def wrong_pixels(self, images: Tensor) -> int:
@@ -56,7 +56,7 @@ class Explorer:
         episodes: (T, C, H, W) each.
     """
 
-    def __init__(self, memories: GenerativeMemory, episodes: Sequence[Tensor]) -> None:
+    def __init__(self, memories: TrainedMemory, episodes: Sequence[Tensor]) -> None:
         self.memories = memories
         self.addressing: Addressing = memories.addressing
         self.episodes = episodes
@@ -109,13 +109,13 @@ class Explorer:
         Raises:
             InputError: a strength that this noise cannot have.
         """
-        return replace(session, cue=damage(session.episode, noise, strength), reads=())
+        return replace(session, cue=corrupt(session.episode, noise, strength), reads=())
 
     def read_once(self, session: Session) -> tuple[Session, Percent]:
         """One more step of the recall, and the sliders of where the chosen image was found.
 
         All images are recalled, not just the chosen one: an encoder may look at neighbours too. As in
-        `GenerativeMemory.complete`, pixels of a cue that misses some are put back where they are known.
+        `TrainedMemory.complete`, pixels of a cue that misses some are put back where they are known.
         """
         hidden = session.cue.hidden
         if not session.reads:
@@ -131,5 +131,5 @@ class Explorer:
         return replace(session, cue=_undamaged(session.episode), reads=())
 
 
-def _undamaged(images: Tensor) -> Damaged:
-    return Damaged(images, torch.zeros_like(images, dtype=torch.bool))
+def _undamaged(images: Tensor) -> Corrupted:
+    return Corrupted(images, torch.zeros_like(images, dtype=torch.bool))

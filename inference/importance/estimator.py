@@ -18,15 +18,6 @@ from pyro.ops.stats import fit_generalized_pareto
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from inference.importance.estimator import (
-    Part,
-    Proposal,
-    WeightedDraws,
-    WeightStream,
-    defensive_proposal,
-    latent_sites,
-    weighted_draws,
-)
 from inference.tracing import (
     ElboMeans,
     ElboTerms,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,7 +19,6 @@ from inference.importance.estimator import (
     standard_error,
     widened_proposal,
 )
-from inference.importance.scoring import Batch, collect, deal
 from inference.importance.search import refined_proposal, searching_proposal
 from inference.metrics.elbo import previous_memories
 from inference.runs.processes import ALONE, Processes
@@ -44,7 +44,7 @@ class Batch:
     seed: int
 
 
-def deal(episodes: Iterable[tuple[Tensor, Tensor]], seed: int, processes: Processes = ALONE) -> Iterator[Batch]:
+def shard(episodes: Iterable[tuple[Tensor, Tensor]], seed: int, processes: Processes = ALONE) -> Iterator[Batch]:
     """Deal batches of images and of which of them count: of n processes each gets every n-th."""
     before: Tensor | None = None
     for number, (episode, counted) in enumerate(episodes):
@@ -53,9 +53,19 @@ def deal(episodes: Iterable[tuple[Tensor, Tensor]], seed: int, processes: Proces
         before = episode[-1:]
 
 
-def collect(found: Sequence[Found], processes: Processes = ALONE) -> list[Found]:
+def of_all(value: Found, processes: Processes) -> list[Found]:
+    """Values of all processes, in their order; every process has to call this."""
+    return [value] if processes.count == 1 else processes.gather(value)
+
+
+def synced(processes: Processes) -> AbstractContextManager[None]:
+    """A block whose errors all processes meet together, see `Processes.sync_errors`."""
+    return nullcontext() if processes.count == 1 else processes.sync_errors()
+
+
+def gather(found: Sequence[Found], processes: Processes = ALONE) -> list[Found]:
     """What every process found in its batches, in the order of the batches; every process has to call this."""
-    hands = processes.gather(list(found))
+    hands = of_all(list(found), processes)
     return [hands[number % len(hands)][number // len(hands)] for number in range(sum(map(len, hands)))]
 
 
@@ -134,12 +144,12 @@ def score_episodes(
     Returns:
         Scores of the N counted images, in their order, on the CPU, with the times of the slowest process.
     """
-    with processes.together():
-        dealt = [_score_batch(model, guide, batch, plan) for batch in deal(episodes, seed, processes)]
-    batches = collect([scores.by_memory for scores in dealt], processes)
+    with synced(processes):
+        dealt = [_score_batch(model, guide, batch, plan) for batch in shard(episodes, seed, processes)]
+    batches = gather([scores.by_memory for scores in dealt], processes)
     whole = [name for name in MEANINGS if all(name in batch for batch in batches)]
-    times = processes.gather([scores.seconds for scores in dealt])
-    memory_kls = [value for value in collect([scores.memory_kl for scores in dealt], processes) if value is not None]
+    times = of_all([scores.seconds for scores in dealt], processes)
+    memory_kls = [value for value in gather([scores.memory_kl for scores in dealt], processes) if value is not None]
     return Scores(
         {name: concatenate([batch[name] for batch in batches]) for name in whole},
         {name: max(sum(batch.get(name, 0.0) for batch in own) for own in times) for name in whole},
@@ -158,7 +168,7 @@ def _score_batch(model: PyroProgram, guide: PyroProgram, batch: Batch, plan: Sco
         seconds[name], began = time.perf_counter() - began, time.perf_counter()
 
     with own_randomness(batch.seed, batch.episode.device):
-        drawn = draw_memory(model, guide, batch.episode)
+        drawn = sample_memory(model, guide, batch.episode)
         note(OWN, _score_own(model, guide, batch.episode, drawn, plan))
         if plan.control_particles:
             for name, memories in _control_memories(model, guide, batch).items():
@@ -167,7 +177,7 @@ def _score_batch(model: PyroProgram, guide: PyroProgram, batch: Batch, plan: Sco
 
 
 @dataclass(frozen=True)
-class DrawnMemory:
+class SampledMemory:
     """Random memories that episodes wrote, and what they cost.
 
     Attributes:
@@ -180,7 +190,7 @@ class DrawnMemory:
 
 
 @torch.no_grad()
-def draw_memory(model: PyroProgram, guide: PyroProgram, episode: Tensor) -> DrawnMemory | None:
+def sample_memory(model: PyroProgram, guide: PyroProgram, episode: Tensor) -> SampledMemory | None:
     """Draw the memories that episodes (B, T, C, H, W) write; None where they are deterministic, and written anew."""
     pair = trace_pair(model, guide, episode)
     if "memory" not in pair.latent_sites():
@@ -192,7 +202,7 @@ def draw_memory(model: PyroProgram, guide: PyroProgram, episode: Tensor) -> Draw
         kl = kl_divergence(posterior, prior)
     except NotImplementedError:
         kl = posterior.log_prob(value) - prior.log_prob(value)
-    return DrawnMemory(value, kl)
+    return SampledMemory(value, kl)
 
 
 def _per_image(kl: Tensor, batch: Batch) -> Tensor:
@@ -237,7 +247,7 @@ def leave_one_out_memories(guide: PyroProgram, episode: Tensor) -> Tensor:
 
 
 def _score_own(
-    model: PyroProgram, guide: PyroProgram, episode: Tensor, drawn: DrawnMemory | None, plan: ScoringPlan
+    model: PyroProgram, guide: PyroProgram, episode: Tensor, drawn: SampledMemory | None, plan: ScoringPlan
 ) -> ImportanceScore:
     """Score images read from the memory that they wrote; a random one is given, so that they are independent."""
     memory = None if drawn is None else drawn.value
@@ -302,3 +312,10 @@ def inference_gap(score: ImportanceScore) -> dict[str, float]:
 def _of_images(score: ImportanceScore, chosen: Tensor) -> ImportanceScore:
     """Scores of some of B x T images, flat, on the CPU."""
     return combine([score], lambda values: values[0].flatten()[chosen].cpu())
+
+
+def previous_memories(memory: Tensor, previous: Tensor | None) -> Tensor | None:
+    """Memory of the episode before each, (B, 1, ...); None where there is no other episode at all, or no memory."""
+    if (previous is None and len(memory) == 1) or not memory.numel():
+        return None
+    return torch.cat([memory[-1:] if previous is None else previous, memory[:-1]])

@@ -174,11 +174,11 @@ def _around(model: PyroProgram, values: dict[str, Tensor], episode: Tensor, memo
     for name, value in values.items():
         fn: Any = trace.nodes[name]["fn"]
         scale = 1.0 if name == list(values)[-1] else _FOUND_SCALE
-        moments = moments(fn)
-        if moments is None:  # estimates differ from call to call: they say how wide to begin, and not where
+        known = moments(fn)
+        if known is None:  # estimates differ from call to call: they say how wide to begin, and not where
             moves[name] = Move(value, (scale * fn.sample((_MOMENT_DRAWS,)).std(0)).log())
         else:
-            mean, deviation = moments
+            mean, deviation = known
             moves[name] = Move((value - mean) / deviation, torch.full_like(value, math.log(scale)))
     return moves
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from inference.importance.estimator import standard_error
 from inference.tracing import combine
-from inference.trained_memory import Decoded, GenerativeMemory
-from kpp_pyro.corruptions import Damaged
+from inference.trained_memory import Decoded, TrainedMemory
+from kpp_pyro.corruptions import Corrupted
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Denoising:
 
 
 @torch.no_grad()
-def denoise(memories: GenerativeMemory, images: Tensor, damaged: Damaged, steps: int) -> Denoising:
+def denoise(memories: TrainedMemory, images: Tensor, damaged: Corrupted, steps: int) -> Denoising:
     """Write images (B, T, C, H, W), and recall them from damaged copies of the same shape."""
     memory = memories.write(images)
     recall = memories.recall(memory, damaged.images, steps)
@@ -114,7 +114,7 @@ def of_images(parts: Sequence[tuple[Denoising, Tensor]]) -> Denoising:
     return combine([part for part, _ in parts], join)
 
 
-def _errors(memories: GenerativeMemory, images: Tensor, results: Sequence[Decoded]) -> Errors:
+def _errors(memories: TrainedMemory, images: Tensor, results: Sequence[Decoded]) -> Errors:
     wrong = torch.stack([wrong_pixels(result.images, images) for result in results])
     nats = torch.stack([-memories.log_likelihood(images, result) for result in results])
     nearest = [_nearest((result.images > 0.5).to(images), images) for result in results]

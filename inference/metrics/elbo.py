@@ -9,13 +9,22 @@ import torch
 from torch import Tensor
 
 from inference.errors import DivergenceError
-from inference.importance.scoring import Batch, collect, deal
+from inference.importance.scoring import Batch, gather, previous_memories, shard, synced
 from inference.runs.processes import ALONE, Processes
-from inference.tracing import PyroProgram, own_randomness, trace_pair, written_memory
+from inference.tracing import (
+    ElboMeans,
+    ElboTerms,
+    PyroProgram,
+    elbo_terms,
+    own_randomness,
+    terms_of,
+    trace_pair,
+    written_memory,
+)
 
 
 @torch.no_grad()
-def evaluate(
+def mean_elbo(
     model: PyroProgram,
     guide: PyroProgram,
     episodes: Iterable[tuple[Tensor, Tensor]],
@@ -46,10 +55,10 @@ def evaluate(
     Raises:
         DivergenceError: an ELBO of images that were written, or were left out, is not finite.
     """
-    with processes.together():
-        found = [_evaluate_batch(model, guide, batch, left_out) for batch in deal(episodes, seed, processes)]
+    with synced(processes):
+        found = [_evaluate_batch(model, guide, batch, left_out) for batch in shard(episodes, seed, processes)]
     own, other, strangers = (ElboMeans() for _ in range(3))
-    for batch in collect(found, processes):
+    for batch in gather(found, processes):
         for means, of_batch in zip((own, other, strangers), batch, strict=True):
             means.merge(of_batch)
     results = own.means().as_dict()
@@ -86,13 +95,6 @@ def describe(results: dict[str, float]) -> str:
     """Say quantities in nats per image in one line."""
     named = ((name.removesuffix("_nats_per_image").replace("_", " "), value) for name, value in results.items())
     return ", ".join(f"{name} {value:.2f}" for name, value in named) + " nats per image"
-
-
-def previous_memories(memory: Tensor, previous: Tensor | None) -> Tensor | None:
-    """Memory of the episode before each, (B, 1, ...); None where there is no other episode at all, or no memory."""
-    if (previous is None and len(memory) == 1) or not memory.numel():
-        return None
-    return torch.cat([memory[-1:] if previous is None else previous, memory[:-1]])
 
 
 def _add_counted(means: ElboMeans, terms: ElboTerms, counted: Tensor, finite: bool = True) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from inference.errors import DivergenceError
 from inference.importance.estimator import WeightedDraws, WeightStream
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.atomic import write_whole
+from kpp_pyro.files.atomic import atomic_write
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", FutureWarning)  # 0.23 announces 1.0, once a day
@@ -109,7 +109,7 @@ def posterior_data(
 
 def save(data: ArvizData, path: Path) -> None:
     """Write ArviZ data to a netCDF file, whole or not at all."""
-    write_whole(path, lambda temporary: data.to_netcdf(str(temporary), engine="h5netcdf"))
+    atomic_write(path, lambda temporary: data.to_netcdf(str(temporary), engine="h5netcdf"))
 
 
 def load(path: Path) -> ArvizData:

@@ -1,16 +1,14 @@
-"""Trained weights that come with the project, one folder each: config.json and weights.safetensors."""
+"""Trained pairs that come with the project, one folder each: config.json and weights.safetensors."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from inference.runs.config import replace_flat
-from inference.runs.opening import read_run
+from inference.runs.opening import Run, load, read_run
 from inference.runs.resolving import resolve
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.atomic import writing
@@ -18,7 +16,7 @@ from kpp_pyro.files.checkpoint import load_checkpoint, save_checkpoint
 from kpp_pyro.files.run_folder import RunFolder, write_json, write_text
 from kpp_pyro.files.tensors import TensorFile
 
-PRETRAINED = Path(__file__).parent / "pretrained"
+PRETRAINED = Path(__file__).parents[2] / "experiments" / "pretrained"
 UNPACKED = Path("runs") / "pretrained"
 _CONFIG, _WEIGHTS = "config.json", "weights.safetensors"
 _FILE = TensorFile("weights", "a file of weights")
@@ -67,7 +65,7 @@ def pack(path: Path, folder: Path, **changes: object) -> Path:
         InputError: no run, a configuration that is not legal, or a folder that cannot be written to.
     """
     run, config = read_run(path)
-    config = replace_flat(config, {**_ANYWHERE, **changes})
+    config = config.replace(**{**_ANYWHERE, **changes})
     resolve(config)
     state = load_checkpoint(run.best)
     tensors = {name: _rounded(tensor) for name, tensor in state["pair"].items()}
@@ -75,9 +73,23 @@ def pack(path: Path, folder: Path, **changes: object) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     _FILE.save(folder / _WEIGHTS, tensors, step=str(state["step"]))
     content = json.loads(run.config.read_text())
-    write_json(folder / _CONFIG, {**content, "config": dataclasses.asdict(config)})
+    write_json(folder / _CONFIG, {**content, "config": config.to_json()})
     return folder / _WEIGHTS
 
 
 def _rounded(tensor: Tensor) -> Tensor:
     return tensor.to(_MATRICES) if tensor.dim() > 1 else tensor.clone()  # a file holds what two parts share twice
+
+
+def load_pretrained(name: str, device: str = "auto", data_dir: Path | str | None = None) -> Run:
+    """Open a trained pair that comes with the project, from a run folder that it is unpacked to.
+
+    Args:
+        name: such as mnist or omniglot, see `pretrained_names`.
+        device: auto, cpu, cuda, ...
+        data_dir: folder of the data sets, if they are used.
+
+    Raises:
+        InputError: no such name, or a folder that cannot be written to.
+    """
+    return load(unpack(name), device, data_dir)

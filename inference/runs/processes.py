@@ -67,7 +67,7 @@ class Processes:
         return self.gather(value)[0]
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def sync_errors(self) -> Iterator[None]:
         """Leave a block together, which holds no meeting: an error that a user can act on, in one, is raised by all.
 
         Raises:

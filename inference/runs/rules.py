@@ -58,7 +58,7 @@ def _idle_fields(config: Config) -> Iterator[Conflict]:
 
 def _conflicts_of_keys(config: Config) -> Iterator[Conflict]:
     program, write = config.program, WRITES[config.memory.write]
-    blocks = _has_blocks(config)
+    blocks = has_blocks(config)
     if blocks and write.points_at_blocks and program.key_guide != "mean_field":
         yield (
             "key_guide",
@@ -76,7 +76,7 @@ def _conflicts_of_latents(config: Config) -> Iterator[Conflict]:
     if program.latent_context == "image_and_read" and program.latent_prior == "standard_normal":
         yield "latent_context", "image, since nothing is read", program.latent_context
     size = memory.layout.read_scalars * (memory.signs_per_scalar or 1)
-    if _has_blocks(config) and memory.latent_size not in (None, size):
+    if has_blocks(config) and memory.latent_size not in (None, size):
         what = "signs" if memory.signs_per_scalar else "scalars"
         yield "latent_size", f"the {size} {what} of a read with --write {memory.write}", memory.latent_size
 
@@ -85,10 +85,10 @@ def _conflicts_of_flows(config: Config) -> Iterator[Conflict]:
     """Flows move half of the numbers by the other half."""
     program, memory = config.program, config.memory
     keys = program.key_size if program.model == "kanerva_machine" else program.memory_rows
-    read = memory.layout.read_scalars * (memory.signs_per_scalar or 1) if _has_blocks(config) else None
+    read = memory.layout.read_scalars * (memory.signs_per_scalar or 1) if has_blocks(config) else None
     for name, size, what in (
-        ("key_prior", None if _has_blocks(config) else keys, "keys"),
-        ("key_guide", None if _has_blocks(config) else keys, "keys"),
+        ("key_prior", None if has_blocks(config) else keys, "keys"),
+        ("key_guide", None if has_blocks(config) else keys, "keys"),
         ("latent_guide", memory.latent_size or read, "latents"),
     ):
         chosen = getattr(program, name)
@@ -106,7 +106,7 @@ def _conflicts_of_objectives(config: Config) -> Iterator[Conflict]:
             if not registry[chosen].closed_kl:
                 yield name, f"a normal with --objective {training.objective}, whose KLs are closed", chosen
         if (
-            _has_blocks(config)
+            has_blocks(config)
             and WRITES[config.memory.write].points_at_blocks
             and program.key_prior != "standard_normal"
         ):
@@ -126,13 +126,12 @@ def _conflicts_of_objectives(config: Config) -> Iterator[Conflict]:
 
 def _conflicts_of_networks(config: Config) -> Iterator[Conflict]:
     network = config.network
-    for name, chosen, registry in (
-        ("networks", network.networks, NETWORKS),
-        ("episode_encoder", network.episode_encoder, EPISODE_ENCODERS),
-    ):
-        multiple = registry[chosen].width_multiple  # type: ignore[attr-defined]
-        if network.width % multiple:
-            yield "width", f"a multiple of {multiple} with {flag(name)} {chosen}", network.width
+    encoder, family = EPISODE_ENCODERS[network.episode_encoder], NETWORKS[network.networks]
+    if network.width % family.width_multiple:
+        yield "width", f"a multiple of {family.width_multiple} with --networks {network.networks}", network.width
+    if network.width % encoder.width_multiple:
+        what = f"a multiple of {encoder.width_multiple} with --episode-encoder {network.episode_encoder}"
+        yield "width", what, network.width
 
 
 def _conflicts_of_semantic_reads(config: Config) -> Iterator[Conflict]:
@@ -164,6 +163,6 @@ def _conflicts_of_signs(config: Config) -> Iterator[Conflict]:
         yield "signs_per_scalar", what, memory.signs_per_scalar
 
 
-def _has_blocks(config: Config) -> bool:
+def has_blocks(config: Config) -> bool:
     """Whether the memory is written by --write, in blocks."""
     return "write" in MODELS[config.program.model].settings

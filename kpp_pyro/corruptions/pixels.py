@@ -1,4 +1,4 @@
-"""Noise on images, to make cues of them: what was written is to be recalled from a damaged copy."""
+"""Corruptions of pixels by themselves, and of squares of them."""
 
 from __future__ import annotations
 
@@ -20,24 +20,28 @@ def _clipped(images: Tensor) -> Corrupted:
 
 
 def salt_and_pepper(images: Tensor, strength: float, generator: torch.Generator | None) -> Corrupted:
+    """Make a share of the pixels black or white, with equal probability."""
     chosen = _uniform(images.shape, images, generator) < strength
     salt = (_uniform(images.shape, images, generator) < 0.5).to(images)
     return _clipped(torch.where(chosen, salt, images))
 
 
 def speckle(images: Tensor, strength: float, generator: torch.Generator | None) -> Corrupted:
+    """x (1 + s n), n ~ N(0, 1): bright pixels flicker."""
     tiny = torch.finfo(images.dtype).tiny
     normal = torch.special.ndtri(_uniform(images.shape, images, generator).clamp(min=tiny))
     return _clipped(images * (1 + strength * normal))
 
 
 def poisson(images: Tensor, strength: float, generator: torch.Generator | None) -> Corrupted:
+    """s Poisson(x / s): x / s photons on average."""
     device = images.device if generator is None else generator.device
     photons = torch.poisson((images / strength).to(device), generator=generator).to(images)
     return _clipped(photons * strength)
 
 
 def mask(images: Tensor, strength: float, generator: torch.Generator | None) -> Corrupted:
+    """Hide a square at a random place, of a share of the area."""
     height, width = images.shape[-2:]
     tall, wide = (max(1, round(size * math.sqrt(strength))) for size in (height, width))
     corner = _uniform((2, *images.shape[:-3]), images, generator)[..., None, None, None]

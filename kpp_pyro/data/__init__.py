@@ -3,8 +3,7 @@
 A folder of pictures of any size stays on disk: `find_pictures`, `decode_pictures` and `FolderSampler` (`folder.py`).
 
 To add a data set, write a loader `(data_dir: Path) -> ImageSplits` in a file of its own (`digits.py` is the
-shortest) and register it under its name in `DATASETS` (`datasets.py`). The command
-line takes its names from `DatasetName` in `experiments/config.py`, which a test compares with `DATASETS`.
+shortest) and register it under its name in `DATASETS` (`datasets.py`).
 """
 
 from kpp_pyro.data.augment import augment, warp

@@ -1,29 +1,51 @@
-"""The data sets by name. To add one, write its loader in a file of its own and add a line to `DATASETS`."""
+"""The data sets that a configuration may name: a loader in a file of its own, and a line here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from kpp_pyro.config_part import require_name
 from kpp_pyro.data.digits import load_digits
 from kpp_pyro.data.images import ImageSplits
 from kpp_pyro.data.mnist import load_fashion_mnist, load_mnist
 from kpp_pyro.data.omniglot import load_omniglot
 from kpp_pyro.errors import InputError
 
-DATASETS: dict[str, Callable[[Path], ImageSplits]] = {
-    "digits": load_digits,
-    "mnist": load_mnist,
-    "fashion_mnist": load_fashion_mnist,
-    "omniglot": load_omniglot,
+
+@dataclass(frozen=True)
+class DataSource:
+    """A data set, as it is registered.
+
+    Attributes:
+        load: its three splits, of the folder of the data sets; None of a tree of pictures, which stays on disk.
+        downloads: whether it is downloaded to that folder where it is not there.
+    """
+
+    load: Callable[[Path], ImageSplits] | None
+    downloads: bool = False
+
+
+DATASETS: dict[str, DataSource] = {
+    "digits": DataSource(load_digits),
+    "mnist": DataSource(load_mnist, downloads=True),
+    "fashion_mnist": DataSource(load_fashion_mnist, downloads=True),
+    "omniglot": DataSource(load_omniglot, downloads=True),
+    "folder": DataSource(None),
 }
 
 
 def load_dataset(name: str, data_dir: Path | str) -> ImageSplits:
     """Load a data set from its folder under `data_dir`, or download it there.
 
-    Raises InputError for a name that is not in `DATASETS`, and for whatever the loader finds wrong.
+    Raises:
+        InputError: a name that is not in `DATASETS`, one of pictures that stay on disk, or what the loader finds wrong.
     """
-    if name not in DATASETS:
-        raise InputError(f"--dataset: expected one of {', '.join(DATASETS)}, found {name!r}")
-    return DATASETS[name](Path(data_dir))
+    try:
+        require_name(name, [known for known, source in DATASETS.items() if source.load])
+    except ValueError as error:
+        raise InputError(f"--dataset: {error}") from error
+    load = DATASETS[name].load
+    assert load is not None
+    return load(Path(data_dir))

@@ -9,15 +9,6 @@ from torch import Tensor
 
 from kpp_pyro.data.augment import augment
 from kpp_pyro.data.images import LabelledImages
-from kpp_pyro.data.sampler import (
-    EpisodeOrder,
-    Rendering,
-    is_black_and_white,
-    prepare,
-    require_episode,
-    require_keys,
-    require_positive,
-)
 from kpp_pyro.errors import InputError
 from kpp_pyro.likelihoods.bernoulli import Binarization, binarize, binarize_once, require_binarization
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from kpp_pyro.errors import InputError
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     """Have `write` fill a temporary file beside `path`, then rename it; a failure leaves `path` as it was."""
     temporary = path.with_name(f".{path.name}.partial")
     try:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.atomic import write_whole
+from kpp_pyro.files.atomic import atomic_write
 
 FORMAT = "kpp_pyro.checkpoint"
 VERSION = 2
@@ -20,7 +20,7 @@ VERSION = 2
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state`, marked as this project's, whole or not at all."""
     content = {"format": FORMAT, "version": VERSION, **state}
-    write_whole(path, lambda file: torch.save(content, file))
+    atomic_write(path, lambda file: torch.save(content, file))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

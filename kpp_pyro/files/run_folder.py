@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.atomic import write_whole, writing
+from kpp_pyro.files.atomic import atomic_write, writing
 
 _LIBRARIES = ("torch", "torchvision", "pyro-ppl", "numpy", "scipy", "scikit-learn", "matplotlib", "arviz")
 
@@ -210,4 +210,4 @@ def _finite(content: Any) -> Any:
 def write_text(path: Path, content: str) -> None:
     """Write text whole or not at all. Raises InputError where it cannot be written."""
     with writing(path):
-        write_whole(path, lambda file: file.write_text(content))
+        atomic_write(path, lambda file: file.write_text(content))

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.atomic import write_whole, writing
+from kpp_pyro.files.atomic import atomic_write, writing
 
 _VERSION = "1"
 
@@ -44,7 +44,7 @@ class TensorFile:
         try:
             with writing(path):
                 marked = {"format": self.format, "version": _VERSION, **metadata}
-                write_whole(path, lambda file: save_file(content, file, marked))
+                atomic_write(path, lambda file: save_file(content, file, marked))
         except SafetensorError as error:
             raise InputError(f"{path}: expected a file that can be written, found {error}") from error
 

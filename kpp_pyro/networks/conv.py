@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kpp_pyro.networks.conv import ResidualConv
+from kpp_pyro.networks.interface import NetworkFamily
 from kpp_pyro.networks.temporal_shift import temporal_shift
+
+_WIDTH_MULTIPLE = 16  # GroupNorm of 8 groups, and channels to shift
 
 
 class ResidualConv(nn.Module):
@@ -86,3 +88,11 @@ class ConvDecoder(nn.Module):
         quarter = self.at_quarter(self.stem(flat))
         half = self.at_half(self.to_half(quarter.flatten(0, 1)).unsqueeze(0))
         return self.head(half.flatten(0, 1)).reshape(*batch, *self.image_shape)
+
+
+CONV = NetworkFamily(
+    ConvEncoder,
+    ConvDecoder,
+    {"tiny": (16, 1), "small": (32, 1), "medium": (64, 2), "base": (128, 3)},
+    width_multiple=_WIDTH_MULTIPLE,
+)

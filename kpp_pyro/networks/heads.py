@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from kpp_pyro.memory.blocks import MemoryLayout
 from kpp_pyro.memory.sign_code import SignCode
-from kpp_pyro.networks.heads import positive
 
 
 class InPrecision(nn.Module):

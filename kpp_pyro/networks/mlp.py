@@ -7,7 +7,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kpp_pyro.networks.mlp import ResidualMlp
+from kpp_pyro.networks.interface import NetworkFamily
 from kpp_pyro.networks.temporal_shift import temporal_shift
 
 
@@ -23,7 +23,9 @@ class ResidualMlp(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return features of the same shape."""
-        shifted = temporal_shift(self.norm(features), self.shift_fraction)
+        shifted = self.norm(features)
+        if self.shift_fraction:
+            shifted = temporal_shift(shifted, self.shift_fraction)
         return features + self.project(F.gelu(self.widen(shifted)))
 
 
@@ -57,3 +59,8 @@ class MlpDecoder(nn.Module):
     def forward(self, latent: Tensor) -> Tensor:
         """Decode latents to logits."""
         return self.head(self.blocks(self.stem(latent))).unflatten(-1, self.image_shape)
+
+
+MLP = NetworkFamily(
+    MlpEncoder, MlpDecoder, {"tiny": (256, 1), "small": (512, 1), "medium": (768, 1), "base": (2048, 4)}
+)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kpp_pyro.networks.heads import positive
+from kpp_pyro.networks.heads import IdentityReading, positive
 from kpp_pyro.networks.mlp import ResidualMlp
 
 _WIDE = 2.5  # raw value of a scale of about one, with which a VAE's prior begins

@@ -15,7 +15,7 @@ _WIDE = 4.0  # ratio of the largest to the smallest number, above which an axis 
 _COST = "-ln p(x | memory), nats per image{}less is better"
 
 
-def draw_ablation(
+def plot_ablation(
     points: Sequence[Mapping[str, Any]], numeric_axis: str | None, title: str, path: Path | str | None = None
 ) -> Figure:
     """Draw the cost of an image for every combination of an ablation, with standard errors over seeds, beside ln T.

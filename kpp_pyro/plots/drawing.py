@@ -19,7 +19,7 @@ INK = matplotlib.colormaps["gray"].with_extremes(bad="slategray")  # images, and
 IMAGE_COLOURS = matplotlib.colormaps["turbo"]  # one for each image of an episode
 
 
-def draw_image_table(
+def plot_image_table(
     rows: Sequence[tuple[str, Tensor]],
     title: str,
     path: Path | str | None = None,
@@ -36,12 +36,12 @@ def draw_image_table(
     width = max(len(images) for _, images in rows)
     size = (max(5.0, _SIDE * width + 1.4), _SIDE * len(rows) + (0.75 if columns else 0.45))
     figure = Figure(size, layout="constrained")
-    draw_mosaic(figure.subplots(), rows, columns)
+    plot_mosaic(figure.subplots(), rows, columns)
     figure.suptitle(title, fontsize=10)
     return save(figure, path)
 
 
-def draw_mosaic(axis: Any, rows: Sequence[tuple[str, Tensor]], columns: Sequence[str] = ()) -> None:
+def plot_mosaic(axis: Any, rows: Sequence[tuple[str, Tensor]], columns: Sequence[str] = ()) -> None:
     """Draw rows of images (N, C, H, W) into one axis, with a ground between them that shows as such."""
     first = rows[0][1].detach().cpu()
     height, width = (side + 2 for side in first.shape[-2:])

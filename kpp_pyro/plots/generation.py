@@ -9,21 +9,21 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from kpp_pyro.plots.drawing import draw_image_table, draw_mosaic, save
+from kpp_pyro.plots.drawing import plot_mosaic, save
 
 _KINDS = {"prior": ("keys of the prior", "steelblue"), "cleaned_up": ("after iterated clean-up", "darkorange")}
 
 
-def draw_generation(written: Tensor, drawn: Tensor, cleaned: Tensor, path: Path | str | None = None) -> Figure:
+def plot_generation(written: Tensor, drawn: Tensor, cleaned: Tensor, path: Path | str | None = None) -> Figure:
     """Draw images written to memories (memories, N, C, H, W) over samples of them, raw and cleaned up."""
     rows = []
     for index, parts in enumerate(zip(written, drawn, cleaned, strict=True)):
         names = (f"written, {index + 1}", f"samples, {index + 1}", f"cleaned, {index + 1}")
         rows += list(zip(names, parts, strict=True))
-    return draw_image_table(rows, "Written images, samples of their memory, and samples after iterated clean-up", path)
+    return plot_image_table(rows, "Written images, samples of their memory, and samples after iterated clean-up", path)
 
 
-def draw_key_walk(walks: Mapping[str, Tensor], path: Path | str | None = None, reads: int = 1) -> Figure:
+def plot_key_walk(walks: Mapping[str, Tensor], path: Path | str | None = None, reads: int = 1) -> Figure:
     """Draw what keys on a grid of x and y read, at their places over the memory; a panel for each scale.
 
     Args:
@@ -36,7 +36,7 @@ def draw_key_walk(walks: Mapping[str, Tensor], path: Path | str | None = None, r
     figure = Figure((11, width * rows / columns + 0.9), layout="constrained")
     axes = figure.subplots(1, len(walks), squeeze=False)[0]
     for axis, (name, images) in zip(axes, walks.items(), strict=True):
-        draw_mosaic(axis, [("", row) for row in images])
+        plot_mosaic(axis, [("", row) for row in images])
         axis.set_title(name, fontsize=9)
         axis.set_xlabel("x of the key, left to right", fontsize=8)
     axes[0].set_ylabel("y of the key, downwards", fontsize=8)
@@ -45,17 +45,17 @@ def draw_key_walk(walks: Mapping[str, Tensor], path: Path | str | None = None, r
     return save(figure, path)
 
 
-def draw_interpolation(pairs: Sequence[tuple[Tensor, Tensor]], path: Path | str | None = None) -> Figure:
+def plot_interpolation(pairs: Sequence[tuple[Tensor, Tensor]], path: Path | str | None = None) -> Figure:
     """Draw walks between two written images: each pair is images (N, C, H, W) through keys, and through latents."""
     rows = []
     for through_keys, through_latents in pairs:
         rows += [("keys", through_keys), ("latents", through_latents)]
-    return draw_image_table(
+    return plot_image_table(
         rows, "From one written image to another, through their keys and through their latents", path
     )
 
 
-def draw_coverage(content: Mapping[str, Any], path: Path | str | None = None) -> Figure:
+def plot_coverage(content: Mapping[str, Any], path: Path | str | None = None) -> Figure:
     """Draw how many written images so many samples bring back, and how far samples are from what was written.
 
     Args:

@@ -19,7 +19,7 @@ _ACTS = {
 _QUANTITIES = (("milliseconds", "ms per step (of scoring: ms in all)"), ("peak_mebibytes", "peak MiB in tensors"))
 
 
-def draw_growth(growth: Sequence[Mapping[str, Any]], path: Path | str | None = None) -> Figure:
+def plot_growth(growth: Sequence[Mapping[str, Any]], path: Path | str | None = None) -> Figure:
     """Draw time and peak memory along every axis that was measured: an axis a column, a write a line.
 
     Args:
@@ -39,7 +39,7 @@ def draw_growth(growth: Sequence[Mapping[str, Any]], path: Path | str | None = N
     return save(figure, path)
 
 
-def draw_memory_costs(costs: Sequence[Mapping[str, Any]], path: Path | str | None = None) -> Figure:
+def plot_memory_costs(costs: Sequence[Mapping[str, Any]], path: Path | str | None = None) -> Figure:
     """Draw what it costs to write to and to read from every memory, against T: an act a panel, a memory a line.
 
     Args:

@@ -7,10 +7,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from kpp_pyro.plots.drawing import draw_image_table
 
-
-def draw_reconstructions(
+def plot_reconstructions(
     originals: Tensor, reconstructions: Tensor, path: Path | str | None = None, columns: int = 16
 ) -> Figure:
     """Draw images (N, C, H, W) over their reconstructions (pixel probabilities), in pairs of rows."""
@@ -19,10 +17,10 @@ def draw_reconstructions(
     for start in range(0, shown, columns):
         rows.append(("original", originals[start : start + columns]))
         rows.append(("reconstruction", reconstructions[start : start + columns]))
-    return draw_image_table(rows, "Images of an episode, and what is read back from its memory", path)
+    return plot_image_table(rows, "Images of an episode, and what is read back from its memory", path)
 
 
-def draw_samples(samples: Tensor, path: Path | str | None = None) -> Figure:
+def plot_samples(samples: Tensor, path: Path | str | None = None) -> Figure:
     """Draw samples (memories, S, C, H, W), pixel probabilities: a row for each memory."""
     rows = [(f"memory {index + 1}", images) for index, images in enumerate(samples)]
-    return draw_image_table(rows, "Samples: keys drawn from the prior, read from a memory", path)
+    return plot_image_table(rows, "Samples: keys drawn from the prior, read from a memory", path)

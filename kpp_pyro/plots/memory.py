@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from kpp_pyro.plots.drawing import IMAGE_COLOURS, draw_mosaic, save
+from kpp_pyro.plots.drawing import IMAGE_COLOURS, plot_mosaic, save
 
 _EPISODE_COLUMNS = 8
 
 
-def draw_memory(
+def plot_memory(
     memory: Tensor, boxes: Tensor | None = None, path: Path | str | None = None, most_channels: int = 8
 ) -> Figure:
     """Draw the channels of one memory (C_m, H_m, W_m) with the boxes (T, R, 4) that its keys read, if they are places.
@@ -41,7 +41,7 @@ def draw_memory(
     return save(figure, path)
 
 
-def draw_memory_at_work(
+def plot_memory_at_work(
     episode: Tensor,
     memory: Tensor,
     boxes: Tensor | None,
@@ -64,15 +64,15 @@ def draw_memory_at_work(
     lines = -(-len(episode) // _EPISODE_COLUMNS), 2 * _EPISODE_COLUMNS / len(cues)  # of images, above and below
     figure = Figure((11, 0.68 * sum(lines) + 0.9), layout="constrained")
     (first, second), (third, fourth) = figure.subplots(2, 2, height_ratios=lines)
-    draw_mosaic(first, [("", row) for row in episode.split(_EPISODE_COLUMNS)])
+    plot_mosaic(first, [("", row) for row in episode.split(_EPISODE_COLUMNS)])
     first.set_title(f"1. An episode of {len(episode)} images is written ...", fontsize=10)
     _draw_channel(second, memory, 0, boxes)
     second.set_axis_off()
     remark = "" if boxes is None else f" (channel 1 of {len(memory)}) with a block for each key"
     second.set_title(f"2. ... into one memory{remark}", fontsize=10)
-    draw_mosaic(third, [("cue", cues), ("recalled", recalled)])
-    third.set_title("3. Damaged copies are cues, and recall this", fontsize=10)
-    draw_mosaic(fourth, [("", row) for row in samples.split(len(cues))])
+    plot_mosaic(third, [("cue", cues), ("recalled", recalled)])
+    third.set_title("3. Corrupted copies are cues, and recall this", fontsize=10)
+    plot_mosaic(fourth, [("", row) for row in samples.split(len(cues))])
     fourth.set_title("4. Random keys read this", fontsize=10)
     return save(figure, path)
 

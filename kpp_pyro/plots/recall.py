@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
-from kpp_pyro.plots.drawing import draw_image_table, save
+from kpp_pyro.plots.drawing import save
 
 _STRENGTHS = matplotlib.colormaps["viridis"]
 _QUANTITIES = {"wrong_pixels_per_image": "wrong pixels per image", "nats_per_image": "-ln p(x | z), nats per image"}
 
 
-def draw_denoising(
+def plot_denoising(
     noise: str, cases: Mapping[float, Tensor], titles: Sequence[str], path: Path | str | None = None
 ) -> Figure:
     """Draw damaged images read by read, a row for each image.
@@ -33,12 +33,12 @@ def draw_denoising(
         for strength, many in cases.items()
         for first, images in enumerate(many)
     ]
-    return draw_image_table(
+    return plot_image_table(
         rows, f"Recalled from cues with noise: {noise.replace('_', ' ')}, by strength", path, titles
     )
 
 
-def draw_denoising_curves(results: Sequence[Mapping[str, Any]], path: Path | str | None = None) -> Figure:
+def plot_denoising_curves(results: Sequence[Mapping[str, Any]], path: Path | str | None = None) -> Figure:
     """Draw wrong pixels and nats against reads, a column for each noise and a line for each strength, with errors.
 
     Args:

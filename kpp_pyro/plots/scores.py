@@ -18,7 +18,7 @@ _MEMORY_NAMES = {
 }
 
 
-def draw_pareto_k(pareto_k: Sequence[float | None], path: Path | str | None = None) -> Figure:
+def plot_pareto_k(pareto_k: Sequence[float | None], path: Path | str | None = None) -> Figure:
     """Draw the histogram of every image's k-hat; those that are not finite are counted in the title."""
     known = [value for value in pareto_k if value is not None]
     figure = Figure((5.2, 3.4), layout="constrained")
@@ -35,7 +35,7 @@ def draw_pareto_k(pareto_k: Sequence[float | None], path: Path | str | None = No
     return save(figure, path)
 
 
-def draw_bounds(bounds: Sequence[dict[str, float]], elbo: float, path: Path | str | None = None) -> Figure:
+def plot_bounds(bounds: Sequence[dict[str, float]], elbo: float, path: Path | str | None = None) -> Figure:
     """Draw -ln p-hat_K, the upper bound on the cost of an image, against the particles K, with standard errors.
 
     Args:
@@ -56,7 +56,7 @@ def draw_bounds(bounds: Sequence[dict[str, float]], elbo: float, path: Path | st
     return save(figure, path)
 
 
-def draw_controls(scores: Mapping[str, dict[str, Any]], limit: float, path: Path | str | None = None) -> Figure:
+def plot_controls(scores: Mapping[str, dict[str, Any]], limit: float, path: Path | str | None = None) -> Figure:
     """Draw the cost of an image read from each memory, own and controls, on a logarithmic axis, beside ln T.
 
     Args:

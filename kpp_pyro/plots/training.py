@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from kpp_pyro.plots.drawing import logarithmic, save
 
 
-def draw_curves(metrics: Sequence[dict[str, Any]], path: Path | str | None = None) -> Figure:
+def plot_curves(metrics: Sequence[dict[str, Any]], path: Path | str | None = None) -> Figure:
     """Draw the negative ELBO, its terms and the memory gain on the validation set against the step."""
     seen = [record for record in metrics if record["split"] == "validation"]
     steps = [record["step"] for record in seen]
@@ -37,7 +37,7 @@ def draw_curves(metrics: Sequence[dict[str, Any]], path: Path | str | None = Non
     return save(figure, path)
 
 
-def draw_comparison(metrics: Mapping[str, Sequence[dict[str, Any]]], path: Path | str | None = None) -> Figure:
+def plot_comparison(metrics: Mapping[str, Sequence[dict[str, Any]]], path: Path | str | None = None) -> Figure:
     """Draw the negative ELBO on the validation set against training time, a line for each run by its name."""
     figure = Figure((6.4, 3.6), layout="constrained")
     axis = figure.subplots()

@@ -23,9 +23,11 @@ class KeyPrior(nn.Module, ABC):
 
     Attributes:
         closed_kl: whether `torch.distributions.kl_divergence` knows the KL of a normal to it.
+        made_of_guide: whether it is made of the guide's q(y|x), which must then need no memory.
     """
 
     closed_kl: ClassVar[bool]
+    made_of_guide: ClassVar[bool] = False
 
     def __init__(self, key_shape: Size, image_shape: tuple[int, int, int]) -> None:
         super().__init__()

@@ -58,6 +58,7 @@ class VampPrior(KeyPrior):
     """
 
     closed_kl = False
+    made_of_guide = True
 
     def __init__(self, key_shape: Size, image_shape: tuple[int, int, int]) -> None:
         super().__init__(key_shape, image_shape)

@@ -14,8 +14,7 @@ from kpp_pyro.errors import InputError
 from kpp_pyro.memory.blocks import Addressing, MemoryLayout, cut_blocks, join_blocks
 from kpp_pyro.memory.sign_code import SignCode
 from kpp_pyro.networks.heads import InPrecision, LocScaleHead
-from kpp_pyro.writes.blocks import BlockWrite
-from kpp_pyro.writes.interface import Encoding, Write
+from kpp_pyro.writes.interface import Encoding, Write, WriteParts
 
 
 class BlockWrite(Write):
@@ -34,6 +33,8 @@ class BlockWrite(Write):
     Raises:
         InputError: a memory that is not a whole number of blocks.
     """
+
+    points_at_blocks = True
 
     def __init__(
         self,
@@ -57,6 +58,12 @@ class BlockWrite(Write):
         self.to_content = InPrecision(LocScaleHead(encoding_size, self.latent_size, smallest_scale), dtype)
         head = LocScaleHead(encoding_size, self.latent_size, smallest_scale) if semantic else None
         self.to_semantic = InPrecision(head, dtype) if head else None
+
+    @classmethod
+    def of(cls, parts: WriteParts) -> BlockWrite:
+        """Make the write; a family of keys is not asked for."""
+        sizes = parts.layout, parts.encoding_size, parts.smallest_scale
+        return cls(*sizes, dtype=parts.dtype, code=parts.code, semantic=parts.semantic)
 
     @abstractmethod
     def blocks_of(self, encoding: Encoding) -> Tensor:
@@ -148,7 +155,7 @@ class AllocateWrite(BlockWrite):
 
     def blocks_of(self, encoding: Encoding) -> Tensor:
         """Blocks in order, the same in every episode, (B, T, R)."""
-        blocks = self.own_blocks(encoding.images, encoding.features.device)
+        blocks = self.own_blocks(encoding.features.shape[1], encoding.features.device)
         return blocks.expand(encoding.features.shape[0], -1, -1)
 
     def own_blocks(self, images: int, device: torch.device | None = None) -> Tensor:

@@ -14,7 +14,7 @@ _MOMENTUM, _SECOND_MOMENT = 0.8, 0.99  # of Adam, for tens of steps rather than 
 
 
 @dataclass(frozen=True)
-class LatentRefinement:
+class LatentAscent:
     """Gradient ascent of every image's latent on ln p(x | z), from where the encoder puts it.
 
         z_0 = f_enc(x),   z_{i+1} = z_i + Adam(d ln p(x | z_i) / dz),   i < steps
@@ -50,7 +50,7 @@ class LatentRefinement:
 
 
 @dataclass(frozen=True)
-class SignRefinement:
+class SignSearch:
     """The same for latents that are signs: in every step one of each image's is turned over, if that helps.
 
     Of those that have not been tried since the last success it is the one that promises most, by the gradient: turning

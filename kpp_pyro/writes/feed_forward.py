@@ -14,7 +14,7 @@ from kpp_pyro.networks.heads import InPrecision, between
 from kpp_pyro.posteriors.interface import Posterior
 from kpp_pyro.writes.assignment import round_assignment, sinkhorn
 from kpp_pyro.writes.blocks import BlockWrite
-from kpp_pyro.writes.interface import Encoding
+from kpp_pyro.writes.interface import Encoding, WriteParts
 
 _CLAIM_GAIN = 4.0  # sharpens the first choices, which learning then has something to tell apart by
 _SINKHORN_STEPS = 8
@@ -66,6 +66,7 @@ class FeedForwardWrite(BlockWrite):
         code: by which contents are signs, packed into the scalars of a block; as they are if None.
     """
 
+    points_at_blocks = False
     centres: Tensor
     widths: Tensor
 
@@ -94,6 +95,11 @@ class FeedForwardWrite(BlockWrite):
         scales = torch.full_like(across, _ROOM_OF_SCALES)
         widths = torch.stack([scales, across, down], -1)  # in the order of SCALE, X, Y
         self.register_buffer("widths", widths, persistent=False)  # of the keys that read each block alone, (N, 3)
+
+    @classmethod
+    def of(cls, parts: WriteParts) -> FeedForwardWrite:
+        """Make the write."""
+        return cls(parts.layout, parts.encoding_size, parts.smallest_scale, parts.keys(), parts.dtype, parts.code)
 
     def encode(self, features: Tensor) -> ClaimedEncoding:
         """Add the parameters of q(z|X), and claims."""

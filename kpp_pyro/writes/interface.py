@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
+import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
-from kpp_pyro.memory.blocks import Addressing
+from kpp_pyro.memory.blocks import Addressing, MemoryLayout
+from kpp_pyro.memory.sign_code import SignCode
+from kpp_pyro.posteriors.interface import Posterior
 
 
 @dataclass(frozen=True)
@@ -33,16 +38,46 @@ class Encoding:
         return self.features.shape[1]
 
 
+@dataclass(frozen=True)
+class WriteParts:
+    """What a write is made of.
+
+    Attributes:
+        layout: of the memory.
+        encoding_size: F, of the encodings f_enc(X).
+        smallest_scale: lower bound of the latents' scale.
+        keys: makes a family of q(y|X, M), of keys (R, 3), for a write whose keys are of one.
+        dtype: precision of the networks.
+        code: by which contents are signs, packed into the scalars of a block; as they are if None.
+        semantic: prior probability of keys that read a block semantically, see `SemanticReading`.
+    """
+
+    layout: MemoryLayout
+    encoding_size: int
+    smallest_scale: float
+    keys: Callable[[], Posterior]
+    dtype: torch.dtype = torch.float32
+    code: SignCode | None = None
+    semantic: float = 0.0
+
+
 class Write(nn.Module, ABC):
     """The networks behind q(M|X), q(y|X, M) and q(z|X), from the encodings f_enc(X).
 
     Attributes:
         addressing: how the memory that this write makes is to be read.
         latent_size: D, the size of the latents whose posterior it gives, or of such a half.
+        points_at_blocks: whether q(y|X, M) says which block is read, and is of no other family.
     """
 
     addressing: Addressing
     latent_size: int
+    points_at_blocks: ClassVar[bool] = False
+
+    @classmethod
+    @abstractmethod
+    def of(cls, parts: WriteParts) -> Write:
+        """Make the write."""
 
     @abstractmethod
     def encode(self, features: Tensor) -> Encoding:

@@ -33,7 +33,7 @@ from inference.runs.training import Trainer
 from kpp_pyro.data import EpisodeSampler, LabelledImages
 from kpp_pyro.distributions.block_key import BlockKey
 from kpp_pyro.errors import InputError
-from models.build import build_program
+from models.build import build
 from tests.experiments.running import TINY, without_figures
 from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_config, small_program
 
@@ -72,7 +72,7 @@ def stepped(write: str, processes: Processes = ALONE, steps: int = 3) -> dict[st
     images = LabelledImages(grey, torch.zeros(40, dtype=torch.long))
     sampler = EpisodeSampler(images, 6, "static", 0, rank=processes.rank, ranks=processes.count)
     config = small_config(write, steps=20, warmup_steps=1, episodes_per_step=EPISODES_PER_STEP)
-    trainer = build_trainer(config, build_program(config, IMAGE_SHAPE, torch.device("cpu")), sampler, processes)
+    trainer = build_trainer(config, build(config, IMAGE_SHAPE, torch.device("cpu")), sampler, processes)
     with noise_of_episodes(processes):
         for _ in range(steps):
             quantities = trainer.quantities(trainer.train_step())
@@ -109,7 +109,7 @@ def trained(folder: Path, processes: Processes = ALONE) -> dict[str, Any]:
     noise = torch.get_rng_state()
     with drawn_images() as drawn, Interruption(processes) as interruption:
         run.train(interruption)
-    parameters = {name: value.clone() for name, value in run.program.model.state_dict().items()}
+    parameters = {name: value.clone() for name, value in run.pair.model.state_dict().items()}
     return {"noise": noise, "drawn": drawn, "parameters": parameters, "loss": run.best_elbo_nats_per_image}
 
 
@@ -166,7 +166,7 @@ def unshared(folder: Path, processes: Processes) -> tuple[int, str, str]:
 
 
 def refused_in_the_second(processes: Processes) -> int:
-    with processes.together():
+    with processes.sync_errors():
         if processes.rank == 1:
             raise InputError("only here")
     return 0

@@ -51,7 +51,7 @@ def run(script: str, *arguments: object, cwd: Path | None = None) -> Finished:
 def without_figures() -> Iterator[None]:
     """Train without the figures, which take longer to draw than a small run to train."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments.run, "draw_figures", lambda *_: {})
+        patch.setattr(experiments.run, "plot_figures", lambda *_: {})
         yield
 
 

@@ -35,7 +35,7 @@ from experiments.shared.ablation.table import as_csv, describe_ablation
 from inference.runs.config import Config, flat
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import environment, write_json
-from kpp_pyro.plots import draw_ablation
+from kpp_pyro.plots import plot_ablation
 from tests.experiments.running import ROOT, refused, run
 
 CONFIGS_FOLDER = ROOT / "experiments" / "configs"
@@ -430,7 +430,7 @@ def test_the_figure_shows_costs_their_errors_and_ln_t(tmp_path):
         for write, shift in (("a", 0.0), ("b", 10.0))
         for length, (cost, error) in costs.items()
     ]
-    axis = draw_ablation(points[::-1], "T", "lines", tmp_path / "lines.png").axes[0]
+    axis = plot_ablation(points[::-1], "T", "lines", tmp_path / "lines.png").axes[0]
     lines = {line.get_label(): line for line in axis.lines}
     np.testing.assert_allclose(lines["ln T"].get_xydata(), [[n, np.log(n)] for n in (8, 32, 128)])
     assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log")
@@ -443,10 +443,10 @@ def test_the_figure_shows_costs_their_errors_and_ln_t(tmp_path):
     np.testing.assert_allclose(bars[0].get_xydata(), [[8, 2.5], [32, 4.0], [128, 60.0]])
     segments = bars[2][0].get_segments()
     np.testing.assert_allclose(segments[0], [[8, 2.25], [8, 2.75]])
-    axis = draw_ablation(points[:3], None, "rows", tmp_path / "rows.png").axes[0]
+    axis = plot_ablation(points[:3], None, "rows", tmp_path / "rows.png").axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["a, 8", "a, 32", "a, 128"]
     assert [tuple(bars[0].get_xydata()[0]) for bars in axis.containers] == [(2.5, 0), (4.0, 1), (60.0, 2)]
-    (*_, paid) = draw_ablation(points[3:], None, "paid rows", tmp_path / "paid.png").axes[0].containers
+    (*_, paid) = plot_ablation(points[3:], None, "paid rows", tmp_path / "paid.png").axes[0].containers
     np.testing.assert_allclose(paid[2][0].get_segments()[2], [[67.0, 2], [75.0, 2]])
     for name in ("lines", "rows"):
         assert matplotlib.image.imread(tmp_path / f"{name}.png").shape[1] > 300

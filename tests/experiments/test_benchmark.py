@@ -17,9 +17,9 @@ from experiments.shared.speed.growth import Axis, measure_growth, peak_mebibytes
 from experiments.shared.speed.memories import ACTS, acts, configs
 from experiments.shared.speed.timing import alternate, ratio, spread
 from inference.runs.config import Config
-from kpp_pyro.plots import draw_growth, draw_memory_costs
+from kpp_pyro.plots import plot_growth, plot_memory_costs
 from kpp_pyro.writes import WRITES
-from models.build import build_program
+from models.build import build
 from models.registry import MODELS
 from tests.experiments.running import refused, run
 
@@ -78,7 +78,7 @@ def test_peak_memory_counts_what_lives_at_once() -> None:
         for _ in range(5):
             torch.ones(MEBIBYTE)
 
-    def together() -> None:
+    def sync_errors() -> None:
         kept = [torch.ones(MEBIBYTE) for _ in range(5)]
         kept[0].view(2, -1)[0] += 1  # views take nothing
 
@@ -102,7 +102,7 @@ def test_growth_is_measured_and_drawn(tmp_path: Path) -> None:
     assert [point["size"] for point in line["points"]] == [2, 4]
     assert line["points"][0]["peak_mebibytes"] < line["points"][1]["peak_mebibytes"]
     assert all(point["milliseconds"] > 0 for point in line["points"])
-    panels = draw_growth([line], tmp_path / "growth.png").axes
+    panels = plot_growth([line], tmp_path / "growth.png").axes
     assert [panel.get_yscale() for panel in panels] == ["log", "log"] and (tmp_path / "growth.png").stat().st_size > 0
     drawn = [tuple(panel.lines[0].get_ydata()) for panel in panels]
     assert drawn == [tuple(p[name] for p in line["points"]) for name in ("milliseconds", "peak_mebibytes")]
@@ -114,7 +114,7 @@ def test_every_memory_is_timed_and_drawn(measured: tuple[dict, str]) -> None:
     block_memories = {f"kanerva_plus_plus, {write}" for write in WRITES}
     assert set(lines) == block_memories | set(MODELS) - {"kanerva_plus_plus", "vae"}  # which has no memory
     assert {line["memory_scalars"] for line in lines.values()} == {3200}
-    panels = draw_memory_costs(content["memories"]).axes
+    panels = plot_memory_costs(content["memories"]).axes
     for act, panel in zip(ACTS, panels, strict=True):
         drawn = {curve.get_label().rpartition(",")[0]: tuple(curve.get_ydata()) for curve in panel.lines}
         times = {name: tuple(p[f"{act}_milliseconds"] for p in line["points"]) for name, line in lines.items()}
@@ -126,7 +126,7 @@ def test_every_memory_is_timed_and_drawn(measured: tuple[dict, str]) -> None:
 
 @pytest.mark.parametrize(("name", "config"), list(configs("cpu")), ids=[name for name, _ in configs("cpu")])
 def test_an_act_of_a_memory_is_as_many_operations_for_every_length(name: str, config: Config) -> None:
-    program = build_program(config, (1, 16, 16), CPU)
+    program = build(config, (1, 16, 16), CPU)
     few, more = ({act: operations(way) for act, way in acts(program, length).items()} for length in (3, 6))
     in_turn = {"write"} if name == "dynamic_kanerva_machine" else set()  # one image is written after the other
     assert {act for act in ACTS if more[act] != few[act]} == in_turn

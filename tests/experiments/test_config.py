@@ -23,7 +23,7 @@ from inference.runs.config import (
 from inference.runs.rules import require_sensible
 from kpp_pyro.data import DATASETS
 from kpp_pyro.errors import InputError
-from models.build import build_program
+from models.build import build
 
 
 def test_the_command_line_knows_every_data_set():
@@ -48,7 +48,7 @@ def test_presets_grow(networks):
     for preset in get_args(Preset):
         config = default_config([f"--networks={networks}", f"--preset={preset}"])
         with torch.device("meta"):
-            program = build_program(config, (1, 16, 16), torch.device("meta"))
+            program = build(config, (1, 16, 16), torch.device("meta"))
         sizes.append(sum(p.numel() for p in (*program.model.parameters(), *program.guide.parameters())))
     assert sizes == sorted(sizes)
     assert len(set(sizes)) == len(get_args(Preset))
@@ -116,8 +116,7 @@ def test_processes_that_train_share_the_cores_for_decoding(monkeypatch, cores, p
 
 def test_seeds_decide_the_parameters():
     programs = [
-        build_program(replace_flat(default_config(), {"seed": seed}), (1, 16, 16), torch.device("cpu"))
-        for seed in (1, 1, 2)
+        build(replace_flat(default_config(), {"seed": seed}), (1, 16, 16), torch.device("cpu")) for seed in (1, 1, 2)
     ]
     first, same, other = (program.model.decoder.network.stem.weight for program in programs)
     assert torch.equal(first, same)

@@ -14,7 +14,7 @@ import experiments.draw_figures
 from experiments.shared.denoise_table import describe_denoising
 from inference.metrics.denoising import denoise
 from inference.runs.opening import open_run
-from kpp_pyro.corruptions import damage
+from kpp_pyro.corruptions import corrupt
 from tests.experiments.learned import KINDS, LEARNED, assert_states, read_report
 from tests.experiments.running import TINY, refused, run, trained
 
@@ -46,7 +46,7 @@ def copied(learned, tmp_path):
 @pytest.fixture
 def without_others(monkeypatch):
     """No figures but those of recall, and of the memory at work, are drawn again."""
-    monkeypatch.setattr(experiments.draw_figures, "draw_figures", lambda *_: {})
+    monkeypatch.setattr(experiments.draw_figures, "plot_figures", lambda *_: {})
 
 
 def report(folder):
@@ -108,7 +108,7 @@ def test_errors_are_those_of_the_first_images(denoised, learned):
     opened = open_run(learned, "cpu")
     images, _ = next(opened.episodes.test.batches(8))
     images = images[:2]  # 20 images, of two episodes
-    damaged = damage(images, "mask", 0.25, torch.Generator().manual_seed(0))
+    damaged = corrupt(images, "mask", 0.25, torch.Generator().manual_seed(0))
     errors = denoise(opened.memories, images, damaged, 3)
     result = by_case(denoised[0])["mask", 0.25]
     for kind, of in (("recall", errors.recall), ("completion", errors.completion), ("nearest_written", errors.nearest)):
@@ -156,7 +156,7 @@ def test_the_seed_decides_and_noises_strengths_split_and_reads_can_be_chosen(cop
     for more in ([], [], ["--seed", "1"], ["--split", "validation"]):
         assert run("denoise.py", copied, *flags, *more).returncode == 0
         contents.append(report(copied))
-        monkeypatch.setattr(experiments.denoise, "draw_denoising_figures", lambda *_: {})  # they are there
+        monkeypatch.setattr(experiments.denoise, "plot_denoising_figures", lambda *_: {})  # they are there
     first, again, reseeded, validation = contents
     assert first == again
     assert list(by_case(first)) == [("mask", 0.3), ("mask", 0.7), ("speckle", 0.3), ("speckle", 0.7)]

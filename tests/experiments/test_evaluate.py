@@ -51,13 +51,13 @@ def evaluated(learned, tmp_path_factory):
 @pytest.fixture
 def undrawn(monkeypatch):
     """No figures: drawing takes longer than scoring a few images."""
-    monkeypatch.setattr(experiments.evaluate, "draw_score_figures", lambda *_: {})
+    monkeypatch.setattr(experiments.evaluate, "plot_score_figures", lambda *_: {})
 
 
 @pytest.fixture
 def without_others(monkeypatch):
     """No figures but those of the scores are drawn again."""
-    for name in ("draw_figures", "draw_memory_at_work"):
+    for name in ("plot_figures", "plot_memory_at_work"):
         monkeypatch.setattr(experiments.draw_figures, name, lambda *_: {})
 
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from experiments.shared.explore_session import Explorer, Session
-from inference.trained_memory import GenerativeMemory
+from inference.trained_memory import TrainedMemory
 from kpp_pyro.errors import InputError
 from tests.experiments.running import TINY, command, refused, run, trained
 from tests.programs import WRITES, random_episodes, small_program
@@ -32,7 +32,7 @@ def explorer(request: pytest.FixtureRequest) -> Explorer:
     """A small memory as it is before training, whose keys are anywhere."""
     torch.manual_seed(0)
     program = small_program(request.param, reads=2)
-    memories = GenerativeMemory(program.model.float(), program.guide.float())
+    memories = TrainedMemory(program.model.float(), program.guide.float())
     return Explorer(memories, list(random_episodes().float()))
 
 

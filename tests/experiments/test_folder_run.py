@@ -110,7 +110,7 @@ def test_only_what_may_be_downloaded_is_loaded_in_turns(
     meetings, before = list[int](), list[int]()
 
     @contextmanager
-    def together(_: Processes) -> Iterator[None]:
+    def sync_errors(_: Processes) -> Iterator[None]:
         yield
         meetings.append(rank)
 

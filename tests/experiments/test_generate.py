@@ -50,14 +50,14 @@ def copied(learned, tmp_path):
 @pytest.fixture
 def without_others(monkeypatch):
     """No figures but those of generation are drawn again."""
-    for name in ("draw_figures", "draw_memory_at_work"):
+    for name in ("plot_figures", "plot_memory_at_work"):
         monkeypatch.setattr(experiments.draw_figures, name, lambda *_: {})
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
     """No figures: drawing takes longer than generating."""
-    monkeypatch.setattr(experiments.generate, "draw_generation_figures", lambda *_: {})
+    monkeypatch.setattr(experiments.generate, "plot_generation_figures", lambda *_: {})
 
 
 def report(folder):

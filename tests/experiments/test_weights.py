@@ -20,7 +20,7 @@ from inference.runs.opening import load_program, open_memory, read_run
 from inference.runs.pretrained import PRETRAINED, pack, pretrained_names, unpack
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.checkpoint import load_checkpoint
-from models.build import build_program
+from models.build import build
 
 IMAGES = Path(__file__).parent / "pretrained_images"  # the first 256 test images, binarized, in episodes of 32
 LARGEST_BYTES = 10_000_000
@@ -40,9 +40,7 @@ def stored_images(name: str) -> torch.Tensor:
 def test_weights_still_give_the_number_that_is_stated(name, tmp_path):
     _, config = read_run(unpack(name, tmp_path))
     images = stored_images(name)
-    program = build_program(
-        replace_flat(config, {"precision": "float32"}), tuple(images.shape[2:]), torch.device("cpu")
-    )
+    program = build(replace_flat(config, {"precision": "float32"}), tuple(images.shape[2:]), torch.device("cpu"))
     load_program(program, tmp_path / name / "best.pt")
     everything = torch.ones(images.shape[:2], dtype=torch.bool)
     plan = ScoringPlan(particles=PARTICLES, control_particles=0)

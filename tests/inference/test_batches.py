@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from inference.importance.scoring import collect, deal
+from inference.importance.scoring import gather, shard
 from inference.runs.processes import Processes
 from inference.tracing import seed_of
 
@@ -26,15 +26,15 @@ def batches(number: int):
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 @pytest.mark.parametrize("number", [0, 1, 4, 6])
 def test_every_batch_is_dealt_once_and_collected_in_order(count, number):
-    hands = [list(deal(batches(number), 5, Processes(rank, count))) for rank in range(count)]
+    hands = [list(shard(batches(number), 5, Processes(rank, count))) for rank in range(count)]
     found = [[batch.episode.flatten()[0].item() for batch in hand] for hand in hands]
-    assert collect([], Table(0, count).hear(found)) == list(range(number))
+    assert gather([], Table(0, count).hear(found)) == list(range(number))
 
 
 def test_a_batch_is_the_same_whoever_gets_it():
-    alone = list(deal(batches(5), 5))
+    alone = list(shard(batches(5), 5))
     for rank in range(2):
-        for shared, batch in zip(deal(batches(5), 5, Processes(rank, 2)), alone[rank::2], strict=True):
+        for shared, batch in zip(shard(batches(5), 5, Processes(rank, 2)), alone[rank::2], strict=True):
             assert torch.equal(shared.episode, batch.episode) and shared.seed == batch.seed
             assert (shared.before is None) == (batch.before is None)
             if batch.before is not None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from inference.metrics.denoising import Denoising, Errors, compare_first_with_last, denoise, of_images, summarize_errors
-from inference.trained_memory import GenerativeMemory
-from kpp_pyro.corruptions import Damaged, damage
+from inference.trained_memory import TrainedMemory
+from kpp_pyro.corruptions import Corrupted, corrupt
 from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_program
 
 both_writes = pytest.mark.parametrize("write", WRITES)
@@ -21,15 +21,15 @@ NOISES = {"salt_and_pepper": 0.5, "speckle": 1.5, "poisson": 1.3, "mask": 0.6}
 
 def opened(write="allocate", **changes):
     program = small_program(write, **changes)
-    return GenerativeMemory(program.model, program.guide)
+    return TrainedMemory(program.model, program.guide)
 
 
 def damaged_copies(images, noise):
-    return damage(images, noise, NOISES[noise], torch.Generator().manual_seed(7))
+    return corrupt(images, noise, NOISES[noise], torch.Generator().manual_seed(7))
 
 
 def undamaged(images):
-    return Damaged(images, torch.zeros_like(images, dtype=torch.bool))
+    return Corrupted(images, torch.zeros_like(images, dtype=torch.bool))
 
 
 def apart(estimate, image):
@@ -130,10 +130,10 @@ def test_hidden_pixels_do_not_decide_which_written_image_is_nearest():
     hidden = torch.zeros_like(episode, dtype=torch.bool)
     hidden[..., 8:] = True
     cues = torch.stack([halves(half, black), halves(almost, white)])[None]  # in all pixels each looks like the other
-    own = denoise(memories, episode, Damaged(cues, hidden), 1).nearest
+    own = denoise(memories, episode, Corrupted(cues, hidden), 1).nearest
     assert own.found.tolist() == [[[True, True]]] and own.wrong_pixels.tolist() == [[[0, 0]]]
     cues = torch.stack([halves(almost, white), halves(half, black)])[None]  # in what is visible each is the other
-    other = denoise(memories, episode, Damaged(cues, hidden), 1).nearest
+    other = denoise(memories, episode, Corrupted(cues, hidden), 1).nearest
     assert other.found.tolist() == [[[False, False]]] and other.wrong_pixels.tolist() == [[[129, 129]]]
     seen = denoise(memories, episode, undamaged(cues), 1).nearest
     assert seen.found.all()  # with all pixels visible, the right half decides
@@ -149,7 +149,7 @@ def test_of_images_that_are_equally_near_an_image_finds_its_own(write):
             assert errors.found.all()
         assert (found.nearest.wrong_pixels == 0).all()
     distinct = random_episodes(B, T)
-    blank = Damaged(torch.zeros_like(distinct), torch.ones_like(distinct, dtype=torch.bool))  # nothing is visible
+    blank = Corrupted(torch.zeros_like(distinct), torch.ones_like(distinct, dtype=torch.bool))  # nothing is visible
     assert denoise(memories, distinct, blank, 1).nearest.found.all()
 
 
@@ -165,7 +165,7 @@ def test_errors_follow_their_images_when_an_episode_is_written_in_another_order(
     memories, episodes = opened(temporal_shift=0.0), random_episodes(B, T)
     damaged, order = damaged_copies(episodes, "mask"), torch.tensor([2, 0, 3, 1])
     found = denoise(memories, episodes, damaged, S)
-    moved = denoise(memories, episodes[:, order], Damaged(damaged.images[:, order], damaged.hidden[:, order]), S)
+    moved = denoise(memories, episodes[:, order], Corrupted(damaged.images[:, order], damaged.hidden[:, order]), S)
     assert torch.equal(moved.memoryless.wrong_pixels, found.memoryless.wrong_pixels[..., order])
     assert torch.equal(moved.nearest.wrong_pixels, found.nearest.wrong_pixels[..., order])
     assert torch.equal(moved.cue, found.cue[:, order])
@@ -204,7 +204,7 @@ def test_joined_batches_equal_one_large_batch():
     whole = of_images([(denoise(memories, episodes, damaged, S), counted)])
     parts = []
     for b in range(B):
-        one = Damaged(damaged.images[b : b + 1], damaged.hidden[b : b + 1])
+        one = Corrupted(damaged.images[b : b + 1], damaged.hidden[b : b + 1])
         parts.append((denoise(memories, episodes[b : b + 1], one, S), counted[b : b + 1]))
     joined = of_images(parts)
     for kind in ("recall", "completion", "memoryless", "nearest"):

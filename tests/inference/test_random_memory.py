@@ -10,10 +10,10 @@ from torch import Size, nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from experiments.evaluate import memory_cost
-from inference.importance.scoring import ScoringPlan, draw_memory, score_episodes
+from inference.importance.scoring import ScoringPlan, sample_memory, score_episodes
 from inference.metrics.elbo import evaluate
 from inference.tracing import elbo_terms, seed_of, terms_of, trace_pair, written_memory
-from inference.trained_memory import GenerativeMemory
+from inference.trained_memory import TrainedMemory
 from kpp_pyro.errors import InputError
 from kpp_pyro.posteriors.families import MeanFieldPosterior
 from kpp_pyro.priors.keys import StandardNormalPrior
@@ -87,10 +87,10 @@ def test_scores_are_conditional_on_one_memory_that_each_episode_drew(model):
     plan = ScoringPlan(particles=10000, control_particles=0)
     scores = score_episodes(program.model, program.guide, [(episode, counted)], plan, SEED)
     torch.manual_seed(seed_of(SEED, 0))
-    memory = draw_memory(program.model, program.guide, episode).value
+    memory = sample_memory(program.model, program.guide, episode).value
     assert memory.shape == (2, 1, 3, 1)
     exact = log_evidence(program.model, memory, episode)[counted]
-    other = log_evidence(program.model, draw_memory(program.model, program.guide, episode).value, episode)[counted]
+    other = log_evidence(program.model, sample_memory(program.model, program.guide, episode).value, episode)[counted]
     score, tolerance = scores.own.log_likelihood, 5 * scores.own.monte_carlo_error
     assert ((score - exact).abs() < tolerance).all()
     assert ((score - other).abs() > tolerance).any()  # one draw of the memory is not another
@@ -99,7 +99,7 @@ def test_scores_are_conditional_on_one_memory_that_each_episode_drew(model):
 @solved_keys
 def test_the_conditional_elbo_is_below_what_it_bounds(model):
     program, episode = scalar_program(model), tiny_episodes()
-    memory = draw_memory(program.model, program.guide, episode).value
+    memory = sample_memory(program.model, program.guide, episode).value
     with torch.no_grad():
         draws = terms_of(trace_pair(program.model, program.guide, episode, memory, 400).log_probs()).elbo
     exact = log_evidence(program.model, memory, episode)
@@ -148,7 +148,7 @@ def test_the_memorys_kl_is_closed_and_shared_by_all_images_of_its_episode(model)
 @pytest.mark.parametrize("changes", [{"write": "allocate"}, {"write": "feed_forward"}, {"model": "vae"}])
 def test_a_memory_that_is_not_random_costs_nothing_that_could_be_stated(changes):
     program, episode = small_program(**changes), random_episodes(2, 3)
-    assert draw_memory(program.model, program.guide, episode) is None
+    assert sample_memory(program.model, program.guide, episode) is None
     plan = ScoringPlan(particles=2, control_particles=0)
     scores = score_episodes(program.model, program.guide, [(episode, torch.ones(2, 3, dtype=torch.bool))], plan)
     assert scores.memory_kl is None
@@ -188,7 +188,7 @@ def test_a_single_random_memory_and_none_at_all_have_no_gain():
 
 def opened(model):
     program = rival(model)
-    return GenerativeMemory(program.model, program.guide)
+    return TrainedMemory(program.model, program.guide)
 
 
 def keys_by_hand(memories, memory, cues):
@@ -273,7 +273,7 @@ def test_a_rivals_memory_survives_a_file_and_belongs_to_its_model(model, tmp_pat
     assert torch.equal(memories.recall(loaded, cues)[0].images, memories.recall(memory, cues)[0].images)
     program = rival(model, seed=1)
     with pytest.raises(InputError, match="expected one written by this model"):
-        GenerativeMemory(program.model, program.guide).load(tmp_path / "memory.safetensors")
+        TrainedMemory(program.model, program.guide).load(tmp_path / "memory.safetensors")
 
 
 @matrix_models
@@ -303,7 +303,7 @@ def attractor(model):
     linear.weight.data = torch.cat([torch.eye(pixels), torch.zeros(pixels, pixels)]).double()
     linear.bias.data.zero_()
     program.model.linear.raw_noise.data.fill_(-9.0)  # the least noise there is
-    return GenerativeMemory(program.model, program.guide)
+    return TrainedMemory(program.model, program.guide)
 
 
 @solved_keys

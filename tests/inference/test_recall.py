@@ -9,7 +9,7 @@ import re
 import pytest
 import torch
 
-from inference.trained_memory import GenerativeMemory, Memory, Read
+from inference.trained_memory import Memory, Read, TrainedMemory
 from kpp_pyro.distributions.block_key import BlockKey
 from kpp_pyro.errors import InputError
 from kpp_pyro.memory.blocks import cut_blocks, read
@@ -24,7 +24,7 @@ B, T = 3, 5
 
 def opened(write="allocate", **changes):
     program = small_program(write, **changes)
-    return GenerativeMemory(program.model, program.guide)
+    return TrainedMemory(program.model, program.guide)
 
 
 def some_cues(seed=2):
@@ -117,7 +117,7 @@ def test_a_step_of_recall_is_encode_locate_read_decode(write, reads):
 @both_writes
 def test_a_step_of_recall_of_a_tiny_program(write):
     program = tiny_program(write)
-    memories, episodes = GenerativeMemory(program.model, program.guide), tiny_episodes()
+    memories, episodes = TrainedMemory(program.model, program.guide), tiny_episodes()
     memory = memories.write(episodes)
     (found,) = memories.recall(memory, episodes)
     assert memories.image_shape == TINY_SHAPE
@@ -386,9 +386,9 @@ def test_autoencoding_needs_no_memory(write):
 
 def test_the_fingerprint_changes_with_every_parameter_and_only_then():
     program = small_program()
-    fingerprint = GenerativeMemory(program.model, program.guide).fingerprint
+    fingerprint = TrainedMemory(program.model, program.guide).fingerprint
     twin = copy.deepcopy(program)
-    assert GenerativeMemory(twin.model, twin.guide).fingerprint == fingerprint
+    assert TrainedMemory(twin.model, twin.guide).fingerprint == fingerprint
     seen = {fingerprint}
     parameters = [*twin.model.named_parameters(), *twin.guide.named_parameters()]
     assert len(parameters) > 10
@@ -396,20 +396,20 @@ def test_the_fingerprint_changes_with_every_parameter_and_only_then():
         before = parameter.data.clone()
         last = parameter.data.view(-1)[-1:]
         last.copy_(torch.nextafter(last, last + 1))
-        seen.add(GenerativeMemory(twin.model, twin.guide).fingerprint)
+        seen.add(TrainedMemory(twin.model, twin.guide).fingerprint)
         parameter.data.copy_(before)
     assert len(seen) == 1 + len(parameters)
-    assert GenerativeMemory(twin.model, twin.guide).fingerprint == fingerprint
+    assert TrainedMemory(twin.model, twin.guide).fingerprint == fingerprint
 
 
 @both_writes
 def test_a_saved_memory_is_read_by_its_model_and_by_no_other(write, tmp_path):
     program, cues, path = small_program(write), some_cues(), tmp_path / "memory.safetensors"
-    memories = GenerativeMemory(program.model, program.guide)
+    memories = TrainedMemory(program.model, program.guide)
     for memory, shown in ((memories.write(random_episodes(B, T)), cues), (memories.write(some_cues(8)[0]), cues[0])):
         memory.save(path)
         twin = copy.deepcopy(program)
-        loaded = GenerativeMemory(twin.model, twin.guide).load(path)
+        loaded = TrainedMemory(twin.model, twin.guide).load(path)
         assert torch.equal(loaded.value, memory.value) and loaded.author == memory.author
         expected = memories.recall(memory, shown, 2)[-1]
         assert_same_read(memories.recall(loaded, shown, 2)[-1], expected, atol=0, rtol=0)
@@ -453,7 +453,7 @@ def test_a_memory_of_another_model_is_refused(use):
 @both_writes
 def test_images_of_another_precision_become_the_models(write):
     program, episodes, cues = small_program(write), random_episodes(B, T), some_cues()
-    memories = GenerativeMemory(program.model.float(), program.guide.float())
+    memories = TrainedMemory(program.model.float(), program.guide.float())
     memory = memories.write(episodes.float())
     assert memory.value.dtype == torch.float32 and torch.equal(memories.write(episodes).value, memory.value)
     found = memories.complete(memory, cues, some_mask(), 2)[-1]

@@ -19,7 +19,7 @@ from kpp_pyro.data import EpisodeSampler, LabelledImages, warp
 from kpp_pyro.posteriors import POSTERIORS
 from kpp_pyro.priors import KEY_PRIORS
 from kpp_pyro.writes import WRITES as ALL_WRITES
-from models.build import build_program
+from models.build import build
 from models.registry import MODELS
 from tests.programs import IMAGE_SHAPE, WRITES, small_config
 
@@ -68,7 +68,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(value: float) 
     before = copy.deepcopy((module.state_dict(), step.optimizer.state_dict()))
     step(torch.full((1, 1, 1), value), {})
     after = (module.state_dict(), step.optimizer.state_dict())
-    assert step.unsound == 1
+    assert step.nonfinite_steps == 1
     torch.testing.assert_close(after[0], before[0], rtol=0, atol=0)
     torch.testing.assert_close(after[1]["state"], before[1]["state"], rtol=0, atol=0)
 
@@ -78,7 +78,7 @@ def make_trainer(write: str = "allocate", device: str = "cpu", **changes: object
     config = small_config(write, device=device, kl_key_begin_step=20, kl_key_start=0.2, **changes)
     grey = (torch.rand(40, *IMAGE_SHAPE, generator=torch.Generator().manual_seed(1)) * 255).to(torch.uint8)
     images = LabelledImages(grey, torch.zeros(40, dtype=torch.long)).to(device)
-    program = build_program(config, IMAGE_SHAPE, torch.device(device))
+    program = build(config, IMAGE_SHAPE, torch.device(device))
     return build_trainer(config, program, EpisodeSampler(images, 6, "dynamic", 0, augment=True))
 
 
@@ -132,7 +132,7 @@ def test_the_loss_on_a_pretended_gpu_stays_on_it(parts: dict[str, Any], monkeypa
     monkeypatch.setattr(nn.Module, "to", lambda module, *_: module)  # it is made there
     with FakeTensorMode(), pyro.validation_enabled(False):
         with gpu:
-            program = build_program(small_config(**parts), IMAGE_SHAPE, gpu)
+            program = build(small_config(**parts), IMAGE_SHAPE, gpu)
             weights = {"key": torch.ones(()), "latent": torch.ones(())}
             episode = torch.ones(2, 6, *IMAGE_SHAPE)
         assert {parameter.device for parameter in program.model.parameters()} == {gpu}

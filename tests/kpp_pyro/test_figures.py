@@ -13,17 +13,17 @@ from matplotlib.patches import Rectangle
 
 from kpp_pyro.memory.blocks import Addressing, MemoryLayout
 from kpp_pyro.plots import (
-    draw_coverage,
-    draw_curves,
-    draw_denoising,
-    draw_denoising_curves,
-    draw_generation,
-    draw_interpolation,
-    draw_key_walk,
-    draw_memory,
-    draw_memory_at_work,
-    draw_reconstructions,
-    draw_samples,
+    plot_coverage,
+    plot_curves,
+    plot_denoising,
+    plot_denoising_curves,
+    plot_generation,
+    plot_interpolation,
+    plot_key_walk,
+    plot_memory,
+    plot_memory_at_work,
+    plot_reconstructions,
+    plot_samples,
 )
 
 
@@ -56,7 +56,7 @@ def boxes_on(axis):
 
 def test_reconstructions_stand_below_their_originals(path):
     originals, reconstructions = [0.05, 0.15, 0.25, 0.35], [0.5, 0.6, 0.7, 0.8]
-    draw_reconstructions(constant_images(originals), constant_images(reconstructions).requires_grad_(), path)
+    plot_reconstructions(constant_images(originals), constant_images(reconstructions).requires_grad_(), path)
     above, below = places_of_levels(path, originals), places_of_levels(path, reconstructions)
     assert np.ptp(above[:, 0]) < 3 and np.ptp(below[:, 0]) < 3  # rows
     assert (below[:, 0] - above[:, 0] > 30).all()
@@ -65,7 +65,7 @@ def test_reconstructions_stand_below_their_originals(path):
 
 def test_more_images_than_columns_go_on_in_further_pairs_of_rows(path):
     originals, reconstructions = [0.05, 0.15, 0.25], [0.5, 0.6, 0.7]
-    draw_reconstructions(constant_images(originals), constant_images(reconstructions), path, columns=2)
+    plot_reconstructions(constant_images(originals), constant_images(reconstructions), path, columns=2)
     rows = places_of_levels(path, [0.05, 0.5, 0.25, 0.7])[:, 0]  # first pair of rows, then the second
     assert (np.diff(rows) > 30).all()
     columns = places_of_levels(path, [0.05, 0.25, 0.15])[:, 1]
@@ -75,7 +75,7 @@ def test_more_images_than_columns_go_on_in_further_pairs_of_rows(path):
 def test_a_pixel_of_an_image_stays_at_its_place(path):
     image = torch.zeros(1, 1, 16, 16)
     image[..., :8, 8:] = 0.6  # the upper right quarter
-    draw_reconstructions(image, constant_images([0.3]), path)
+    plot_reconstructions(image, constant_images([0.3]), path)
     picture = imread(path)
     (row, column), (middle_row, middle_column) = (place_of(picture, [level] * 3) for level in (0.6, 0.0))
     assert row < middle_row and column > middle_column
@@ -83,7 +83,7 @@ def test_a_pixel_of_an_image_stays_at_its_place(path):
 
 def test_samples_of_a_memory_share_a_row(path):
     levels = torch.tensor([[0.05, 0.15, 0.25], [0.35, 0.45, 0.55]])
-    draw_samples(constant_images(levels), path)
+    plot_samples(constant_images(levels), path)
     places = places_of_levels(path, levels.flatten().tolist()).reshape(2, 3, 2)
     assert np.ptp(places[..., 0], axis=1).max() < 3 and places[1, 0, 0] - places[0, 0, 0] > 30
     assert np.ptp(places[..., 1], axis=0).max() < 3 and (np.diff(places[0, :, 1]) > 30).all()
@@ -93,7 +93,7 @@ def test_samples_of_a_memory_share_a_row(path):
 def test_a_memory_shows_its_channels_on_a_scale_that_is_symmetric_about_zero(path, channels):
     values = torch.linspace(-2, 1, channels) if channels > 1 else torch.tensor([1.0])
     limit, shown = values.abs().max().item(), min(channels, 8)
-    figure = draw_memory(values[:, None, None].expand(-1, 10, 20), torch.zeros(0, 1, 4), path)
+    figure = plot_memory(values[:, None, None].expand(-1, 10, 20), torch.zeros(0, 1, 4), path)
     picture, colours = imread(path), plt.get_cmap("RdBu_r")
     for value in values[:shown].tolist():
         place_of(picture, colours((value + limit) / (2 * limit)))
@@ -105,7 +105,7 @@ def test_a_memory_shows_its_channels_on_a_scale_that_is_symmetric_about_zero(pat
 
 
 def test_an_empty_memory_can_be_drawn(path):
-    figure = draw_memory(torch.zeros(1, 10, 20), torch.zeros(0, 1, 4), path)
+    figure = plot_memory(torch.zeros(1, 10, 20), torch.zeros(0, 1, 4), path)
     assert figure.axes[0].images[0].get_clim() == (-1, 1)
     place_of(imread(path), plt.get_cmap("RdBu_r")(0.5))
 
@@ -114,7 +114,7 @@ def test_boxes_are_drawn_around_the_blocks_that_keys_read():
     layout = MemoryLayout(2, 4, 6, 2, 2, reads=2)
     cdf = [[0.5, (n % 3 + 0.5) / 3, (n // 3 + 0.5) / 2] for n in range(6)]
     key = torch.special.ndtri(torch.tensor(cdf)).reshape(3, 2, 3)  # image t reads blocks 2 t and 2 t + 1
-    figure = draw_memory(torch.randn(layout.shape), Addressing(layout).boxes(key).requires_grad_())
+    figure = plot_memory(torch.randn(layout.shape), Addressing(layout).boxes(key).requires_grad_())
     for axis in figure.axes[:2]:
         boxes = boxes_on(axis)
         assert len(boxes) == 6
@@ -130,7 +130,7 @@ def test_boxes_are_drawn_around_the_blocks_that_keys_read():
 def test_boxes_and_pixels_of_a_memory_share_their_axes(path):
     memory = torch.zeros(1, 4, 6)
     memory[0, 2:, 4:] = 1  # the lower right block
-    figure = draw_memory(memory, torch.tensor([[[4.0, 2.0, 2.0, 2.0]]]), path)
+    figure = plot_memory(memory, torch.tensor([[[4.0, 2.0, 2.0, 2.0]]]), path)
     axis, (box,) = figure.axes[0], boxes_on(figure.axes[0])
     assert tuple(axis.images[0].get_extent()) == (0, 6, 4, 0)
     picture = imread(path)
@@ -161,7 +161,7 @@ def test_curves_show_the_validation_set_only(path):
         record(20, "test", -41.0, key=3.0, latent=9.0),
     ]
     of_strangers = [{**line, "left_out_elbo_nats_per_image": line["elbo_nats_per_image"] - 100} for line in metrics]
-    figure = draw_curves(of_strangers, path)
+    figure = plot_curves(of_strangers, path)
     lines = {line.get_label(): line.get_xydata().tolist() for axis in figure.axes for line in axis.lines}
     assert lines == {
         "-ELBO": [[10, 80], [20, 40]],
@@ -172,14 +172,14 @@ def test_curves_show_the_validation_set_only(path):
         "memory gain": [[10, 7.0], [20, 7.0]],
     }
     assert imread(path).std() > 0
-    assert [line.get_label() for line in draw_curves(metrics).axes[0].lines] == ["-ELBO", "-reconstruction"]
+    assert [line.get_label() for line in plot_curves(metrics).axes[0].lines] == ["-ELBO", "-reconstruction"]
 
 
 @pytest.mark.parametrize("metrics", [[], [record(0, "validation", -500.0, key=0.0, latent=1.0)]])
 def test_curves_of_a_run_that_has_just_begun_can_be_drawn(path, metrics):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        draw_curves(metrics, path)
+        plot_curves(metrics, path)
     assert imread(path).std() > 0
 
 
@@ -187,10 +187,10 @@ def test_figures_are_closed_and_drawn_without_warnings(path):
     before = plt.get_fignums()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        draw_reconstructions(torch.rand(8, 1, 28, 28), torch.rand(8, 1, 28, 28), path)
-        draw_samples(torch.rand(2, 4, 1, 28, 28), path)
-        draw_memory(torch.randn(2, 20, 40), torch.rand(8, 1, 4), path)
-        draw_curves([record(10, "validation", -80.0, key=3.0)], path)
+        plot_reconstructions(torch.rand(8, 1, 28, 28), torch.rand(8, 1, 28, 28), path)
+        plot_samples(torch.rand(2, 4, 1, 28, 28), path)
+        plot_memory(torch.randn(2, 20, 40), torch.rand(8, 1, 4), path)
+        plot_curves([record(10, "validation", -80.0, key=3.0)], path)
     assert plt.get_fignums() == before
 
 
@@ -233,7 +233,7 @@ def test_damaged_images_stand_read_by_read_under_their_titles(path):
     levels = levels_between(18).view(3, 2, 3)  # strengths, images, columns
     cases = {strength: constant_images(of) for strength, of in zip((0.1, 0.25, 1.0), levels, strict=True)}
     titles = ["clean", "cue", "1 read"]
-    figure = draw_denoising("salt_and_pepper", cases, titles, path)
+    figure = plot_denoising("salt_and_pepper", cases, titles, path)
     (axis,) = figure.axes
     assert_shown(axis, levels.flatten(0, 1).tolist())
     assert labels(axis) == ["0.1", "", "0.25", "", "1", ""]
@@ -248,7 +248,7 @@ def test_damaged_images_stand_read_by_read_under_their_titles(path):
 
 def test_samples_stand_below_what_was_written_to_their_memory(path):
     written, drawn, cleaned = (levels_between(8, *ends).view(2, 4) for ends in ((0.1, 0.3), (0.4, 0.6), (0.7, 0.9)))
-    figure = draw_generation(*map(constant_images, (written[:, :3], drawn, cleaned)), path)
+    figure = plot_generation(*map(constant_images, (written[:, :3], drawn, cleaned)), path)
     rows = [row.tolist() for index in range(2) for row in (written[index, :3], drawn[index], cleaned[index])]
     (axis,) = figure.axes
     assert_shown(axis, rows)
@@ -259,7 +259,7 @@ def test_samples_stand_below_what_was_written_to_their_memory(path):
 
 def test_walks_through_keys_stand_above_those_through_latents(path):
     levels = levels_between(20).view(2, 2, 5)  # pairs, through, images
-    figure = draw_interpolation([tuple(constant_images(pair)) for pair in levels], path)
+    figure = plot_interpolation([tuple(constant_images(pair)) for pair in levels], path)
     assert_shown(figure.axes[0], levels.flatten(0, 1).tolist())
     assert labels(figure.axes[0]) == ["keys", "latents"] * 2
     places = places_of_levels(path, levels[0, 0].tolist())
@@ -269,7 +269,7 @@ def test_walks_through_keys_stand_above_those_through_latents(path):
 def test_a_walk_through_key_space_has_a_panel_for_each_scale_and_images_at_their_places(path):
     levels = levels_between(24).view(2, 3, 4)  # scales, rows, columns
     walks = {name: constant_images(of) for name, of in zip(("near", "far"), levels, strict=True)}
-    figure = draw_key_walk(walks, path)
+    figure = plot_key_walk(walks, path)
     assert [axis.get_title() for axis in figure.axes] == ["near", "far"]
     for axis, expected in zip(figure.axes, levels, strict=True):
         assert_shown(axis, expected.tolist())
@@ -287,7 +287,7 @@ def at_work(path=None, episode=11, cues=4, samples=8, channels=3):
     corner = torch.arange(float(episode))[:, None].expand(episode, 2)  # two reads of each image
     boxes = torch.stack([corner % 4 * 2, corner // 4, torch.full_like(corner, 2), torch.full_like(corner, 1)], -1)
     written, *shown = map(constant_images, parts)
-    return draw_memory_at_work(written, memory, boxes, *shown, path), parts, boxes
+    return plot_memory_at_work(written, memory, boxes, *shown, path), parts, boxes
 
 
 def test_a_memory_at_work_is_shown_in_four_panels():
@@ -368,7 +368,7 @@ def curves_on(axis):
 
 
 def test_errors_are_plotted_read_by_read_with_a_panel_for_each_noise(path):
-    figure = silent(lambda: draw_denoising_curves(CASES, path))
+    figure = silent(lambda: plot_denoising_curves(CASES, path))
     assert [axis.get_title() for axis in figure.axes] == ["mask", "salt and pepper", "", ""]
     for row, quantity in enumerate(("wrong_pixels_per_image", "nats_per_image")):
         assert_curves(figure.axes[2 * row : 2 * row + 2], quantity, with_cue=row == 0)  # nats of a cue there are none
@@ -422,7 +422,7 @@ def generated(curve, written, training, cleaned_curve=None):
 def test_coverage_and_distances_are_plotted_as_they_were_found(path):
     written, training = [3, 0, 1, 4], [0, 0, 5, 2, 1]
     content = generated([0.25, 0.25, 0.5], written, training, [0.5, 0.75, 1.0])
-    figure = silent(lambda: draw_coverage(content, path))
+    figure = silent(lambda: plot_coverage(content, path))
     left, *histograms = figure.axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in left.lines}
     assert lines == {
@@ -440,7 +440,7 @@ def test_coverage_and_distances_are_plotted_as_they_were_found(path):
 
 
 def test_bars_stand_over_their_distance_on_the_side_of_the_line_that_it_is_on():
-    axis = draw_coverage(generated([0.5], [1, 1, 1, 1], [1, 1, 1, 1])).axes[1]
+    axis = plot_coverage(generated([0.5], [1, 1, 1, 1], [1, 1, 1, 1])).axes[1]
     edges = axis.patches[0].get_data().edges
     assert ((edges[:-1] + edges[1:]) / 2).tolist() == [0, 1, 2, 3]
     assert (edges[3:] >= axis.lines[0].get_xdata()[0]).all() and edges[2] < axis.lines[0].get_xdata()[0]  # 3 > 2.5 > 2
@@ -448,11 +448,11 @@ def test_bars_stand_over_their_distance_on_the_side_of_the_line_that_it_is_on():
 
 def test_figures_of_as_little_as_there_can_be_are_drawn_without_warnings(path):
     before, one = plt.get_fignums(), constant_images([0.5])
-    silent(lambda: draw_denoising("mask", {0.5: one[None]}, ["clean"], path))
-    silent(lambda: draw_denoising_curves([case("poisson", 2.0, 0.0, errors_of([0.0]), errors_of([0.0]))], path))
-    silent(lambda: draw_generation(one[None], one[None], one[None], path))
-    silent(lambda: draw_interpolation([(one, one)], path))
-    silent(lambda: draw_key_walk({"only": one[None]}, path))
-    silent(lambda: draw_coverage(generated([0.0], [1], [1]), path))
-    silent(lambda: draw_memory_at_work(one, torch.zeros(1, 10, 20), torch.zeros(1, 1, 4), one, one, one, path))
+    silent(lambda: plot_denoising("mask", {0.5: one[None]}, ["clean"], path))
+    silent(lambda: plot_denoising_curves([case("poisson", 2.0, 0.0, errors_of([0.0]), errors_of([0.0]))], path))
+    silent(lambda: plot_generation(one[None], one[None], one[None], path))
+    silent(lambda: plot_interpolation([(one, one)], path))
+    silent(lambda: plot_key_walk({"only": one[None]}, path))
+    silent(lambda: plot_coverage(generated([0.0], [1], [1]), path))
+    silent(lambda: plot_memory_at_work(one, torch.zeros(1, 10, 20), torch.zeros(1, 1, 4), one, one, one, path))
     assert imread(path).std() > 0 and plt.get_fignums() == before

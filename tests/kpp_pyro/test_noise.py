@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from kpp_pyro.corruptions import damage
+from kpp_pyro.corruptions import corrupt
 from kpp_pyro.errors import InputError
 
 NOISES = {"salt_and_pepper": 0.3, "speckle": 0.5, "poisson": 0.2, "mask": 0.25}  # with a strength
@@ -44,28 +44,28 @@ def assert_moments(values, mean, variance, kurtosis):
 @pytest.mark.parametrize("strength", [0.05, 0.5, 1.0])
 def test_half_of_the_chosen_pixels_of_a_binary_image_flip(strength):
     clean = torch.rand(300, 1, 20, 20, generator=seeded(3)).lt(0.4).float()
-    flipped = damage(clean, "salt_and_pepper", strength, seeded()).images != clean
+    flipped = corrupt(clean, "salt_and_pepper", strength, seeded()).images != clean
     assert_share(flipped, strength / 2)
     assert_share(flipped[clean == 0], strength / 2)
     assert_share(flipped[clean == 1], strength / 2)
 
 
 def test_salt_is_as_frequent_as_pepper_and_the_rest_is_untouched():
-    found = damage(grey(0.3), "salt_and_pepper", 0.2, seeded()).images
+    found = corrupt(grey(0.3), "salt_and_pepper", 0.2, seeded()).images
     assert_share(found == 1, 0.1)
     assert_share(found == 0, 0.1)
     assert_share(found == 0.3, 0.8)
 
 
 def test_pixels_are_damaged_each_by_itself():
-    changed = damage(grey(0.5), "salt_and_pepper", 0.3, seeded()).images != 0.5
+    changed = corrupt(grey(0.5), "salt_and_pepper", 0.3, seeded()).images != 0.5
     for dim in (0, -2, -1):
         pairs = changed & changed.roll(1, dim)
         assert_share(pairs.narrow(dim, 0, changed.shape[dim] // 2 * 2).unfold(dim, 1, 2), 0.09)  # no pixel twice
 
 
 def test_speckle_has_the_moments_of_a_scaled_normal():
-    found = damage(grey(0.5), "speckle", 0.1, seeded()).images
+    found = corrupt(grey(0.5), "speckle", 0.1, seeded()).images
     assert_moments(found, 0.5, 0.05**2, kurtosis=3)
     for deviations, probability in ((1, 0.158655), (2, 0.022750)):
         assert_share(found > 0.5 + 0.05 * deviations, probability)
@@ -74,7 +74,7 @@ def test_speckle_has_the_moments_of_a_scaled_normal():
 
 @pytest.mark.parametrize(("value", "strength"), [(0.25, 0.01), (0.02, 0.004)])
 def test_poisson_counts_photons(value, strength):
-    found = damage(grey(value), "poisson", strength, seeded()).images
+    found = corrupt(grey(value), "poisson", strength, seeded()).images
     photons = found / strength
     torch.testing.assert_close(photons, photons.round(), atol=1e-9, rtol=0)
     rate = value / strength
@@ -85,7 +85,7 @@ def test_poisson_counts_photons(value, strength):
 @pytest.mark.parametrize("noise", ["speckle", "poisson"])
 def test_black_pixels_are_untouched_and_nothing_leaves_the_unit_interval(noise):
     clean = some_images(50).round() * some_images(50)
-    found = damage(clean, noise, 3.0, seeded()).images
+    found = corrupt(clean, noise, 3.0, seeded()).images
     assert not found[clean == 0].any() and (found != clean)[clean > 0].any()
     assert found.min() == 0 and found.max() == 1
 
@@ -102,7 +102,7 @@ def test_black_pixels_are_untouched_and_nothing_leaves_the_unit_interval(noise):
 )
 def test_the_mask_is_one_rectangle_of_the_asked_area(size, strength, area):
     clean = torch.ones(40, 2, *size)
-    found = damage(clean, "mask", strength, seeded())
+    found = corrupt(clean, "mask", strength, seeded())
     assert (found.hidden.sum((-2, -1)) == area[0] * area[1]).all()
     assert (found.hidden.any(-1).sum(-1) == area[0]).all() and (found.hidden.any(-2).sum(-1) == area[1]).all()
     assert torch.equal(found.hidden[:, 0], found.hidden[:, 1])  # one place in all channels
@@ -111,7 +111,7 @@ def test_the_mask_is_one_rectangle_of_the_asked_area(size, strength, area):
 
 
 def test_the_mask_reaches_every_place_equally_often():
-    found = damage(torch.ones(4000, 1, 5, 8), "mask", 0.25, seeded()).hidden[:, 0]  # of 2 x 4, in 4 x 5 places
+    found = corrupt(torch.ones(4000, 1, 5, 8), "mask", 0.25, seeded()).hidden[:, 0]  # of 2 x 4, in 4 x 5 places
     top, left = found.any(-1).int().argmax(-1), found.any(-2).int().argmax(-1)
     for place in itertools.product(range(4), range(5)):
         assert_share((top == place[0]) & (left == place[1]), 1 / 20)
@@ -120,7 +120,7 @@ def test_the_mask_reaches_every_place_equally_often():
 
 @every_noise
 def test_each_image_of_a_batch_is_damaged_differently(noise, strength):
-    found = damage(grey(0.5, 4000).expand(2, -1, -1, -1, -1), noise, strength, seeded()).images.flatten(0, 1)
+    found = corrupt(grey(0.5, 4000).expand(2, -1, -1, -1, -1), noise, strength, seeded()).images.flatten(0, 1)
     places = found.flatten(1)
     same = (places[:, None] == places[None]).all(-1).double().mean()
     assert same < (0.1 if noise == "mask" else 0.051)  # 20 images are their own; a mask has but 121 places
@@ -130,12 +130,12 @@ def test_each_image_of_a_batch_is_damaged_differently(noise, strength):
 def test_the_generator_decides_and_nothing_else_does(noise, strength):
     clean = some_images(3)
     before = torch.get_rng_state()
-    first, again = (damage(clean, noise, strength, seeded(5)) for _ in range(2))
+    first, again = (corrupt(clean, noise, strength, seeded(5)) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
-    other = damage(clean, noise, strength, seeded(6))
+    other = corrupt(clean, noise, strength, seeded(6))
     assert torch.equal(first.images, again.images) and torch.equal(first.hidden, again.hidden)
     assert not torch.equal(first.images, other.images)
-    single = damage(clean.float(), noise, strength, seeded(5))
+    single = corrupt(clean.float(), noise, strength, seeded(5))
     assert torch.equal(single.hidden, first.hidden)
     if noise != "poisson":  # which rejects differently in another precision
         torch.testing.assert_close(single.images.double(), first.images, atol=1e-5, rtol=0)
@@ -147,7 +147,7 @@ def test_without_a_generator_the_global_seed_decides(noise, strength):
     found = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        found.append(damage(clean, noise, strength).images)
+        found.append(corrupt(clean, noise, strength).images)
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
@@ -157,7 +157,7 @@ def test_without_a_generator_the_global_seed_decides(noise, strength):
 def test_shape_and_type_are_kept_and_the_clean_images_too(noise, strength, batch, dtype):
     clean = some_images(*batch, dtype=dtype)
     before = clean.clone()
-    found = damage(clean, noise, strength, seeded())
+    found = corrupt(clean, noise, strength, seeded())
     assert found.images.shape == found.hidden.shape == clean.shape
     assert found.images.dtype == dtype and found.hidden.dtype == torch.bool
     assert ((found.images >= 0) & (found.images <= 1)).all()
@@ -169,17 +169,17 @@ def test_shape_and_type_are_kept_and_the_clean_images_too(noise, strength, batch
 @pytest.mark.parametrize("strength_refused", [0.0, -0.1, -math.inf, math.nan, math.inf])
 def test_a_strength_that_is_no_positive_number_is_refused(noise, strength, strength_refused):
     with pytest.raises(InputError, match=rf"^--strength of {noise}: expected a .*, found {strength_refused}$"):
-        damage(some_images(), noise, strength_refused)
+        corrupt(some_images(), noise, strength_refused)
 
 
 @pytest.mark.parametrize("noise", ["salt_and_pepper", "mask"])
 def test_more_than_all_pixels_are_refused(noise):
-    damage(some_images(), noise, 1.0)
+    corrupt(some_images(), noise, 1.0)
     with pytest.raises(InputError, match=f"--strength of {noise}: expected a share above 0, up to 1, found 1.01"):
-        damage(some_images(), noise, 1.01)
+        corrupt(some_images(), noise, 1.01)
 
 
 def test_an_unknown_noise_is_refused_with_those_that_there_are():
     with pytest.raises(InputError, match=r"--noise: expected one of .*, found 'gaussian'") as refusal:
-        damage(some_images(), "gaussian", 0.1)
+        corrupt(some_images(), "gaussian", 0.1)
     assert all(noise in str(refusal.value) for noise in NOISES)

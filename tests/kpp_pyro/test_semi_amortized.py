@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kpp_pyro.likelihoods.bernoulli import bernoulli_likelihood
-from kpp_pyro.writes.content_steps import LatentRefinement, SignRefinement
+from kpp_pyro.writes.content_steps import LatentAscent, SignSearch
 
 B, T, D = 2, 3, 4
 SHAPE = (1, 3, 5)
@@ -54,8 +54,8 @@ def length_of(latent, step_size):
 @pytest.mark.parametrize("steps", [1, 4, 25])
 def test_every_image_becomes_more_probable_and_with_every_step(steps):
     density, latent, episode = likelihood(Decoder()), latents(5, 40), images(5, 40)
-    before = density(LatentRefinement(density, steps - 1)(latent, episode)).log_prob(episode)
-    after = density(LatentRefinement(density, steps)(latent, episode)).log_prob(episode)
+    before = density(LatentAscent(density, steps - 1)(latent, episode)).log_prob(episode)
+    after = density(LatentAscent(density, steps)(latent, episode)).log_prob(episode)
     assert (after > before).all()
 
 
@@ -63,12 +63,12 @@ def test_the_first_step_is_as_long_in_every_direction():
     density, latent, episode = likelihood(Decoder()), latents().requires_grad_(), images()
     (gradient,) = torch.autograd.grad(density(latent).log_prob(episode).sum(), latent)
     expected = latent + length_of(latent, 0.1) * gradient.sign()
-    torch.testing.assert_close(LatentRefinement(density, 1, 0.1)(latent, episode), expected, atol=1e-9, rtol=0)
+    torch.testing.assert_close(LatentAscent(density, 1, 0.1)(latent, episode), expected, atol=1e-9, rtol=0)
 
 
 def test_steps_are_those_of_torch_s_adam_episode_by_episode():
     density, latent, episode = likelihood(Decoder()), latents(), images()
-    refined = LatentRefinement(density, 30, 0.05)(latent, episode)
+    refined = LatentAscent(density, 30, 0.05)(latent, episode)
     for b in range(B):
         theirs = latent[b].clone().requires_grad_()
         rate = length_of(latent, 0.05)[b].item()
@@ -85,7 +85,7 @@ def test_many_steps_end_near_the_least_squares_of_a_quadratic():
     episode = torch.randn(B, T, *SHAPE, dtype=torch.float64)
     optimum = episode.flatten(-3) @ torch.linalg.pinv(weight).T
     assert (latent - optimum).abs().max() > 50 * length_of(latent, 0.003).max()  # it begins far away
-    refined = LatentRefinement(normal_likelihood(weight), 1500, 0.003)(latent, episode)
+    refined = LatentAscent(normal_likelihood(weight), 1500, 0.003)(latent, episode)
     assert ((refined - optimum).abs() < length_of(latent, 0.003)).all()
 
 
@@ -102,7 +102,7 @@ def test_many_steps_end_where_the_gradient_of_a_logistic_regression_vanishes():
         curvature = weight.T @ ((probs * (1 - probs)).unsqueeze(-1) * weight)
         best = best + torch.linalg.solve(curvature, slope)
     assert slope.abs().max() < 1e-10
-    refined = LatentRefinement(density, 1200, 0.01)(latent, episode)
+    refined = LatentAscent(density, 1200, 0.01)(latent, episode)
     assert ((refined - best).abs() < length_of(latent, 0.01)).all()
     gap = density(best).log_prob(episode) - density(refined).log_prob(episode)
     assert gap.min() > -1e-12 and gap.max() < 1e-2
@@ -111,13 +111,13 @@ def test_many_steps_end_where_the_gradient_of_a_logistic_regression_vanishes():
 @pytest.mark.parametrize("factor", [1e-3, 50.0])
 def test_a_scaled_latent_space_gives_scaled_results(factor):
     decoder, latent, episode = Decoder(), latents(), images()
-    one = LatentRefinement(likelihood(decoder), 20)(latent, episode)
-    other = LatentRefinement(likelihood(decoder, factor), 20)(factor * latent, episode)
+    one = LatentAscent(likelihood(decoder), 20)(latent, episode)
+    other = LatentAscent(likelihood(decoder, factor), 20)(factor * latent, episode)
     torch.testing.assert_close(other / factor, one, atol=1e-10, rtol=0)
 
 
 def test_other_episodes_make_no_difference_and_the_order_of_images_neither():
-    refine, latent, episode = LatentRefinement(likelihood(Decoder()), 20), latents(), images()
+    refine, latent, episode = LatentAscent(likelihood(Decoder()), 20), latents(), images()
     refined, order = refine(latent, episode), torch.randperm(T)
     for b in range(B):
         torch.testing.assert_close(refine(latent[b : b + 1], episode[b : b + 1]), refined[b : b + 1])
@@ -128,20 +128,20 @@ def test_other_episodes_make_no_difference_and_the_order_of_images_neither():
 
 def test_no_step_leaves_latents_as_they_are():
     latent = latents()
-    assert torch.equal(LatentRefinement(likelihood(Decoder()), 0)(latent, images()), latent)
+    assert torch.equal(LatentAscent(likelihood(Decoder()), 0)(latent, images()), latent)
 
 
 def test_what_is_given_is_not_changed():
     latent, episode = latents(), images()
     before = latent.clone(), episode.clone()
-    LatentRefinement(likelihood(Decoder()), 5)(latent, episode)
+    LatentAscent(likelihood(Decoder()), 5)(latent, episode)
     assert torch.equal(latent, before[0]) and torch.equal(episode, before[1])
     assert not latent.requires_grad
 
 
 def test_the_gradient_of_what_follows_is_that_at_the_refined_point():
     """As if the steps had added a constant: through W a for latents a, of sum sin(z^3) at z the refined."""
-    refine, episode = LatentRefinement(likelihood(Decoder()), 8), images()
+    refine, episode = LatentAscent(likelihood(Decoder()), 8), images()
     start, weight = latents(), torch.eye(D, dtype=torch.float64).requires_grad_()
     refined = refine(start @ weight, episode)
     (refined**3).sin().sum().backward()
@@ -153,7 +153,7 @@ def test_the_gradient_of_what_follows_is_that_at_the_refined_point():
 
 def test_without_gradients_it_refines_as_well_and_decoders_never_receive_any():
     decoder, latent, episode = Decoder(), latents().requires_grad_(), images()
-    refine = LatentRefinement(likelihood(decoder), 5)
+    refine = LatentAscent(likelihood(decoder), 5)
     with torch.no_grad():
         without = refine(latent, episode)
     refined = refine(latent, episode)
@@ -168,7 +168,7 @@ def test_without_gradients_it_refines_as_well_and_decoders_never_receive_any():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_precision_is_kept(dtype):
-    refine = LatentRefinement(likelihood(Decoder().to(dtype)), 3)
+    refine = LatentAscent(likelihood(Decoder().to(dtype)), 3)
     assert refine(latents().to(dtype), images().to(dtype)).dtype == dtype
 
 
@@ -176,17 +176,17 @@ def test_gradients_too_small_to_be_squared_move_nothing_far():
     """In float32 the square of 1e-25 is zero: a step that is divided by its root would leave all bounds."""
     density = lambda latent: dist.Delta(latent.new_zeros(SHAPE), 1e-25 * latent.sum(-1), event_dim=3)  # noqa: E731
     latent = latents().float()
-    refined = LatentRefinement(density, 10)(latent, torch.zeros(B, T, *SHAPE))
+    refined = LatentAscent(density, 10)(latent, torch.zeros(B, T, *SHAPE))
     assert (refined - latent).abs().max() <= 10 * length_of(latent, 0.03).max()
 
 
 def test_a_latent_of_zeros_and_one_without_a_gradient_stay():
-    refine, zeros = LatentRefinement(likelihood(Decoder()), 5), torch.zeros(B, T, D, dtype=torch.float64)
+    refine, zeros = LatentAscent(likelihood(Decoder()), 5), torch.zeros(B, T, D, dtype=torch.float64)
     assert torch.equal(refine(zeros, images()), zeros)
     weight = torch.randn(PIXELS, D, dtype=torch.float64)
     weight[:, 2] = 0
     latent = latents()
-    refined = LatentRefinement(normal_likelihood(weight), 5)(latent, torch.randn(B, T, *SHAPE, dtype=torch.float64))
+    refined = LatentAscent(normal_likelihood(weight), 5)(latent, torch.randn(B, T, *SHAPE, dtype=torch.float64))
     moved = (refined - latent).abs().flatten(0, 1).amax(0)
     assert moved[2] == 0 and moved[[0, 1, 3]].min() > 0.01
 
@@ -195,7 +195,7 @@ def test_grey_images_are_refined_by_their_cross_entropy():
     """Cues may be grey, which the Bernoulli's check would refuse; the checks are as they were afterwards."""
     decoder, latent = Decoder(), latents()
     grey = torch.rand(B, T, *SHAPE, dtype=torch.float64)
-    refined = LatentRefinement(likelihood(decoder), 10)(latent, grey)
+    refined = LatentAscent(likelihood(decoder), 10)(latent, grey)
 
     def cross_entropy(latent):
         probs = torch.sigmoid(decoder(latent))
@@ -213,8 +213,8 @@ def signs(*batch):
 @pytest.mark.parametrize("steps", [1, 3, 8])
 def test_turning_signs_over_never_makes_an_image_less_probable(steps):
     density, latent, episode = likelihood(Decoder()), signs(5, 40), images(5, 40)
-    before = density(SignRefinement(density, steps - 1)(latent, episode)).log_prob(episode)
-    refined = SignRefinement(density, steps)(latent, episode)
+    before = density(SignSearch(density, steps - 1)(latent, episode)).log_prob(episode)
+    refined = SignSearch(density, steps)(latent, episode)
     assert torch.equal(refined.abs(), torch.ones_like(refined))
     assert (density(refined).log_prob(episode) >= before).all()
 
@@ -225,13 +225,13 @@ def test_where_every_pixel_looks_at_one_sign_the_best_of_all_signs_are_found():
     density, episode = normal_likelihood(weight), torch.randn(B, T, *SHAPE, dtype=torch.float64)
     every = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=D)), dtype=torch.float64)  # (2^D, D)
     fits = torch.stack([density(choice.expand(B, T, -1)).log_prob(episode) for choice in every])
-    found = SignRefinement(density, D * D)(signs(), episode)
+    found = SignSearch(density, D * D)(signs(), episode)
     torch.testing.assert_close(found, every[fits.argmax(0)])
 
 
 def test_with_as_many_steps_as_needed_no_single_sign_is_left_to_turn_over():
     density, latent, episode = likelihood(Decoder()), signs(4, 10), images(4, 10)
-    refined = SignRefinement(density, 60)(latent, episode)
+    refined = SignSearch(density, 60)(latent, episode)
     best = density(refined).log_prob(episode)
     for index in range(D):
         turned = refined.clone()
@@ -243,5 +243,5 @@ def test_the_gradient_of_what_follows_passes_by_the_turns():
     density, episode = likelihood(Decoder()), images()
     latent = signs().requires_grad_()
     weight = torch.randn_like(latent)
-    (found,) = torch.autograd.grad((weight * SignRefinement(density, 5)(latent, episode)).sum(), latent)
+    (found,) = torch.autograd.grad((weight * SignSearch(density, 5)(latent, episode)).sum(), latent)
     torch.testing.assert_close(found, weight)

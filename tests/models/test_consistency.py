@@ -28,7 +28,7 @@ from kpp_pyro.networks import EPISODE_ENCODERS, NETWORKS
 from kpp_pyro.posteriors import POSTERIORS
 from kpp_pyro.priors import KEY_PRIORS, LATENT_PRIORS
 from kpp_pyro.writes import WRITES
-from models.build import build_program
+from models.build import build
 from models.registry import MODELS
 from tests.programs import IMAGE_SHAPE, random_episodes, small_config
 
@@ -95,7 +95,7 @@ def configuration(parts: dict[str, str], **changes: object) -> Config:
 
 
 def double_program(config: Config):
-    program = build_program(config, IMAGE_SHAPE, torch.device("cpu"))
+    program = build(config, IMAGE_SHAPE, torch.device("cpu"))
     program.model.double()
     program.guide.double()
     return program

@@ -10,7 +10,7 @@ from torch.distributions import kl_divergence
 from inference.objectives import make_objective
 from inference.runs.training import ScaleSites
 from inference.tracing import trace_pair, written_memory
-from kpp_pyro.writes.content_steps import SignRefinement
+from kpp_pyro.writes.content_steps import SignSearch
 from tests.programs import random_episodes, small_program
 
 BLOCK_WRITES = ("allocate", "allocate_by_content", "feed_forward")
@@ -100,7 +100,7 @@ def test_cues_are_read_by_their_signs(write):
 def test_contents_of_signs_are_refined_by_turning_signs_over(write):
     program, episode = signs_program(write, content_steps=20), random_episodes()
     (refine,) = program.guide.preparations
-    assert isinstance(refine, SignRefinement)
+    assert isinstance(refine, SignSearch)
     amortized = program.guide.encode(episode).latent_loc
     program.train(False)
     with torch.no_grad():

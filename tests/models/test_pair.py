@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import nn
 
 from inference.tracing import elbo_terms, site_value, written_memory
-from inference.trained_memory import GenerativeMemory
+from inference.trained_memory import TrainedMemory
 from models.pair import Pair
 from tests.programs import WRITES, random_episodes, small_program
 
@@ -80,7 +80,7 @@ def test_writing_is_what_the_guide_does_first_and_draws_neither_keys_nor_latents
     state = torch.get_rng_state()
     assert torch.equal(pair.guide.write_memory(episode, seed=3), expected)
     assert torch.equal(written_memory(pair.guide, episode, seed=3), expected)
-    held = GenerativeMemory(pair.model, pair.guide)
+    held = TrainedMemory(pair.model, pair.guide)
     assert torch.equal(held.write(episode, seed=3).value, expected.squeeze(1))
     assert torch.equal(held.write(episode).value, pair.guide.write_memory(episode, seed=0).squeeze(1))
     assert torch.equal(torch.get_rng_state(), state)

@@ -8,11 +8,11 @@ from pyro import poutine
 
 from inference.runs.opening import load_program
 from inference.tracing import written_memory
-from inference.trained_memory import GenerativeMemory
+from inference.trained_memory import TrainedMemory
 from kpp_pyro.files.checkpoint import save_checkpoint
 from kpp_pyro.memory.blocks import cut_blocks, read
 from kpp_pyro.writes.quantization import Quantization
-from models.build import build_program
+from models.build import build
 from models.registry import MODELS
 from tests.programs import IMAGE_SHAPE, random_episodes, small_config, small_program
 
@@ -130,7 +130,7 @@ def test_the_encoder_learns_through_what_was_prepared_and_the_decoder_is_left_al
 def test_grey_cues_are_written_recalled_and_autoencoded(changes):
     """Pyro's checks are on, and a refinement asks for the Bernoulli's density of what is not binary."""
     program = looked_at(latent_context="image", **changes)
-    memories, grey = GenerativeMemory(program.model, program.guide), 0.2 + 0.6 * random_episodes()
+    memories, grey = TrainedMemory(program.model, program.guide), 0.2 + 0.6 * random_episodes()
     memory = memories.write(grey)
     reads = [memories.recall(memory, grey, steps=2)[-1], memories.autoencode(grey, steps=2)[-1]]
     assert all(found.images.isfinite().all() for found in reads)
@@ -159,7 +159,7 @@ def test_a_look_interrupts_training_even_where_it_fails(training):
 
 def test_what_is_loaded_is_there_to_be_looked_at(tmp_path):
     config, device = small_config(content_steps=10), torch.device("cpu")
-    program = build_program(config, IMAGE_SHAPE, device)
+    program = build(config, IMAGE_SHAPE, device)
     assert program.guide.training
     save_checkpoint(tmp_path / "best.pt", {"step": 7, "pair": program.state_dict()})
     assert load_program(program, tmp_path / "best.pt") == 7

@@ -23,7 +23,7 @@ from inference.metrics.elbo import evaluate
 from inference.posterior.nuts import sample_posterior
 from inference.runs.trainer_of import build_trainer
 from inference.tracing import elbo_terms
-from inference.trained_memory import GenerativeMemory
+from inference.trained_memory import TrainedMemory
 from models.pair import Pair
 from tests.programs import random_episodes, small_config, small_program
 
@@ -194,7 +194,7 @@ def test_what_is_loaded_after_svi_is_what_runs(changes):
 @some_pairs
 def test_nothing_of_this_project_touches_the_parameter_store(changes):
     pair, episode = small_program(**changes), random_episodes(2, 4)
-    memories = GenerativeMemory(pair.model, pair.guide)
+    memories = TrainedMemory(pair.model, pair.guide)
     memory = memories.write(episode)
     memories.recall(memory, episode)
     memories.generate(memory, 2)

@@ -24,7 +24,7 @@ from inference.runs.trainer_of import kl_schedules
 from kpp_pyro.data import find_pictures, load_dataset
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import RunFolder
-from models.build import build_program
+from models.build import build
 
 State = Literal["to train", "to resume", "to score", "finished"]
 
@@ -126,7 +126,7 @@ def read_flags(flags: Flags) -> Config:
             arguments = parse(command_line(flags))
             config = resolve(arguments)
             with torch.device("meta"):  # what only building finds out, such as blocks that do not tile the memory
-                build_program(config, (1, 16, 16), torch.device("meta"))
+                build(config, (1, 16, 16), torch.device("meta"))
     except SystemExit as end:
         raise InputError(_sentence(said.getvalue())) from end
     return arguments

@@ -12,7 +12,7 @@ from inference.runs.resolving import resolve
 from inference.runs.trainer_of import build_trainer
 from inference.runs.training import Step, Trainer
 from kpp_pyro.data import EpisodeSampler, LabelledImages
-from models.build import build_program
+from models.build import build
 from models.by_hand import elbo_by_hand
 from models.pair import Pair
 
@@ -43,7 +43,7 @@ def pyro_trainer(config: Config, images: LabelledImages) -> Trainer:
 
 def new_program(config: Config, images: LabelledImages) -> Pair:
     """A new program of a configuration."""
-    return build_program(config, images.image_shape, torch.device(config.device))
+    return build(config, images.image_shape, torch.device(config.device))
 
 
 def step_by_hand(config: Config, images: LabelledImages) -> Callable[[], object]:
@@ -61,7 +61,7 @@ def step_by_hand(config: Config, images: LabelledImages) -> Callable[[], object]
     def take() -> None:
         nonlocal number
         stepper(episodes.draw(plan.episodes_per_step), trainer.kl_weights(number), plan.learning_rate_at(number))
-        if number % trainer.check_every == 0 and step.unsound > 0:
+        if number % trainer.check_every == 0 and step.nonfinite_steps > 0:
             raise FloatingPointError("the loss is not finite")
         number += 1
 

@@ -18,7 +18,7 @@ from experiments.shared.speed.timing import alternate, backward, leaf, leaves
 from inference.runs.config import Config
 from kpp_pyro.writes import WRITES
 from kpp_pyro.writes.interface import Encoding
-from models.build import build_program
+from models.build import build
 from models.memory_model import MemoryGuide
 from models.pair import Pair
 from models.registry import MODELS
@@ -36,7 +36,7 @@ def measure_memories(device: str, repeats: int, lengths: Sequence[int] = LENGTHS
 
     A memory has as many scalars whatever T is: those of the defaults. Encoder, decoder and densities are left out.
     """
-    programs = {name: build_program(config, _IMAGE_SHAPE, torch.device(device)) for name, config in configs(device)}
+    programs = {name: build(config, _IMAGE_SHAPE, torch.device(device)) for name, config in configs(device)}
     points: dict[str, list[dict[str, float]]] = {name: [] for name in programs}
     with pyro.validation_enabled(False):
         for length in lengths:
