@@ -384,16 +384,6 @@ def test_a_learned_map_has_keys_of_any_prior_and_any_guide(guide, prior):
     require_legal(replace_flat(default_config(["--write=feed_forward"]), {"key_guide": guide, "key_prior": prior}))
 
 
-def test_checkpoints_of_the_version_before_fit_parameter_by_parameter():
-    """The optimiser's moments are saved in the order of the parameters: that of the modules stays."""
-    program = build_program(small_of(), (1, 16, 16), torch.device("cpu"))
-    networks = [
-        list(dict.fromkeys(".".join(name.split(".")[:depth]) for name, _ in part.named_parameters()))
-        for part, depth in ((program.model, 1), (program.guide, 2))
-    ]
-    assert networks == [["reading", "decoder"], ["encoder.network", "write.to_content"]]
-
-
 def test_signs_are_trained_with_closed_kls_unless_another_objective_is_named():
     assert default_config(["--signs-per-scalar", "8"]).training.objective == "mean_field"
     assert default_config(["--signs_per_scalar=8"]).training.objective == "mean_field"
