@@ -20,7 +20,6 @@ from inference.importance.estimator import (
     widened_proposal,
 )
 from inference.importance.search import refined_proposal, searching_proposal
-from inference.metrics.elbo import previous_memories
 from inference.runs.processes import ALONE, Processes
 from inference.tracing import PyroProgram, combine, concatenate, own_randomness, seed_of, trace_pair, written_memory
 

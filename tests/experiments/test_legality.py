@@ -12,17 +12,14 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
+from experiments.build import build_program, resolve
+from experiments.config import Config, config_from_json, default_config, flat, replace_flat
+from experiments.legality import require_legal, require_rounding, require_sensible
+from experiments.programs import EPISODE_ENCODERS, MODELS, WRITES
 from inference.objectives import OBJECTIVES
-from inference.runs.config import Config, config_from_json, default_config, flat, replace_flat
-from inference.runs.resolving import resolve
-from inference.runs.rules import require_legal, require_rounding, require_sensible
 from kpp_pyro.errors import InputError
-from kpp_pyro.networks import EPISODE_ENCODERS
+from kpp_pyro.key_priors import KEY_PRIORS
 from kpp_pyro.posteriors import POSTERIORS
-from kpp_pyro.priors import KEY_PRIORS
-from kpp_pyro.writes import WRITES
-from models.build import build
-from models.registry import MODELS
 from tests.experiments.running import refused, run
 
 CPU = {"device": "cpu"}
@@ -274,7 +271,7 @@ def test_signs_and_semantic_reads_go_with_all_else_that_knows_its_blocks(changes
 def test_a_latent_of_another_size_than_a_block_s_signs_is_refused(write):
     config = replace_flat(default_config([f"--write={write}"]), {"latent_size": 100, "signs_per_scalar": 4})
     with pytest.raises(InputError) as error:
-        build(config, (1, 16, 16), torch.device("cpu"))
+        build_program(config, (1, 16, 16), torch.device("cpu"))
     assert str(error.value) == f"--latent-size: expected the 400 signs of a read with --write {write}, found 100"
 
 
@@ -307,7 +304,7 @@ def test_what_networks_cannot_have_is_refused(changes, sentence):
 def test_a_latent_of_another_size_than_a_block_is_refused(write):
     config = replace_flat(default_config([f"--write={write}"]), {"latent_size": 7})
     with pytest.raises(InputError) as error:
-        build(config, (1, 16, 16), torch.device("cpu"))
+        build_program(config, (1, 16, 16), torch.device("cpu"))
     assert str(error.value) == f"--latent-size: expected the 100 scalars of a read with --write {write}, found 7"
 
 
@@ -344,7 +341,7 @@ def test_every_model_write_objective_and_encoder_has_legal_defaults():
 def test_default_memories_hold_as_much_as_each_other_for_as_many_images(flags):
     config = default_config(flags)
     with torch.device("meta"):
-        program = build(config, (1, 16, 16), torch.device("meta"))
+        program = build_program(config, (1, 16, 16), torch.device("meta"))
     scalars = program.sizes()["memory_scalars"]
     assert scalars == (0 if config.program.model == "vae" else 3200)
     assert config.data.episode_length == 32
@@ -373,7 +370,7 @@ def test_a_run_of_the_version_before_is_the_same_program(changes):
     old = resolve(config_from_json(content, Path("config.json")))
     assert old.network.temporal_shift == config.network.temporal_shift
     episode = (torch.rand(2, 5, 1, 16, 16) < 0.4).float()
-    programs = [build(c, (1, 16, 16), torch.device("cpu")) for c in (old, config)]
+    programs = [build_program(c, (1, 16, 16), torch.device("cpu")) for c in (old, config)]
     ours, theirs = (program.state_dict() for program in programs)
     encodings = [program.guide.encode(episode).features for program in programs]
     assert list(ours) == list(theirs)
@@ -385,16 +382,6 @@ def test_a_run_of_the_version_before_is_the_same_program(changes):
 @pytest.mark.parametrize("guide", POSTERIORS)
 def test_a_learned_map_has_keys_of_any_prior_and_any_guide(guide, prior):
     require_legal(replace_flat(default_config(["--write=feed_forward"]), {"key_guide": guide, "key_prior": prior}))
-
-
-def test_checkpoints_of_the_version_before_fit_parameter_by_parameter():
-    """The optimiser's moments are saved in the order of the parameters: that of the modules stays."""
-    program = build(small_of(), (1, 16, 16), torch.device("cpu"))
-    networks = [
-        list(dict.fromkeys(".".join(name.split(".")[:depth]) for name, _ in part.named_parameters()))
-        for part, depth in ((program.model, 1), (program.guide, 2))
-    ]
-    assert networks == [["reading", "decoder"], ["encoder.network", "write.to_content"]]
 
 
 def test_signs_are_trained_with_closed_kls_unless_another_objective_is_named():
