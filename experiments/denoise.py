@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 import tyro
@@ -20,18 +20,13 @@ from experiments.shared.denoise_table import describe_denoising
 from experiments.shared.script import run_script
 from inference.metrics.denoising import Denoising, compare_first_with_last, denoise, of_images, summarize_errors
 from inference.runs.opening import Run
-from kpp_pyro.corruptions import NoiseName, corrupt
+from inference.runs.plots import plot_denoising_figures
+from kpp_pyro.corruptions import CORRUPTIONS, corrupt
 from kpp_pyro.data import EpisodeSet, first_images
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import environment, write_json
 
 _EPISODES_AT_ONCE = 8
-_STRENGTHS: dict[str, tuple[float, ...]] = {
-    "salt_and_pepper": (0.1, 0.2, 0.3, 0.4, 0.5),
-    "speckle": (0.5, 1.0, 2.0),
-    "poisson": (0.4, 1.0, 2.0),
-    "mask": (0.1, 0.25, 0.5),
-}
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,7 @@ class Arguments(HeldOutArguments):
     printed is also in RUN/denoise.json; figures are in RUN/figures.
     """
 
-    noise: tuple[NoiseName, ...] = get_args(NoiseName)
+    noise: tuple[str, ...] = tuple(CORRUPTIONS)
     """salt_and_pepper (pixels black or white), speckle (bright pixels flicker), poisson (few photons), mask (a square
     is missing)."""
     strength: tuple[float, ...] | None = None
@@ -71,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def cases(arguments: Arguments) -> Iterator[tuple[str, float]]:
     """Every noise and strength asked for."""
     for noise in dict.fromkeys(arguments.noise):
-        for strength in dict.fromkeys(arguments.strength or _STRENGTHS[noise]):
+        for strength in dict.fromkeys(arguments.strength or CORRUPTIONS[noise].strengths):
             yield noise, strength
 
 

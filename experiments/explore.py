@@ -20,7 +20,7 @@ import tyro
 from experiments.shared.arguments import RunArguments
 from experiments.shared.explore_session import Explorer
 from experiments.shared.script import run_script
-from inference.runs.opening import open_run
+from inference.runs.opening import load
 from kpp_pyro.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _require_gradio()
     from experiments.shared.explore_page import build_page
 
-    run = open_run(arguments.path(), arguments.device, arguments.data_dir)
+    run = load(arguments.path(), arguments.device, arguments.data_dir)
     episodes = [batch[0] for batch, _ in islice(run.episodes.test.batches(1), _MOST_EPISODES)]
     page = build_page(Explorer(run.memory, episodes), run.folder.path.resolve().name)
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does

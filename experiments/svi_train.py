@@ -40,13 +40,13 @@ Defaults, then the presets of --dataset, --model, --write and --objective, then 
 of it."""
 _OWN = {
     "out": Annotated[
-        Path | None,
+        Path,
         tyro.conf.arg(
             help="Run folder.", help_behavior_hint="(default: runs/DATASET-WRITE-TIME, or with the model's name)"
         ),
     ],
     "resume": Annotated[
-        Path | None,
+        Path,
         tyro.conf.arg(
             help="Go on with the run in this folder; only --steps, --evaluate-every, --capture, --data-dir and "
             "--workers may be given anew. The learning rate falls over --steps in all: with more it rises again.",
@@ -54,7 +54,7 @@ _OWN = {
         ),
     ],
     "config": Annotated[
-        Path | None,
+        Path,
         tyro.conf.arg(
             help="Begin with this configuration: the config.json of a run, or a YAML file of flags.",
             help_behavior_hint="(default: the presets')",

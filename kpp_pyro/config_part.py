@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from kpp_pyro.errors import InputError
 
@@ -43,7 +44,14 @@ def name_in(registry: Mapping[str, Any]) -> AfterValidator:
         require_name(name, registry)
         return name
 
+    check.registry = registry  # type: ignore[attr-defined]
     return AfterValidator(check)
+
+
+def names_of(field: FieldInfo) -> list[str]:
+    """The names that a field may hold, if they are those of a registry."""
+    checks = [item.func for item in field.metadata if isinstance(item, AfterValidator)]
+    return [name for check in checks for name in getattr(check, "registry", ())]
 
 
 def require_name(name: str, known: Iterable[str]) -> None:

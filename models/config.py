@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from kpp_pyro.config_part import ConfigPart, Count, Natural, name_in
+from kpp_pyro.config_part import ConfigPart, Count, Natural, flag, name_in
+from kpp_pyro.errors import InputError
 from kpp_pyro.memory.blocks import MemoryLayout
 from kpp_pyro.memory.matrix import PSEUDO_INVERSE_STEPS
 from kpp_pyro.memory.sign_code import MOST_SIGNS
@@ -86,7 +87,8 @@ class MemoryConfig(ConfigPart):
     def _check_layout(self) -> MemoryConfig:
         self.layout.require_tiling()
         if 0 < self.semantic_reads < 0.01:  # rarer ones would hardly ever be learned from
-            raise ValueError(f"expected 0, or a probability from 0.01 to 0.48, found {self.semantic_reads}")
+            found = self.semantic_reads
+            raise InputError(f"{flag('semantic_reads')}: expected 0, or a probability from 0.01 to 0.48, found {found}")
         return self
 
     @property

@@ -49,6 +49,8 @@ class KanervaPlusPlusModel(MemoryModel):
         dtype: precision in which the networks run.
     """
 
+    addressing: Addressing
+
     def __init__(
         self,
         addressing: Addressing,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from inference.runs.config import Config, default_config, replace_flat
-from models.build import build
-from models.pair import Pair
+from inference import Config, Pair, build
 
 IMAGE_SHAPE = (1, 16, 16)
 SMALL = {"width": 16, "depth": 1, "precision": "float32"}
@@ -14,17 +12,17 @@ WRITES = ("allocate", "feed_forward")
 
 
 def small_config(write: str = "allocate", networks: str = "mlp", **changes: object) -> Config:
-    flags = [f"--write={write}", f"--networks={networks}"]
     memory = {"memory_channels": 2, "memory_height": 8, "memory_width": 8, "block_height": 2, "block_width": 2}
+    if changes.get("model", "kanerva_plus_plus") != "kanerva_plus_plus":
+        memory = {}  # of blocks; the others have rows
     encoder = {"episode_encoder": "temporal_shift", "temporal_shift": 0.0}
-    return replace_flat(default_config(flags), {**SMALL, **memory, **encoder, **changes})
+    if changes.get("episode_encoder", "temporal_shift") != "temporal_shift":
+        encoder = {}
+    return Config.preset(**{"write": write, "networks": networks, **SMALL, **memory, **encoder, **changes})
 
 
 def small_program(write: str = "allocate", networks: str = "mlp", **changes: object) -> Pair:
-    program = build(small_config(write, networks, **changes), IMAGE_SHAPE, torch.device("cpu"))
-    program.model.double()
-    program.guide.double()
-    return program
+    return build(small_config(write, networks, **changes), IMAGE_SHAPE).double()
 
 
 def random_episodes(episodes: int = 3, images: int = 6, seed: int = 1) -> torch.Tensor:

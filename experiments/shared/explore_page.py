@@ -8,13 +8,13 @@ from __future__ import annotations
 import base64
 import html
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import gradio as gr
 from torch import Tensor
 
 from experiments.shared.explore_session import Explorer, Percent, Session
-from kpp_pyro.corruptions import NoiseName
+from kpp_pyro.corruptions import CORRUPTIONS
 from kpp_pyro.errors import InputError
 from kpp_pyro.plots.screen import Colour, Frame, Grid, Picture, enlarged, grey, signed, to_png
 
@@ -27,14 +27,7 @@ _LARGE, _SMALL = 112, 84  # height of a single image, and of one in the strip
 _MOST_CHANNELS = 8
 _LINE = 2
 
-# Largest strength on the slider, where it starts, and what it is.
-_NOISES: dict[str, tuple[float, float, str]] = {
-    "salt_and_pepper": (1.0, 0.2, "share of pixels"),
-    "speckle": (3.0, 1.0, "deviation of the flicker"),
-    "poisson": (3.0, 1.0, "1 / photons"),
-    "mask": (1.0, 0.25, "share of the area"),
-}
-assert set(_NOISES) == set(get_args(NoiseName))
+_MOST_STRENGTH = 3.0  # on the slider, of a corruption that knows no bound
 
 THEME = gr.themes.Base(
     primary_hue="teal",
@@ -194,7 +187,7 @@ def build_page(explorer: Explorer, name: str) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=43, min_width=380):
                 with gr.Row():
-                    noise = gr.Dropdown(list(_NOISES), value="salt_and_pepper", label="Noise", min_width=130)
+                    noise = gr.Dropdown(list(CORRUPTIONS), value="salt_and_pepper", label="Noise", min_width=130)
                     strength = gr.Slider(**_strength("salt_and_pepper"), elem_id="strength", min_width=200, buttons=[])
                 with gr.Row():
                     add = gr.Button("Add noise", elem_id="add-noise", min_width=80, size="md")
@@ -288,8 +281,9 @@ def _key_slider(label: str, name: str, value: float, number: str) -> tuple[gr.Sl
 
 
 def _strength(noise: str) -> dict[str, Any]:
-    largest, value, meaning = _NOISES[noise]
-    return {"minimum": 0.05, "maximum": largest, "value": value, "step": 0.05, "label": f"Strength, {meaning}"}
+    kind = CORRUPTIONS[noise]
+    largest, middle = min(kind.largest, _MOST_STRENGTH), kind.strengths[1]
+    return {"minimum": 0.05, "maximum": largest, "value": middle, "step": 0.05, "label": f"Strength, {kind.meaning}"}
 
 
 def _about_scale(explorer: Explorer) -> str:

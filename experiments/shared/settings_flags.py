@@ -7,13 +7,15 @@ from dataclasses import make_dataclass
 from typing import Annotated, Any, TypedDict
 
 import tyro
+from pydantic.fields import FieldInfo
 
 from inference import Config
 from inference.runs.presets import PRESETS, read_yaml
-from kpp_pyro.config_part import ConfigPart
+from kpp_pyro.config_part import ConfigPart, names_of
 
 # What most users need first; `resume` and what else is no field is added by the script.
 FIRST = ("dataset", "data_dir", "write", "preset", "steps", "seed", "device")
+_ORDER = ("dataset", "data_dir", "out", "write", "preset", "steps", "seed", "device", "resume")
 Flags = dict[str, Any]  # by the name of a field
 
 
@@ -28,9 +30,11 @@ def parse_flags(description: str, first: Flags, argv: Sequence[str] | None = Non
     Returns:
         What is given, by name.
     """
-    groups = {"main": _group("main", "What most runs need.", {**_of_fields(FIRST), **first})}
-    for part, fields in _parts().items():
-        groups[part.__name__] = _group(part.__name__, part.__doc__ or "", _of_fields(set(fields) - set(FIRST)))
+    own = _of_fields(FIRST) | first
+    order = [*(name for name in _ORDER if name in own), *(name for name in own if name not in _ORDER)]
+    groups = {"main": _group("main", "What most runs need.", {name: own[name] for name in order})}
+    for name, (about, fields) in _parts().items():
+        groups[name] = _group(name, about, _of_fields(set(fields) - set(FIRST)))
     command = make_dataclass("Command", [(name, group) for name, group in groups.items()])
     command.__doc__ = description
     found = tyro.cli(Annotated[command, tyro.conf.OmitArgPrefixes], args=argv, description=description)  # type: ignore
@@ -44,31 +48,34 @@ def _group(name: str, description: str, flags: Flags) -> Any:
     return group
 
 
-def _parts() -> dict[type[ConfigPart], list[str]]:
-    """Fields of every part, and of the configuration itself."""
-    parts: dict[type[ConfigPart], list[str]] = {}
-    own = []
+def _parts() -> dict[str, tuple[str, dict[str, FieldInfo]]]:
+    """What each part of the configuration is about, and its fields; last, those of no part."""
+    parts: dict[str, tuple[str, dict[str, FieldInfo]]] = {}
+    own = {}
     for name, field in Config.model_fields.items():
-        kind: Any = field.annotation
+        kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, ConfigPart):
-            parts[kind] = list(kind.model_fields)
+            parts[name] = kind.__doc__ or "", dict(kind.model_fields)
         else:
-            own.append(name)
-    return {**parts, Config: own}
+            own[name] = field
+    return {**parts, "others": ("Everything else.", own)}
 
 
 def _of_fields(names: Iterable[str]) -> Flags:
-    """A flag for each of some fields, in the order of the configuration."""
-    wanted, flags = set(names), {}
-    for part, fields in _parts().items():
-        for name in fields:
-            if name in wanted:
-                field = part.model_fields[name]
-                hint = f"(default: {_default(name)})"
-                flags[name] = Annotated[
-                    field.annotation, tyro.conf.arg(help=field.description, help_behavior_hint=hint)  # type: ignore
-                ]
-    return flags
+    """A flag for each of some fields."""
+    wanted = set(names)
+    fields = {name: field for _, part in _parts().values() for name, field in part.items()}
+    return {name: _flag(name, field) for name, field in fields.items() if name in wanted}
+
+
+def _flag(name: str, field: FieldInfo) -> Any:
+    choices = names_of(field)
+    about = tyro.conf.arg(
+        help=" ".join((field.description or "").split()),
+        help_behavior_hint=f"(default: {_default(name)})",
+        metavar="{" + ",".join(choices) + "}" if choices else None,
+    )
+    return Annotated[field.annotation, about]  # type: ignore[valid-type]
 
 
 def _default(name: str) -> str:
@@ -78,4 +85,4 @@ def _default(name: str) -> str:
         if name in (content := read_yaml(path)):
             by_value.setdefault(str(content[name]), []).append(path.stem)
     presets = [f"{value} with {', '.join(names)}" for value, names in by_value.items()]
-    return "; ".join([str(Config().flat()[name]), *presets])
+    return "; ".join([str(Config.defaults()[name]), *presets])

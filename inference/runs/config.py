@@ -138,7 +138,7 @@ class Config(PairConfig):
             InputError: a field that there is not, a value that it cannot hold, or parts that do not go together.
         """
         given = {**({} if dataset is None else {"dataset": dataset}), **given}
-        return cls.from_flat({**preset_of({**cls().flat(), **given}), **given})
+        return cls.from_flat({**preset_of({**cls.defaults(), **given}), **given})
 
     @classmethod
     def read(cls, path: Path | str, /, **given: Any) -> Self:
@@ -193,6 +193,17 @@ class Config(PairConfig):
             else:
                 parts.setdefault(part, {})[name] = value
         return cls(**parts)
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The default of every field by its name."""
+        parts = {
+            name: cls if part is None else cls.model_fields[part].annotation for name, part in _places(cls).items()
+        }
+        return {
+            name: part.model_fields[name].get_default(call_default_factory=True)  # type: ignore[union-attr]
+            for name, part in parts.items()
+        }
 
     def flat(self) -> dict[str, Any]:
         """Every field by its name, whichever part has it."""

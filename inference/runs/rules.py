@@ -6,7 +6,7 @@ A part checks its own types and ranges. What a rule has to know of a model, a wr
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inference.objectives import OBJECTIVES
 from kpp_pyro.config_part import flag
@@ -44,9 +44,10 @@ def _conflicts(config: Config) -> Iterator[Conflict]:
 
 def _idle_fields(config: Config) -> Iterator[Conflict]:
     """Fields that would change nothing, and are not at their defaults."""
-    values, standard, model = config.flat(), type(config)().flat(), config.program.model
-    for name in sorted(set().union(*(kind.settings for kind in MODELS.values())) - MODELS[model].settings):
-        if values[name] != standard[name]:
+    values, standard, model = config.flat(), config.defaults(), config.program.model
+    idle = set().union(*(kind.settings for kind in MODELS.values())) - MODELS[model].settings
+    for name in values:  # in the order of the configuration
+        if name in idle and values[name] != standard[name]:
             yield name, f"{standard[name]}, its default, with --model {model}, which has no use for it", values[name]
     dataset, encoder = config.data.dataset, config.network.episode_encoder
     if dataset != "folder" and values["image_size"] != standard["image_size"]:
@@ -100,7 +101,7 @@ def _conflicts_of_objectives(config: Config) -> Iterator[Conflict]:
     program, training = config.program, config.training
     objective = OBJECTIVES[training.objective]
     if objective.closed_kls:
-        parts = {"key_prior": KEY_PRIORS, "key_guide": POSTERIORS, "latent_guide": POSTERIORS}
+        parts: dict[str, Any] = {"key_prior": KEY_PRIORS, "key_guide": POSTERIORS, "latent_guide": POSTERIORS}
         for name, registry in parts.items():
             chosen = getattr(program, name)
             if not registry[chosen].closed_kl:
@@ -120,7 +121,7 @@ def _conflicts_of_objectives(config: Config) -> Iterator[Conflict]:
         yield "objective", what, training.objective
     if not objective.takes_particles and training.particles > 1:
         yield "particles", f"1 with --objective {training.objective}", training.particles
-    if not objective.takes_alpha and training.renyi_alpha != type(training)().renyi_alpha:
+    if not objective.takes_alpha and training.renyi_alpha != config.defaults()["renyi_alpha"]:
         yield "renyi_alpha", "--objective renyi beside it", training.objective
 
 

@@ -1,14 +1,14 @@
 """Figures of a run, one function each: tensors in, a Matplotlib figure out, and a PNG file if a path is given."""
 
-from kpp_pyro.plots.ablation import draw_ablation
-from kpp_pyro.plots.drawing import draw_image_table
-from kpp_pyro.plots.generation import draw_coverage, plot_generation, plot_interpolation, plot_key_walk
-from kpp_pyro.plots.growth import draw_growth, plot_memory_costs
-from kpp_pyro.plots.images import draw_reconstructions, plot_samples
+from kpp_pyro.plots.ablation import plot_ablation
+from kpp_pyro.plots.drawing import plot_image_table
+from kpp_pyro.plots.generation import plot_coverage, plot_generation, plot_interpolation, plot_key_walk
+from kpp_pyro.plots.growth import plot_growth, plot_memory_costs
+from kpp_pyro.plots.images import plot_reconstructions, plot_samples
 from kpp_pyro.plots.memory import plot_memory, plot_memory_at_work
-from kpp_pyro.plots.recall import draw_denoising, plot_denoising_curves
-from kpp_pyro.plots.scores import draw_bounds, plot_controls, plot_pareto_k
-from kpp_pyro.plots.training import draw_comparison, plot_curves
+from kpp_pyro.plots.recall import plot_denoising, plot_denoising_curves
+from kpp_pyro.plots.scores import plot_bounds, plot_controls, plot_pareto_k
+from kpp_pyro.plots.training import plot_comparison, plot_curves
 
 __all__ = [
     "plot_ablation",

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from kpp_pyro.plots.drawing import plot_mosaic, save
+from kpp_pyro.plots.drawing import plot_image_table, plot_mosaic, save
 
 _KINDS = {"prior": ("keys of the prior", "steelblue"), "cleaned_up": ("after iterated clean-up", "darkorange")}
 

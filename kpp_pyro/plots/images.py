@@ -7,6 +7,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from kpp_pyro.plots.drawing import plot_image_table
+
 
 def plot_reconstructions(
     originals: Tensor, reconstructions: Tensor, path: Path | str | None = None, columns: int = 16

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
+import inference.runs.run
 from experiments.shared.script import run_script
 from experiments.svi_train import new_run, parse
 from inference.runs.interruption import Interruption
 from inference.runs.resolving import resolve
-from inference.runs.run import Run
+from inference.runs.run import TrainingRun
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--width", "32", "--episodes-per-step", "2", "--steps", "6", "--evaluate-every", "3", "--warmup-steps", "2"]
@@ -51,7 +52,7 @@ def run(script: str, *arguments: object, cwd: Path | None = None) -> Finished:
 def without_figures() -> Iterator[None]:
     """Train without the figures, which take longer to draw than a small run to train."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments.run, "plot_figures", lambda *_: {})
+        patch.setattr(inference.runs.run, "plot_figures", lambda *_: {})
         yield
 
 
@@ -60,7 +61,7 @@ def trained(folder: Path, *flags: object) -> Path:
     run_folder, config = new_run(parse([*map(str, flags), "--device", "cpu", "--out", str(folder)]))
     quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
     with without_figures(), quiet[0], quiet[1], Interruption() as interruption:
-        Run(run_folder, resolve(config), resume=False).train(interruption)
+        TrainingRun(run_folder, resolve(config)).train(interruption)
     return folder
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 import re
 import shlex
 import sys
@@ -14,21 +11,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from experiments.shared.ablation.grid import Flags, Grid
-from experiments.svi_train import parse
-from inference.runs.config import Config, flat
+from inference.runs.config import Config
 from inference.runs.resolving import resolve
 from inference.runs.trainer_of import kl_schedules
-from kpp_pyro.data import find_pictures, load_dataset
+from kpp_pyro.data import DATASETS, find_pictures, load_dataset
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import RunFolder
-from models.build import build
 
 State = Literal["to train", "to resume", "to score", "finished"]
 
-_SCRIPTS = Path(__file__).parents[1]
+_SCRIPTS = Path(__file__).parents[2]
 _FREE = ("data_dir", "workers", "capture")  # flags that change where and how fast, but no result
 
 
@@ -115,21 +108,14 @@ def runnable(command: list[str]) -> list[str]:
 
 
 def read_flags(flags: Flags) -> Config:
-    """The configuration that flags stand for.
+    """The configuration that flags stand for: the presets, and the flags.
 
     Raises:
         InputError: `svi_train.py` would refuse them.
     """
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            arguments = parse(command_line(flags))
-            config = resolve(arguments)
-            with torch.device("meta"):  # what only building finds out, such as blocks that do not tile the memory
-                build(config, (1, 16, 16), torch.device("meta"))
-    except SystemExit as end:
-        raise InputError(_sentence(said.getvalue())) from end
-    return arguments
+    config = Config.preset(**{name: None if value == "None" else value for name, value in flags.items()})
+    resolve(config)
+    return config
 
 
 def require_no_twins(configured: Sequence[tuple[Cell, Config]]) -> None:
@@ -140,7 +126,7 @@ def require_no_twins(configured: Sequence[tuple[Cell, Config]]) -> None:
     """
     seen: dict[tuple[Any, ...], Cell] = {}
     for cell, config in configured:
-        other = seen.setdefault(tuple(flat(resolve(config)).items()), cell)
+        other = seen.setdefault(tuple(resolve(config).flat().items()), cell)
         if other is not cell:
             raise InputError(
                 f"vary: expected cells that differ, found the same run twice, {other.name} and {cell.name}"
@@ -185,7 +171,7 @@ def _is_scored(cell: Cell, config: Config, run: RunFolder) -> bool:
 
 @lru_cache
 def _test_images(dataset: str, data_dir: Path) -> int:
-    return len(find_pictures(data_dir).test if dataset == "folder" else load_dataset(dataset, data_dir).test)
+    return len(load_dataset(dataset, data_dir).test if DATASETS[dataset].load else find_pictures(data_dir).test)
 
 
 def _data_dir(config: Config) -> Path:
@@ -197,8 +183,8 @@ def _require_same(cell: Cell, config: Config, run: RunFolder) -> None:
 
     What the machine decides, and a field that an older version did not know, is let pass unless the cell sets it.
     """
-    expected, found = flat(config), _flat_json(run)
-    free = [name for name in _FREE if config.data.dataset != "folder" or name != "data_dir"]
+    expected, found = _leaves_of(config.to_json()), _leaves_of(run.read_config())
+    free = [name for name in _FREE if DATASETS[config.data.dataset].load or name != "data_dir"]
     for name, value in expected.items():
         if name in free or value == "auto" or (name not in found and name not in cell.flags):
             continue
@@ -210,9 +196,9 @@ def _require_same(cell: Cell, config: Config, run: RunFolder) -> None:
             )
 
 
-def _flat_json(run: RunFolder) -> dict[str, Any]:
-    """Every field of a run's configuration by its name, as JSON has it."""
-    return dict(_leaves(json.loads(json.dumps(run.read_config()))))
+def _leaves_of(content: dict[str, Any]) -> dict[str, Any]:
+    """Every field of a configuration by its name, as JSON has it."""
+    return dict(_leaves(content))
 
 
 def _leaves(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -231,9 +217,3 @@ def _file_name(parts: dict[str, str]) -> str:
 def _arguments(flag: str, value: str) -> list[str]:
     truths = {"true": [f"--{flag}"], "false": [f"--no-{flag}"]}
     return truths.get(value, [f"--{flag}", value])
-
-
-def _sentence(said: str) -> str:
-    """What the parser's box says, without its frame and its advice."""
-    parts = re.split(r"^.*[-─]{10}.*$", said, flags=re.MULTILINE)
-    return " ".join(parts[min(1, len(parts) - 1)].replace("│", " ").split()) or "expected flags of svi_train.py"

@@ -11,9 +11,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from inference.runs.config import Config, flat
+from inference.runs.config import Config
+from inference.runs.presets import read_yaml
 from kpp_pyro.errors import InputError
 
 Flags = dict[str, str]  # by the name of a field of the configuration, as it stands on a command line
@@ -22,7 +21,7 @@ Axis = dict[str, Flags]  # by the label of a value
 _KEYS = ("title", "base", "vary", "seeds", "score")
 _SCORE = {"particles": 200, "limit": 512, "control_particles": 0}
 _SMALLEST_SCORE = {"particles": 1, "limit": 1, "control_particles": 0}
-_FIELDS = flat(Config())
+_FIELDS = Config().flat()
 
 
 @dataclass(frozen=True)
@@ -93,14 +92,7 @@ def read_grid(path: Path) -> Grid:
     Raises:
         InputError: the file cannot be read, is not YAML, or holds what no grid has.
     """
-    try:
-        with path.open() as file:
-            content = yaml.load(file, _Loader)
-    except OSError as error:
-        raise InputError(f"{path}: expected a file with a grid, found {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected YAML, found {' '.join(str(error).split())}") from error
-    content = _mapping(content, str(path))
+    content = read_yaml(path)
     _require_known(content, _KEYS, str(path))
     vary = _mapping(content.get("vary", {}), f"{path}: vary")
     return Grid(
@@ -120,18 +112,6 @@ def is_numeric(labels: Sequence[str]) -> bool:
         return all(math.isfinite(float(label)) for label in labels)
     except ValueError:
         return False
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads YAML in which no key stands twice: of two, YAML would keep the last and say nothing."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            line = node.start_mark.line + 1
-            raise InputError(f"{self.name}: expected each key once in the mapping of line {line}, found {twice} twice")
-        return super().construct_mapping(node, deep)
 
 
 def _apart(axes: dict[str, Axis], source: str) -> dict[str, Axis]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from inference.runs.config import Config, default_config, replace_flat
+from inference.runs.config import Config
 from inference.runs.resolving import resolve
 from inference.runs.trainer_of import build_trainer
 from inference.runs.training import Step, Trainer
@@ -21,9 +21,8 @@ _NUM_IMAGES = {"digits": 1_300, "mnist": 54_000}  # of the training sets; a step
 
 
 def configuration(dataset: str, device: str, **changes: Any) -> Config:
-    """The defaults for a data set, its presets and its write, with changes."""
-    flags = [f"--{name}={changes[name]}" for name in ("write", "networks", "preset") if name in changes]
-    return resolve(replace_flat(default_config([f"--dataset={dataset}", *flags]), {"device": device, **changes}))
+    """The presets of a data set and of what changes, with the changes."""
+    return resolve(Config.preset(dataset, device=device, **changes))
 
 
 def random_images(config: Config, num_images: int | None = None) -> LabelledImages:
@@ -49,7 +48,7 @@ def new_program(config: Config, images: LabelledImages) -> Pair:
 def step_by_hand(config: Config, images: LabelledImages) -> Callable[[], object]:
     """One step without Pyro, as it would be written by hand: same networks, draws, optimiser and plan."""
     trainer = pyro_trainer(config, images)
-    model, guide, plan, episodes = trainer.model, trainer.guide, trainer.plan, trainer.episodes
+    model, guide, plan, episodes = trainer.pair.model, trainer.pair.guide, trainer.plan, trainer.episodes
 
     def loss(episode: torch.Tensor, kl_weights: Any) -> torch.Tensor:
         return -elbo_by_hand(model, guide, episode, kl_weights)  # type: ignore[arg-type]

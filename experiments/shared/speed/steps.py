@@ -11,7 +11,7 @@ import torch
 
 from experiments.shared.speed.contenders import new_program, pyro_trainer, random_images, step_by_hand
 from experiments.shared.speed.timing import alternate, backward, leaf, leaves, medians, ratio
-from inference.runs.config import Config, replace_flat
+from inference.runs.config import Config
 from inference.runs.training import Trainer
 from kpp_pyro.memory.blocks import read
 
@@ -42,7 +42,7 @@ def time_steps(config: Config, repeats: int) -> dict[str, Any]:
 
 
 def _ways(config: Config, images: Any, capture: str, suffix: str) -> dict[str, Callable[[], object]]:
-    config = replace_flat(config, {"capture": capture})
+    config = config.replace(capture=capture)
     return {
         f"pyro{suffix}": pyro_trainer(config, images).train_step,
         f"by hand{suffix}": step_by_hand(config, images),
@@ -54,7 +54,7 @@ def time_parts(config: Config, repeats: int) -> dict[str, Any]:
 
     What the parts leave of the step by hand are draws and densities; what that leaves of the program's is Pyro.
     """
-    config = replace_flat(config, {"capture": "off"})
+    config = config.replace(capture="off")
     images, device = random_images(config), torch.device(config.device)
     trainer = pyro_trainer(config, images)
     trainer.train_step()  # gives the optimiser gradients and a state
@@ -69,8 +69,8 @@ def time_parts(config: Config, repeats: int) -> dict[str, Any]:
 
 def _parts(config: Config, trainer: Trainer) -> dict[str, Callable[[], object]]:
     """Data, networks, write and read, and the optimiser: each alone."""
-    model: Any = trainer.model
-    guide: Any = trainer.guide
+    model: Any = trainer.pair.model
+    guide: Any = trainer.pair.guide
     episodes, device = trainer.episodes, torch.device(config.device)
     episode = episodes.render(episodes.draw(config.training.episodes_per_step).to(device))
     with torch.no_grad():
