@@ -20,7 +20,7 @@ from inference.runs.training import ScaleSites, annealed
 from inference.tracing import PLATE_NESTING
 from kpp_pyro.errors import InputError
 from tests.exact import LinearProgram, linear_episodes
-from tests.inference.test_step import NoWaiting
+from tests.inference.runs.test_step import NoWaiting
 from tests.programs import WRITES, random_episodes, small_program
 
 WEIGHTS = {"key": 0.6, "latent": 0.3, "memory": 0.8}

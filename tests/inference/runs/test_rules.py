@@ -11,14 +11,14 @@ from typing import get_args, get_type_hints
 
 import pytest
 import torch
+
 from experiments.build import build_program, resolve
 from experiments.config import Config, config_from_json, default_config, flat, replace_flat
 from experiments.legality import require_legal, require_rounding, require_sensible
 from experiments.programs import EPISODE_ENCODERS, MODELS, WRITES
-from kpp_pyro.key_priors import KEY_PRIORS
-
 from inference.objectives import OBJECTIVES
 from kpp_pyro.errors import InputError
+from kpp_pyro.key_priors import KEY_PRIORS
 from kpp_pyro.posteriors import POSTERIORS
 from tests.experiments.running import refused, run
 

@@ -13,7 +13,7 @@ from inference.runs.data import build_episodes
 from inference.runs.trainer_of import build_trainer
 from inference.runs.training import ScaleSites, TrainingPlan, annealed
 from inference.tracing import amortized, elbo_terms, site_value, written_memory
-from tests.inference.test_training import OneEpisode
+from tests.inference.runs.test_training import OneEpisode
 from tests.programs import random_episodes, small_config, small_program
 
 LEFT_OUT, WRITTEN = 2, 4
