@@ -12,7 +12,7 @@ torch.set_num_threads(1)  # small tensors gain nothing from more, and sums come 
 
 def pytest_collection_finish() -> None:
     """Spare every later garbage collection a look at the modules: with torch's, one takes a third of a second."""
-    gc.gather()
+    gc.collect()
     gc.freeze()
 
 
@@ -39,4 +39,4 @@ def as_in_a_run(_reproducible: None) -> Iterator[None]:
 @pytest.fixture
 def no_workers_of_others() -> None:
     """Free the samplers of earlier tests, which an error's traceback may still hold, and with them their processes."""
-    gc.gather()
+    gc.collect()
