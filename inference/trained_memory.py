@@ -22,123 +22,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, TypeVar
 
 import torch
-from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
 
-from inference.tracing import Record, combine, site_mean, site_value, written_memory
+from inference.memory_types import CueingGuide, Decoded, Memory, Read, ReadableModel
+from inference.tracing import site_mean, site_value
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.memories import load_memory, save_memory
 from kpp_pyro.memory.blocks import Addressing
 
-
-class ReadableModel(Protocol):
-    """What a model has to offer to be used, see `models.memory_model`."""
-
-    image_shape: tuple[int, int, int]
-    addressing: Addressing | None
-
-    @property
-    def memory_shape(self) -> tuple[int, ...]:
-        """Event shape of a memory."""
-
-    @property
-    def key_shape(self) -> tuple[int, ...]:
-        """Event shape of a key."""
-
-    def latent_prior(self, memory: Tensor, key: Tensor) -> Distribution:
-        """p(z | M, y)."""
-
-    def mean_read_prior(self, memory: Tensor, key: Distribution) -> Distribution:
-        """p(z | M, y) of what keys of a distribution read on average, or at their mode."""
-
-    def image_likelihood(self, latent: Tensor) -> Distribution:
-        """p(x | z)."""
-
-    def generate(self, memory: Tensor, images: int) -> poutine.Trace:
-        """Trace of the model run forward on a memory."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Parameters."""
-
-
-class CueingGuide(Protocol):
-    """What a guide has to offer to be used."""
-
-    def __call__(self, episode: Tensor, memory: Tensor | None = None) -> object:
-        """Run the guide."""
-
-    def encode(self, episode: Tensor) -> Any:
-        """f_enc(X)."""
-
-    def recall_posterior(self, encoding: Any, memory: Tensor) -> Distribution:
-        """q(y | X, M) of damaged copies."""
-
-    def latent_posterior(self, encoding: Any) -> Distribution:
-        """q(z | X)."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Parameters."""
-
-
-@dataclass(frozen=True)
-class Memory:
-    """One memory, or B of them, and the fingerprint of the model that wrote them: no other can read them.
-
-    Attributes:
-        value: of the model's memory shape, such as (C_m, H_m, W_m), or (B, ...).
-        author: see `TrainedMemory.fingerprint`.
-    """
-
-    value: Tensor = field(repr=False)
-    author: str
-
-    def __getitem__(self, index: int | slice) -> Memory:
-        """One of B memories, or some."""
-        return Memory(self.value[index], self.author)
-
-    def save(self, path: Path | str) -> None:
-        """Write a safetensors file. Raises InputError where it cannot be written."""
-        save_memory(path, self.value, self.author)
-
-    @classmethod
-    def load(cls, path: Path | str) -> Memory:
-        """Read what `save` wrote. Raises InputError for a missing, damaged or foreign file."""
-        return cls(*load_memory(path))
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """N latents and what they are decoded to; (B, N, ...) of B memories.
-
-    Attributes:
-        latents: (N, D).
-        images: (N, C, H, W), pixel probabilities.
-    """
-
-    latents: Tensor
-    images: Tensor
-
-
-@dataclass(frozen=True)
-class Read(Decoded):
-    """What was read of a memory; the latents are means of p(z | M, y), or draws of it where images are generated.
-
-    Attributes:
-        keys: (N, *key_shape), (N, R, 3) of blocks; of a cue, the mode of q(y | x, M).
-    """
-
-    keys: Tensor
+Record = TypeVar("Record", Tensor, Decoded, Read)
 
 
 class TrainedMemory:
-    """A trained model and its guide, as a memory to use; `experiments.build.open_memory` makes one of a run folder.
+    """A trained model and its guide, as a memory to use; `inference.load(path).memory` is one of a run folder.
 
     Every method takes one memory and images (T, C, H, W), or B memories and images (B, T, C, H, W), and returns what
     belongs to each memory by itself. Images are intensities in [0, 1], on any device. The parameters are not to change
@@ -194,7 +96,7 @@ class TrainedMemory:
             InputError: images of another size than the model's.
         """
         episodes = self._images("images", images)
-        value = written_memory(self.guide, episodes, seed).squeeze(1)
+        value = self.guide.write_memory(episodes, seed).squeeze(1)
         return Memory(value if images.ndim == 5 else value[0], self.fingerprint)
 
     def load(self, path: Path | str) -> Memory:
@@ -406,8 +308,11 @@ class TrainedMemory:
 
     def _like(self, memory: Memory, record: Record) -> Record:
         """A record of tensors (B, ...), without B if the memory is a single one."""
-        single = not self._batch(memory)
-        return combine([record], lambda values: values[0].squeeze(0) if single else values[0])
+        if self._batch(memory):
+            return record
+        if isinstance(record, Tensor):
+            return record.squeeze(0)
+        return replace(record, **{part.name: getattr(record, part.name).squeeze(0) for part in fields(record)})
 
     def _value_and_cues(self, memory: Memory, cues: Tensor) -> tuple[Tensor, Tensor]:
         value, episodes, batch = self._value(memory), self._images("cues", cues), self._batch(memory)

@@ -64,6 +64,10 @@ class EpisodeSet:
         """Return the number of images that count."""
         return int(self._counted.sum())
 
+    def first(self) -> Tensor:
+        """Return the images of the first episode: float32 (T, C, H, W) in {0, 1}."""
+        return next(self.batches(1))[0][0]
+
     def batches(self, num_episodes: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Go through the episodes once, B = `num_episodes` at a time (the last batch may be smaller).
 
