@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from inference.importance.scoring import ScoringPlan, score_episodes
 from inference.runs.config import Config, default_config, replace_flat
-from inference.runs.processes import ALONE, Processes, joined_processes
+from inference.processes import ALONE, Processes, joined_processes
 from inference.runs.run import score
 from inference.runs.trainer_of import build_trainer
 from inference.runs.training import Trainer

@@ -36,7 +36,7 @@ from inference.tracing import site_mean, site_value
 from kpp_pyro.errors import InputError
 from kpp_pyro.memory.blocks import Addressing
 
-Record = TypeVar("Record", Tensor, Decoded, Read)
+Record = TypeVar("Record", Decoded, Read)
 
 
 class TrainedMemory:
@@ -117,7 +117,8 @@ class TrainedMemory:
             InputError: a memory of another model, or cues of another size or number of episodes.
         """
         value, episodes = self._value_and_cues(memory, cues)
-        return self._like(memory, self._locate(value, episodes))
+        keys = self._locate(value, episodes)
+        return keys if self._batch(memory) else keys.squeeze(0)
 
     @torch.no_grad()
     def read(self, memory: Memory, keys: Tensor) -> Read:
@@ -310,8 +311,6 @@ class TrainedMemory:
         """A record of tensors (B, ...), without B if the memory is a single one."""
         if self._batch(memory):
             return record
-        if isinstance(record, Tensor):
-            return record.squeeze(0)
         return replace(record, **{part.name: getattr(record, part.name).squeeze(0) for part in fields(record)})
 
     def _value_and_cues(self, memory: Memory, cues: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import tyro
 
 from inference.runs.opening import Run, load
 from inference.runs.pretrained import UNPACKED, unpack
-from inference.runs.processes import ALONE, Processes
+from inference.processes import ALONE, Processes
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.errors import InputError
 from models.config import ProgramConfig

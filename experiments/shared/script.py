@@ -11,7 +11,7 @@ from pathlib import Path
 
 from inference.errors import DivergenceError, ReportedError
 from inference.runs.interruption import exit_status
-from inference.runs.processes import Processes, joined_processes
+from inference.processes import Processes, joined_processes
 from kpp_pyro.data.decoding import describe_lost_worker, is_lost_worker
 from kpp_pyro.errors import InputError
 

@@ -20,7 +20,7 @@ from inference.importance.estimator import (
     widened_proposal,
 )
 from inference.importance.search import refined_proposal, searching_proposal
-from inference.runs.processes import ALONE, Processes
+from inference.processes import ALONE, Processes
 from inference.tracing import PyroProgram, combine, concatenate, own_randomness, seed_of, trace_pair, written_memory
 
 Found = TypeVar("Found")

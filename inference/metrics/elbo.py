@@ -10,7 +10,7 @@ from torch import Tensor
 
 from inference.errors import DivergenceError
 from inference.importance.scoring import Batch, gather, previous_memories, shard, synced
-from inference.runs.processes import ALONE, Processes
+from inference.processes import ALONE, Processes
 from inference.tracing import (
     ElboMeans,
     ElboTerms,

@@ -8,7 +8,7 @@ import signal
 from types import FrameType
 from typing import Any
 
-from inference.runs.processes import ALONE, Processes
+from inference.processes import ALONE, Processes
 
 
 class Interruption:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
+from inference.processes import ALONE, Processes
 from inference.runs.config import Config
 from inference.runs.data import Episodes, build_episodes
-from inference.runs.processes import ALONE, Processes
 from inference.runs.resolving import resolve
 from inference.trained_memory import TrainedMemory
 from kpp_pyro.errors import InputError

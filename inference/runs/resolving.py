@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from inference.objectives import OBJECTIVES
+from inference.processes import ALONE, Processes, processes_here
 from inference.runs.config import Config
-from inference.runs.processes import ALONE, Processes, processes_here
 from kpp_pyro.errors import InputError
 from models.build import dtype_of
 

@@ -6,31 +6,60 @@ A part checks its own types and ranges. What a rule has to know of a model, a wr
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from inference.objectives import OBJECTIVES
+from inference.runs.config_parts import DataConfig, TrainingConfig
 from kpp_pyro.config_part import flag
 from kpp_pyro.errors import InputError
 from kpp_pyro.networks import EPISODE_ENCODERS, NETWORKS
 from kpp_pyro.posteriors import POSTERIORS
 from kpp_pyro.priors import KEY_PRIORS
 from kpp_pyro.writes import WRITES
+from models.config import MemoryConfig, NetworkConfig, ProgramConfig
 from models.registry import MODELS
-
-if TYPE_CHECKING:
-    from inference.runs.config import Config
 
 Conflict = tuple[str, str, object]  # a field, what was expected of it, and what was found
 _EXACT = 2**22  # levels of a scalar times pixels along a side, up to which reads are exact in float32
 
 
-def require_consistent(config: Config) -> None:
+class AllParts(Protocol):
+    """Every part of a configuration, see `inference.Config`."""
+
+    @property
+    def program(self) -> ProgramConfig:
+        """The model, its priors and its guide."""
+
+    @property
+    def memory(self) -> MemoryConfig:
+        """The block memory."""
+
+    @property
+    def network(self) -> NetworkConfig:
+        """Encoder and decoder."""
+
+    @property
+    def data(self) -> DataConfig:
+        """Images and episodes."""
+
+    @property
+    def training(self) -> TrainingConfig:
+        """Optimisation."""
+
+    def flat(self) -> dict[str, Any]:
+        """Every field by its name."""
+
+    def defaults(self) -> dict[str, Any]:
+        """The default of every field by its name."""
+
+
+def require_consistent(config: AllParts) -> None:
     """Raise InputError, naming the flag, for parts that do not go together."""
     for name, expected, found in _conflicts(config):
         raise InputError(f"{flag(name)}: expected {expected}, found {found}")
 
 
-def _conflicts(config: Config) -> Iterator[Conflict]:
+def _conflicts(config: AllParts) -> Iterator[Conflict]:
     """Every field that another one rules out."""
     yield from _idle_fields(config)
     yield from _conflicts_of_keys(config)
@@ -42,7 +71,7 @@ def _conflicts(config: Config) -> Iterator[Conflict]:
     yield from _conflicts_of_signs(config)
 
 
-def _idle_fields(config: Config) -> Iterator[Conflict]:
+def _idle_fields(config: AllParts) -> Iterator[Conflict]:
     """Fields that would change nothing, and are not at their defaults."""
     values, standard, model = config.flat(), config.defaults(), config.program.model
     idle = set().union(*(kind.settings for kind in MODELS.values())) - MODELS[model].settings
@@ -57,7 +86,7 @@ def _idle_fields(config: Config) -> Iterator[Conflict]:
         yield "episode_encoder", "temporal_shift with --temporal-shift", encoder
 
 
-def _conflicts_of_keys(config: Config) -> Iterator[Conflict]:
+def _conflicts_of_keys(config: AllParts) -> Iterator[Conflict]:
     program, write = config.program, WRITES[config.memory.write]
     blocks = has_blocks(config)
     if blocks and write.points_at_blocks and program.key_guide != "mean_field":
@@ -72,7 +101,7 @@ def _conflicts_of_keys(config: Config) -> Iterator[Conflict]:
         yield "key_prior", f"a prior that is not made of the guide's keys with {where}", program.key_prior
 
 
-def _conflicts_of_latents(config: Config) -> Iterator[Conflict]:
+def _conflicts_of_latents(config: AllParts) -> Iterator[Conflict]:
     program, memory = config.program, config.memory
     if program.latent_context == "image_and_read" and program.latent_prior == "standard_normal":
         yield "latent_context", "image, since nothing is read", program.latent_context
@@ -82,7 +111,7 @@ def _conflicts_of_latents(config: Config) -> Iterator[Conflict]:
         yield "latent_size", f"the {size} {what} of a read with --write {memory.write}", memory.latent_size
 
 
-def _conflicts_of_flows(config: Config) -> Iterator[Conflict]:
+def _conflicts_of_flows(config: AllParts) -> Iterator[Conflict]:
     """Flows move half of the numbers by the other half."""
     program, memory = config.program, config.memory
     keys = program.key_size if program.model == "kanerva_machine" else program.memory_rows
@@ -97,7 +126,7 @@ def _conflicts_of_flows(config: Config) -> Iterator[Conflict]:
             yield name, f"no flow of a single number, as {what} are", chosen
 
 
-def _conflicts_of_objectives(config: Config) -> Iterator[Conflict]:
+def _conflicts_of_objectives(config: AllParts) -> Iterator[Conflict]:
     program, training = config.program, config.training
     objective = OBJECTIVES[training.objective]
     if objective.closed_kls:
@@ -125,7 +154,7 @@ def _conflicts_of_objectives(config: Config) -> Iterator[Conflict]:
         yield "renyi_alpha", "--objective renyi beside it", training.objective
 
 
-def _conflicts_of_networks(config: Config) -> Iterator[Conflict]:
+def _conflicts_of_networks(config: AllParts) -> Iterator[Conflict]:
     network = config.network
     encoder, family = EPISODE_ENCODERS[network.episode_encoder], NETWORKS[network.networks]
     if network.width % family.width_multiple:
@@ -135,7 +164,7 @@ def _conflicts_of_networks(config: Config) -> Iterator[Conflict]:
         yield "width", what, network.width
 
 
-def _conflicts_of_semantic_reads(config: Config) -> Iterator[Conflict]:
+def _conflicts_of_semantic_reads(config: AllParts) -> Iterator[Conflict]:
     memory, left_out = config.memory, config.training.left_out
     if memory.semantic_reads:
         if not WRITES[memory.write].points_at_blocks:
@@ -150,7 +179,7 @@ def _conflicts_of_semantic_reads(config: Config) -> Iterator[Conflict]:
         yield "left_out", "0 without --semantic-reads", left_out
 
 
-def _conflicts_of_signs(config: Config) -> Iterator[Conflict]:
+def _conflicts_of_signs(config: AllParts) -> Iterator[Conflict]:
     memory = config.memory
     if memory.signs_per_scalar is None:
         return
@@ -164,6 +193,6 @@ def _conflicts_of_signs(config: Config) -> Iterator[Conflict]:
         yield "signs_per_scalar", what, memory.signs_per_scalar
 
 
-def has_blocks(config: Config) -> bool:
+def has_blocks(config: AllParts) -> bool:
     """Whether the memory is written by --write, in blocks."""
     return "write" in MODELS[config.program.model].settings

@@ -17,12 +17,12 @@ from tqdm import tqdm
 
 from inference.errors import DivergenceError
 from inference.metrics.elbo import describe, mean_elbo
+from inference.processes import ALONE, Processes
 from inference.runs.config import Config
 from inference.runs.data import Episodes, build_episodes
 from inference.runs.interruption import Interruption
 from inference.runs.opening import Run, load_pair
 from inference.runs.plots import plot_figures
-from inference.runs.processes import ALONE, Processes
 from inference.runs.resolving import resolve
 from inference.runs.rules import has_blocks
 from inference.runs.trainer_of import build_trainer

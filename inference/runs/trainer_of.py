@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from inference.objectives import OBJECTIVES, make_objective
-from inference.runs.config import Config, TrainingConfig
+from inference.processes import ALONE, Processes
+from inference.runs.config import Config
+from inference.runs.config_parts import TrainingConfig
 from inference.runs.cuda_graph import CapturedStepper
-from inference.runs.processes import ALONE, Processes
 from inference.runs.resolving import resolve_capture
 from inference.runs.training import EagerStepper, EpisodeSource, KLSchedule, Trainer, TrainingPlan
 from kpp_pyro.errors import InputError

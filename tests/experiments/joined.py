@@ -25,7 +25,7 @@ from inference.importance.scoring import ScoringPlan, score_episodes
 from inference.importance.search import searching_proposal
 from inference.metrics.elbo import evaluate as evaluate_batches
 from inference.runs.interruption import Interruption
-from inference.runs.processes import ALONE, Processes, joined_processes
+from inference.processes import ALONE, Processes, joined_processes
 from inference.runs.resolving import resolve
 from inference.runs.run import Run
 from inference.runs.trainer_of import build_trainer

@@ -14,7 +14,7 @@ from PIL import Image
 from experiments.shared.script import run_main
 from inference.runs import run as runs
 from inference.runs.config import Config, replace_flat
-from inference.runs.processes import ALONE, Processes
+from inference.processes import ALONE, Processes
 from kpp_pyro.files.checkpoint import load_checkpoint
 from tests.experiments.running import TINY, refused, run, without_figures
 

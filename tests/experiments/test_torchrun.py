@@ -16,7 +16,7 @@ import torch
 
 from experiments.shared.script import alone
 from inference.errors import ReportedError
-from inference.runs.processes import Processes
+from inference.processes import Processes
 from inference.runs.resolving import require_device_each
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.checkpoint import load_checkpoint

@@ -11,7 +11,7 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from experiments.evaluate import memory_cost
 from inference.importance.scoring import ScoringPlan, sample_memory, score_episodes
-from inference.metrics.elbo import evaluate
+from inference.metrics.elbo import mean_elbo
 from inference.tracing import elbo_terms, seed_of, terms_of, trace_pair, written_memory
 from inference.trained_memory import TrainedMemory
 from kpp_pyro.errors import InputError
@@ -158,7 +158,7 @@ def test_a_memory_that_is_not_random_costs_nothing_that_could_be_stated(changes)
 @matrix_models
 def test_a_memory_gain_compares_conditional_elbos(model):
     program, episode = rival(model), random_episodes(3, IMAGES)
-    results = evaluate(program.model, program.guide, [(episode, torch.ones(3, IMAGES, dtype=torch.bool))], SEED)
+    results = mean_elbo(program.model, program.guide, [(episode, torch.ones(3, IMAGES, dtype=torch.bool))], SEED)
     with torch.no_grad():
         torch.manual_seed(seed_of(SEED, 0))
         memory = trace_pair(program.model, program.guide, episode).value("memory")
@@ -183,7 +183,7 @@ def test_a_single_random_memory_and_none_at_all_have_no_gain():
     for name, episodes in (("dynamic_kanerva_machine", 1), ("vae", 2)):
         program = rival(name)
         batch = random_episodes(episodes, IMAGES), counted[:episodes]
-        assert "memory_gain_nats_per_image" not in evaluate(program.model, program.guide, [batch])
+        assert "memory_gain_nats_per_image" not in mean_elbo(program.model, program.guide, [batch])
 
 
 def opened(model):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from inference.importance.scoring import gather, shard
-from inference.runs.processes import Processes
+from inference.processes import Processes
 from inference.tracing import seed_of
 
 

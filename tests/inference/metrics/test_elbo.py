@@ -7,7 +7,7 @@ from pyro.infer import Trace_ELBO
 
 from inference.errors import DivergenceError
 from inference.importance.estimator import Move, MoveNormals
-from inference.metrics.elbo import evaluate
+from inference.metrics.elbo import mean_elbo
 from inference.tracing import elbo_terms, seed_of
 from tests.programs import WRITES, random_episodes, small_program
 
@@ -31,7 +31,7 @@ def test_averages_leave_out_the_filling():
     counted[2, 2:] = False
     torch.manual_seed(seed_of(4, 0))
     terms = elbo_terms(program.model, program.guide, episode)
-    results = evaluate(program.model, program.guide, [(episode, counted)], seed=4)
+    results = mean_elbo(program.model, program.guide, [(episode, counted)], seed=4)
     assert results["elbo_nats_per_image"] == pytest.approx(terms.elbo[counted].mean().item())
     assert results["kl_key_nats_per_image"] == pytest.approx(terms.kl["key"][counted].mean().item())
 
@@ -44,7 +44,7 @@ def test_memory_gain_is_own_minus_another_episodes_elbo():
         torch.manual_seed(seed_of(4, 0))
         own = elbo_terms(program.model, program.guide, episode)
         other = elbo_terms(program.model, program.guide, episode, memory.roll(1, 0))
-        results = evaluate(program.model, program.guide, [(episode, counted)], seed=4)
+        results = mean_elbo(program.model, program.guide, [(episode, counted)], seed=4)
     assert results["memory_gain_nats_per_image"] == pytest.approx((own.elbo - other.elbo).mean().item())
 
 
@@ -57,7 +57,7 @@ def test_memories_of_other_episodes_are_found_across_batches():
         return program.guide(images, memory)
 
     batches = [(episode[i : i + 1], torch.ones(1, 6, dtype=torch.bool)) for i in range(3)]
-    results = evaluate(program.model, guide, batches)
+    results = mean_elbo(program.model, guide, batches)
     written = program.guide.write(program.guide.encode(episode))
     others = [memory for memory in seen if memory is not None]
     torch.testing.assert_close(torch.cat(others), written[:2])
@@ -74,11 +74,11 @@ def test_strangers_that_are_read_as_badly_as_can_be_end_no_training():
             return program.guide(images, memory)
 
     batch = (episode, torch.ones(3, 6, dtype=torch.bool))
-    expected = evaluate(program.model, program.guide, [batch], seed=4)
+    expected = mean_elbo(program.model, program.guide, [batch], seed=4)
     with pyro.validation_enabled(False):
-        results = evaluate(program.model, guide, [batch], seed=4)
+        results = mean_elbo(program.model, guide, [batch], seed=4)
         with pytest.raises(DivergenceError, match="not finite"), MoveNormals({"latent": far}):
-            evaluate(program.model, program.guide, [batch], seed=4)
+            mean_elbo(program.model, program.guide, [batch], seed=4)
     assert expected.pop("memory_gain_nats_per_image") is not None
     assert results == expected
 
@@ -88,7 +88,7 @@ def test_images_left_out_are_read_from_the_memory_of_the_others_of_their_episode
     program, episode = small_program("allocate", semantic_reads=0.3, left_out=2), random_episodes(2)
     counted = torch.ones(2, 6, dtype=torch.bool)
     counted[1, -1] = False
-    found = evaluate(program.model, program.guide, [(episode, counted)], seed=4, left_out=asked)
+    found = mean_elbo(program.model, program.guide, [(episode, counted)], seed=4, left_out=asked)
     memory = program.guide.write(program.guide.encode(episode[:, :kept])).detach()
     draws = []
     for seed in range(200):
@@ -97,20 +97,20 @@ def test_images_left_out_are_read_from_the_memory_of_the_others_of_their_episode
         draws.append(terms.elbo[counted[:, kept:]].mean())
     expected, spread = torch.stack(draws).mean(), torch.stack(draws).std()
     assert abs(found["left_out_elbo_nats_per_image"] - expected) < 4 * spread
-    without = evaluate(program.model, program.guide, [(episode, counted)], seed=4)
+    without = mean_elbo(program.model, program.guide, [(episode, counted)], seed=4)
     assert without == {name: value for name, value in found.items() if name != "left_out_elbo_nats_per_image"}
 
 
 def test_a_single_episode_has_no_memory_gain():
     program, episode = small_program(), random_episodes(1)
-    results = evaluate(program.model, program.guide, [(episode, torch.ones(1, 6, dtype=torch.bool))])
+    results = mean_elbo(program.model, program.guide, [(episode, torch.ones(1, 6, dtype=torch.bool))])
     assert "memory_gain_nats_per_image" not in results
 
 
 def test_an_evaluation_depends_on_its_seed_alone_and_leaves_the_random_state_as_it_was():
     program, batches = small_program(), [(random_episodes(2), torch.ones(2, 6, dtype=torch.bool))] * 2
-    first = evaluate(program.model, program.guide, batches, seed=4)
+    first = mean_elbo(program.model, program.guide, batches, seed=4)
     before = torch.get_rng_state()
-    assert evaluate(program.model, program.guide, batches, seed=4) == first
+    assert mean_elbo(program.model, program.guide, batches, seed=4) == first
     assert torch.equal(torch.get_rng_state(), before)
-    assert evaluate(program.model, program.guide, batches, seed=5) != first
+    assert mean_elbo(program.model, program.guide, batches, seed=5) != first

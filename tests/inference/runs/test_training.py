@@ -7,7 +7,7 @@ import torch
 
 from inference.errors import DivergenceError
 from inference.objectives import make_objective
-from inference.runs.processes import Processes
+from inference.processes import Processes
 from inference.runs.trainer_of import build_trainer
 from inference.runs.training import KLSchedule, Trainer, TrainingPlan
 from inference.tracing import elbo_terms
