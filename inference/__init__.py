@@ -13,6 +13,10 @@
 
 from __future__ import annotations
 
+from kpp_pyro.siblings import require_siblings
+
+require_siblings("models")  # before anything looks for it
+
 from inference.errors import DivergenceError
 from inference.importance.scoring import Scores
 from inference.runs.config import Config

@@ -1,4 +1,4 @@
-"""What a trained memory is made of and returns: what model and guide have to offer, a memory, and what is read from it."""
+"""What a trained memory is made of, and what it returns."""
 
 from __future__ import annotations
 

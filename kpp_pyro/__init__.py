@@ -21,14 +21,21 @@ def __getattr__(name: str) -> Any:
     """Look up a name of the public API."""
     if name == "__version__":
         return _version()
-    if name.startswith("_") or name not in (api := importlib.import_module(_API)).__all__:
+    if name.startswith("_") or name not in (api := _api()).__all__:
         raise AttributeError(f"module 'kpp_pyro' has no attribute {name!r}")
     return getattr(api, name)
 
 
 def __dir__() -> list[str]:
     """Names of the parts and of the public API."""
-    return sorted({*globals(), "__version__", *importlib.import_module(_API).__all__})
+    return sorted({*globals(), "__version__", *_api().__all__})
+
+
+def _api() -> Any:
+    from kpp_pyro.siblings import require_siblings  # here, since looking for packages takes time
+
+    require_siblings(_API)
+    return importlib.import_module(_API)
 
 
 def _version() -> str:
