@@ -8,7 +8,7 @@ from pyro import poutine
 
 from inference.objectives import make_objective
 from inference.objectives.left_out import WithLeftOut
-from inference.runs.config import Config, replace_flat
+from inference.runs.config import Config
 from inference.runs.data import build_episodes
 from inference.runs.trainer_of import build_trainer
 from inference.runs.training import ScaleSites, TrainingPlan, annealed
@@ -193,10 +193,10 @@ def test_a_plan_leaves_nothing_out_unless_asked_to():
 
 
 def test_the_loss_of_a_step_is_of_all_images_written_or_not():
-    trainer = left_out_trainer(kl_key_start=0.5, kl_key_begin_step=3)
+    trainer = left_out_trainer(kl_key_start=0.5, kl_begin_step=3)
     noise = torch.get_rng_state()
     with ScaleSites(trainer.kl_weights(0)):
-        pair = make_objective("trace")(trainer.model, trainer.guide)
+        pair = make_objective("trace")(trainer.pair.model, trainer.pair.guide)
         expected = WithLeftOut(pair, LEFT_OUT)(random_episodes(2).float()) / (2 * (WRITTEN + LEFT_OUT))
     torch.set_rng_state(noise)
     torch.testing.assert_close(trainer.train_step().loss, expected.detach())
@@ -208,9 +208,9 @@ def test_training_lowers_the_loss_of_the_written_and_of_the_left_out():
     written, cues = episode[:, :WRITTEN], episode[:, WRITTEN:]
 
     def elbos():
-        memory = written_memory(trainer.guide, written)
+        memory = written_memory(trainer.pair.guide, written)
         return [
-            elbo_terms(trainer.model, trainer.guide, *given).elbo.mean().item()
+            elbo_terms(trainer.pair.model, trainer.pair.guide, *given).elbo.mean().item()
             for given in ((written,), (cues, memory))
         ]
 

@@ -178,7 +178,7 @@ def test_chains_start_where_the_guide_says(side):
 
 @pytest.mark.parametrize("write", WRITES)
 def test_a_memory_models_image_is_sampled(write, monkeypatch):
-    monkeypatch.setattr("inference.mcmc.DRAWS_AT_ONCE", 3)
+    monkeypatch.setattr("inference.posterior.nuts.DRAWS_AT_ONCE", 3)
     program, episode = small_program(write), random_episodes(1)
     model, guide = program.model, program.guide
     memory = guide.write(guide.encode(episode))  # still part of a graph

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -51,7 +52,7 @@ def make_trainer(write: str, episodes=None, **changes: object) -> Trainer:
 
 
 def state_of(trainer: Trainer) -> list[torch.Tensor]:
-    return [*trainer.model.state_dict().values(), *trainer.guide.state_dict().values()]
+    return list(trainer.pair.state_dict().values())
 
 
 def test_learning_rate_warms_up_linearly_then_falls_by_a_cosine():
@@ -86,7 +87,7 @@ def test_twenty_steps_equal_ten_plus_ten_resumed_bit_for_bit(write):
 @pytest.mark.parametrize("write", WRITES)
 def test_a_single_episode_can_be_overfitted(write):
     episode = random_episodes(1, 6).float()
-    schedules = {"kl_key_start": 0.0, "kl_key_begin_step": 200, "kl_key_ramp_steps": 100}
+    schedules = {"kl_key_start": 0.0, "kl_begin_step": 200, "kl_ramp_steps": 100}
     trainer = make_trainer(
         write,
         OneEpisode(episode),
@@ -95,17 +96,19 @@ def test_a_single_episode_can_be_overfitted(write):
         learning_rate=3e-3,
         **({} if write == "allocate" else schedules),
     )
-    before = elbo_terms(trainer.model, trainer.guide, episode).elbo.mean()
+    before = elbo_terms(trainer.pair.model, trainer.pair.guide, episode).elbo.mean()
     for _ in range(500):
         trainer.train_step()
-    after = elbo_terms(trainer.model, trainer.guide, episode)
+    after = elbo_terms(trainer.pair.model, trainer.pair.guide, episode)
     assert before < -150  # 256 coin flips are 177 nats
     assert after.elbo.mean() > -30
     assert after.reconstruction.mean() > -15
 
 
 def test_clipping_bounds_the_gradient_of_the_loss_per_image():
-    trainer = make_trainer("allocate", gradient_norm=1e-3, learning_rate=1.0, warmup_steps=0)
+    trainer = make_trainer("allocate", learning_rate=1.0, warmup_steps=0)
+    plan = dataclasses.replace(trainer.plan, gradient_norm=1e-3)
+    trainer = Trainer(trainer.pair, make_objective("trace"), trainer.episodes, plan)
     trainer.train_step()
     norm = torch.cat([p.grad.flatten() for p in trainer.parameters]).norm()
     assert norm == pytest.approx(1e-3, rel=1e-3)
@@ -121,9 +124,9 @@ def test_the_loss_is_per_image():
 
 def test_the_annealed_elbo_uses_this_steps_weights():
     episode = random_episodes(2, 6).float()
-    trainer = make_trainer("allocate", OneEpisode(episode), kl_latent_start=0.25, kl_latent_begin_step=3)
+    trainer = make_trainer("allocate", OneEpisode(episode), kl_latent_start=0.25, kl_begin_step=3)
     rng = torch.get_rng_state()
-    terms = elbo_terms(trainer.model, trainer.guide, episode)
+    terms = elbo_terms(trainer.pair.model, trainer.pair.guide, episode)
     torch.set_rng_state(rng)
     quantities = trainer.quantities(trainer.train_step())
     expected = terms.reconstruction - terms.kl["key"] - 0.25 * terms.kl["latent"]
@@ -136,7 +139,7 @@ def test_a_nan_stops_the_run_and_names_the_step_and_the_terms(poisoned):
     trainer = make_trainer("allocate")
     for _ in range(2):
         trainer.train_step()
-    network = getattr(trainer.model if poisoned == "decoder" else trainer.guide, poisoned)
+    network = getattr(trainer.pair.model if poisoned == "decoder" else trainer.pair.guide, poisoned)
     with torch.no_grad():
         next(network.parameters()).fill_(float("nan"))
     others = [p.clone() for p in trainer.parameters]
@@ -151,7 +154,7 @@ def test_a_nan_stops_the_run_and_names_the_step_and_the_terms(poisoned):
 def test_an_infinite_gradient_changes_no_parameter():
     trainer = make_trainer("allocate")
     trainer.train_step()
-    next(trainer.guide.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    next(trainer.pair.guide.parameters()).register_hook(lambda gradient: gradient * float("inf"))
     before = state_of(trainer)
     before = [value.clone() for value in before]
     with pytest.raises(DivergenceError, match="step 2: the gradient of the loss"):
@@ -171,7 +174,7 @@ class TwoAsOne(Processes):
 
 def test_an_input_error_of_one_process_waits_until_all_look_for_one():
     trainer = make_trainer("allocate")
-    trainer = Trainer(trainer.pair, make_objective("trace"), trainer.episodes, trainer.plan, False, TwoAsOne(0, 2))
+    trainer = Trainer(trainer.pair, make_objective("trace"), trainer.episodes, trainer.plan, processes=TwoAsOne(0, 2))
     trainer.train_step()
 
     def unreadable(num_episodes):
