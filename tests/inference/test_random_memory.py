@@ -34,7 +34,11 @@ solved_keys = pytest.mark.parametrize("model", SOLVED)
 
 
 def rival(model: str, **changes: object) -> Pair:
-    sizes = {"memory_rows": ROWS, "key_size": 3, "latent_size": LATENT}
+    sizes: dict[str, object] = {"latent_size": LATENT, "latent_context": "image"}
+    if model != "vae":
+        sizes["memory_rows"] = ROWS
+    if model == "kanerva_machine":
+        sizes["key_size"] = 3
     return small_program(model=model, **{**sizes, **changes})
 
 

@@ -75,7 +75,8 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(value: float) 
 
 def make_trainer(write: str = "allocate", device: str = "cpu", **changes: object) -> Trainer:
     changes = {"steps": 120, "warmup_steps": 10, "episodes_per_step": 2, "augment": True, **changes}
-    config = small_config(write, device=device, kl_begin_step=20, kl_key_start=0.2, **changes)
+    keys = {} if changes.get("model") == "vae" else {"kl_key_start": 0.2}
+    config = small_config(write, device=device, kl_begin_step=20, **keys, **changes)
     grey = (torch.rand(40, *IMAGE_SHAPE, generator=torch.Generator().manual_seed(1)) * 255).to(torch.uint8)
     images = LabelledImages(grey, torch.zeros(40, dtype=torch.long)).to(device)
     program = build(config, IMAGE_SHAPE, torch.device(device))
