@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 from torch.distributions import normal
 
-import inference.importance.scoring
 from experiments import evaluate, svi_train
 from experiments.shared.script import run_main
 from experiments.svi_train import new_run, parse
+from inference.importance import scoring
 from inference.importance.scoring import ScoringPlan, score_episodes
 from inference.importance.search import searching_proposal
-from inference.metrics.elbo import evaluate as evaluate_batches
-from inference.runs.interruption import Interruption
+from inference.metrics.elbo import mean_elbo
 from inference.processes import ALONE, Processes, joined_processes
+from inference.runs.interruption import Interruption
 from inference.runs.resolving import resolve
-from inference.runs.run import Run
+from inference.runs.run import TrainingRun
 from inference.runs.trainer_of import build_trainer
 from inference.runs.training import Trainer
 from kpp_pyro.data import EpisodeSampler, LabelledImages
@@ -72,7 +72,7 @@ def stepped(write: str, processes: Processes = ALONE, steps: int = 3) -> dict[st
     images = LabelledImages(grey, torch.zeros(40, dtype=torch.long))
     sampler = EpisodeSampler(images, 6, "static", 0, rank=processes.rank, ranks=processes.count)
     config = small_config(write, steps=20, warmup_steps=1, episodes_per_step=EPISODES_PER_STEP)
-    trainer = build_trainer(config, build(config, IMAGE_SHAPE, torch.device("cpu")), sampler, processes)
+    trainer = build_trainer(config, build(config, IMAGE_SHAPE), sampler, processes)
     with noise_of_episodes(processes):
         for _ in range(steps):
             quantities = trainer.quantities(trainer.train_step())
@@ -84,7 +84,7 @@ def stepped(write: str, processes: Processes = ALONE, steps: int = 3) -> dict[st
 def quick_search():
     """Score the controls with a poor proposal, where it does not matter how good their scores are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inference.scoring, "searching_proposal", partial(searching_proposal, pilots=8, starts=1, steps=1))
+        patch.setattr(scoring, "searching_proposal", partial(searching_proposal, pilots=8, starts=1, steps=1))
         yield
 
 
@@ -97,7 +97,7 @@ def scored(processes: Processes = ALONE) -> dict[str, Any]:
     batches = list(zip(random_episodes(9).float().split(2), counted.split(2), strict=True))
     with quick_search():
         scores = score_episodes(program.model, program.guide, batches, ScoringPlan(10, 0, 5), 3, processes)
-    results = evaluate_batches(program.model, program.guide, batches, 3, processes)
+    results = mean_elbo(program.model, program.guide, batches, 3, processes)
     by_memory = {name: score.log_likelihood for name, score in scores.by_memory.items()}
     return {"results": results, "by_memory": by_memory, "counted": int(counted.sum())}
 
@@ -105,7 +105,7 @@ def scored(processes: Processes = ALONE) -> dict[str, Any]:
 def trained(folder: Path, processes: Processes = ALONE) -> dict[str, Any]:
     """Train a run; what it began with, drew and ended with."""
     run_folder, config = new_run(parse([*QUICK, "--out", str(folder)]), processes)
-    run = Run(run_folder, resolve(config, processes), False, processes)
+    run = TrainingRun(run_folder, resolve(config, processes), False, processes)
     noise = torch.get_rng_state()
     with drawn_images() as drawn, Interruption(processes) as interruption:
         run.train(interruption)
@@ -182,9 +182,9 @@ def jobs(folder: Path, processes: Processes) -> dict[str, Any]:
         found["resumed"] = resumed(folder / "one", 6, processes)
         found["diverging"] = diverging(folder / "diverging", processes)
         found["unshared"] = unshared(folder / "unshared", processes)
-    scoring = [str(folder / "two"), *SCORED]
+    arguments = [str(folder / "two"), *SCORED]
     with quick_search():
-        found["evaluated"] = said(lambda processes: evaluate.main(scoring, processes), processes)
+        found["evaluated"] = said(lambda processes: evaluate.main(arguments, processes), processes)
     if processes.is_first:
         shutil.copy(folder / "two" / "evaluation.json", folder / "evaluation.json")
     return found

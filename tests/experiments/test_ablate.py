@@ -32,7 +32,8 @@ from experiments.shared.ablation.results import (
 )
 from experiments.shared.ablation.running import Task, run_tasks, threads_of_each
 from experiments.shared.ablation.table import as_csv, describe_ablation
-from inference.runs.config import Config, flat
+from experiments.svi_train import new_run, parse
+from inference.runs.config import Config
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import environment, write_json
 from kpp_pyro.plots import plot_ablation
@@ -72,9 +73,21 @@ def test_a_grid_is_every_combination_with_every_seed(grid, tmp_path):
 
 
 def test_the_flags_of_a_cell_are_what_svi_train_reads(grid, tmp_path):
-    config = flat(read_flags(make_cells(grid, tmp_path)[-1].flags))
+    config = read_flags(make_cells(grid, tmp_path)[-1].flags).flat()
     expected = {"steps": 2, "augment": True, "write": "feed_forward", "block_height": 4, "seed": 5, "width": 16}
     assert {name: config[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("odd", ["augment=true", "augment=false", "signs_per_scalar=None", "classes_per_episode=7"])
+def test_the_command_of_a_cell_trains_what_its_flags_stand_for(grid, tmp_path, odd):
+    for cell in make_cells(grid.with_base([odd]), tmp_path):
+        assert_one_run(cell)
+
+
+def assert_one_run(cell: Cell) -> None:
+    """`ablate.py` and `svi_train.py` make the same configuration of the flags of a cell."""
+    folder, config = new_run(parse(cell.train_command()[1:]))
+    assert (config, folder.path) == (read_flags(cell.flags), cell.folder)
 
 
 def test_flags_of_the_command_line_go_before_the_file(grid):
@@ -125,7 +138,7 @@ def test_a_grid_that_is_none_gets_one_sentence(content, named, tmp_path):
         (["nowhere.yaml"], "nowhere.yaml"),
         (["--vary", "write"], "--vary"),
         (["--vary", "wriet=allocate"], "expected another name (did you mean write?), found wriet"),
-        (["--vary", "zzz=1"], "expected names among dataset, data_dir"),
+        (["--vary", "zzz=1"], "expected names among model, key_prior"),
         ([CONFIGS_FOLDER / "memories.yaml", "--vary", "write=allocate,feed_forward"], "model and write"),
         (["--vary", "write="], "list of values"),
         (["--vary", "write=allocate,"], "one value"),
@@ -147,17 +160,18 @@ def test_flags_that_make_no_grid_get_one_sentence(arguments, named, tmp_path):
 @pytest.mark.parametrize("dry", [["--dry-run"], []])
 def test_a_grid_whose_every_cell_is_refused_is_refused_itself(dry, tmp_path):
     sentence = refused(run("ablate.py", "--vary", "temporal_shift=0.6,0.7", *dry, cwd=tmp_path))
-    reason = "--temporal-shift: expected a share from 0 to 0.5, found 0.6"
+    reason = "--temporal-shift: expected at most 0.5, found 0.6"
     assert sentence == f"error: all 2 cells are refused, temporal_shift=0.6,seed=0 for {reason}"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_kls_that_are_not_paid_when_training_ends_are_noted(tmp_path):
-    grid = ["--vary", "kl_key_begin_step=0,1500", "--set", "kl_key_start=0", "--set", "kl_key_ramp_steps=2000"]
+    grid = ["--vary", "kl_begin_step=0,1500", "--set", "kl_key_start=0", "--set", "kl_ramp_steps=2000"]
     said = run("ablate.py", *grid, "--dry-run", "--steps", 2000, cwd=tmp_path).stdout
     notes = [line for line in said.splitlines() if line.startswith("# Note")]
     assert notes == [
-        "# Note: the weight of the KL of key is 0.25, not 1, at the end of 2000 steps: kl_key_begin_step=1500,seed=0"
+        f"# Note: the weight of the KL of {which}, not 1, at the end of 2000 steps: kl_begin_step=1500,seed=0"
+        for which in ("key is 0.25", "latent is 0.33")
     ]
     long = run("ablate.py", *grid, "--dry-run", "--steps", 3500, cwd=tmp_path).stdout
     assert "Note" not in long
@@ -173,7 +187,7 @@ def test_dry_run_lists_commands_that_any_scheduler_can_run_and_leaves_nothing(tm
         f"--out {folder} && python experiments/evaluate.py {folder} --particles 200 --limit 9 --control-particles 0 "
         "--posterior-images 0 --data-dir 'da ta'"
     )
-    assert re.match(r"# write=foo,seed=0: refused: .*'foo'.*allocate", lines[2]) and len(lines) == 4
+    assert re.match(r"# write=foo,seed=0: refused: .*allocate.*'foo'", lines[2]) and len(lines) == 4
     assert lines[3].startswith(
         "# Note: the weight of the KL of latent is 0.11, not 1, at the end of 7 steps: write=all"
     )
@@ -181,11 +195,11 @@ def test_dry_run_lists_commands_that_any_scheduler_can_run_and_leaves_nothing(tm
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_ready_grid_is_one_that_svi_train_takes(path):
+def test_a_ready_grid_is_one_that_svi_train_takes(path, tmp_path):
     grid = read_grid(path)
     assert grid.title != path.stem and len(grid.seeds) > 1
-    for labels in grid.combinations():
-        read_flags(grid.flags(labels, 0))
+    for cell in make_cells(grid.with_seeds(1), tmp_path):
+        assert_one_run(cell)
 
 
 def test_the_ready_grids_are_those_that_are_wanted():
@@ -210,8 +224,8 @@ def cell(tmp_path: Path) -> Cell:
 
 def leave(cell: Cell, steps: int = 5, done: bool = False, images: int | None = None, **settings: Any) -> None:
     """Leave what a run of this cell leaves; `images` are those scored, if it is."""
-    values = {name: value for name, value in flat(Config()).items() if name not in ("key_prior", "workers")}
-    values |= flat(read_flags(cell.flags)) | {"steps": steps, "device": "cuda:7", "data_dir": "/elsewhere"}
+    values = {name: value for name, value in Config().flat().items() if name not in ("key_prior", "workers")}
+    values |= read_flags(cell.flags).flat() | {"steps": steps, "device": "cuda:7", "data_dir": "/elsewhere"}
     write_after_making(cell.folder / "config.json", {"config": {"data": values}})
     records = [{"step": 5, "split": "validation", "training_seconds": 1.5}, *([{"step": 5, "split": "test"}] * done)]
     (cell.folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -332,7 +346,7 @@ def test_what_is_killed_leaves_none_of_its_processes_behind(tmp_path, monkeypatc
         if pid.exists() and pid.read_text():
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("experiments.ablation.running.time.sleep", interrupted)
+    monkeypatch.setattr("experiments.shared.ablation.running.time.sleep", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_tasks([task(tmp_path, "a", program)], 1, lambda *_: None)
     monkeypatch.undo()
@@ -455,11 +469,12 @@ def test_the_figure_shows_costs_their_errors_and_ln_t(tmp_path):
 def test_a_grid_from_end_to_end(tmp_path):
     """One cell that works and one that is refused; then the same again, which runs nothing."""
     tiny = ["width=16", "evaluate_every=30", "warmup_steps=2", "episodes_per_step=2", "episode_length=16"]
+    tiny.append("episode_encoder=temporal_shift")
     settings = [part for text in tiny for part in ("--set", text)]
     grid = ["--vary", "temporal_shift=0,0.7", *settings, "--steps", 30, "--score-particles", 20, "--score-limit", 32]
     process = run("ablate.py", *grid, "--out", tmp_path / "out")
     assert process.returncode == 1, process.stdout + process.stderr
-    assert "--temporal-shift: expected a share from 0 to 0.5, found 0.7" in process.stdout
+    assert "--temporal-shift: expected at most 0.5, found 0.7" in process.stdout
     out = tmp_path / "out"
     content = json.loads((out / "ablation.json").read_text())
     evaluation = json.loads((out / "cells" / "temporal_shift=0,seed=0" / "evaluation.json").read_text())

@@ -78,7 +78,7 @@ def test_peak_memory_counts_what_lives_at_once() -> None:
         for _ in range(5):
             torch.ones(MEBIBYTE)
 
-    def sync_errors() -> None:
+    def all_at_once() -> None:
         kept = [torch.ones(MEBIBYTE) for _ in range(5)]
         kept[0].view(2, -1)[0] += 1  # views take nothing
 
@@ -86,7 +86,7 @@ def test_peak_memory_counts_what_lives_at_once() -> None:
         given.exp().sum().backward()  # the exponential, and the gradient twice: of it, and of what was given
 
     assert peak_mebibytes(one_after_the_other, CPU) <= 2
-    assert peak_mebibytes(together, CPU) == pytest.approx(5, abs=0.1)
+    assert peak_mebibytes(all_at_once, CPU) == pytest.approx(5, abs=0.1)
     assert peak_mebibytes(graph, CPU) == pytest.approx(3, abs=1)
 
 

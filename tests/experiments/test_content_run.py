@@ -20,7 +20,7 @@ def test_training_is_bit_for_bit_the_same_and_validation_better(tmp_path):
     """The look in the middle leaves no trace: neither in the random state, nor in the mode, nor in gradients."""
     folders = [
         trained(tmp_path / "without", *FLAGS),
-        trained(tmp_path / "with", *FLAGS, "--content-steps", 5, "--content-step-size", 0.1),
+        trained(tmp_path / "with", *FLAGS, "--content-steps", 5),
     ]
     without, refined = (load_checkpoint(folder / "checkpoint.pt") for folder in folders)
     assert without["pair"].keys() == refined["pair"].keys()

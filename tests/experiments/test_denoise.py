@@ -12,8 +12,8 @@ import torch
 import experiments.denoise
 import experiments.draw_figures
 from experiments.shared.denoise_table import describe_denoising
+from inference import load
 from inference.metrics.denoising import denoise
-from inference.runs.opening import open_run
 from kpp_pyro.corruptions import corrupt
 from tests.experiments.learned import KINDS, LEARNED, assert_states, read_report
 from tests.experiments.running import TINY, refused, run, trained
@@ -105,11 +105,11 @@ def test_a_memory_knows_more_than_the_same_networks_without_it_and_less_than_the
 
 
 def test_errors_are_those_of_the_first_images(denoised, learned):
-    opened = open_run(learned, "cpu")
+    opened = load(learned, "cpu")
     images, _ = next(opened.episodes.test.batches(8))
     images = images[:2]  # 20 images, of two episodes
     damaged = corrupt(images, "mask", 0.25, torch.Generator().manual_seed(0))
-    errors = denoise(opened.memories, images, damaged, 3)
+    errors = denoise(opened.memory, images, damaged, 3)
     result = by_case(denoised[0])["mask", 0.25]
     for kind, of in (("recall", errors.recall), ("completion", errors.completion), ("nearest_written", errors.nearest)):
         for name, values in zip(QUANTITIES, (of.wrong_pixels, of.nats, of.found), strict=True):

@@ -14,9 +14,9 @@ import torch
 
 import experiments.draw_figures
 import experiments.evaluate
+from inference import load
 from inference.importance.estimator import defensive_proposal, importance_score
-from inference.posterior.arviz_data import load
-from inference.runs.opening import open_run
+from inference.posterior.arviz_data import load as load_posterior
 from inference.tracing import own_randomness
 from tests.experiments.joined import quick_search
 from tests.experiments.running import TINY, refused, run, trained
@@ -150,8 +150,8 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(learned, e
 def test_bfloat16_networks_change_the_score_by_less_than_a_twentieth_of_a_nat(learned):
     scores = []
     for precision in ("bfloat16", "float32"):
-        opened = open_run(learned, precision=precision)
-        model, guide = opened.program.model, opened.program.guide
+        opened = load(learned, precision=precision)
+        model, guide = opened.pair.model, opened.pair.guide
         episode, _ = next(opened.episodes.test.batches(8))
         with own_randomness(0, torch.device("cpu")), pyro.validation_enabled(False):
             proposal = defensive_proposal(model, guide, episode)
@@ -216,7 +216,7 @@ def test_a_model_without_a_memory_is_not_said_to_have_one(tmp_path):
 
 
 def test_the_posterior_is_kept_for_arviz(evaluated):
-    data = load(evaluated[0] / "posterior.nc")
+    data = load_posterior(evaluated[0] / "posterior.nc")
     assert data["posterior"]["key"].shape[2:] == (2, 1, 3)
     assert data["sample_stats"]["log_weight"].shape == data["posterior"]["key"].shape[:3]
 

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from experiments.shared.script import run_main
-from inference.runs import run as runs
-from inference.runs.config import Config, replace_flat
 from inference.processes import ALONE, Processes
+from inference.runs import run as runs
+from inference.runs.config import Config
 from kpp_pyro.files.checkpoint import load_checkpoint
 from tests.experiments.running import TINY, refused, run, without_figures
 
@@ -114,10 +114,10 @@ def test_only_what_may_be_downloaded_is_loaded_in_turns(
         yield
         meetings.append(rank)
 
-    monkeypatch.setattr(Processes, "together", together)
+    monkeypatch.setattr(Processes, "sync_errors", sync_errors)
     monkeypatch.setattr(runs, "build_episodes", lambda *_: before.append(len(meetings)) or "episodes")
-    run_of_two = object.__new__(runs.Run)
-    run_of_two.config, run_of_two.processes = replace_flat(Config(), {"dataset": dataset}), Processes(rank, 2)
+    run_of_two = object.__new__(runs.TrainingRun)
+    run_of_two.config, run_of_two.processes = Config(data={"dataset": dataset}), Processes(rank, 2)
     assert run_of_two._load_episodes(torch.device("cpu")) == "episodes"
     assert before == [waits] and len(meetings) == (1 if dataset == "folder" else 2)
 

@@ -11,8 +11,8 @@ import torch
 
 import experiments.draw_figures
 import experiments.generate
+from inference import load
 from inference.metrics.generation import nearest
-from inference.runs.opening import open_run
 from inference.tracing import own_randomness
 from tests.experiments.learned import KINDS, LEARNED, assert_states, read_report
 from tests.experiments.running import TINY, refused, run, trained
@@ -87,7 +87,7 @@ def test_numbers_agree_with_each_other(generated):
 
 def test_samples_are_those_of_each_memory_against_its_own_images_and_the_next_episodes(generated, learned):
     """All numbers of keys of the prior again, from the images."""
-    content, (opened, samples) = generated[0], (open_run(learned, "cpu"), 40)
+    content, (opened, samples) = generated[0], (load(learned, "cpu"), 40)
     images, _ = next(opened.episodes.test.batches(4))
     training = opened.episodes.train.thresholded()
     near = nearest(images[:3].flatten(0, 1), training).distance.mean().item() / 2
@@ -95,10 +95,10 @@ def test_samples_are_those_of_each_memory_against_its_own_images_and_the_next_ep
     found = {"prior": [], "cleaned_up": []}
     with own_randomness(0, torch.device("cpu")):
         for index in range(3):
-            memory = opened.memories.write(images[index])
-            drawn = opened.memories.generate(memory, samples).images
+            memory = opened.memory.write(images[index])
+            drawn = opened.memory.generate(memory, samples).images
             found["prior"].append(drawn)
-            found["cleaned_up"].append(opened.memories.recall(memory, drawn, 2)[-1].images)
+            found["cleaned_up"].append(opened.memory.recall(memory, drawn, 2)[-1].images)
     for kind, drawn in found.items():
         result = content["results"][kind]
         own = [nearest(drawn[index], images[index]) for index in range(3)]

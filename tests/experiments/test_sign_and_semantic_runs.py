@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from inference.runs.opening import open_memory, open_run
+from inference import load
 from kpp_pyro.memory.blocks import cut_blocks
 from tests.experiments.joined import quick_search
 from tests.experiments.running import TINY, run, trained
@@ -43,15 +43,16 @@ def test_it_is_scored_from_its_own_memory_and_from_those_of_others(learned):
 @torch.no_grad()
 def test_its_memory_is_written_and_read_through_the_methods_of_all_memories(learned):
     flags, folder = learned
-    opened, memories = open_run(folder), open_memory(folder)
+    opened = load(folder)
+    memories = opened.memory
     episode, _ = next(opened.episodes.test.batches(1))
     memory = memories.write(episode)
     held = cut_blocks(memory.value, memories.addressing.layout).flatten(2)[0]  # (N, S)
-    latent = opened.program.guide.encode(episode).latent_loc[0]
+    latent = opened.pair.guide.encode(episode).latent_loc[0]
     if flags is SIGNS:
-        held = opened.program.guide.write.code.unpack(held)
+        held = opened.pair.guide.write.code.unpack(held)
         assert held.shape[-1] == 4 * 64
     torch.testing.assert_close(held, latent)
-    expected = opened.program.model.image_likelihood(latent).mean
+    expected = opened.pair.model.image_likelihood(latent).mean
     torch.testing.assert_close(memories.recall(memory, episode)[-1].images[0], expected, atol=1e-3, rtol=0)
     assert memories.generate(memory, 5).images.shape == (1, 5, 1, 16, 16)
