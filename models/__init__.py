@@ -1,12 +1,13 @@
-"""Memory models as Pyro model/guide pairs, one file each: a line here registers a model."""
+"""Memory models as Pyro model/guide pairs.
 
-from __future__ import annotations
+A model is a file here, which registers it, and a line below, which imports the file.
+"""
 
-from models import dynamic_kanerva_machine, kanerva_machine, kanerva_plus_plus, pseudo_inverse_memory, vae
-from models.registry import MODELS
+import models.dynamic_kanerva_machine
+import models.kanerva_machine
+import models.kanerva_plus_plus
+import models.pseudo_inverse_memory
+import models.vae
+from models.registry import MODELS, ModelKind
 
-MODELS["kanerva_plus_plus"] = kanerva_plus_plus.KIND
-MODELS["kanerva_machine"] = kanerva_machine.KIND
-MODELS["dynamic_kanerva_machine"] = dynamic_kanerva_machine.KIND
-MODELS["pseudo_inverse_memory"] = pseudo_inverse_memory.KIND
-MODELS["vae"] = vae.KIND
+__all__ = ["MODELS", "ModelKind"]

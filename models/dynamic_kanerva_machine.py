@@ -18,7 +18,7 @@ from models.matrix_memory import (
 from models.memory_model import GuideNetworks
 from models.pair import Pair
 from models.parts import Parts
-from models.registry import ModelKind
+from models.registry import MODELS, ModelKind
 
 
 class DynamicKanervaMachineModel(MatrixMemoryModel):
@@ -71,4 +71,4 @@ def _build(parts: Parts) -> Pair:
     return Pair(model, DynamicKanervaMachineGuide(model.linear, networks, program.write_passes))
 
 
-KIND = ModelKind(_build, MATRIX_SETTINGS | {"write_passes"})
+MODELS["dynamic_kanerva_machine"] = ModelKind(_build, MATRIX_SETTINGS | {"write_passes"})

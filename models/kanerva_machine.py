@@ -21,7 +21,7 @@ from models.matrix_memory import (
 from models.memory_model import GuideNetworks
 from models.pair import Pair
 from models.parts import Parts
-from models.registry import ModelKind
+from models.registry import MODELS, ModelKind
 
 
 class KanervaMachineModel(MatrixMemoryModel):
@@ -81,4 +81,4 @@ def _build(parts: Parts) -> Pair:
     return Pair(model, KanervaMachineGuide(model.linear, networks, parts.key_posterior(program.key_size)))
 
 
-KIND = ModelKind(_build, MATRIX_SETTINGS | {"key_size", "key_guide"}, keys_from_images=True)
+MODELS["kanerva_machine"] = ModelKind(_build, MATRIX_SETTINGS | {"key_size", "key_guide"}, keys_from_images=True)

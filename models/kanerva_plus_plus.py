@@ -25,7 +25,7 @@ from kpp_pyro.writes.interface import Encoding
 from models.memory_model import GuideNetworks, MemoryGuide, MemoryModel
 from models.pair import Pair
 from models.parts import Parts
-from models.registry import ModelKind
+from models.registry import MODELS, ModelKind
 
 BlockPriors = Callable[[Tensor, bool], tuple[Tensor, Tensor]]
 
@@ -205,7 +205,7 @@ def _build(parts: Parts) -> Pair:
     return Pair(model, KanervaPlusPlusGuide(networks, write, model.block_priors))
 
 
-KIND = ModelKind(
+MODELS["kanerva_plus_plus"] = ModelKind(
     _build,
     frozenset(
         {

@@ -26,7 +26,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Size, Tensor, nn
 
 from kpp_pyro.fast_pyro import Plate, ProgramModule, unrecorded_parameters
-from kpp_pyro.likelihoods.bernoulli import bernoulli_likelihood
+from kpp_pyro.likelihoods import LIKELIHOODS
 from kpp_pyro.memory.blocks import Addressing
 from kpp_pyro.networks.heads import InPrecision
 from kpp_pyro.posteriors.interface import Posterior
@@ -78,6 +78,7 @@ class MemoryModel(ProgramModule):
         dtype: precision in which the decoder runs.
     """
 
+    likelihood = "bernoulli"
     addressing: Addressing | None = None  # how keys become places in the memory, if it has places
 
     def __init__(
@@ -127,7 +128,7 @@ class MemoryModel(ProgramModule):
 
     def image_likelihood(self, latent: Tensor) -> Distribution:
         """p(x | z): latents (..., B, T, D) to event (C, H, W)."""
-        return bernoulli_likelihood(self.decoder(latent))
+        return LIKELIHOODS[self.likelihood](self.decoder(latent))
 
     def forward(self, episode: Tensor, memory: Tensor | None = None) -> Tensor:
         """Run the program on an episode (B, T, C, H, W), and a memory (B, 1, *memory_shape) if one is given."""

@@ -14,7 +14,7 @@ from models.matrix_memory import MATRIX_SETTINGS, LinearMemory, MatrixMemoryMode
 from models.memory_model import GuideNetworks
 from models.pair import Pair
 from models.parts import Parts
-from models.registry import ModelKind
+from models.registry import MODELS, ModelKind
 
 _NARROW = -3.0  # raw value of a scale near its lower bound, see `positive`: what is written is hardly blurred
 
@@ -65,4 +65,4 @@ def _build(parts: Parts) -> Pair:
     return Pair(model, PseudoInverseMemoryGuide(model.linear, networks, program.pseudo_inverse_steps))
 
 
-KIND = ModelKind(_build, MATRIX_SETTINGS | {"pseudo_inverse_steps"})
+MODELS["pseudo_inverse_memory"] = ModelKind(_build, MATRIX_SETTINGS | {"pseudo_inverse_steps"})

@@ -1,6 +1,6 @@
 """The registry of memory models: what a model says of itself, by the name that a configuration gives it.
 
-`models/__init__.py` fills it, a line a model.
+The file of each model registers it, and `models/__init__.py` imports the file.
 """
 
 from __future__ import annotations

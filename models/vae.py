@@ -13,7 +13,7 @@ from kpp_pyro.writes.interface import Encoding
 from models.memory_model import GuideNetworks, MemoryGuide, MemoryModel
 from models.pair import Pair
 from models.parts import SMALLEST_SCALE, Parts
-from models.registry import ModelKind
+from models.registry import MODELS, ModelKind
 
 
 class VaeModel(MemoryModel):
@@ -81,4 +81,4 @@ def _build(parts: Parts) -> Pair:
     return Pair(model, VaeGuide(parts.guide_networks(model, 0, size), size, SMALLEST_SCALE))
 
 
-KIND = ModelKind(_build, frozenset())
+MODELS["vae"] = ModelKind(_build, frozenset())

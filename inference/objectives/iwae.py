@@ -24,6 +24,7 @@ from pyro.poutine.util import is_validation_enabled
 from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor, nn
 
+from inference.objectives.interface import OBJECTIVES, ObjectiveKind
 from inference.tracing import PyroProgram, TracedPair, base_distribution, trace_pair
 from kpp_pyro.errors import InputError
 from kpp_pyro.fast_pyro import Plate
@@ -196,3 +197,8 @@ def _is_of_an_image(site: Any) -> bool:
 def _log_prob(site: Any, value: Tensor) -> Tensor:
     """Log-density of a value at a site, with the site's scale."""
     return scale_and_mask(site["fn"].log_prob(value), site["scale"], site["mask"])
+
+
+OBJECTIVES["iwae"] = ObjectiveKind(RenyiBound, takes_particles=True)
+OBJECTIVES["dreg"] = ObjectiveKind(DReGBound, takes_particles=True, independent_draws=True)
+OBJECTIVES["renyi"] = ObjectiveKind(RenyiBound, takes_particles=True, takes_alpha=True)

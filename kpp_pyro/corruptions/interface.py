@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from kpp_pyro.config_part import did_you_mean
+from kpp_pyro.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -37,3 +41,27 @@ class Corruption:
     meaning: str
     strengths: tuple[float, ...]
     largest: float
+
+
+CORRUPTIONS: dict[str, Corruption] = {}
+"""Corruptions by name; the file of each one registers it."""
+
+
+def corrupt(images: Tensor, corruption: str, strength: float, generator: torch.Generator | None = None) -> Corrupted:
+    """Corrupt images (..., C, H, W), intensities in [0, 1], each pixel and each image by itself.
+
+    A generator of the CPU gives the same copies on any device.
+
+    Raises:
+        InputError: an unknown corruption, or a strength that it cannot have.
+    """
+    if corruption not in CORRUPTIONS:
+        known = ", ".join(CORRUPTIONS)
+        raise InputError(
+            f"--noise: expected one of {known}, found {corruption!r}{did_you_mean(corruption, CORRUPTIONS)}"
+        )
+    kind = CORRUPTIONS[corruption]
+    if not 0 < strength <= kind.largest or math.isinf(strength):
+        bound = "a positive number" if math.isinf(kind.largest) else f"a share above 0, up to {kind.largest:g}"
+        raise InputError(f"--strength of {corruption}: expected {bound}, found {strength}")
+    return kind.apply(images, strength, generator)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from kpp_pyro.corruptions.interface import Corrupted
+from kpp_pyro.corruptions.interface import CORRUPTIONS, Corrupted, Corruption
 
 
 def _uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -51,3 +51,9 @@ def mask(images: Tensor, strength: float, generator: torch.Generator | None) -> 
     inside = (row >= top) & (row < top + tall) & (column >= left) & (column < left + wide)  # (..., 1, H, W)
     hidden = inside.expand(images.shape)
     return Corrupted(images.masked_fill(hidden, 0.0), hidden)
+
+
+CORRUPTIONS["salt_and_pepper"] = Corruption(salt_and_pepper, "share of pixels", (0.1, 0.2, 0.3, 0.4, 0.5), 1.0)
+CORRUPTIONS["speckle"] = Corruption(speckle, "deviation of the flicker", (0.5, 1.0, 2.0), math.inf)
+CORRUPTIONS["poisson"] = Corruption(poisson, "1 / photons", (0.4, 1.0, 2.0), math.inf)
+CORRUPTIONS["mask"] = Corruption(mask, "share of the area", (0.1, 0.25, 0.5), 1.0)

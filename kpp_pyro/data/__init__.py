@@ -3,9 +3,12 @@
 A folder of pictures of any size stays on disk: `find_pictures`, `decode_pictures` and `FolderSampler` (`folder.py`).
 
 To add a data set, write a loader `(data_dir: Path) -> ImageSplits` in a file of its own (`digits.py` is the
-shortest) and register it under its name in `DATASETS` (`datasets.py`).
+shortest), register it there, and import the file below.
 """
 
+import kpp_pyro.data.digits
+import kpp_pyro.data.mnist
+import kpp_pyro.data.omniglot
 from kpp_pyro.data.augment import augment, warp
 from kpp_pyro.data.datasets import DATASETS, load_dataset
 from kpp_pyro.data.folder import FolderSampler, decode_pictures, find_pictures

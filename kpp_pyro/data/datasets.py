@@ -1,4 +1,4 @@
-"""The data sets that a configuration may name: a loader in a file of its own, and a line here."""
+"""The registry of data sets: the file of each one registers it, and `kpp_pyro/data/__init__.py` imports the file."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kpp_pyro.config_part import require_name
-from kpp_pyro.data.digits import load_digits
 from kpp_pyro.data.images import ImageSplits
-from kpp_pyro.data.mnist import load_fashion_mnist, load_mnist
-from kpp_pyro.data.omniglot import load_omniglot
 from kpp_pyro.errors import InputError
 
 
@@ -27,13 +24,7 @@ class DataSource:
     downloads: bool = False
 
 
-DATASETS: dict[str, DataSource] = {
-    "digits": DataSource(load_digits),
-    "mnist": DataSource(load_mnist, downloads=True),
-    "fashion_mnist": DataSource(load_fashion_mnist, downloads=True),
-    "omniglot": DataSource(load_omniglot, downloads=True),
-    "folder": DataSource(None),
-}
+DATASETS: dict[str, DataSource] = {}
 
 
 def load_dataset(name: str, data_dir: Path | str) -> ImageSplits:

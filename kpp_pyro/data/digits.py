@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import interpolate
 
+from kpp_pyro.data.datasets import DATASETS, DataSource
 from kpp_pyro.data.images import ImageSplits, LabelledImages
 
 SIZE_PIXELS = 16
@@ -33,3 +34,6 @@ def load_digits(data_dir: Path) -> ImageSplits:
     rest, test = digits.split_last(len(digits) // 5)
     train, validation = rest.split_last(len(rest) // 10)
     return ImageSplits("digits", train, validation, test)
+
+
+DATASETS["digits"] = DataSource(load_digits)

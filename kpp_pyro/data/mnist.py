@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from kpp_pyro.data.datasets import DATASETS, DataSource
 from kpp_pyro.data.download import download_files
 from kpp_pyro.data.idx import read_idx
 from kpp_pyro.data.images import ImageSplits, LabelledImages
@@ -84,3 +85,7 @@ def _download(raw: Path, source: str) -> None:
         return temporary / source / "raw"
 
     download_files(raw, [filename for filename, _ in data_set.resources], fetch, data_set.mirrors[0])
+
+
+DATASETS["mnist"] = DataSource(load_mnist, downloads=True)
+DATASETS["fashion_mnist"] = DataSource(load_fashion_mnist, downloads=True)

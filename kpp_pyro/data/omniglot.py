@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kpp_pyro.data.datasets import DATASETS, DataSource
 from kpp_pyro.data.download import download_files
 from kpp_pyro.data.images import ImageSplits, LabelledImages
 from kpp_pyro.errors import InputError
@@ -101,3 +102,6 @@ def _characters(path: Path, arrays: dict[str, np.ndarray], counts: list[int]) ->
 
 def _describe(array: np.ndarray) -> str:
     return f"{array.dtype} {array.shape}"
+
+
+DATASETS["omniglot"] = DataSource(load_omniglot, downloads=True)

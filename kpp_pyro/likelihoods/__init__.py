@@ -1,12 +1,9 @@
-"""Likelihoods of images, p(x | z), by name: from a decoder's output (..., C, H, W) to a distribution."""
+"""Likelihoods of images, p(x | z).
 
-from __future__ import annotations
+A likelihood is a file here, which registers it, and a line below, which imports the file.
+"""
 
-from collections.abc import Callable
+import kpp_pyro.likelihoods.bernoulli
+from kpp_pyro.likelihoods.interface import LIKELIHOODS
 
-from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
-from torch import Tensor
-
-from kpp_pyro.likelihoods.bernoulli import bernoulli_likelihood
-
-LIKELIHOODS: dict[str, Callable[[Tensor], Distribution]] = {"bernoulli": bernoulli_likelihood}
+__all__ = ["LIKELIHOODS"]

@@ -13,6 +13,7 @@ from torch import Size, Tensor
 
 from kpp_pyro.errors import InputError
 from kpp_pyro.fast_pyro import ExpandsOnce
+from kpp_pyro.likelihoods.interface import LIKELIHOODS
 
 _IMAGE_DIMS = 3
 
@@ -100,3 +101,6 @@ def require_binarization(name: str) -> None:
     if name not in get_args(Binarization):
         known = ", ".join(get_args(Binarization))
         raise InputError(f"--binarize: expected one of {known}, found {name!r}")
+
+
+LIKELIHOODS["bernoulli"] = bernoulli_likelihood

@@ -1,30 +1,12 @@
-"""Networks: plain modules that return tensors. The families and episode encoders that a configuration may name."""
+"""Networks: plain modules that return tensors. The families and episode encoders that a configuration may name.
 
-from __future__ import annotations
+Each of these is a file here, which registers it, and a line below, which imports the file.
+"""
 
-from torch import nn
+import kpp_pyro.networks.attention
+import kpp_pyro.networks.conv
+import kpp_pyro.networks.mlp
+import kpp_pyro.networks.temporal_shift
+from kpp_pyro.networks.interface import EPISODE_ENCODERS, NETWORKS, EpisodeEncoder, ImageShape, NetworkFamily
 
-from kpp_pyro.networks.attention import ATTENTION_HEADS, AttentiveEncoder
-from kpp_pyro.networks.conv import CONV
-from kpp_pyro.networks.interface import EpisodeEncoder, ImageShape, NetworkFamily
-from kpp_pyro.networks.mlp import MLP
-
-
-def _independent(family: NetworkFamily, image_shape: ImageShape, width: int, depth: int, _shift: float) -> nn.Module:
-    return family.encoder(image_shape, width, depth, 0.0)
-
-
-def _shifting(family: NetworkFamily, image_shape: ImageShape, width: int, depth: int, shift: float) -> nn.Module:
-    return family.encoder(image_shape, width, depth, shift)
-
-
-def _attentive(family: NetworkFamily, image_shape: ImageShape, width: int, depth: int, _shift: float) -> nn.Module:
-    return AttentiveEncoder(family.encoder(image_shape, width, depth, 0.0), depth)  # type: ignore[arg-type]
-
-
-NETWORKS: dict[str, NetworkFamily] = {"mlp": MLP, "conv": CONV}
-EPISODE_ENCODERS: dict[str, EpisodeEncoder] = {
-    "independent": EpisodeEncoder(_independent),
-    "temporal_shift": EpisodeEncoder(_shifting),
-    "attention": EpisodeEncoder(_attentive, width_multiple=ATTENTION_HEADS),
-}
+__all__ = ["EPISODE_ENCODERS", "NETWORKS", "EpisodeEncoder", "ImageShape", "NetworkFamily"]

@@ -7,6 +7,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from kpp_pyro.errors import InputError
+from kpp_pyro.networks.interface import EPISODE_ENCODERS, EpisodeEncoder, ImageShape, NetworkFamily
 from kpp_pyro.networks.mlp import ResidualMlp
 
 ATTENTION_HEADS = 4  # that the width of encodings has to be a multiple of
@@ -66,3 +67,10 @@ class AttentiveEncoder(nn.Module):
     def forward(self, episode: Tensor) -> Tensor:
         """Encode episodes; pixels in [0, 1]."""
         return self.layers(self.encoder(episode))
+
+
+def _attentive(family: NetworkFamily, image_shape: ImageShape, width: int, depth: int, _shift: float) -> nn.Module:
+    return AttentiveEncoder(family.encoder(image_shape, width, depth, 0.0), depth)  # type: ignore[arg-type]
+
+
+EPISODE_ENCODERS["attention"] = EpisodeEncoder(_attentive, width_multiple=ATTENTION_HEADS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kpp_pyro.networks.interface import NetworkFamily
+from kpp_pyro.networks.interface import NETWORKS, NetworkFamily
 from kpp_pyro.networks.temporal_shift import temporal_shift
 
 _WIDTH_MULTIPLE = 16  # GroupNorm of 8 groups, and channels to shift
@@ -90,7 +90,7 @@ class ConvDecoder(nn.Module):
         return self.head(half.flatten(0, 1)).reshape(*batch, *self.image_shape)
 
 
-CONV = NetworkFamily(
+NETWORKS["conv"] = NetworkFamily(
     ConvEncoder,
     ConvDecoder,
     {"tiny": (16, 1), "small": (32, 1), "medium": (64, 2), "base": (128, 3)},

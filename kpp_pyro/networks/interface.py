@@ -39,3 +39,9 @@ class EpisodeEncoder:
 
     build: Callable[[NetworkFamily, ImageShape, int, int, float], nn.Module]
     width_multiple: int = 1
+
+
+NETWORKS: dict[str, NetworkFamily] = {}
+"""Families of networks by name; the file of each one registers it."""
+EPISODE_ENCODERS: dict[str, EpisodeEncoder] = {}
+"""What an encoding may know of other images, by name; likewise."""

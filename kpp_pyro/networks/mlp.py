@@ -7,7 +7,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kpp_pyro.networks.interface import NetworkFamily
+from kpp_pyro.networks.interface import NETWORKS, NetworkFamily
 from kpp_pyro.networks.temporal_shift import temporal_shift
 
 
@@ -61,6 +61,6 @@ class MlpDecoder(nn.Module):
         return self.head(self.blocks(self.stem(latent))).unflatten(-1, self.image_shape)
 
 
-MLP = NetworkFamily(
+NETWORKS["mlp"] = NetworkFamily(
     MlpEncoder, MlpDecoder, {"tiny": (256, 1), "small": (512, 1), "medium": (768, 1), "base": (2048, 4)}
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from kpp_pyro.networks.interface import EPISODE_ENCODERS, EpisodeEncoder, ImageShape, NetworkFamily
 
 
 def temporal_shift(features: Tensor, fraction: float = 1 / 8) -> Tensor:
@@ -25,3 +27,15 @@ def temporal_shift(features: Tensor, fraction: float = 1 / 8) -> Tensor:
     previous = torch.cat([ends, features[:, :-1, :channels]], 1)
     following = torch.cat([features[:, 1:, channels : 2 * channels], ends], 1)
     return torch.cat([previous, following, features[:, :, 2 * channels :]], 2)
+
+
+def _independent(family: NetworkFamily, image_shape: ImageShape, width: int, depth: int, _shift: float) -> nn.Module:
+    return family.encoder(image_shape, width, depth, 0.0)
+
+
+def _shifting(family: NetworkFamily, image_shape: ImageShape, width: int, depth: int, shift: float) -> nn.Module:
+    return family.encoder(image_shape, width, depth, shift)
+
+
+EPISODE_ENCODERS["independent"] = EpisodeEncoder(_independent)
+EPISODE_ENCODERS["temporal_shift"] = EpisodeEncoder(_shifting)

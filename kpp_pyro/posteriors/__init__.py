@@ -1,12 +1,9 @@
-"""Families of posteriors that a configuration may name, for keys and for latents."""
+"""Families of posteriors that a configuration may name, for keys and for latents.
 
-from __future__ import annotations
+A family is a file here, which registers it, and a line below, which imports the file.
+"""
 
-from kpp_pyro.posteriors.families import FlowPosterior, LowRankPosterior, MeanFieldPosterior
-from kpp_pyro.posteriors.interface import Posterior
+import kpp_pyro.posteriors.families
+from kpp_pyro.posteriors.interface import POSTERIORS, Posterior
 
-POSTERIORS: dict[str, type[Posterior]] = {
-    "mean_field": MeanFieldPosterior,
-    "low_rank": LowRankPosterior,
-    "flow": FlowPosterior,
-}
+__all__ = ["POSTERIORS", "Posterior"]

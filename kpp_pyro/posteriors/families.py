@@ -10,7 +10,7 @@ from torch import Size, Tensor, nn
 from kpp_pyro.distributions.flow import CouplingFlow, FlowNormal
 from kpp_pyro.distributions.low_rank_normal import LowRankNormal
 from kpp_pyro.fast_pyro import DiagonalNormal
-from kpp_pyro.posteriors.interface import Posterior
+from kpp_pyro.posteriors.interface import POSTERIORS, Posterior
 
 _LARGEST_RANK = 4
 _START = 0.01  # of a factor, beside scales of about 0.1
@@ -57,3 +57,8 @@ class FlowPosterior(Posterior):
     def forward(self, loc: Tensor, scale: Tensor, context: Tensor) -> Distribution:
         """Flow of a normal."""
         return FlowNormal(loc, scale, self.flow(context), len(self.event_shape))
+
+
+POSTERIORS["mean_field"] = MeanFieldPosterior
+POSTERIORS["low_rank"] = LowRankPosterior
+POSTERIORS["flow"] = FlowPosterior

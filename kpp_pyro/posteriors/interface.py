@@ -29,3 +29,7 @@ class Posterior(nn.Module, ABC):
     @abstractmethod
     def forward(self, loc: Tensor, scale: Tensor, context: Tensor) -> Distribution:
         """q of loc and scale (..., *event) and context (..., context_size): batch (...), event `event_shape`."""
+
+
+POSTERIORS: dict[str, type[Posterior]] = {}
+"""Families of posteriors by name; the file of each one registers it."""

@@ -1,22 +1,10 @@
-"""Priors that a configuration may name: p(y) of keys, and p(z | M, y) of the latents of Kanerva++."""
+"""Priors that a configuration may name: p(y) of keys, and p(z | M, y) of the latents of Kanerva++.
 
-from __future__ import annotations
+A prior is a file here, which registers it, and a line below, which imports the file.
+"""
 
-from collections.abc import Callable
+import kpp_pyro.priors.keys
+import kpp_pyro.priors.latents
+from kpp_pyro.priors.interface import KEY_PRIORS, LATENT_PRIORS, KeyPrior, LatentPriorParts
 
-from torch import nn
-
-from kpp_pyro.priors.interface import KeyPrior, LatentPriorParts
-from kpp_pyro.priors.keys import FlowPrior, LearnedGaussianPrior, StandardNormalPrior, VampPrior
-from kpp_pyro.priors.latents import prior_from_memory, standard_normal_prior
-
-KEY_PRIORS: dict[str, type[KeyPrior]] = {
-    "standard_normal": StandardNormalPrior,
-    "learned_gaussian": LearnedGaussianPrior,
-    "vamp": VampPrior,
-    "flow": FlowPrior,
-}
-LATENT_PRIORS: dict[str, Callable[[LatentPriorParts], nn.Module]] = {
-    "memory": prior_from_memory,
-    "standard_normal": standard_normal_prior,
-}
+__all__ = ["KEY_PRIORS", "LATENT_PRIORS", "KeyPrior", "LatentPriorParts"]

@@ -61,3 +61,9 @@ class LatentPriorParts:
     code: SignCode | None
     semantic: bool
     width: int
+
+
+KEY_PRIORS: dict[str, type[KeyPrior]] = {}
+"""Priors of keys by name; the file of each one registers it."""
+LATENT_PRIORS: dict[str, Callable[[LatentPriorParts], nn.Module]] = {}
+"""Priors of latents by name: from their parts to a network with a `latent_size`, blocks to loc and scale."""

@@ -12,7 +12,7 @@ from kpp_pyro.distributions.equal_mixture import EqualMixture
 from kpp_pyro.distributions.flow import CouplingFlow, FlowNormal
 from kpp_pyro.errors import InputError
 from kpp_pyro.fast_pyro import DiagonalNormal
-from kpp_pyro.priors.interface import KeyPrior
+from kpp_pyro.priors.interface import KEY_PRIORS, KeyPrior
 
 _PSEUDO_EPISODES, _PSEUDO_IMAGES = 4, 8
 
@@ -96,3 +96,9 @@ class FlowPrior(KeyPrior):
     def forward(self) -> Distribution:
         """Flow of a standard normal."""
         return FlowNormal(self.loc, self.scale, self.flow(), len(self.key_shape))
+
+
+KEY_PRIORS["standard_normal"] = StandardNormalPrior
+KEY_PRIORS["learned_gaussian"] = LearnedGaussianPrior
+KEY_PRIORS["vamp"] = VampPrior
+KEY_PRIORS["flow"] = FlowPrior

@@ -6,7 +6,7 @@ from torch import nn
 
 from kpp_pyro.networks.heads import IdentityReading, NoReading
 from kpp_pyro.networks.semantic import SemanticReading
-from kpp_pyro.priors.interface import LatentPriorParts
+from kpp_pyro.priors.interface import LATENT_PRIORS, LatentPriorParts
 
 
 def prior_from_memory(parts: LatentPriorParts) -> nn.Module:
@@ -18,3 +18,7 @@ def prior_from_memory(parts: LatentPriorParts) -> nn.Module:
 def standard_normal_prior(parts: LatentPriorParts) -> nn.Module:
     """N(0, I), whatever is read."""
     return NoReading(parts.latent_size)
+
+
+LATENT_PRIORS["memory"] = prior_from_memory
+LATENT_PRIORS["standard_normal"] = standard_normal_prior

@@ -1,14 +1,11 @@
-"""Writes that a configuration may name: how an episode's encodings become a memory of blocks."""
+"""Writes that a configuration may name: how an episode's encodings become a memory of blocks.
 
-from __future__ import annotations
+A write is a file here, which registers it, and a line below, which imports the file.
+"""
 
-from kpp_pyro.writes.allocate_by_content import AllocateByContentWrite
-from kpp_pyro.writes.blocks import AllocateWrite
-from kpp_pyro.writes.feed_forward import FeedForwardWrite
-from kpp_pyro.writes.interface import Write
+import kpp_pyro.writes.allocate_by_content
+import kpp_pyro.writes.blocks
+import kpp_pyro.writes.feed_forward
+from kpp_pyro.writes.interface import WRITES, Encoding, Write, WriteParts
 
-WRITES: dict[str, type[Write]] = {
-    "allocate": AllocateWrite,
-    "allocate_by_content": AllocateByContentWrite,
-    "feed_forward": FeedForwardWrite,
-}
+__all__ = ["WRITES", "Encoding", "Write", "WriteParts"]

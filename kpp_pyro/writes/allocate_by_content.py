@@ -13,7 +13,7 @@ from kpp_pyro.memory.blocks import MemoryLayout
 from kpp_pyro.memory.sign_code import SignCode
 from kpp_pyro.writes.assignment import round_assignment, sinkhorn
 from kpp_pyro.writes.blocks import BlockWrite
-from kpp_pyro.writes.interface import Encoding
+from kpp_pyro.writes.interface import WRITES, Encoding
 
 # Variances of contents, relative to that of an episode's, at which they are told apart, round by round of k-means.
 _TEMPERATURES = tuple(0.1 * 0.1 ** (done / 7) for done in range(8))  # 0.1 ... 0.01
@@ -109,3 +109,6 @@ def _nearness(points: Tensor, prototypes: Tensor) -> Tensor:
     """Minus half the mean square distance of points (B, T * R, S) to prototypes (B, N, S), up to one per point."""
     product = points @ prototypes.mT - prototypes.square().sum(-1).unsqueeze(-2) / 2
     return product / points.shape[-1]
+
+
+WRITES["allocate_by_content"] = AllocateByContentWrite

@@ -14,7 +14,7 @@ from kpp_pyro.errors import InputError
 from kpp_pyro.memory.blocks import Addressing, MemoryLayout, cut_blocks, join_blocks
 from kpp_pyro.memory.sign_code import SignCode
 from kpp_pyro.networks.heads import InPrecision, LocScaleHead
-from kpp_pyro.writes.interface import Encoding, Write, WriteParts
+from kpp_pyro.writes.interface import WRITES, Encoding, Write, WriteParts
 
 
 class BlockWrite(Write):
@@ -162,3 +162,6 @@ class AllocateWrite(BlockWrite):
         """Block of every read of every image of an episode, (T, R)."""
         order = torch.arange(images * self.layout.reads, device=device)
         return order.remainder(self.layout.blocks).unflatten(0, (images, self.layout.reads))
+
+
+WRITES["allocate"] = AllocateWrite

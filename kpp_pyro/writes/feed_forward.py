@@ -14,7 +14,7 @@ from kpp_pyro.networks.heads import InPrecision, between
 from kpp_pyro.posteriors.interface import Posterior
 from kpp_pyro.writes.assignment import round_assignment, sinkhorn
 from kpp_pyro.writes.blocks import BlockWrite
-from kpp_pyro.writes.interface import Encoding, WriteParts
+from kpp_pyro.writes.interface import WRITES, Encoding, WriteParts
 
 _CLAIM_GAIN = 4.0  # sharpens the first choices, which learning then has something to tell apart by
 _SINKHORN_STEPS = 8
@@ -144,3 +144,6 @@ def _widths(blocks: int) -> Tensor:
     start[0], end[-1] = 0, 1  # nothing lies beyond
     low, middle, high = (torch.special.ndtri(place) for place in (start, (number + 0.5) / blocks, end))
     return 2 * torch.minimum(middle - low, high - middle)
+
+
+WRITES["feed_forward"] = FeedForwardWrite

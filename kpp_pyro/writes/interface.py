@@ -94,3 +94,7 @@ class Write(nn.Module, ABC):
         Without a memory the images are those that were written and may be found by where they were put; with one,
         (B, 1, C_m, H_m, W_m), they are cues, to be found in it by what they look like.
         """
+
+
+WRITES: dict[str, type[Write]] = {}
+"""Writes by name; the file of each one registers it."""
