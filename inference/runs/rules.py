@@ -83,7 +83,7 @@ def _idle_fields(config: AllParts) -> Iterator[Conflict]:
         what = f"{standard['image_size']}, its default, with --dataset {dataset}, whose images have a size of their own"
         yield "image_size", what, values["image_size"]
     if encoder != "temporal_shift" and values["temporal_shift"] != standard["temporal_shift"]:
-        yield "episode_encoder", "temporal_shift with --temporal-shift", encoder
+        yield "temporal_shift", "--episode-encoder temporal_shift beside it", encoder
 
 
 def _conflicts_of_keys(config: AllParts) -> Iterator[Conflict]:

@@ -1,4 +1,4 @@
-"""A run folder, opened as a memory: the same as with its data set, which need not be there."""
+"""A run folder, opened: as a memory it is the same as with its data set, which need not be there."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from inference.runs import opening as build
-from inference.runs.opening import open_memory, open_run
+from inference.runs import opening
+from inference.runs.opening import load
 from inference.trained_memory import Memory
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.checkpoint import load_checkpoint, save_checkpoint
@@ -30,10 +30,10 @@ def copied(folder, tmp_path):
 
 
 def forget_data(monkeypatch):
-    def load_dataset(*_):
+    def build_episodes(*_):
         raise AssertionError("the data set was asked for")
 
-    monkeypatch.setattr(build, "load_dataset", load_dataset)
+    monkeypatch.setattr(opening, "build_episodes", build_episodes)
 
 
 def change_config(folder, change):
@@ -44,11 +44,11 @@ def change_config(folder, change):
 
 
 def test_a_run_opened_as_a_memory_writes_and_recalls_as_the_run_does(folder, monkeypatch, tmp_path):
-    opened = open_run(folder, "cpu")
+    opened = load(folder, "cpu")
     images, _ = next(opened.episodes.test.batches(2))
-    with_data = opened.memories
+    with_data = opened.memory
     forget_data(monkeypatch)
-    memories = open_memory(folder, "cpu")
+    memories = load(folder, "cpu").memory
     assert memories.fingerprint == with_data.fingerprint
     assert memories.image_shape == with_data.image_shape == tuple(images.shape[-3:])
     memory = memories.write(images)
@@ -68,7 +68,7 @@ def test_the_parameters_are_those_of_the_best_checkpoint(copied):
     best = load_checkpoint(copied / "best.pt")
     best["pair"] = {name: value + 0.25 for name, value in best["pair"].items()}  # so that the last one is another
     save_checkpoint(copied / "best.pt", best)
-    memories = open_memory(copied, "cpu")
+    memories = load(copied, "cpu").memory
     for part, name in ((memories.model, "model"), (memories.guide, "guide")):
         state = part.state_dict()
         assert {f"{name}.{key}" for key in state} == {key for key in best["pair"] if key.startswith(f"{name}.")}
@@ -78,25 +78,25 @@ def test_the_parameters_are_those_of_the_best_checkpoint(copied):
 def test_the_folder_of_the_data_set_need_not_be_there(copied, folder, monkeypatch, tmp_path):
     forget_data(monkeypatch)
     change_config(copied, lambda content: content["config"]["data"].update(data_dir=str(tmp_path / "nowhere")))
-    assert open_memory(str(copied), "cpu").fingerprint == open_memory(folder, "cpu").fingerprint
+    assert load(str(copied), "cpu").memory.fingerprint == load(folder, "cpu").memory.fingerprint
 
 
 def test_a_folder_that_is_no_whole_run_is_refused(copied, tmp_path):
     with pytest.raises(InputError, match=f"^{tmp_path / 'nowhere'}: expected a run folder"):
-        open_memory(tmp_path / "nowhere", "cpu")
+        load(tmp_path / "nowhere", "cpu")
     with pytest.raises(InputError, match=r"^--device nothing: expected a device of this machine"):
-        open_memory(copied, "nothing")
+        load(copied, "nothing")
     (copied / "best.pt").rename(copied / "moved.pt")
     with pytest.raises(InputError, match=f"^{re.escape(str(copied / 'best.pt'))}: expected "):
-        open_memory(copied, "cpu")
+        load(copied, "cpu")
     change_config(copied, lambda content: content["sizes"].pop("image_shape"))
     with pytest.raises(
         InputError, match=f"^{re.escape(str(copied / 'config.json'))}: expected sizes with an image_shape"
     ):
-        open_memory(copied, "cpu")
+        load(copied, "cpu")
 
 
 def test_a_checkpoint_of_a_model_of_another_size_is_refused(copied):
     change_config(copied, lambda content: content["config"]["network"].update(width=48))
     with pytest.raises(InputError, match=f"^{re.escape(str(copied / 'best.pt'))}: expected "):
-        open_memory(copied, "cpu")
+        load(copied, "cpu")

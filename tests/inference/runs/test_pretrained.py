@@ -15,12 +15,10 @@ from safetensors.torch import load_file
 from experiments.evaluate import main as evaluate
 from experiments.pack_weights import main as pack_weights
 from inference.importance.scoring import ScoringPlan, score_episodes
-from inference.runs.config import replace_flat
-from inference.runs.opening import load_program, open_memory, read_run
+from inference.runs.opening import load, read_run
 from inference.runs.pretrained import PRETRAINED, pack, pretrained_names, unpack
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.checkpoint import load_checkpoint
-from models.build import build
 
 IMAGES = Path(__file__).parent / "pretrained_images"  # the first 256 test images, binarized, in episodes of 32
 LARGEST_BYTES = 10_000_000
@@ -38,14 +36,13 @@ def stored_images(name: str) -> torch.Tensor:
 
 
 def test_weights_still_give_the_number_that_is_stated(name, tmp_path):
-    _, config = read_run(unpack(name, tmp_path))
+    pair = load(unpack(name, tmp_path), "cpu", precision="float32").pair
     images = stored_images(name)
-    program = build(replace_flat(config, {"precision": "float32"}), tuple(images.shape[2:]), torch.device("cpu"))
-    load_program(program, tmp_path / name / "best.pt")
+    assert pair.model.image_shape == tuple(images.shape[2:])
     everything = torch.ones(images.shape[:2], dtype=torch.bool)
     plan = ScoringPlan(particles=PARTICLES, control_particles=0)
     with pyro.validation_enabled(False):
-        found = score_episodes(program.model, program.guide, [(images, everything)], plan).own.log_likelihood
+        found = score_episodes(pair.model, pair.guide, [(images, everything)], plan).own.log_likelihood
     stated = json.loads((PRETRAINED / name / "evaluation.json").read_text())
     assert stated["settings"]["particles"] >= 1000 and stated["settings"]["seed"] == 0
     of_these = torch.tensor(stated["per_image"]["log_likelihood_nats"][: found.numel()])
@@ -67,7 +64,7 @@ def test_weights_survive_packing_again(name, tmp_path):
     shutil.copy(first / "best.pt", tmp_path / "packed")
     _, config = read_run(tmp_path / "packed")
     assert config.program.content_steps == 3
-    assert open_memory(first).model is not None
+    assert load(first, "cpu").memory.image_shape == (1, 28, 28)
 
 
 def test_bad_input_is_refused_and_leaves_nothing(name, tmp_path, monkeypatch):
@@ -77,7 +74,7 @@ def test_bad_input_is_refused_and_leaves_nothing(name, tmp_path, monkeypatch):
     for arguments, found in ([], "neither"), (["a_run", "--pretrained", name], "both"):
         with pytest.raises(InputError, match=f"expected one of the two, found {found}"):
             evaluate(arguments)
-    with pytest.raises(InputError, match="--content-steps: expected a number from 0"):
+    with pytest.raises(InputError, match="--content-steps: expected at least 0, found -1"):
         pack_weights([str(unpack(name, tmp_path / "made")), "--out", "packed", "--content-steps", "-1"])
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
     checkpoint = load_checkpoint(tmp_path / "made" / name / "best.pt")
