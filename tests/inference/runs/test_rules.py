@@ -1,29 +1,26 @@
-"""Which configurations are refused, in which words; which defaults are chosen; and runs of the version before."""
+"""Which configurations are refused, in which words: numbers that no run can use, and parts that do not go together."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import re
 from itertools import combinations, product
-from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any
 
 import pytest
-import torch
 
-from experiments.build import build_program, resolve
-from experiments.config import Config, config_from_json, default_config, flat, replace_flat
-from experiments.legality import require_legal, require_rounding, require_sensible
-from experiments.programs import EPISODE_ENCODERS, MODELS, WRITES
 from inference.objectives import OBJECTIVES
+from inference.runs.config import Config
+from inference.runs.score import quantize
 from kpp_pyro.errors import InputError
-from kpp_pyro.key_priors import KEY_PRIORS
+from kpp_pyro.networks import EPISODE_ENCODERS
 from kpp_pyro.posteriors import POSTERIORS
+from kpp_pyro.priors import KEY_PRIORS, LATENT_PRIORS
+from kpp_pyro.writes import WRITES
+from models.build import build
+from models.registry import MODELS
 from tests.experiments.running import refused, run
 
-CPU = {"device": "cpu"}
-POINTERS = ("allocate", "allocate_by_content")  # whose keys choose blocks
+POINTERS = [name for name, write in WRITES.items() if write.points_at_blocks]
 VAE, DKM = {"model": "vae"}, {"model": "dynamic_kanerva_machine"}
 LEARNED = {"write": "feed_forward"}
 MEAN_FIELD = {"objective": "mean_field"}
@@ -36,29 +33,16 @@ SHARED = (
     "found {}"
 )
 IDLE = "--{}: expected {}, its default, with --model {}, which has no use for it, found {}"
-CONFLICTS = [
+CONFLICTS: list[tuple[dict[str, Any], str]] = [
     ({"key_guide": "flow"},
-     "--key-guide: expected mean_field with --write allocate, whose keys point at known blocks, found flow"),
+     "--key-guide: expected mean_field with --write allocate, whose keys point at blocks, found flow"),
     ({"key_prior": "vamp"},
-     "--key-prior: expected a prior that is not made of the guide's keys with --write allocate, whose keys point at "
-     "known blocks, found vamp"),
+     "--key-prior: expected a prior that is not made of the guide's keys with --write allocate, found vamp"),
     ({"write": "allocate_by_content", "key_guide": "low_rank"},
-     "--key-guide: expected mean_field with --write allocate_by_content, whose keys point at known blocks, found "
-     "low_rank"),
-    (DKM | {"key_guide": "low_rank"},
-     "--key-guide: expected mean_field with --model dynamic_kanerva_machine, whose keys are solved for in a memory, "
-     "found low_rank"),
+     "--key-guide: expected mean_field with --write allocate_by_content, whose keys point at blocks, found low_rank"),
     ({"model": "pseudo_inverse_memory", "key_prior": "vamp"},
-     "--key-prior: expected a prior that is not made of the guide's keys with --model pseudo_inverse_memory, whose "
-     "keys are solved for in a memory, found vamp"),
-    (VAE | {"key_guide": "flow"}, "--key-guide: expected mean_field with --model vae, which has no keys, found flow"),
-    (VAE | {"key_prior": "learned_gaussian"},
-     "--key-prior: expected standard_normal with --model vae, which has no keys, found learned_gaussian"),
-    (DKM | {"latent_prior": "standard_normal"},
-     "--latent-prior: expected memory, the model's own prior, with --model dynamic_kanerva_machine, found "
-     "standard_normal"),
-    (VAE | {"latent_context": "image_and_read"},
-     "--latent-context: expected image, since nothing is read, found image_and_read"),
+     "--key-prior: expected a prior that is not made of the guide's keys with --model pseudo_inverse_memory, found "
+     "vamp"),
     ({"latent_prior": "standard_normal", "latent_context": "image_and_read"},
      "--latent-context: expected image, since nothing is read, found image_and_read"),
     (LEARNED | MEAN_FIELD | {"key_prior": "flow"},
@@ -75,9 +59,7 @@ CONFLICTS = [
     ({"particles": 2}, "--particles: expected 1 with --objective trace, found 2"),
     (MEAN_FIELD | {"particles": 8}, "--particles: expected 1 with --objective mean_field, found 8"),
     ({"objective": "iwae", "renyi_alpha": 0.25}, "--renyi-alpha: expected --objective renyi beside it, found iwae"),
-    (VAE | LEARNED,
-     "--write: expected no choice with --model vae, which writes in its own way, found feed_forward"),
-    ({"episode_encoder": "attention", "temporal_shift": 0.125},
+    ({"episode_encoder": "attention", "temporal_shift": 0.25},
      "--temporal-shift: expected --episode-encoder temporal_shift beside it, found attention"),
     (VAE | {"latent_size": 1, "latent_guide": "flow"},
      "--latent-guide: expected no flow of a single number, as latents are, found flow"),
@@ -87,80 +69,76 @@ CONFLICTS = [
      "--key-prior: expected no flow of a single number, as keys are, found flow"),
     ({"model": "kanerva_machine", "key_size": 1, "key_guide": "flow"},
      "--key-guide: expected no flow of a single number, as keys are, found flow"),
-    ({"model": "vae", "memory_rows": 64}, IDLE.format("memory-rows", 32, "vae", 64)),
-    ({"model": "kanerva_machine", "reads": 2}, IDLE.format("reads", 1, "kanerva_machine", 2)),
-    ({"kl_memory_weight": 0.5}, IDLE.format("kl-memory-weight", 1.0, "kanerva_plus_plus", 0.5)),
-    ({"model": "vae", "kl_key_start": 0.5}, IDLE.format("kl-key-start", 1.0, "vae", 0.5)),
     ({"episode_encoder": "attention", "width": 30},
      "--width: expected a multiple of 4 with --episode-encoder attention, found 30"),
+    ({"networks": "conv", "width": 24}, "--width: expected a multiple of 16 with --networks conv, found 24"),
     ({"image_size": 32},
      "--image-size: expected 28, its default, with --dataset digits, whose images have a size of their own, found 32"),
-    ({"write_passes": 2}, IDLE.format("write-passes", 1, "kanerva_plus_plus", 2)),
-    (VAE | {"content_steps": 5}, IDLE.format("content-steps", 0, "vae", 5)),
-    (VAE | {"content_step_size": 0.5}, IDLE.format("content-step-size", 0.03, "vae", 0.5)),
-    ({"signs_per_scalar": 8, "content_step_size": 0.5},
-     "--content-step-size: expected 0.03, its default, with --signs-per-scalar, which are turned over, found 0.5"),
+    *(({"write": write, "latent_size": 7},
+       f"--latent-size: expected the 100 scalars of a read with --write {write}, found 7") for write in WRITES),
+    *(({"write": write, "latent_size": 100, "signs_per_scalar": 4},
+       f"--latent-size: expected the 400 signs of a read with --write {write}, found 100") for write in WRITES),
     ({"signs_per_scalar": 16, "memory_width": 65, "block_width": 1},
      "--signs-per-scalar: expected fewer for a memory of 65 pixels along a side, as reads round positions in it, found "
      "16"),
-    ({"signs_per_scalar": 1, "episode_length": 33},
-     SHARED.format("signs-per-scalar", 33, 1)),
-    (LEARNED | {"signs_per_scalar": 16, "reads": 2},
-     SHARED.format("signs-per-scalar", 64, 16)),
+    ({"signs_per_scalar": 1, "episode_length": 33}, SHARED.format("signs-per-scalar", 33, 1)),
+    (LEARNED | {"signs_per_scalar": 16, "reads": 2}, SHARED.format("signs-per-scalar", 64, 16)),
     (SEMANTIC | LEARNED,
-     "--semantic-reads: expected 0 with --write feed_forward, whose keys are not restricted to blocks, found 0.25"),
+     "--semantic-reads: expected 0 with --write feed_forward, whose keys are normal, found 0.25"),
     (SEMANTIC | {"reads": 2}, "--reads: expected 1 with --semantic-reads, found 2"),
     (SEMANTIC | {"latent_prior": "standard_normal"},
      "--latent-prior: expected memory with --semantic-reads, found standard_normal"),
     ({"semantic_reads": 0.25}, "--left-out: expected images to learn from beside --semantic-reads, found 0"),
     ({"left_out": 2}, "--left-out: expected 0 without --semantic-reads, found 2"),
-    (SEMANTIC | {"objective": "dreg", "latent_context": "image"},
+    (SEMANTIC | {"objective": "dreg"},
      "--objective: expected one whose draws may depend on each other with --semantic-reads, found dreg"),
-    *((SEMANTIC | {"model": model}, IDLE.format("semantic-reads", 0.0, model, 0.25)) for model in OTHERS),
-    *(({"model": model, "left_out": 2}, IDLE.format("left-out", 0, model, 2)) for model in OTHERS),
-    *(({"model": model, "signs_per_scalar": 4}, IDLE.format("signs-per-scalar", None, model, 4)) for model in OTHERS),
+    ({"memory_width": 42},
+     "memory 20x42 (height x width): expected whole multiples of the block 5x5, since blocks are allocated side by "
+     "side"),
+]
+IDLE_FIELDS: list[tuple[str, dict[str, Any]]] = [
+    ("kanerva_plus_plus", {"kl_memory_weight": 0.5, "write_passes": 2, "pseudo_inverse_steps": 30, "memory_rows": 64,
+                           "key_size": 16}),
+    ("kanerva_machine", {"write_passes": 2, "pseudo_inverse_steps": 30}),
+    ("dynamic_kanerva_machine", {"key_guide": "low_rank", "key_size": 16, "pseudo_inverse_steps": 30}),
+    ("pseudo_inverse_memory", {"key_guide": "low_rank", "key_size": 16, "write_passes": 2}),
+    ("vae", {"key_guide": "flow", "key_prior": "learned_gaussian", "kl_key_start": 0.5, "memory_rows": 64,
+             "content_steps": 5, "latent_context": "image_and_read", "kl_memory_weight": 0.5, "key_size": 16,
+             "write_passes": 2, "pseudo_inverse_steps": 30}),
+    *((model, {"write": "feed_forward", "reads": 2, "memory_channels": 5, "memory_height": 10, "memory_width": 50,
+               "block_height": 4, "block_width": 4, "latent_prior": "standard_normal", "semantic_reads": 0.25,
+               "left_out": 2, "signs_per_scalar": 4}) for model in OTHERS),
 ]
 # fmt: on
+IDLE_EACH = [(model, name, value) for model, fields in IDLE_FIELDS for name, value in fields.items()]
 AT_LEAST_ONE = (
-    *(
-        "episode_length",
-        "classes_per_episode",
-        "workers",
-        "latent_size",
-        "memory_rows",
-        "key_size",
-        "write_passes",
-        "pseudo_inverse_steps",
-    ),
+    *("episode_length", "classes_per_episode", "workers", "image_size", "latent_size"),
+    *("memory_rows", "key_size", "write_passes", "pseudo_inverse_steps"),
+    *("memory_channels", "memory_height", "memory_width", "block_height", "block_width", "reads"),
     *("width", "depth", "steps", "episodes_per_step", "evaluate_every", "particles"),
 )
-POSITIVE = ("smallest_scale", "content_step_size", "learning_rate", "gradient_norm")
-NOT_NEGATIVE = (
-    *("seed", "content_steps", "left_out", "weight_decay", "warmup_steps", "kl_memory_weight"),
-    *(f"kl_{site}_{what}" for site in ("key", "latent") for what in ("start", "begin_step", "ramp_steps")),
-)
+FROM_ZERO = ("seed", "content_steps", "left_out", "warmup_steps", "kl_begin_step", "kl_ramp_steps")
+NOT_NEGATIVE = ("weight_decay", "kl_key_start", "kl_latent_start", "kl_memory_weight")
 CHOICES = {
-    name: get_args(hint)
-    for part in (hint for hint in get_type_hints(Config).values() if dataclasses.is_dataclass(hint))
-    for name, hint in get_type_hints(part).items()
-    if name
-    in (
-        *("model", "write", "objective", "episode_encoder"),
-        *("key_prior", "latent_prior", "key_guide", "latent_guide", "latent_context"),
-    )
+    "model": MODELS,
+    "write": WRITES,
+    "objective": OBJECTIVES,
+    "episode_encoder": EPISODE_ENCODERS,
+    "key_prior": KEY_PRIORS,
+    "latent_prior": LATENT_PRIORS,
+    "key_guide": POSTERIORS,
+    "latent_guide": POSTERIORS,
+    "latent_context": ("image", "image_and_read"),
+    "particles": (1, 4),
+    "renyi_alpha": (0.5, 0.25),
+    "temporal_shift": (0.125, 0.25),
 }
-MORE_CHOICES = {"particles": (1, 4), "renyi_alpha": (0.5, 0.25), "temporal_shift": (0.0, 0.125)}
 
 
-def refusal(changes: dict[str, object], config: Config | None = None) -> str:
+def refusal(**changes: object) -> str:
+    """The sentence in which a change of the defaults is refused."""
     with pytest.raises(InputError) as error:
-        resolve(replace_flat(config or default_config(), {**CPU, **changes}))
-    return str(error.value)
-
-
-def refusal_of_rounding(changes: dict[str, object], bits: int) -> str:
-    with pytest.raises(InputError) as error:
-        require_rounding(replace_flat(default_config(), changes), bits)
+        Config().replace(**changes)
     return str(error.value)
 
 
@@ -172,16 +150,29 @@ def flag_of(name: str) -> str:
     ("changes", "sentence"), CONFLICTS, ids=[",".join(map(str, changes.values())) for changes, _ in CONFLICTS]
 )
 def test_parts_that_do_not_go_together_are_refused_in_a_sentence(changes, sentence):
-    assert refusal(changes) == sentence
+    assert refusal(**changes) == sentence
+
+
+@pytest.mark.parametrize(("model", "name", "value"), IDLE_EACH)
+def test_what_a_model_has_no_use_for_is_refused(model, name, value):
+    default = Config.defaults()[name]
+    assert default != value
+    assert refusal(model=model, **{name: value}) == IDLE.format(flag_of(name)[2:], default, model, value)
+
+
+def test_every_field_that_some_model_has_no_use_for_is_refused_above():
+    for model, kind in MODELS.items():
+        idle = set().union(*(other.settings for other in MODELS.values())) - kind.settings
+        assert idle == {name for of, name, _ in IDLE_EACH if of == model}
 
 
 def test_every_two_choices_go_together_or_one_of_them_is_named():
-    standard, refusals = flat(default_config()), 0
-    changed = [(name, choice) for name, choices in (CHOICES | MORE_CHOICES).items() for choice in choices]
+    standard, refusals = Config().flat(), 0
+    changed = [(name, choice) for name, choices in CHOICES.items() for choice in choices if choice != standard[name]]
     for both in combinations(changed, 2):
-        changes = {name: choice for name, choice in both if choice != standard[name]}
+        changes = dict(both)
         try:
-            resolve(replace_flat(default_config(), {**CPU, **changes}))
+            Config().replace(**changes)
         except InputError as error:
             refusals += 1
             found = SENTENCE.fullmatch(str(error))
@@ -192,24 +183,81 @@ def test_every_two_choices_go_together_or_one_of_them_is_named():
 
 @pytest.mark.parametrize("name", AT_LEAST_ONE)
 def test_counts_are_at_least_one(name):
-    assert refusal({name: 0}) == f"{flag_of(name)}: expected at least 1, found 0"
+    assert refusal(**{name: 0}) == f"{flag_of(name)}: expected at least 1, found 0"
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, float("inf"), float("nan")])
-@pytest.mark.parametrize("name", POSITIVE)
-def test_scales_and_rates_are_positive_and_finite(name, value):
-    assert refusal({name: value}) == f"{flag_of(name)}: expected a positive, finite number, found {value}"
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (0.0, "more than 0.0, found 0.0"),
+        (-1.0, "more than 0.0, found -1.0"),
+        (float("inf"), "a finite number, found inf"),
+        (float("nan"), "a finite number, found nan"),
+    ],
+)
+def test_the_learning_rate_is_positive_and_finite(value, sentence):
+    assert refusal(learning_rate=value) == f"--learning-rate: expected {sentence}"
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_the_order_of_the_renyi_bound_is_finite(value):
-    changes = {"objective": "renyi", "renyi_alpha": value}
-    assert refusal(changes) == f"--renyi-alpha: expected a finite number, found {value}"
+    assert refusal(objective="renyi", renyi_alpha=value) == f"--renyi-alpha: expected a finite number, found {value}"
+
+
+@pytest.mark.parametrize("name", FROM_ZERO)
+def test_steps_are_not_negative_and_fit_into_64_bits(name):
+    assert refusal(**{name: -1}) == f"{flag_of(name)}: expected at least 0, found -1"
+    assert refusal(**{name: 2**63}) == f"{flag_of(name)}: expected less than {2**63}, found {2**63}"
 
 
 @pytest.mark.parametrize("name", NOT_NEGATIVE)
-def test_weights_and_steps_are_not_negative(name):
-    assert refusal({name: -1}) == f"{flag_of(name)}: expected a number from 0 to 2^63 - 1, found -1"
+def test_weights_are_not_negative_and_finite(name):
+    assert refusal(**{name: -1.0}) == f"{flag_of(name)}: expected at least 0.0, found -1.0"
+    assert refusal(**{name: float("inf")}) == f"{flag_of(name)}: expected a finite number, found inf"
+
+
+@pytest.mark.parametrize(("value", "sentence"), [(-1, "at least 1"), (0, "at least 1"), (17, "at most 16")])
+def test_signs_are_one_to_sixteen_to_a_scalar(value, sentence):
+    assert refusal(signs_per_scalar=value) == f"--signs-per-scalar: expected {sentence}, found {value}"
+
+
+@pytest.mark.parametrize(
+    ("share", "sentence"),
+    [
+        (-0.1, "at least 0.0"),
+        (1e-4, "0, or a probability from 0.01 to 0.48"),
+        (0.49, "at most 0.48"),
+        (1.0, "at most 0.48"),
+        (float("nan"), "a finite number"),
+    ],
+)
+def test_semantic_reads_leave_keys_for_what_was_written(share, sentence):
+    assert refusal(semantic_reads=share, left_out=2) == f"--semantic-reads: expected {sentence}, found {share}"
+
+
+@pytest.mark.parametrize(("value", "sentence"), [(0.6, "at most 0.5"), (-0.1, "at least 0.0")])
+def test_a_shift_is_of_at_most_half_of_the_channels(value, sentence):
+    changes = {"episode_encoder": "temporal_shift", "temporal_shift": value}
+    assert refusal(**changes) == f"--temporal-shift: expected {sentence}, found {value}"
+
+
+@pytest.mark.parametrize("side", [12, 30, 68])
+def test_images_have_sides_that_every_network_can_halve_twice(side):
+    expected = "--image-size: expected sides that are multiples of 4 from 16 to 64 pixels"
+    assert refusal(dataset="folder", image_size=side) == f"{expected}, found {side}x{side} (height x width)"
+
+
+def refusal_of_rounding(changes: dict[str, object], bits: int, pair: object = None) -> str:
+    with pytest.raises(InputError) as error:
+        quantize(Rounded(Config().replace(**changes), pair), bits)
+    return str(error.value)
+
+
+class Rounded:
+    """As much of a run as rounding looks at."""
+
+    def __init__(self, config: Config, pair: object) -> None:
+        self.config, self.pair = config, pair
 
 
 @pytest.mark.parametrize("bits", [-1, 0, 1, 17])
@@ -235,19 +283,11 @@ def test_what_cannot_be_rounded_is_refused_in_a_sentence(changes, sentence):
 
 @pytest.mark.parametrize("changes", [*({"write": write} for write in WRITES), SEMANTIC, {"episode_length": 32}])
 def test_contents_that_have_a_block_of_their_own_may_be_rounded(changes):
+    config = Config().replace(width=16, **changes)
     for bits in (2, 8, 16):
-        require_rounding(replace_flat(default_config(), changes), bits)
-
-
-@pytest.mark.parametrize("signs", [-1, 0, 17])
-def test_signs_are_one_to_sixteen_to_a_scalar(signs):
-    assert refusal({"signs_per_scalar": signs}) == f"--signs-per-scalar: expected 1 to 16, or none, found {signs}"
-
-
-@pytest.mark.parametrize("share", [-0.1, 1e-4, 0.49, 1.0, float("nan")])
-def test_semantic_reads_leave_keys_for_what_was_written(share):
-    sentence = f"--semantic-reads: expected 0, or a probability from 0.01 to 0.48, found {share}"
-    assert refusal({"semantic_reads": share, "left_out": 2}) == sentence
+        pair = build(config, (1, 16, 16))
+        quantize(Rounded(config, pair), bits)
+        assert [rounding.bits for rounding in pair.guide.preparations] == [bits]
 
 
 @pytest.mark.parametrize(
@@ -264,15 +304,7 @@ def test_semantic_reads_leave_keys_for_what_was_written(share):
     ],
 )  # fmt: skip
 def test_signs_and_semantic_reads_go_with_all_else_that_knows_its_blocks(changes):
-    resolve(replace_flat(default_config(), {**CPU, **changes}))
-
-
-@pytest.mark.parametrize("write", WRITES)
-def test_a_latent_of_another_size_than_a_block_s_signs_is_refused(write):
-    config = replace_flat(default_config([f"--write={write}"]), {"latent_size": 100, "signs_per_scalar": 4})
-    with pytest.raises(InputError) as error:
-        build_program(config, (1, 16, 16), torch.device("cpu"))
-    assert str(error.value) == f"--latent-size: expected the 400 signs of a read with --write {write}, found 100"
+    assert changes.items() <= Config().replace(**changes).flat().items()
 
 
 @pytest.mark.parametrize(
@@ -283,29 +315,13 @@ def test_a_latent_of_another_size_than_a_block_s_signs_is_refused(write):
     ],
 )
 def test_contents_that_are_latents_may_be_prepared(changes):
-    resolve(replace_flat(default_config(), {**CPU, **changes}))
+    assert Config().replace(**changes).program.content_steps == 3
 
 
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"temporal_shift": 0.6}, "--temporal-shift: expected a share from 0 to 0.5, found 0.6"),
-        (
-            {"networks": "conv", "width": 24},
-            "--width: expected a multiple of 16 for --networks conv (GroupNorm), found 24",
-        ),
-    ],
-)
-def test_what_networks_cannot_have_is_refused(changes, sentence):
-    assert refusal(changes) == sentence
-
-
-@pytest.mark.parametrize("write", WRITES)
-def test_a_latent_of_another_size_than_a_block_is_refused(write):
-    config = replace_flat(default_config([f"--write={write}"]), {"latent_size": 7})
-    with pytest.raises(InputError) as error:
-        build_program(config, (1, 16, 16), torch.device("cpu"))
-    assert str(error.value) == f"--latent-size: expected the 100 scalars of a read with --write {write}, found 7"
+@pytest.mark.parametrize(("guide", "prior"), product(POSTERIORS, KEY_PRIORS))
+def test_a_learned_map_has_keys_of_any_prior_and_any_guide(guide, prior):
+    program = Config.preset(write="feed_forward", key_guide=guide, key_prior=prior).program
+    assert (program.key_guide, program.key_prior) == (guide, prior)
 
 
 def test_the_script_refuses_with_the_sentence_and_leaves_nothing_behind(tmp_path):
@@ -315,86 +331,3 @@ def test_the_script_refuses_with_the_sentence_and_leaves_nothing_behind(tmp_path
     assert refused(process) == f"error: {sentence}"
     assert process.stdout == ""
     assert not list(tmp_path.iterdir())
-
-
-def test_every_model_write_objective_and_encoder_has_legal_defaults():
-    for model, write, objective, encoder in product(MODELS, WRITES, OBJECTIVES, EPISODE_ENCODERS):
-        named = {"model": model, "write": write, "objective": objective, "episode_encoder": encoder}
-        config = default_config([f"{flag_of(name)}={value}" for name, value in named.items()])
-        assert named.items() <= flat(config).items()
-        require_sensible(config)
-        rival = model not in ("kanerva_plus_plus", "vae")
-        if rival and objective == "dreg":  # which does not change the guide of its own accord
-            assert refusal(named, config).startswith("--latent-context: expected image with --objective dreg, ")
-        elif model == "kanerva_plus_plus" or write == Config().memory.write:
-            require_legal(config)
-        else:
-            assert refusal(named, config).startswith(f"--write: expected no choice with --model {model}, ")
-        assert config.training.particles == (1 if objective in ("trace", "mean_field") else 8)
-        assert config.network.temporal_shift == (0.125 if encoder == "temporal_shift" else 0)
-        context = "image_and_read" if rival else "image"
-        own = {"pseudo_inverse_steps": 24} if model == "pseudo_inverse_memory" else {}
-        assert config.program == dataclasses.replace(Config().program, model=model, latent_context=context, **own)
-
-
-@pytest.mark.parametrize("flags", [*([f"--model={m}"] for m in MODELS), *([f"--write={w}"] for w in WRITES)])
-def test_default_memories_hold_as_much_as_each_other_for_as_many_images(flags):
-    config = default_config(flags)
-    with torch.device("meta"):
-        program = build_program(config, (1, 16, 16), torch.device("meta"))
-    scalars = program.sizes()["memory_scalars"]
-    assert scalars == (0 if config.program.model == "vae" else 3200)
-    assert config.data.episode_length == 32
-    rivals = config.program.model not in ("kanerva_plus_plus", "vae")
-    assert config.training.kl_memory_weight == (0.0 if rivals else 1.0)  # of the conditional likelihood, like the paper
-
-
-def written_by_the_version_before(config: Config) -> dict[str, object]:
-    """Its config.json, with neither models to choose nor bounds of particles."""
-    content = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    del content["program"], content["network"]["episode_encoder"]
-    for name in ("particles", "renyi_alpha", "kl_memory_weight"):
-        del content["training"][name]
-    return content
-
-
-def small_of(**changes: object) -> Config:
-    return replace_flat(default_config(), {"width": 32, "precision": "float32", "seed": 3, **CPU, **changes})
-
-
-@pytest.mark.parametrize("changes", [{}, {"temporal_shift": 0.125, "episode_encoder": "temporal_shift"}])
-def test_a_run_of_the_version_before_is_the_same_program(changes):
-    config = small_of(**changes)
-    content = written_by_the_version_before(config)
-    assert content["network"]["temporal_shift"] == changes.get("temporal_shift", 0)
-    old = resolve(config_from_json(content, Path("config.json")))
-    assert old.network.temporal_shift == config.network.temporal_shift
-    episode = (torch.rand(2, 5, 1, 16, 16) < 0.4).float()
-    programs = [build_program(c, (1, 16, 16), torch.device("cpu")) for c in (old, config)]
-    ours, theirs = (program.state_dict() for program in programs)
-    encodings = [program.guide.encode(episode).features for program in programs]
-    assert list(ours) == list(theirs)
-    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
-    assert torch.equal(*encodings)
-
-
-@pytest.mark.parametrize("prior", KEY_PRIORS)
-@pytest.mark.parametrize("guide", POSTERIORS)
-def test_a_learned_map_has_keys_of_any_prior_and_any_guide(guide, prior):
-    require_legal(replace_flat(default_config(["--write=feed_forward"]), {"key_guide": guide, "key_prior": prior}))
-
-
-def test_signs_are_trained_with_closed_kls_unless_another_objective_is_named():
-    assert default_config(["--signs-per-scalar", "8"]).training.objective == "mean_field"
-    assert default_config(["--signs_per_scalar=8"]).training.objective == "mean_field"
-    assert default_config(["--signs-per-scalar", "8", "--objective", "trace"]).training.objective == "trace"
-    assert default_config(["--signs-per-scalar", "None"]).training.objective == "trace"
-
-
-def test_contents_that_are_not_rounded_may_be_stated_as_earlier_versions_did_and_others_not():
-    content = json.loads(json.dumps(dataclasses.asdict(Config()), default=str))
-    content["program"]["content_bits"] = None
-    assert config_from_json(content, Path("config.json")).program == Config().program
-    content["program"]["content_bits"] = 8
-    with pytest.raises(InputError, match=r"config.json: expected the keys .* of this version, found content_bits too"):
-        config_from_json(content, Path("config.json"))
