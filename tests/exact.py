@@ -16,7 +16,8 @@ from torch import Size, Tensor, nn
 from kpp_pyro.memory.blocks import Addressing, MemoryLayout
 from kpp_pyro.posteriors.families import MeanFieldPosterior
 from kpp_pyro.priors.keys import StandardNormalPrior
-from kpp_pyro.writes import AllocateWrite, FeedForwardWrite
+from kpp_pyro.writes.blocks import AllocateWrite
+from kpp_pyro.writes.feed_forward import FeedForwardWrite
 from models.kanerva_plus_plus import KanervaPlusPlusGuide, KanervaPlusPlusModel
 from models.memory_model import GuideNetworks
 from models.pair import Pair

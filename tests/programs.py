@@ -12,13 +12,14 @@ WRITES = ("allocate", "feed_forward")
 
 
 def small_config(write: str = "allocate", networks: str = "mlp", **changes: object) -> Config:
+    """A small configuration: the presets of the write, and no others'."""
     memory = {"memory_channels": 2, "memory_height": 8, "memory_width": 8, "block_height": 2, "block_width": 2}
     if changes.get("model", "kanerva_plus_plus") != "kanerva_plus_plus":
         memory = {}  # of blocks; the others have rows
     encoder = {"episode_encoder": "temporal_shift", "temporal_shift": 0.0}
     if changes.get("episode_encoder", "temporal_shift") != "temporal_shift":
         encoder = {}
-    return Config.preset(**{"write": write, "networks": networks, **SMALL, **memory, **encoder, **changes})
+    return Config.preset(write=write, networks=networks).replace(**{**SMALL, **memory, **encoder, **changes})
 
 
 def small_program(write: str = "allocate", networks: str = "mlp", **changes: object) -> Pair:

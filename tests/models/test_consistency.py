@@ -1,7 +1,7 @@
 """Every registered model, with every legal pair of its other parts, keeps the contracts of a model and its guide.
 
-The combinations are those of the registries that `require_legal` lets pass, and of them as few as hold every two parts
-side by side in every model and write: a part that is registered is tested.
+The combinations are those of the registries that a `Config` accepts, and of them as few as hold every two parts side by
+side in every model and write: a part that is registered is tested.
 Episode encoders and network families only change what features and logits are, and are crossed with the default parts
 alone.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from itertools import combinations, product
-from typing import get_args, get_type_hints
+from typing import get_args
 
 import pyro
 import pytest
@@ -20,8 +20,7 @@ from pyro.distributions import ImproperUniform
 
 from inference.objectives import OBJECTIVES, make_objective
 from inference.objectives.iwae import RenyiBound
-from inference.runs.config import Config, ProgramConfig, default_config, flat, replace_flat
-from inference.runs.rules import require_legal
+from inference.runs.config import Config
 from inference.tracing import PLATE_NESTING, elbo_terms, site_value, terms_of, trace_pair, written_memory
 from kpp_pyro.errors import InputError
 from kpp_pyro.networks import EPISODE_ENCODERS, NETWORKS
@@ -29,6 +28,7 @@ from kpp_pyro.posteriors import POSTERIORS
 from kpp_pyro.priors import KEY_PRIORS, LATENT_PRIORS
 from kpp_pyro.writes import WRITES
 from models.build import build
+from models.config import ProgramConfig
 from models.registry import MODELS
 from tests.programs import IMAGE_SHAPE, random_episodes, small_config
 
@@ -40,10 +40,10 @@ OTHERS = {
     "latent_prior": tuple(LATENT_PRIORS),
     "key_guide": tuple(POSTERIORS),
     "latent_guide": tuple(POSTERIORS),
-    "latent_context": get_args(get_type_hints(ProgramConfig)["latent_context"]),
+    "latent_context": get_args(ProgramConfig.model_fields["latent_context"].annotation),
 }
 FEATURES = {"networks": tuple(NETWORKS), "episode_encoder": tuple(EPISODE_ENCODERS)}
-DEFAULTS = flat(Config())
+DEFAULTS = Config.defaults()
 ONLY_WRITE = {"feed_forward": ("guide.write.to_claim.",)}  # and say nothing of key or latent
 
 
@@ -54,7 +54,7 @@ def legal(choices: dict[str, tuple[str, ...]]) -> list[dict[str, str]]:
 
 def is_legal(parts: dict[str, str]) -> bool:
     try:
-        require_legal(replace_flat(Config(), parts))
+        Config().replace(**parts)
     except InputError:
         return False
     return True
@@ -87,18 +87,15 @@ def one_at_a_time(choices: dict[str, tuple[str, ...]]) -> list[dict[str, str]]:
 
 
 def configuration(parts: dict[str, str], **changes: object) -> Config:
-    matrix = {"memory_rows": 4, "key_size": 3}
-    latent = {} if parts["model"] == DEFAULTS["model"] else {"latent_size": 5}
-    shift = {"temporal_shift": 0.125 if parts.get("episode_encoder") == "temporal_shift" else 0.0}
-    settings = {"episode_length": IMAGES, **matrix, **latent, **shift, **parts, **changes}
-    return small_config(**settings)
+    used = MODELS[parts["model"]].settings
+    matrix = {name: size for name, size in {"memory_rows": 4, "key_size": 3}.items() if name in used}
+    latent = {} if "write" in used else {"latent_size": 5}
+    shift = {"temporal_shift": 0.125} if parts.get("episode_encoder") == "temporal_shift" else {}
+    return small_config(**{"episode_length": IMAGES, **matrix, **latent, **shift, **parts, **changes})
 
 
 def double_program(config: Config):
-    program = build(config, IMAGE_SHAPE, torch.device("cpu"))
-    program.model.double()
-    program.guide.double()
-    return program
+    return build(config, IMAGE_SHAPE).double()
 
 
 WRITERS = legal(WRITER)
@@ -236,7 +233,7 @@ def check_saving(config, program, episode, elbo):
     """A program of another seed becomes this one by loading what was saved of it."""
     state = program.state_dict()  # tensors: what a checkpoint does with them is tested with checkpoints
     assert all(isinstance(value, torch.Tensor) for value in state.values())
-    other = double_program(replace_flat(config, {"seed": config.seed + 1}))
+    other = double_program(config.replace(seed=config.seed + 1))
     assert not all(torch.equal(value, state[f"guide.{name}"]) for name, value in other.guide.state_dict().items())
     other.load_state_dict(state)
     torch.manual_seed(SEED)
@@ -254,7 +251,7 @@ def check_generation(program, memory):
 
 @pytest.mark.parametrize("parts", WITH_OBJECTIVES, ids=name_of)
 def test_every_legal_objective_has_a_finite_loss_and_gradient(parts):
-    defaults = default_config([f"--objective={parts['objective']}"]).training
+    defaults = Config.preset(objective=parts["objective"]).training
     config = configuration(parts, particles=min(2, defaults.particles))
     program, training = double_program(config), config.training
     alpha = training.renyi_alpha if training.objective == "renyi" else 0.0

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pyro import poutine
 
-from inference.runs.opening import load_program
+from inference.runs.opening import load_pair
 from inference.tracing import written_memory
 from inference.trained_memory import TrainedMemory
 from kpp_pyro.files.checkpoint import save_checkpoint
@@ -158,11 +158,10 @@ def test_a_look_interrupts_training_even_where_it_fails(training):
 
 
 def test_what_is_loaded_is_there_to_be_looked_at(tmp_path):
-    config, device = small_config(content_steps=10), torch.device("cpu")
-    program = build(config, IMAGE_SHAPE, device)
+    program = build(small_config(content_steps=10), IMAGE_SHAPE)
     assert program.guide.training
     save_checkpoint(tmp_path / "best.pt", {"step": 7, "pair": program.state_dict()})
-    assert load_program(program, tmp_path / "best.pt") == 7
+    assert load_pair(program, tmp_path / "best.pt") == 7
     assert not any(module.training for part in (program.model, program.guide) for module in part.modules())
     episode = random_episodes().float()
     encoder_s = program.guide.amortized_encoding(episode).latent_loc

@@ -13,17 +13,19 @@ from torch.nn.functional import softplus
 from inference.objectives import make_objective
 from inference.tracing import elbo_terms, trace_pair, written_memory
 from kpp_pyro.networks.heads import positive
+from models.registry import MODELS
 from tests.programs import random_episodes, small_program
 
 MATRIX = ("kanerva_machine", "dynamic_kanerva_machine", "pseudo_inverse_memory")
-SIZES = {"memory_rows": 4, "key_size": 3, "latent_size": 5}
+SIZES = {"memory_rows": 4, "key_size": 3, "latent_size": 5}  # where a model has a use for them
 EPISODES, IMAGES = 2, 6
 matrix_models = pytest.mark.parametrize("model", MATRIX)
 contexts = pytest.mark.parametrize("context", ["image", "image_and_read"])
 
 
 def rival(model: str, **changes: object):
-    return small_program(model=model, **{**SIZES, **changes})
+    used = MODELS[model].settings | {"latent_size"}
+    return small_program(model=model, **{name: size for name, size in SIZES.items() if name in used}, **changes)
 
 
 def columns_log_prob(memory, loc, covariance):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from inference.importance.estimator import defensive_proposal, importance_score
 from inference.importance.search import refined_proposal
-from inference.metrics.elbo import evaluate
+from inference.metrics.elbo import mean_elbo
 from inference.posterior.nuts import sample_posterior
 from inference.runs.trainer_of import build_trainer
 from inference.tracing import elbo_terms
@@ -27,10 +27,12 @@ from inference.trained_memory import TrainedMemory
 from models.pair import Pair
 from tests.programs import random_episodes, small_config, small_program
 
-RIVAL = {"memory_rows": 4, "key_size": 3, "latent_size": 5}
+RIVAL = {"memory_rows": 4, "latent_size": 5}
 KANERVA_PLUS_PLUS = [{}, {"write": "feed_forward"}]
 MATRIX = [
-    {"model": model, **RIVAL} for model in ("kanerva_machine", "dynamic_kanerva_machine", "pseudo_inverse_memory")
+    {"model": "kanerva_machine", "key_size": 3, **RIVAL},
+    {"model": "dynamic_kanerva_machine", **RIVAL},
+    {"model": "pseudo_inverse_memory", **RIVAL},
 ]
 PAIRS = [*KANERVA_PLUS_PLUS, *MATRIX, {"model": "vae", "latent_size": 5}]
 SOME = [{}, MATRIX[0]]
@@ -200,7 +202,7 @@ def test_nothing_of_this_project_touches_the_parameter_store(changes):
     memories.generate(memory, 2)
     given = pair.guide.write_memory(episode)
     elbo_terms(pair.model, pair.guide, episode)
-    evaluate(pair.model, pair.guide, [(episode, torch.ones(episode.shape[:2], dtype=torch.bool))])
+    mean_elbo(pair.model, pair.guide, [(episode, torch.ones(episode.shape[:2], dtype=torch.bool))])
     for proposal in (
         defensive_proposal(pair.model, pair.guide, episode, given),
         refined_proposal(pair.model, pair.guide, episode, given, steps=2),

@@ -83,7 +83,9 @@ def home(monkeypatch: pytest.MonkeyPatch, server: tuple[str, Path], tmp_path: Pa
 def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="one of digits, mnist, fashion_mnist, omniglot, found 'cifar'"):
         load_dataset("cifar", tmp_path)
-    assert set(DATASETS) == {"digits", "mnist", "fashion_mnist", "omniglot"}
+    with pytest.raises(InputError, match=r"--dataset: expected one of .*, found 'folder'"):
+        load_dataset("folder", tmp_path)  # whose pictures stay on disk
+    assert set(DATASETS) == {"digits", "mnist", "fashion_mnist", "omniglot", "folder"}
 
 
 def test_digits_need_no_file(tmp_path: Path) -> None:

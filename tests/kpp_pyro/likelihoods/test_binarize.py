@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kpp_pyro.data import binarize_once
 from kpp_pyro.errors import InputError
-from kpp_pyro.likelihoods import bernoulli as binarize
+from kpp_pyro.likelihoods.bernoulli import binarize, binarize_once
 
 GREY = torch.tensor([0, 1, 51, 128, 254, 255], dtype=torch.uint8)
 DRAWS = 40_000

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from inference.runs.config import default_config
+from inference.runs.config import Config
 from kpp_pyro.distributions.matrix_normal import MatrixNormal
 from kpp_pyro.errors import InputError
 from kpp_pyro.memory.matrix import (
@@ -349,7 +349,7 @@ def test_contents_that_are_still_alike_have_modest_gradients_by_the_steps_that_t
     """Exact inversion tells them apart at any price, by which training diverges."""
     prior, contents = torch.randn(32, 100) / 32**0.5, torch.randn(1, 100) + spread * torch.randn(32, 100)
     norms = []
-    default = default_config(["--model", "pseudo_inverse_memory"]).program.pseudo_inverse_steps
+    default = Config.preset(model="pseudo_inverse_memory").program.pseudo_inverse_steps
     for steps in (default, PSEUDO_INVERSE_STEPS):
         leaf = contents.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(pseudo_inverse_write(prior, leaf, steps).square().sum(), leaf)
