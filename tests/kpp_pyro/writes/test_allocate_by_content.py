@@ -8,7 +8,8 @@ import torch
 from kpp_pyro.distributions.block_key import BlockKey, KnownBlockKey
 from kpp_pyro.errors import InputError
 from kpp_pyro.memory.blocks import MemoryLayout, cut_blocks, read
-from kpp_pyro.writes import AllocateByContentWrite, AllocateWrite
+from kpp_pyro.writes.allocate_by_content import AllocateByContentWrite
+from kpp_pyro.writes.blocks import AllocateWrite
 from kpp_pyro.writes.interface import Encoding
 
 FEATURES, SMALLEST = 24, 0.05

@@ -9,7 +9,9 @@ from kpp_pyro.memory.blocks import MemoryLayout, cut_blocks, read
 from kpp_pyro.memory.sign_code import SignCode
 from kpp_pyro.networks.heads import IdentityReading
 from kpp_pyro.posteriors.families import MeanFieldPosterior
-from kpp_pyro.writes import AllocateByContentWrite, AllocateWrite, FeedForwardWrite
+from kpp_pyro.writes.allocate_by_content import AllocateByContentWrite
+from kpp_pyro.writes.blocks import AllocateWrite
+from kpp_pyro.writes.feed_forward import FeedForwardWrite
 from kpp_pyro.writes.interface import Encoding
 
 FEATURES, SMALLEST = 24, 0.05

@@ -11,9 +11,9 @@ from kpp_pyro.errors import InputError
 from kpp_pyro.memory.blocks import SCALE, MemoryLayout, X, Y, cut_blocks, join_blocks, read
 from kpp_pyro.posteriors import POSTERIORS
 from kpp_pyro.posteriors.families import MeanFieldPosterior
-from kpp_pyro.writes import AllocateWrite, FeedForwardWrite
 from kpp_pyro.writes.assignment import sinkhorn
-from kpp_pyro.writes.blocks import BlockWrite
+from kpp_pyro.writes.blocks import AllocateWrite, BlockWrite
+from kpp_pyro.writes.feed_forward import FeedForwardWrite
 from kpp_pyro.writes.interface import Encoding
 
 FEATURES, SMALLEST = 24, 0.05
