@@ -1,7 +1,7 @@
 """Configuration of a model/guide pair: one part a concern, each checking itself.
 
 Names of models, writes, priors, ... are those of their registries; a name is known as soon as it is registered.
-Rules across parts stand in `models.rules`.
+Rules across parts stand in `inference.runs.rules`.
 """
 
 from __future__ import annotations
