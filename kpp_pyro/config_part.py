@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from kpp_pyro.errors import InputError
@@ -31,6 +31,14 @@ class ConfigPart(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             raise as_input_error(error, type(self)) from None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _require_no_truth(cls, value: Any, about: ValidationInfo) -> Any:
+        """True is no number, though Python has it for 1."""
+        if isinstance(value, bool) and cls.model_fields[about.field_name or ""].annotation is not bool:
+            raise ValueError(f"expected a value of another kind, found {value}")
+        return value
 
     def replace(self, **values: Any) -> Self:
         """The same part with other values of some fields, checked anew."""

@@ -121,8 +121,8 @@ class NetworkConfig(ConfigPart):
         """Width and depth, where they are not given, are the family's of this preset."""
         if not isinstance(values, dict):
             return values
-        family = NETWORKS.get(values.get("networks", "mlp"))
-        sizes = family.sizes.get(values.get("preset", "tiny")) if family else None
+        family = NETWORKS.get(str(values.get("networks", "mlp")))
+        sizes = family.sizes.get(str(values.get("preset", "tiny"))) if family else None
         return values if sizes is None else {"width": sizes[0], "depth": sizes[1], **values}
 
 

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from inference.runs.config_parts import DataConfig, TrainingConfig
 from inference.runs.presets import preset_of, read_yaml
@@ -28,7 +28,7 @@ class Config(PairConfig):
         InputError: a value that a field cannot hold, or parts that do not go together.
     """
 
-    data: DataConfig = DataConfig()
+    data: DataConfig = Field(default_factory=DataConfig)  # of the cores there are then
     training: TrainingConfig = TrainingConfig()
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
@@ -64,8 +64,9 @@ class Config(PairConfig):
         """
         path = Path(path)
         if path.suffix in (".yaml", ".yml"):
+            fields = read_yaml(path)
             with naming(path):
-                return cls.preset(**{**read_yaml(path), **given})
+                return cls.preset(**{**fields, **given})
         try:
             content = json.loads(path.read_text())["config"]
         except OSError as error:

@@ -1,123 +1,240 @@
+"""The configuration of a run: where its values come from, how it is kept, and what it says of a wrong one."""
+
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
+from itertools import product
 from pathlib import Path
 from typing import get_args
 
 import pytest
 import torch
 
-from inference.runs.config import (
-    Config,
-    DatasetName,
-    NetworkFamily,
-    Preset,
-    WriteName,
-    _spare_cores,
-    config_from_json,
-    default_config,
-    replace_flat,
-)
-from inference.runs.rules import require_sensible
+from inference import Config, InputError, build
+from inference.objectives import OBJECTIVES
+from inference.runs.config_parts import spare_cores
 from kpp_pyro.data import DATASETS
-from kpp_pyro.errors import InputError
-from models.build import build
+from kpp_pyro.networks import EPISODE_ENCODERS, NETWORKS
+from kpp_pyro.posteriors import POSTERIORS
+from kpp_pyro.priors import KEY_PRIORS, LATENT_PRIORS
+from kpp_pyro.writes import WRITES
+from models.config import NetworkConfig, Size
+from models.registry import MODELS
+
+SHAPE = (1, 16, 16)
+NAMED = {
+    "dataset": DATASETS,
+    "model": MODELS,
+    "write": WRITES,
+    "key_prior": KEY_PRIORS,
+    "latent_prior": LATENT_PRIORS,
+    "key_guide": POSTERIORS,
+    "latent_guide": POSTERIORS,
+    "networks": NETWORKS,
+    "episode_encoder": EPISODE_ENCODERS,
+    "objective": OBJECTIVES,
+}
+BUILDS = [
+    (dataset, write, model)
+    for dataset, write, model in product(DATASETS, WRITES, MODELS)
+    if model == "kanerva_plus_plus" or write == "allocate"
+]
 
 
-def test_the_command_line_knows_every_data_set():
-    assert set(get_args(DatasetName)) == {*DATASETS, "folder"}  # a folder's pictures stay on disk: no loader
+def refusal(**given: object) -> str:
+    """The sentence in which what is given is refused."""
+    with pytest.raises(InputError) as error:
+        Config.preset(**given)
+    return str(error.value)
 
 
-@pytest.mark.parametrize("dataset", get_args(DatasetName))
-@pytest.mark.parametrize("write", get_args(WriteName))
-def test_defaults_are_sensible_and_hold_at_most_3200_memory_scalars(dataset, write):
-    config = default_config([f"--dataset={dataset}", "--write", write])
-    require_sensible(config)
-    memory = config.memory
-    assert (config.data.dataset, memory.write) == (dataset, write)
-    assert memory.memory_channels * memory.memory_height * memory.memory_width <= 3200
-    assert config.data.episode_length == 32
-    assert config.data.test_binarize == "static"
+def content_of(config: Config) -> dict[str, dict[str, object]]:
+    """What a file has kept of a configuration."""
+    return json.loads(json.dumps(config.to_json()))
 
 
-@pytest.mark.parametrize("networks", get_args(NetworkFamily))
-def test_presets_grow(networks):
+def run_file(folder: Path, config: Config) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps({"config": config.to_json(), "sizes": {}}))
+    return path
+
+
+def test_nothing_given_is_the_digits():
+    assert Config() == Config.preset() == Config.preset("digits")
+    assert Config().flat() == Config.defaults()
+    assert Config().data.dataset == "digits"
+
+
+def test_fields_are_in_one_part_each():
+    parts = [kind for field in Config.model_fields.values() if hasattr(kind := field.annotation, "model_fields")]
+    names = [name for part in parts for name in part.model_fields]
+    own = [name for name, field in Config.model_fields.items() if field.annotation not in parts]
+    assert len({*names, *own}) == len(names) + len(own) == len(Config().flat())
+
+
+def test_every_field_says_what_it_is():
+    parts = [Config, *(field.annotation for field in Config.model_fields.values())]
+    for part in parts:
+        for name, field in getattr(part, "model_fields", {}).items():
+            assert field.description or hasattr(field.annotation, "model_fields"), name
+
+
+@pytest.mark.parametrize(("dataset", "write", "model"), BUILDS)
+def test_a_configuration_survives_json(dataset, write, model):
+    config = Config.preset(dataset, write=write, model=model, steps=12, seed=3)
+    assert Config.from_json(content_of(config), "config.json") == config
+
+
+def test_one_with_every_field_changed_survives_json():
+    changes = {"data_dir": Path("elsewhere"), "classes_per_episode": 3, "signs_per_scalar": 4, "latent_size": 400}
+    config = Config.preset("omniglot", **changes, kl_begin_step=7, learning_rate=1e-3, precision="bfloat16")
+    assert Config.from_json(content_of(config), "config.json") == config
+    assert config.flat().items() >= changes.items()
+
+
+def test_the_file_of_a_run_is_read_with_changes_and_without_presets(tmp_path):
+    config = Config.preset("omniglot", write="feed_forward")
+    path = run_file(tmp_path, config)
+    assert Config.read(path) == Config.read(str(path)) == config
+    changed = Config.read(path, dataset="mnist", steps=3)
+    assert changed == config.replace(dataset="mnist", steps=3)
+    assert changed.data.augment and changed.network.preset == "medium"
+
+
+def test_a_yaml_file_of_fields_is_read_with_presets(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("dataset: omniglot\nsteps: 7\nclasses_per_episode: null\nlearning_rate: 1e-3\n")
+    expected = Config.preset("omniglot", steps=7, learning_rate=1e-3)
+    assert Config.read(path) == expected
+    assert Config.read(path, steps=9) == expected.replace(steps=9)
+    assert Config.read(path.rename(tmp_path / "mine.yml"), dataset="mnist").data.augment is False
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("none.json", None, r"expected a configuration, found none \(No such file or directory\)"),
+        ("none.yaml", None, r"expected a YAML file, found none \(No such file or directory\)"),
+        ("other.json", "{}", r"expected the config.json of a run, found another file \(KeyError\('config'\)\)"),
+        ("other.json", "[", "expected the config.json of a run, found another file .*"),
+        ("other.json", '{"config": 3}', "expected a configuration, found 3"),
+        ("other.json", '{"config": {"training": 3}}', "--training: expected a mapping, found 3"),
+        ("other.json", '{"config": {"trainin": {}}}', r"--trainin: expected one of .*\(did you mean training\?\)"),
+        ("other.json", '{"config": {"training": {"stepz": 3}}}', r"--stepz: expected .*\(did you mean steps\?\)"),
+        ("other.json", '{"config": {"training": {"steps": 0}}}', "--steps: expected at least 1, found 0"),
+        ("other.yaml", "- 3", r"expected a mapping, found \[3\]"),
+        ("other.yaml", "{", "expected YAML, found .*"),
+        ("other.yaml", "steps: 3\nsteps: 4", "expected each key once in the mapping of line 1, found steps twice"),
+        ("other.yaml", "stepz: 3", r"--stepz: expected .*\(did you mean steps\?\)"),
+        ("other.yaml", "steps: many", "--steps: expected a whole number, found many"),
+    ],
+)
+def test_a_file_that_holds_no_configuration_is_named(tmp_path, name, content, sentence):
+    path = tmp_path / name
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=f"^{path}: {sentence}$"):
+        Config.read(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"steps": "many"}, "--steps: expected a whole number, found many"),
+        ({"steps": True}, "--steps: expected a value of another kind, found True"),
+        ({"learning_rate": False}, "--learning-rate: expected a value of another kind, found False"),
+        ({"learning_rate": None}, "--learning-rate: expected a number, found None"),
+        ({"augment": 7}, "--augment: expected true or false, found 7"),
+        ({"seed": 0.5}, "--seed: expected a whole number, found 0.5"),
+        ({"precision": "float8"}, "--precision: expected one of auto, float32 or bfloat16, found float8"),
+        ({"preset": "huge"}, "--preset: expected one of tiny, small, medium or base, found huge"),
+        ({"preset": []}, "--preset: expected one of tiny, small, medium or base, found []"),
+        ({"networks": {}}, "--networks: expected a text, found {}"),
+        ({"data_dir": 3}, "--data-dir: expected a path, found 3"),
+        ({"classes_per_episode": 0}, "--classes-per-episode: expected at least 1, found 0"),
+    ],
+)
+def test_values_of_another_kind_are_errors(given, sentence):
+    assert refusal(**given) == sentence
+
+
+@pytest.mark.parametrize(("name", "registry"), NAMED.items())
+def test_a_name_that_is_not_registered_is_answered_with_the_nearest(name, registry):
+    for known in registry:
+        sentence = f"--{name.replace('_', '-')}: expected one of {', '.join(registry)}, found '{known}s' "
+        assert refusal(**{name: f"{known}s"}) == f"{sentence}(did you mean {known}?)"
+    assert refusal(**{name: "?"}).endswith(", found '?'")
+
+
+@pytest.mark.parametrize(("name", "registry"), NAMED.items())
+def test_a_name_registered_at_run_time_is_accepted(name, registry, monkeypatch):
+    monkeypatch.setitem(registry, "my_own", next(iter(registry.values())))
+    keys = {"write": "feed_forward"} if name == "key_guide" else {}  # of other writes, keys have no such guides
+    config = Config.preset(**{name: "my_own", **keys})
+    assert config.flat()[name] == "my_own"
+    assert Config.from_json(content_of(config), "config.json") == config
+    assert "my_own" in refusal(**{name: "nobody_s"})
+
+
+def test_a_field_that_there_is_not_is_answered_with_the_nearest():
+    expected = "expected a field of the configuration, found none of that name"
+    assert refusal(stepz=3) == f"--stepz: {expected} (did you mean steps?)"
+    assert refusal(qqq=3) == f"--qqq: {expected}"
+    with pytest.raises(InputError, match=r"^--learn-rate: .* \(did you mean learning_rate\?\)$"):
+        Config().replace(learn_rate=0.1)
+    with pytest.raises(InputError, match=r"^--widht: expected one of networks, .* \(did you mean width\?\)$"):
+        NetworkConfig(widht=3)
+
+
+def test_parts_and_configurations_do_not_change():
+    config = Config()
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 3
+    with pytest.raises(ValueError, match="frozen"):
+        config.training.steps = 3
+    assert config.training.replace(steps=3).steps == 3 and config.training.steps == 2500
+
+
+def test_another_size_brings_its_width_and_depth_unless_they_are_given():
+    config = Config.preset(width=33, depth=2)
+    assert (config.network.width, config.network.depth) == (33, 2)
+    assert (config.replace(steps=3).network.width, config.replace(steps=3).network.depth) == (33, 2)
+    assert config.replace(preset="base").network == NetworkConfig(preset="base")
+    assert config.replace(networks="conv").network == NetworkConfig(networks="conv")
+    assert config.replace(preset="base", width=40).network == NetworkConfig(preset="base", width=40, depth=2)
+
+
+@pytest.mark.parametrize("networks", NETWORKS)
+def test_sizes_grow(networks):
     sizes = []
-    for preset in get_args(Preset):
-        config = default_config([f"--networks={networks}", f"--preset={preset}"])
+    for preset in get_args(Size):
         with torch.device("meta"):
-            program = build(config, (1, 16, 16), torch.device("meta"))
-        sizes.append(sum(p.numel() for p in (*program.model.parameters(), *program.guide.parameters())))
+            pair = build(Config.preset(networks=networks, preset=preset), SHAPE, torch.device("meta"))
+        sizes.append(sum(p.numel() for p in pair.parameters()))
     assert sizes == sorted(sizes)
-    assert len(set(sizes)) == len(get_args(Preset))
-
-
-def test_a_configuration_survives_json():
-    config = replace_flat(default_config(["--dataset", "omniglot"]), {"steps": 12, "seed": 3})
-    content = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    assert config_from_json(content, Path("config.json")) == config
-
-
-@pytest.mark.parametrize("part", [None, "training"])
-def test_unknown_and_missing_keys_are_errors(part):
-    content = json.loads(json.dumps(dataclasses.asdict(Config()), default=str))
-    if part is None:
-        del content["memory"]
-    else:
-        content[part]["surprise"] = 1
-    with pytest.raises(InputError, match=r"config\.json: expected the key"):
-        config_from_json(content, Path("config.json"))
-
-
-@pytest.mark.parametrize(
-    ("part", "name", "value"),
-    [
-        ("training", "steps", "many"),
-        ("training", "steps", True),
-        ("training", "learning_rate", None),
-        ("memory", "write", "foo"),
-        ("data", "augment", 1),
-        (None, "precision", "float8"),
-        (None, "seed", 0.5),
-    ],
-)
-def test_values_of_another_kind_are_errors(part, name, value):
-    content = json.loads(json.dumps(dataclasses.asdict(Config()), default=str))
-    (content if part is None else content[part])[name] = value
-    with pytest.raises(InputError, match=rf"config\.json: expected {name} to be "):
-        config_from_json(content, Path("config.json"))
-
-
-@pytest.mark.parametrize(
-    ("changes", "flag"),
-    [
-        ({"episode_length": 0}, "--episode-length"),
-        ({"learning_rate": -1.0}, "--learning-rate"),
-        ({"learning_rate": float("nan")}, "--learning-rate"),
-        ({"temporal_shift": 0.6}, "--temporal-shift"),
-        ({"networks": "conv", "width": 12}, "--width"),
-        ({"image_size": 30}, "--image-size"),
-        ({"workers": 0}, "--workers"),
-    ],
-)
-def test_numbers_that_no_run_can_use_are_refused(changes, flag):
-    with pytest.raises(InputError, match=flag):
-        require_sensible(replace_flat(default_config(), changes))
+    assert len(set(sizes)) == len(get_args(Size))
 
 
 @pytest.mark.parametrize(("cores", "processes", "workers"), [(8, 1, 7), (8, 2, 3), (8, 8, 1), (2, 4, 1), (96, 2, 16)])
 def test_processes_that_train_share_the_cores_for_decoding(monkeypatch, cores, processes, workers):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores), raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
-    assert _spare_cores() == workers
+    assert spare_cores() == Config().data.workers == workers
 
 
-def test_seeds_decide_the_parameters():
-    programs = [
-        build(replace_flat(default_config(), {"seed": seed}), (1, 16, 16), torch.device("cpu")) for seed in (1, 1, 2)
-    ]
-    first, same, other = (program.model.decoder.network.stem.weight for program in programs)
-    assert torch.equal(first, same)
-    assert not torch.equal(first, other)
+def test_seeds_decide_the_parameters_and_nothing_outside_does():
+    pairs = []
+    for outside, seed in ((5, 1), (6, 1), (6, 2)):
+        torch.manual_seed(outside)
+        pairs.append(build(Config(seed=seed), SHAPE).state_dict())
+    first, same, other = pairs
+    assert all(torch.equal(value, same[name]) for name, value in first.items())
+    assert any(not torch.equal(value, other[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_building_leaves_the_random_state_alone(model):
+    before = torch.get_rng_state()
+    build(Config.preset(model=model, width=16), SHAPE)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -318,7 +318,7 @@ def test_contents_that_are_latents_may_be_prepared(changes):
     assert Config().replace(**changes).program.content_steps == 3
 
 
-@pytest.mark.parametrize(("guide", "prior"), product(POSTERIORS, KEY_PRIORS))
+@pytest.mark.parametrize(("guide", "prior"), [*product(POSTERIORS, KEY_PRIORS)])
 def test_a_learned_map_has_keys_of_any_prior_and_any_guide(guide, prior):
     program = Config.preset(write="feed_forward", key_guide=guide, key_prior=prior).program
     assert (program.key_guide, program.key_prior) == (guide, prior)

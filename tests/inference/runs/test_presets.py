@@ -1,0 +1,119 @@
+"""Presets: what a choice sets beside itself, files that are all of use, and who has the last word."""
+
+from __future__ import annotations
+
+from itertools import combinations, product
+
+import pytest
+import torch
+
+from inference import Config, InputError, build
+from inference.objectives import OBJECTIVES
+from inference.runs.presets import PRESETS, preset_of, read_yaml
+from kpp_pyro.data import DATASETS
+from kpp_pyro.networks import EPISODE_ENCODERS
+from kpp_pyro.writes import WRITES
+from models.registry import MODELS
+
+CHOSEN = {"dataset": DATASETS, "model": MODELS, "write": WRITES, "objective": OBJECTIVES}  # what presets are of
+FILES = {(path.parent.name, path.stem): read_yaml(path) for path in sorted(PRESETS.glob("*/*"))}
+RIVALS = [name for name in MODELS if name not in ("kanerva_plus_plus", "vae")]
+
+
+@pytest.mark.parametrize("of", FILES, ids="-".join)
+def test_every_file_is_of_a_registered_name_and_of_fields_that_it_changes(of):
+    field, name = of
+    assert name in CHOSEN[field]
+    standard = Config.defaults()
+    assert FILES[of] and FILES[of].keys() <= standard.keys()
+    assert all(value != standard[other] for other, value in FILES[of].items())
+    assert Config.preset(**{field: name}).flat().items() >= {field: name, **FILES[of]}.items()
+
+
+def test_presets_of_different_parts_never_set_the_same_field():
+    for one, other in combinations(FILES, 2):
+        assert one[0] == other[0] or not FILES[one].keys() & FILES[other].keys(), (one, other)
+
+
+def test_no_preset_chooses_what_another_is_of():
+    for fields in FILES.values():
+        assert not fields.keys() & CHOSEN.keys()
+
+
+def test_defaults_give_way_to_presets_and_these_to_what_is_given():
+    assert Config.defaults()["steps"] == 2500
+    assert Config.preset("mnist").training.steps == 17000
+    assert Config.preset("mnist", steps=2500).training.steps == 2500
+    assert Config.preset("omniglot", augment=False).data.augment is False
+    learned = Config.preset("mnist", write="feed_forward", memory_channels=50)
+    assert learned.memory.memory_channels == 50  # given
+    assert learned.memory.memory_height == 4  # of the write
+    assert learned.network.width == 512  # of the data set's size
+    assert learned.network.episode_encoder == "temporal_shift"
+    assert Config.preset("mnist", preset="base").network.width == 2048
+    assert Config.preset("mnist", width=40).network.width == 40
+
+
+def test_a_change_of_a_configuration_applies_no_preset():
+    assert Config().replace(dataset="mnist").training == Config().training
+
+
+def test_what_is_not_chosen_is_not_looked_up():
+    assert preset_of(Config.defaults()) == {}
+    assert preset_of({**Config.defaults(), "objective": "iwae"}) == {"particles": 8}
+
+
+@pytest.mark.parametrize(("dataset", "write"), [*product(DATASETS, WRITES)])
+def test_presets_hold_at_most_3200_memory_scalars(dataset, write):
+    config = Config.preset(dataset, write=write)
+    memory = config.memory
+    assert (config.data.dataset, memory.write) == (dataset, write)
+    assert memory.memory_channels * memory.memory_height * memory.memory_width <= 3200
+    assert config.data.episode_length == 32
+    assert config.data.test_binarize == "static"
+
+
+def test_every_model_write_objective_and_encoder_goes_together_by_its_presets():
+    for model, write, objective, encoder in product(MODELS, WRITES, OBJECTIVES, EPISODE_ENCODERS):
+        named = {"model": model, "write": write, "objective": objective, "episode_encoder": encoder}
+        if model != "kanerva_plus_plus" and write != "allocate":
+            with pytest.raises(InputError, match=f"^--write: expected allocate, its default, with --model {model}, "):
+                Config.preset(**named)
+        elif model in RIVALS and objective == "dreg":  # which does not change the guide of its own accord
+            with pytest.raises(InputError, match=r"^--latent-context: expected image with --objective dreg, "):
+                Config.preset(**named)
+        else:
+            config = Config.preset(**named)
+            assert named.items() <= config.flat().items()
+            assert config.training.particles == (8 if OBJECTIVES[objective].takes_particles else 1)
+            context = "image_and_read" if model in RIVALS else "image"
+            own = {"pseudo_inverse_steps": 24} if model == "pseudo_inverse_memory" else {}
+            assert config.program == Config().program.replace(model=model, latent_context=context, **own)
+
+
+@pytest.mark.parametrize("chosen", [*({"model": name} for name in MODELS), *({"write": name} for name in WRITES)])
+def test_memories_hold_as_much_as_each_other_for_as_many_images(chosen):
+    config = Config.preset(**chosen)
+    with torch.device("meta"):
+        pair = build(config, (1, 16, 16), torch.device("meta"))
+    assert pair.sizes()["memory_scalars"] == (0 if config.program.model == "vae" else 3200)
+    assert config.data.episode_length == 32
+    rival = config.program.model in RIVALS
+    assert config.training.kl_memory_weight == (0.0 if rival else 1.0)  # of the conditional likelihood, like the paper
+
+
+def test_signs_are_trained_with_closed_kls_unless_another_objective_is_named():
+    assert Config.preset(signs_per_scalar=8).training.objective == "mean_field"
+    assert Config.preset(signs_per_scalar=8, objective="trace").training.objective == "trace"
+    assert Config.preset(signs_per_scalar=8, objective="iwae").training.particles == 8
+    assert Config.preset(signs_per_scalar=None).training.objective == "trace"
+
+
+def test_a_preset_of_a_name_that_is_registered_later_is_a_file_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("inference.runs.presets.PRESETS", tmp_path)
+    monkeypatch.setitem(WRITES, "my_own", WRITES["allocate"])
+    (tmp_path / "write").mkdir()
+    (tmp_path / "write" / "my_own.yaml").write_text("reads: 2\n")
+    assert Config.preset(write="my_own").memory.reads == 2
+    assert Config.preset(write="my_own", reads=1).memory.reads == 1
+    assert Config.preset().memory.reads == 1
