@@ -76,6 +76,8 @@ def test_defaults_are_there_and_what_is_given_is_kept():
         ({"layer_count": 1.5}, "--layer-count: expected a whole number, found 1.5"),
         ({"layer_count": "many"}, "--layer-count: expected a whole number, found many"),
         ({"layer_count": None}, "--layer-count: expected a whole number, found None"),
+        ({"layer_count": True}, "--layer-count: expected a value of another kind, found True"),
+        ({"rate": False}, "--rate: expected a value of another kind, found False"),
         ({"skipped": -1}, "--skipped: expected at least 0, found -1"),
         ({"rate": 0}, "--rate: expected more than 0.0, found 0"),
         ({"rate": "fast"}, "--rate: expected a number, found fast"),
