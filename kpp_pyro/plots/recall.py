@@ -1,16 +1,13 @@
 """Figures of recall: damaged cues, read by read."""
 
 from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
-
 from kpp_pyro.plots.drawing import plot_image_table, save
 
 _STRENGTHS = matplotlib.colormaps["viridis"]
@@ -81,3 +78,14 @@ def _draw_case(axis: Any, case: Mapping[str, Any], quantity: str, colour: Any) -
         label = f"{case['strength']:g}" if kind == "recall" else None
         axis.errorbar(steps, values, spread, ls=style, marker=".", color=colour, label=label, lw=1.2)
     axis.plot([1], case["nearest_written"][quantity][:1], "x", color=colour, ms=5)
+
+
+def plot_recall(
+    images: Tensor, cues: Tensor, recalled: Tensor, path: Path | str | None = None, columns: int = 16
+) -> Figure:
+    """Draw images (N, C, H, W) over their corrupted copies and what is recalled from these, in threes of rows."""
+    rows: list[tuple[str, Tensor]] = []
+    for start in range(0, min(len(images), 2 * columns), columns):
+        for name, shown in (("written", images), ("cue", cues), ("recalled", recalled)):
+            rows.append((name, shown[start : start + columns]))
+    return plot_image_table(rows, "Written images, corrupted copies, and what is recalled from these", path)
