@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from inference.objectives import make_objective
-from inference.runs.config import default_config, replace_flat
+from inference.runs.config import Config
 from inference.runs.data import build_episodes
 from inference.runs.trainer_of import build_trainer
 from kpp_pyro.fast_pyro import DiagonalNormal
@@ -96,9 +96,13 @@ def toy() -> Case:
 
 def trained() -> Case:
     """A feed-forward Kanerva++ after a few hundred steps on the digits with all KLs, and an episode of them."""
-    config = replace_flat(
-        default_config(["--write=feed_forward", "--dataset=digits"]),
-        {"steps": TRAINING_STEPS, "kl_key_start": 1.0, "kl_latent_start": 1.0, "precision": "float32", "seed": SEED},
+    config = Config.preset(
+        write="feed_forward",
+        steps=TRAINING_STEPS,
+        kl_key_start=1.0,
+        kl_latent_start=1.0,
+        precision="float32",
+        seed=SEED,
     )
     device = torch.device("cpu")
     episodes = build_episodes(config, device).train
@@ -118,12 +122,12 @@ def trained() -> Case:
 
 def signal_to_noise(case: Case, name: str, particles: int) -> dict[str, float]:
     """|mean| / standard deviation of the gradient over runs, averaged over the numbers of every group of parameters."""
-    pair = make_objective(name, particles=particles)(case.model, case.guide)
+    bound = make_objective(name, particles=particles)(case.model, case.guide)
     parameters = [parameter for group in case.groups.values() for parameter in group]
     sums = [torch.zeros(2, *parameter.shape, dtype=torch.float64) for parameter in parameters]
     torch.manual_seed(SEED)
     for _ in range(case.runs):
-        gradients = torch.autograd.grad(pair(case.episode), parameters)
+        gradients = torch.autograd.grad(bound(case.episode), parameters)
         for total, gradient in zip(sums, gradients, strict=True):
             total += torch.stack([gradient, gradient.double().square()])
     found, place = {}, iter(sums)

@@ -23,9 +23,10 @@ from torch import distributed
 from torch.utils.flop_counter import FlopCounterMode
 
 from inference.importance.scoring import ScoringPlan, score_episodes
-from inference.runs.config import Config, default_config, replace_flat
 from inference.processes import ALONE, Processes, joined_processes
-from inference.runs.run import score
+from inference.runs.config import Config
+from inference.runs.plots import plot_figures
+from inference.runs.run import held_out_elbo
 from inference.runs.trainer_of import build_trainer
 from inference.runs.training import Trainer
 from kpp_pyro.data import EpisodeSampler, EpisodeSet, LabelledImages
@@ -45,8 +46,8 @@ def images(number: int, shape: tuple[int, int, int] = SHAPE) -> LabelledImages:
 
 def config_of(networks: str, preset: str, episodes_per_step: int = 8) -> Config:
     """Configuration of a preset."""
-    named = default_config([f"--networks={networks}", f"--preset={preset}", "--dataset=mnist"])
-    return replace_flat(named, {"precision": "bfloat16", "episodes_per_step": episodes_per_step})
+    named = {"networks": networks, "preset": preset, "episodes_per_step": episodes_per_step}
+    return Config.preset("mnist", precision="bfloat16", **named)
 
 
 def program_of(config: Config) -> Pair:
@@ -127,7 +128,8 @@ def evaluation() -> None:
     """Time evaluations and scores."""
     for preset in ("tiny", "medium", "base"):
         program, episodes = program_of(config_of("mlp", preset)), EpisodeSet(images(1024), 32)
-        print(f"evaluate 1,024 images, mlp {preset}: {milliseconds(lambda p=program, e=episodes: score(p, e), 3)}")
+        found = milliseconds(lambda p=program, e=episodes: held_out_elbo(p, e), 3)
+        print(f"evaluate 1,024 images, mlp {preset}: {found}")
     program, batches = program_of(config_of("mlp", "medium")), list(EpisodeSet(images(64), 32).batches(2))
     plan = ScoringPlan(1000, 0, 200)
     found = milliseconds(lambda: score_episodes(program.model, program.guide, batches, plan), 3)
@@ -140,7 +142,7 @@ def pauses() -> None:
     folder.create()
     trainer.train_step()
     program, episodes = program_of(config_of("mlp", "medium")), EpisodeSet(images(1024), 32)
-    folder.log(1, "validation", {**score(program, episodes), "training_seconds": 1.0})
+    folder.log(1, "validation", {**held_out_elbo(program, episodes), "training_seconds": 1.0})
     print(f"figures: {milliseconds(lambda: plot_figures(folder, program, episodes), 5)}")
     found = milliseconds(lambda: save_checkpoint(folder.checkpoint, trainer.state_dict()), 5)
     print(f"checkpoint of {folder.checkpoint.stat().st_size / 1e6:.1f} MB: {found}")

@@ -21,6 +21,7 @@ from experiments.shared.script import run_script
 from inference.metrics.denoising import Denoising, compare_first_with_last, denoise, of_images, summarize_errors
 from inference.runs.opening import Run
 from inference.runs.plots import plot_denoising_figures
+from kpp_pyro.config_part import did_you_mean
 from kpp_pyro.corruptions import CORRUPTIONS, corrupt
 from kpp_pyro.data import EpisodeSet, first_images
 from kpp_pyro.errors import InputError
@@ -75,6 +76,10 @@ def require_sensible(arguments: Arguments) -> None:
     require_at_least(arguments, {"steps": 1, "limit": 1, "seed": 0})
     if not arguments.noise:
         raise InputError("--noise: expected at least one, found none")
+    unknown = next((noise for noise in arguments.noise if noise not in CORRUPTIONS), None)
+    if unknown is not None:
+        near = did_you_mean(unknown, CORRUPTIONS)
+        raise InputError(f"--noise: expected one of {', '.join(CORRUPTIONS)}, found {unknown!r}{near}")
     for noise, strength in cases(arguments):
         corrupt(torch.zeros(1, 2, 2), noise, strength)  # refuses what it cannot have
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -17,7 +18,9 @@ import pytest
 import torch
 from PIL import Image
 
+from inference import Config
 from inference.runs.training import Trainer
+from kpp_pyro.config_part import flag
 from kpp_pyro.files.checkpoint import load_checkpoint, save_checkpoint
 from tests.experiments.running import ROOT, TINY, Finished, command, refused, run, without_figures
 
@@ -55,6 +58,11 @@ def metrics(folder: Path) -> list[dict[str, float | str]]:
 def test_every_script_is_listed_here():
     scripts = {path.name for path in (ROOT / "experiments").glob("*.py") if "__main__" in path.read_text()}
     assert scripts == SCRIPTS
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.py")), ids=lambda path: path.stem)
+def test_scripts_of_the_documentation_find_what_they_import(path):
+    assert runpy.run_path(str(path), run_name="docs")["__doc__"]
 
 
 def test_a_run_folder_holds_everything(finished):
@@ -261,7 +269,7 @@ def test_divergence_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path, mo
     def poisoned(trainer: Trainer) -> dict[str, float]:
         if trainer.step == steps_before + 1:
             with torch.no_grad():
-                next(trainer.model.parameters()).fill_(float("nan"))
+                next(trainer.pair.model.parameters()).fill_(float("nan"))
         return step(trainer)
 
     monkeypatch.setattr(Trainer, "train_step", poisoned)
@@ -305,7 +313,7 @@ def test_every_script_starts_as_a_program_from_any_folder(tmp_path):
     said = {script: (tmp_path / f"{script}.said").read_text() for script in sorted(SCRIPTS)}
     assert process.stdout.splitlines() == [f"{script} 0" for script in sorted(SCRIPTS)], said
     for script, text in said.items():
-        assert script in text and "run" in text.lower()
+        assert re.match(rf"usage: \S*{script} \[-h\]", text)
 
 
 def test_a_program_that_is_refused_exits_with_status_2(tmp_path):
@@ -320,7 +328,7 @@ def test_a_program_that_is_refused_exits_with_status_2(tmp_path):
     [
         [
             *("--precision", "bfloat16", "--augment", "--write", "feed_forward", "--temporal-shift", "0.125"),
-            *("--kl-key-start", "0.1", "--kl-key-begin-step", "2", "--kl-key-ramp-steps", "3"),
+            *("--kl-key-start", "0.1", "--kl-begin-step", "2", "--kl-ramp-steps", "3"),
         ],
         [
             *("--networks", "conv", "--width", "16", "--objective", "mean_field", "--classes-per-episode", "3"),
@@ -376,12 +384,72 @@ def test_a_mistyped_flag_is_answered_with_the_nearest():
     assert "--learning-rate" in process.stdout + process.stderr
 
 
-def test_help_explains_every_flag_with_the_defaults_of_the_data_set():
-    text = re.sub(r"\s+", " ", run("svi_train.py", "--dataset", "omniglot", "--help").stdout)
-    for flag in ("--dataset", "--write", "--binarize", "--kl-key-start", "--precision", "--resume", "--augment"):
-        assert flag in text
-    assert "default: omniglot" in text
-    assert "default: 13500" in text
+@pytest.fixture
+def help_text(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")  # a single column of flags
+    return run("svi_train.py", "--help").stdout
+
+
+def flags_of(text: str) -> list[str]:
+    """Flags in the order that a help has them; what explains them is further to the right."""
+    return re.findall(r"^  (--[a-z][a-z-]*)", text, flags=re.MULTILINE)
+
+
+def test_every_flag_is_a_field_of_the_configuration_or_of_the_script(help_text):
+    flags = flags_of(help_text)
+    own = {"--out", "--resume", "--config", "--dry-run"}
+    assert len(flags) == len(set(flags)) and set(flags) == own | {flag(name) for name in Config().flat()}
+
+
+def test_help_begins_with_what_most_runs_need(help_text):
+    first = ["dataset", "data-dir", "out", "write", "preset", "steps", "seed", "device", "resume"]
+    assert flags_of(help_text)[:9] == [f"--{name}" for name in first]
+
+
+def test_help_says_the_defaults_and_what_presets_make_of_them(help_text):
+    text = re.sub(r"\s+", " ", help_text)
+    assert "(default: digits)" in text
+    assert "(default: 2500; 17000 with fashion_mnist, folder, mnist; 13500 with omniglot)" in text
+    assert "(default: 4; 100 with feed_forward)" in text
+
+
+def test_a_run_of_the_configuration_of_another_differs_in_what_is_given_alone(finished, tmp_path):
+    path = finished[0] / "config.json"
+    with without_figures():
+        process = run("svi_train.py", "--config", path, "--seed", 1, "--learning-rate", 0.5, "--out", tmp_path / "run")
+    assert process.returncode == 0, process.stderr
+    before, after = (json.loads(file.read_text())["config"] for file in (path, tmp_path / "run" / "config.json"))
+    assert (after["seed"], after["training"]["learning_rate"]) == (1, 0.5)
+    before["seed"], before["training"]["learning_rate"] = 1, 0.5
+    assert after == before
+
+
+def test_a_configuration_in_yaml_is_as_flags_are_and_others_go_before_it(tmp_path):
+    path = tmp_path / "flags.yaml"
+    path.write_text("write: feed_forward\nsteps: 7\nwidth: 32\naugment: true\n")
+    from_file = run("svi_train.py", "--config", path, "--steps", 9, "--dry-run", cwd=tmp_path)
+    flags = ["--write", "feed_forward", "--steps", 9, "--width", 32, "--augment"]
+    assert from_file.stdout == run("svi_train.py", *flags, "--dry-run", cwd=tmp_path).stdout
+    shown = json.loads(from_file.stdout)
+    assert (shown["memory"]["memory_channels"], shown["training"]["steps"]) == (100, 9)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("flags.yaml", "stepps: 7", "did you mean steps"),
+        ("flags.yaml", "steps: soon", "--steps: expected a whole number, found soon"),
+        ("flags.yaml", "- steps", "mapping"),
+        ("config.json", "{}", "config.json of a run"),
+        ("config.json", '{"config": {"data": {"stepps": 7}}}', "stepps"),
+    ],
+)
+def test_a_configuration_that_is_none_is_refused_by_name(name, content, named, tmp_path):
+    (tmp_path / name).write_text(content)
+    sentence = refused(run("svi_train.py", "--config", tmp_path / name, "--dry-run", cwd=tmp_path))
+    assert sentence.startswith(f"error: {tmp_path / name}: ") and named in sentence
+    assert "nowhere.yaml" in refused(run("svi_train.py", "--config", "nowhere.yaml", cwd=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_dry_run_prints_the_resolved_configuration_and_leaves_nothing(tmp_path):
