@@ -29,9 +29,9 @@ from inference.importance.scoring import (
     summarize,
 )
 from inference.posterior.arviz_data import posterior_data, save
+from inference.processes import ALONE, Processes
 from inference.runs.opening import Run
 from inference.runs.plots import plot_score_figures
-from inference.processes import ALONE, Processes
 from inference.runs.score import quantize, score
 from inference.tracing import own_randomness
 from kpp_pyro.data import EpisodeSet

@@ -23,9 +23,9 @@ import tyro
 from experiments.shared.script import run_shared_script
 from experiments.shared.settings_flags import parse_flags
 from inference import Config
+from inference.processes import ALONE, Processes
 from inference.runs.interruption import Interruption, exit_status
 from inference.runs.opening import read_run
-from inference.processes import ALONE, Processes
 from inference.runs.resolving import resolve
 from inference.runs.run import TrainingRun, default_folder
 from kpp_pyro.config_part import flag

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from inference.processes import ALONE, Processes
 from inference.runs.opening import Run, load
 from inference.runs.pretrained import UNPACKED, unpack
-from inference.processes import ALONE, Processes
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.errors import InputError
 from models.config import ProgramConfig

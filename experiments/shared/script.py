@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from inference.errors import DivergenceError, ReportedError
-from inference.runs.interruption import exit_status
 from inference.processes import Processes, joined_processes
+from inference.runs.interruption import exit_status
 from kpp_pyro.data.decoding import describe_lost_worker, is_lost_worker
 from kpp_pyro.errors import InputError
 
