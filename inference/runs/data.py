@@ -23,8 +23,11 @@ class Episodes:
     test: EpisodeSet
 
     def of(self, split: str) -> EpisodeSet:
-        """Held-out episodes: of "test" or "validation"."""
-        return self.test if split == "test" else self.validation
+        """Held-out episodes: of "test" or "validation". Raises InputError for another name."""
+        splits = {"test": self.test, "validation": self.validation}
+        if split not in splits:
+            raise InputError(f"split: expected one of {', '.join(splits)}, found {split!r}")
+        return splits[split]
 
 
 def build_episodes(config: Config, device: torch.device, rank: int = 0, ranks: int = 1) -> Episodes:

@@ -8,9 +8,10 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.nn import PyroModule
 
-from inference.objectives import TensorTrace_ELBO, make_objective
+from inference.objectives import make_objective
 from inference.runs.training import KLSchedule, ScaleSites
 from inference.tracing import PLATE_NESTING, elbo_terms
+from kpp_pyro.fast_pyro import TensorTrace_ELBO
 from models.by_hand import elbo_by_hand
 from tests.programs import WRITES, random_episodes, small_program
 
