@@ -34,6 +34,7 @@ from inference import (
 from inference.importance.scoring import MEANINGS
 from inference.runs.training import StepResult, Trainer
 from kpp_pyro.files.run_folder import RunFolder
+from models.registry import MODELS
 from tests.experiments.running import without_figures
 
 SIDE, IMAGES = 16, 4
@@ -188,6 +189,19 @@ def test_a_memory_is_written_and_recalled_without_chance(run, images, tmp_path):
     assert ((reads[-1].images >= 0) & (reads[-1].images <= 1)).all()
     memory.save(tmp_path / "memory.safetensors")
     assert torch.equal(run.memory.load(tmp_path / "memory.safetensors").value, memory.value)
+
+
+@pytest.mark.parametrize("model", [name for name in MODELS if name != "vae"])
+def test_writing_a_memory_leaves_the_random_state_alone_even_if_the_memory_is_drawn(model, images):
+    pair = build(Config.preset(model=model, width=16), (1, SIDE, SIDE))
+    memories = TrainedMemory(pair.model, pair.guide)
+    before = torch.get_rng_state()
+    memory = memories.write(images, seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    assert torch.equal(memories.write(images, seed=3).value, memory.value)
+    drawn = model != "kanerva_plus_plus"
+    assert torch.equal(memories.write(images, seed=4).value, memory.value) != drawn
 
 
 def test_pictures_of_ones_own_are_written(run, pictures):
