@@ -22,8 +22,8 @@ def test_another_package_of_models_is_named(tmp_path):
     (tmp_path / "models" / "__init__.py").touch()
     process = imported(tmp_path)
     assert process.returncode == 1
-    sentence = process.stderr.splitlines()[-1]
-    assert sentence.startswith(f"ImportError: models: expected this project's package in {ROOT}, found {tmp_path}/models")
+    expected = f"ImportError: models: expected this project's package in {ROOT}, found {tmp_path / 'models'}"
+    assert process.stderr.splitlines()[-1].startswith(expected)
 
 
 def test_a_folder_of_models_that_is_no_package_is_in_nobodys_way(tmp_path):
