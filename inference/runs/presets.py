@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """Reads YAML in which no key stands twice: of two, YAML would keep the last and say nothing."""
+    """Reads YAML in which no key stands twice, and only true and false are truth values: not on, off, yes and no."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012, as in PyYAML
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping.
@@ -63,3 +69,8 @@ class UniqueKeyLoader(yaml.SafeLoader):
             line = node.start_mark.line + 1
             raise InputError(f"{self.name}: expected each key once in the mapping of line {line}, found {twice} twice")
         return super().construct_mapping(node, deep)
+
+
+UniqueKeyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF"
+)

@@ -148,8 +148,6 @@ def _flags(values: Mapping[Any, Any], source: str) -> Flags:
 
 
 def _text(name: str, value: Any, source: str) -> str:
-    if isinstance(value, bool) and not isinstance(_FIELDS[name], bool):
-        return "on" if value else "off"  # what YAML takes for a truth value
     text = str(value).lower() if isinstance(value, bool) else str(value)
     if isinstance(value, list | dict) or not text:
         raise InputError(f"{source}: expected one value for {name}, found {value!r}")
