@@ -23,7 +23,7 @@ from torch import distributed
 from torch.utils.flop_counter import FlopCounterMode
 
 from inference.importance.scoring import ScoringPlan, score_episodes
-from inference.processes import ALONE, Processes, joined_processes
+from inference.processes import SINGLE_PROCESS, Processes, joined_processes
 from inference.runs.config import Config
 from inference.runs.plots import plot_figures
 from inference.runs.run import held_out_elbo
@@ -55,7 +55,7 @@ def program_of(config: Config) -> Pair:
     return build(config, SHAPE, torch.device("cpu"))
 
 
-def trainer_of(config: Config, processes: Processes = ALONE) -> Trainer:
+def trainer_of(config: Config, processes: Processes = SINGLE_PROCESS) -> Trainer:
     """Trainer on a data set of the size of MNIST."""
     sampler = EpisodeSampler(images(60_000), 32, "dynamic", 0, rank=processes.rank, ranks=processes.count)
     return build_trainer(config, program_of(config), sampler, processes)

@@ -29,7 +29,7 @@ from inference.importance.scoring import (
     summarize,
 )
 from inference.posterior.arviz_data import posterior_data, save
-from inference.processes import ALONE, Processes
+from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs.opening import Run
 from inference.runs.plots import plot_score_figures
 from inference.runs.score import quantize, score
@@ -69,7 +69,7 @@ class Arguments(HeldOutArguments):
     """Keep posterior draws of the first N images in RUN/posterior.nc, for ArviZ; 0 keeps none."""
 
 
-def main(argv: Sequence[str] | None = None, processes: Processes = ALONE) -> int:
+def main(argv: Sequence[str] | None = None, processes: Processes = SINGLE_PROCESS) -> int:
     """Run the script, as one of several processes if there are any; returns its exit status."""
     with processes.sync_errors():
         arguments = read_arguments(argv)
@@ -103,7 +103,7 @@ def open_scored(arguments: Arguments, processes: Processes) -> Run:
     return run
 
 
-def score_run(run: Run, arguments: Arguments, processes: Processes = ALONE) -> Scores:
+def score_run(run: Run, arguments: Arguments, processes: Processes = SINGLE_PROCESS) -> Scores:
     """Score the images asked for, with a progress bar."""
     return score(
         run,
@@ -117,7 +117,9 @@ def score_run(run: Run, arguments: Arguments, processes: Processes = ALONE) -> S
     )
 
 
-def publish(run: Run, episodes: EpisodeSet, arguments: Arguments, scores: Scores, processes: Processes = ALONE) -> None:
+def publish(
+    run: Run, episodes: EpisodeSet, arguments: Arguments, scores: Scores, processes: Processes = SINGLE_PROCESS
+) -> None:
     """Write the report, the posterior and the figures, and print the report."""
     posterior = posterior_draws(run, episodes, arguments) if arguments.posterior_images else None
     content = report(run, arguments, scores, processes)
@@ -141,7 +143,7 @@ def posterior_draws(run: Run, episodes: EpisodeSet, arguments: Arguments) -> Any
         return posterior_data(draws, episode, images=arguments.posterior_images)
 
 
-def report(run: Run, arguments: Arguments, scores: Scores, processes: Processes = ALONE) -> dict[str, Any]:
+def report(run: Run, arguments: Arguments, scores: Scores, processes: Processes = SINGLE_PROCESS) -> dict[str, Any]:
     """Everything that is known of the scores, as plain data."""
     own = scores.own
     pixels, images = math.prod(run.pair.model.image_shape), len(own.log_likelihood)

@@ -23,7 +23,7 @@ import tyro
 from experiments.shared.script import run_shared_script
 from experiments.shared.settings_flags import parse_flags
 from inference import Config
-from inference.processes import ALONE, Processes
+from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs.interruption import Interruption, exit_status
 from inference.runs.opening import read_run
 from inference.runs.resolving import resolve
@@ -66,7 +66,7 @@ _OWN = {
 }
 
 
-def main(argv: Sequence[str] | None = None, processes: Processes = ALONE) -> int:
+def main(argv: Sequence[str] | None = None, processes: Processes = SINGLE_PROCESS) -> int:
     """Run the script, as one of several processes if there are any; returns its exit status."""
     with processes.sync_errors():
         given = parse(argv)
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None, processes: Processes = ALONE) -> int
     if dry_run:
         print(json.dumps(config.to_json(), indent=2))
         return 0
-    folder = RunFolder(processes.of_first(folder.path))  # its name may hold the time
+    folder = RunFolder(processes.from_first(folder.path))  # its name may hold the time
     run = TrainingRun(folder, config, resume is not None, processes)
     with Interruption(processes) as interruption:
         stopped_by = run.train(interruption)
@@ -96,7 +96,7 @@ def parse(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return parse_flags(_DESCRIPTION, _OWN, argv)
 
 
-def new_run(given: dict[str, Any], processes: Processes = ALONE) -> tuple[RunFolder, Config]:
+def new_run(given: dict[str, Any], processes: Processes = SINGLE_PROCESS) -> tuple[RunFolder, Config]:
     """Folder, not made yet, and configuration of a new run."""
     fields = {name: value for name, value in given.items() if name not in ("out", "config")}
     file = given.get("config")

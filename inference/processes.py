@@ -62,7 +62,7 @@ class Processes:
         distributed.all_gather_object(values, value)
         return values
 
-    def of_first(self, value: Value) -> Value:
+    def from_first(self, value: Value) -> Value:
         """The value that the first process has."""
         return self.gather(value)[0]
 
@@ -105,7 +105,7 @@ class Processes:
         return total
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Processes()
 
 
 def launched_processes() -> int:
@@ -122,7 +122,7 @@ def processes_here() -> int:
 def joined_processes() -> Iterator[Processes]:
     """Meet the other processes of the job, if there are any; on GPUs each process takes one, by its local rank."""
     if launched_processes() == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     local_rank = int(os.environ["LOCAL_RANK"])
     if local_rank < torch.cuda.device_count():

@@ -22,7 +22,7 @@ def small_config(write: str = "allocate", networks: str = "mlp", **changes: obje
     return Config.preset(write=write, networks=networks).replace(**{**SMALL, **memory, **encoder, **changes})
 
 
-def small_program(write: str = "allocate", networks: str = "mlp", **changes: object) -> Pair:
+def small_pair(write: str = "allocate", networks: str = "mlp", **changes: object) -> Pair:
     return build(small_config(write, networks, **changes), IMAGE_SHAPE).double()
 
 

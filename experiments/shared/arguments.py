@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from inference.processes import ALONE, Processes
+from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs.opening import Run, load
 from inference.runs.pretrained import UNPACKED, unpack
 from kpp_pyro.data import EpisodeSet
@@ -31,7 +31,7 @@ class RunArguments:
     data_dir: Path | None = None
     """Folder of the data sets; the run's own if None."""
 
-    def path(self, processes: Processes = ALONE) -> Path:
+    def path(self, processes: Processes = SINGLE_PROCESS) -> Path:
         """The run folder, unpacked if it has to be, by the first process: others have to wait for it.
 
         Raises:
@@ -46,7 +46,7 @@ class RunArguments:
             unpack(self.pretrained)
         return UNPACKED / self.pretrained
 
-    def open_run(self, processes: Processes = ALONE, **changes: object) -> Run:
+    def open_run(self, processes: Processes = SINGLE_PROCESS, **changes: object) -> Run:
         """Open it, if what is found out can be written to it; see `inference.load`."""
         run = load(self.path(processes), self.device, self.data_dir, processes, **changes)
         run.folder.require_writable()

@@ -20,7 +20,7 @@ from inference.importance.estimator import (
     widened_proposal,
 )
 from inference.importance.search import refined_proposal, searching_proposal
-from inference.processes import ALONE, Processes
+from inference.processes import SINGLE_PROCESS, Processes
 from inference.tracing import PyroProgram, combine, concatenate, own_randomness, seed_of, trace_pair, written_memory
 
 Found = TypeVar("Found")
@@ -43,7 +43,9 @@ class Batch:
     seed: int
 
 
-def shard(episodes: Iterable[tuple[Tensor, Tensor]], seed: int, processes: Processes = ALONE) -> Iterator[Batch]:
+def shard(
+    episodes: Iterable[tuple[Tensor, Tensor]], seed: int, processes: Processes = SINGLE_PROCESS
+) -> Iterator[Batch]:
     """Deal batches of images and of which of them count: of n processes each gets every n-th."""
     before: Tensor | None = None
     for number, (episode, counted) in enumerate(episodes):
@@ -62,7 +64,7 @@ def synced(processes: Processes) -> AbstractContextManager[None]:
     return nullcontext() if processes.count == 1 else processes.sync_errors()
 
 
-def gather(found: Sequence[Found], processes: Processes = ALONE) -> list[Found]:
+def gather(found: Sequence[Found], processes: Processes = SINGLE_PROCESS) -> list[Found]:
     """What every process found in its batches, in the order of the batches; every process has to call this."""
     hands = of_all(list(found), processes)
     return [hands[number % len(hands)][number // len(hands)] for number in range(sum(map(len, hands)))]
@@ -122,7 +124,7 @@ def score_episodes(
     episodes: Iterable[tuple[Tensor, Tensor]],
     plan: ScoringPlan,
     seed: int = 0,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> Scores:
     """Score the counted images of many episodes, read from their own memory and from those of `MEANINGS`.
 

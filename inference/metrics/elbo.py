@@ -10,7 +10,7 @@ from torch import Tensor
 
 from inference.errors import DivergenceError
 from inference.importance.scoring import Batch, gather, previous_memories, shard, synced
-from inference.processes import ALONE, Processes
+from inference.processes import SINGLE_PROCESS, Processes
 from inference.tracing import (
     ElboMeans,
     ElboTerms,
@@ -29,7 +29,7 @@ def mean_elbo(
     guide: PyroProgram,
     episodes: Iterable[tuple[Tensor, Tensor]],
     seed: int = 0,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
     left_out: int = 0,
 ) -> dict[str, float]:
     """Average the ELBO terms and the memory gain over the counted images of many episodes.

@@ -8,7 +8,7 @@ import signal
 from types import FrameType
 from typing import Any
 
-from inference.processes import ALONE, Processes
+from inference.processes import SINGLE_PROCESS, Processes
 
 
 class Interruption:
@@ -19,7 +19,7 @@ class Interruption:
     back.
     """
 
-    def __init__(self, processes: Processes = ALONE) -> None:
+    def __init__(self, processes: Processes = SINGLE_PROCESS) -> None:
         self.processes = processes
         self.signal: int = 0
         self._previous: dict[int, Any] = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from inference.processes import ALONE, Processes
+from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs.config import Config
 from inference.runs.data import Episodes, build_episodes
 from inference.runs.resolving import resolve
@@ -64,7 +64,7 @@ def load(
     path: Path | str,
     device: str = "auto",
     data_dir: Path | str | None = None,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
     **changes: object,
 ) -> Run:
     """Open a run folder, on any device.

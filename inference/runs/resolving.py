@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from inference.objectives import OBJECTIVES
-from inference.processes import ALONE, Processes, processes_here
+from inference.processes import SINGLE_PROCESS, Processes, processes_here
 from inference.runs.config import Config
 from kpp_pyro.errors import InputError
 from models.build import dtype_of
 
 
-def resolve(config: Config, processes: Processes = ALONE) -> Config:
+def resolve(config: Config, processes: Processes = SINGLE_PROCESS) -> Config:
     """The configuration with nothing left to be decided by the machine; "cuda" is each process's own.
 
     Raises:

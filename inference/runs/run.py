@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from inference.errors import DivergenceError
 from inference.metrics.elbo import describe, mean_elbo
-from inference.processes import ALONE, Processes
+from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs.config import Config
 from inference.runs.data import Episodes, build_episodes
 from inference.runs.interruption import Interruption
@@ -45,7 +45,9 @@ _KEPT = ("best_elbo_nats_per_image", "training_seconds")  # in a checkpoint, bes
 class TrainingRun:
     """A pair in training, and its folder; of several processes, the first alone writes to it."""
 
-    def __init__(self, folder: RunFolder, config: Config, resume: bool = False, processes: Processes = ALONE) -> None:
+    def __init__(
+        self, folder: RunFolder, config: Config, resume: bool = False, processes: Processes = SINGLE_PROCESS
+    ) -> None:
         """Prepare a run; its folder is touched when everything that can be refused has been."""
         self.folder, self.config, self.processes = folder, config, processes
         if processes.is_first:
@@ -215,7 +217,7 @@ class TrainingRun:
 def held_out_elbo(
     pair: Pair,
     episodes: EpisodeSet,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
     progress: bool = False,
     left_out: int = 0,
 ) -> dict[str, float]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from inference.importance.scoring import Scores, ScoringPlan, score_episodes
-from inference.processes import ALONE, Processes
+from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs.config import Config
 from inference.runs.opening import Run
 from inference.runs.rules import has_blocks
@@ -30,7 +30,7 @@ def score(
     control_particles: int = 0,
     refine_steps: int = 0,
     seed: int = 0,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
     progress: bool = True,
 ) -> Scores:
     """Estimate ln p(x | M) of held-out images, each read from the memory that its own episode writes.

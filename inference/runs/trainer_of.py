@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inference.objectives import OBJECTIVES, make_objective
-from inference.processes import ALONE, Processes
+from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs.config import Config
 from inference.runs.config_parts import TrainingConfig
 from inference.runs.cuda_graph import CapturedStepper
@@ -19,7 +19,9 @@ def kl_schedules(training: TrainingConfig) -> dict[str, KLSchedule]:
     return {name: KLSchedule(start, training.kl_begin_step, training.kl_ramp_steps) for name, start in starts.items()}
 
 
-def build_trainer(config: Config, pair: Pair, episodes: EpisodeSource, processes: Processes = ALONE) -> Trainer:
+def build_trainer(
+    config: Config, pair: Pair, episodes: EpisodeSource, processes: Processes = SINGLE_PROCESS
+) -> Trainer:
     """Build the trainer of a pair.
 
     Raises:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from inference.errors import DivergenceError
 from inference.metrics.elbo import describe
 from inference.objectives.left_out import WithLeftOut
-from inference.processes import ALONE, Processes
+from inference.processes import SINGLE_PROCESS, Processes
 from inference.tracing import elbo_terms, random_state, restore_random_state
 from kpp_pyro.errors import InputError
 from kpp_pyro.fast_pyro import unrecorded_parameters
@@ -240,7 +240,7 @@ class Trainer:
         episodes: EpisodeSource,
         plan: TrainingPlan,
         stepper: Any = EagerStepper,
-        processes: Processes = ALONE,
+        processes: Processes = SINGLE_PROCESS,
     ) -> None:
         self.pair, self.episodes, self.plan, self.processes = pair, episodes, plan, processes
         self.step = 0

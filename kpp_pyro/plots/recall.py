@@ -1,13 +1,16 @@
 """Figures of recall: damaged cues, read by read."""
 
 from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
+
 from kpp_pyro.plots.drawing import plot_image_table, save
 
 _STRENGTHS = matplotlib.colormaps["viridis"]

@@ -24,7 +24,7 @@ from inference.importance import scoring
 from inference.importance.scoring import ScoringPlan, score_episodes
 from inference.importance.search import searching_proposal
 from inference.metrics.elbo import mean_elbo
-from inference.processes import ALONE, Processes, joined_processes
+from inference.processes import SINGLE_PROCESS, Processes, joined_processes
 from inference.runs.interruption import Interruption
 from inference.runs.resolving import resolve
 from inference.runs.run import TrainingRun
@@ -35,7 +35,7 @@ from kpp_pyro.distributions.block_key import BlockKey
 from kpp_pyro.errors import InputError
 from models.build import build
 from tests.experiments.running import TINY, without_figures
-from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_config, small_program
+from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_config, small_pair
 
 QUICK = [*TINY, "--device", "cpu", "--precision", "float32"]
 SCORED = ["--limit", "150", "--particles", "20", "--control-particles", "10", "--posterior-images", "0"]
@@ -66,7 +66,7 @@ def noise_of_episodes(processes: Processes):
         yield
 
 
-def stepped(write: str, processes: Processes = ALONE, steps: int = 3) -> dict[str, Any]:
+def stepped(write: str, processes: Processes = SINGLE_PROCESS, steps: int = 3) -> dict[str, Any]:
     """Steps of a small program with the noise fixed: parameters after them, and what is known of the last."""
     grey = (torch.rand(40, *IMAGE_SHAPE, generator=torch.Generator().manual_seed(3)) * 255).to(torch.uint8)
     images = LabelledImages(grey, torch.zeros(40, dtype=torch.long))
@@ -88,9 +88,9 @@ def quick_search():
         yield
 
 
-def scored(processes: Processes = ALONE) -> dict[str, Any]:
+def scored(processes: Processes = SINGLE_PROCESS) -> dict[str, Any]:
     """Scores of five batches, some images of which do not count."""
-    program = small_program("feed_forward")
+    program = small_pair("feed_forward")
     program.model.float(), program.guide.float()
     torch.manual_seed(9)  # must not matter
     counted = torch.rand(9, 6, generator=torch.Generator().manual_seed(5)) < 0.8
@@ -102,7 +102,7 @@ def scored(processes: Processes = ALONE) -> dict[str, Any]:
     return {"results": results, "by_memory": by_memory, "counted": int(counted.sum())}
 
 
-def trained(folder: Path, processes: Processes = ALONE) -> dict[str, Any]:
+def trained(folder: Path, processes: Processes = SINGLE_PROCESS) -> dict[str, Any]:
     """Train a run; what it began with, drew and ended with."""
     run_folder, config = new_run(parse([*QUICK, "--out", str(folder)]), processes)
     run = TrainingRun(run_folder, resolve(config, processes), False, processes)
@@ -136,7 +136,7 @@ def said(main: Callable[[Processes], int], processes: Processes) -> tuple[int, s
     return status, output.getvalue(), errors.getvalue()
 
 
-def resumed(folder: Path, steps: int, processes: Processes = ALONE) -> dict[str, Any]:
+def resumed(folder: Path, steps: int, processes: Processes = SINGLE_PROCESS) -> dict[str, Any]:
     """Go on with a run."""
     with drawn_images() as drawn:
         arguments = ["--resume", str(folder), "--steps", str(steps)]

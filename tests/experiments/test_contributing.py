@@ -18,7 +18,7 @@ from inference import Config, InputError
 from inference.tracing import trace_pair
 from kpp_pyro.priors import KEY_PRIORS
 from tests.experiments.running import ROOT
-from tests.programs import random_episodes, small_program
+from tests.programs import random_episodes, small_pair
 
 PACKAGES = ("kpp_pyro", "models", "inference", "experiments")
 RECIPE = re.compile(r"^<!-- (file|line): (\S+) -->\n```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -100,7 +100,7 @@ def test_the_prior_s_density_takes_the_place_of_the_normal(student_t: str) -> No
     episode, pairs = random_episodes(), {}
     for prior in (student_t, "standard_normal"):
         torch.manual_seed(0)
-        pair = small_program("feed_forward", key_prior=prior)
+        pair = small_pair("feed_forward", key_prior=prior)
         torch.manual_seed(1)
         pairs[prior] = trace_pair(pair.model, pair.guide, episode)
     key = pairs[student_t].value("key")

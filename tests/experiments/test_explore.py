@@ -22,7 +22,7 @@ from experiments.shared.explore_session import Explorer, Session
 from inference.trained_memory import TrainedMemory
 from kpp_pyro.errors import InputError
 from tests.experiments.running import TINY, command, refused, run, trained
-from tests.programs import WRITES, random_episodes, small_program
+from tests.programs import WRITES, random_episodes, small_pair
 
 PLACES = [(0.0, 100.0, 0.0), (100.0, 0.0, 50.0), (31.4, 59.2, 99.7), (50.0, 50.0, 100.0)]
 
@@ -31,7 +31,7 @@ PLACES = [(0.0, 100.0, 0.0), (100.0, 0.0, 50.0), (31.4, 59.2, 99.7), (50.0, 50.0
 def explorer(request: pytest.FixtureRequest) -> Explorer:
     """A small memory as it is before training, whose keys are anywhere."""
     torch.manual_seed(0)
-    program = small_program(request.param, reads=2)
+    program = small_pair(request.param, reads=2)
     memories = TrainedMemory(program.model.float(), program.guide.float())
     return Explorer(memories, list(random_episodes().float()))
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from experiments.shared.script import run_main
-from inference.processes import ALONE, Processes
+from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs import run as runs
 from inference.runs.config import Config
 from kpp_pyro.files.checkpoint import load_checkpoint
@@ -126,6 +126,6 @@ def test_a_decoding_process_that_is_killed_during_a_step_gets_one_sentence(capsy
     def main(_: Processes) -> int:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
-    assert run_main(main, ALONE) == 2
+    assert run_main(main, SINGLE_PROCESS) == 2
     sentence = "found that DataLoader worker (pid 7) is killed by signal: Killed; fewer --workers take less memory"
     assert capsys.readouterr().err == f"error: expected every process that decodes to go on, {sentence}\n"

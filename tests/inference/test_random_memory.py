@@ -23,7 +23,7 @@ from models.memory_model import GuideNetworks
 from models.pair import Pair
 from models.pseudo_inverse_memory import PseudoInverseMemoryGuide, PseudoInverseMemoryModel
 from tests.experiments.joined import quick_search
-from tests.programs import random_episodes, small_program
+from tests.programs import random_episodes, small_pair
 
 MATRIX = ("kanerva_machine", "dynamic_kanerva_machine", "pseudo_inverse_memory")
 SOLVED = ("dynamic_kanerva_machine", "pseudo_inverse_memory")
@@ -39,7 +39,7 @@ def rival(model: str, **changes: object) -> Pair:
         sizes["memory_rows"] = ROWS
     if model == "kanerva_machine":
         sizes["key_size"] = 3
-    return small_program(model=model, **{**sizes, **changes})
+    return small_pair(model=model, **{**sizes, **changes})
 
 
 def hand_made(model, image_shape, rows, latent_size, decoder):
@@ -151,7 +151,7 @@ def test_the_memorys_kl_is_closed_and_shared_by_all_images_of_its_episode(model)
 
 @pytest.mark.parametrize("changes", [{"write": "allocate"}, {"write": "feed_forward"}, {"model": "vae"}])
 def test_a_memory_that_is_not_random_costs_nothing_that_could_be_stated(changes):
-    program, episode = small_program(**changes), random_episodes(2, 3)
+    program, episode = small_pair(**changes), random_episodes(2, 3)
     assert sample_memory(program.model, program.guide, episode) is None
     plan = ScoringPlan(particles=2, control_particles=0)
     scores = score_episodes(program.model, program.guide, [(episode, torch.ones(2, 3, dtype=torch.bool))], plan)

@@ -14,7 +14,7 @@ from kpp_pyro.distributions.block_key import BlockKey
 from kpp_pyro.errors import InputError
 from kpp_pyro.memory.blocks import cut_blocks, read
 from tests.exact import TINY_SHAPE, tiny_episodes, tiny_program
-from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_program
+from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_pair
 
 both_writes = pytest.mark.parametrize("write", WRITES)
 THROUGH = ("keys", "latents")
@@ -23,7 +23,7 @@ B, T = 3, 5
 
 
 def opened(write="allocate", **changes):
-    program = small_program(write, **changes)
+    program = small_pair(write, **changes)
     return TrainedMemory(program.model, program.guide)
 
 
@@ -385,7 +385,7 @@ def test_autoencoding_needs_no_memory(write):
 
 
 def test_the_fingerprint_changes_with_every_parameter_and_only_then():
-    program = small_program()
+    program = small_pair()
     fingerprint = TrainedMemory(program.model, program.guide).fingerprint
     twin = copy.deepcopy(program)
     assert TrainedMemory(twin.model, twin.guide).fingerprint == fingerprint
@@ -404,7 +404,7 @@ def test_the_fingerprint_changes_with_every_parameter_and_only_then():
 
 @both_writes
 def test_a_saved_memory_is_read_by_its_model_and_by_no_other(write, tmp_path):
-    program, cues, path = small_program(write), some_cues(), tmp_path / "memory.safetensors"
+    program, cues, path = small_pair(write), some_cues(), tmp_path / "memory.safetensors"
     memories = TrainedMemory(program.model, program.guide)
     for memory, shown in ((memories.write(random_episodes(B, T)), cues), (memories.write(some_cues(8)[0]), cues[0])):
         memory.save(path)
@@ -452,7 +452,7 @@ def test_a_memory_of_another_model_is_refused(use):
 
 @both_writes
 def test_images_of_another_precision_become_the_models(write):
-    program, episodes, cues = small_program(write), random_episodes(B, T), some_cues()
+    program, episodes, cues = small_pair(write), random_episodes(B, T), some_cues()
     memories = TrainedMemory(program.model.float(), program.guide.float())
     memory = memories.write(episodes.float())
     assert memory.value.dtype == torch.float32 and torch.equal(memories.write(episodes).value, memory.value)

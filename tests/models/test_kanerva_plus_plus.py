@@ -10,7 +10,7 @@ from torch.distributions import kl_divergence
 
 from inference.tracing import PLATE_NESTING, elbo_terms, site_mean, site_value, trace_pair
 from kpp_pyro.memory.blocks import read
-from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_program
+from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_pair
 
 CASES = [(write, networks, reads) for write in WRITES for networks in ("mlp", "conv") for reads in (1, 2)]
 BOTH = {"episodes": -2, "images": -1}
@@ -20,7 +20,7 @@ both_writes = pytest.mark.parametrize("write", WRITES)
 @pytest.mark.parametrize(("write", "networks", "reads"), CASES)
 @pytest.mark.parametrize("particles", [None, 3])
 def test_model_and_guide_agree_on_sites_shapes_and_plates(write, networks, reads, particles):
-    program, episode = small_program(write, networks, reads=reads), random_episodes()
+    program, episode = small_pair(write, networks, reads=reads), random_episodes()
     guide, model = program.guide, program.model
     if particles:
         plate = pyro.plate("particles", particles, dim=-3)
@@ -53,7 +53,7 @@ def test_model_and_guide_agree_on_sites_shapes_and_plates(write, networks, reads
 
 @pytest.mark.parametrize(("write", "networks", "reads"), CASES)
 def test_every_parameter_receives_a_gradient(write, networks, reads):
-    program = small_program(write, networks, reads=reads, temporal_shift=0.125)
+    program = small_pair(write, networks, reads=reads, temporal_shift=0.125)
     loss = Trace_ELBO(max_plate_nesting=PLATE_NESTING)(program.model, program.guide)
     loss(random_episodes()).backward()
     without = [name for name, p in loss.named_parameters() if p.grad is None or not p.grad.abs().sum() > 1e-9]
@@ -61,13 +61,13 @@ def test_every_parameter_receives_a_gradient(write, networks, reads):
 
 
 def test_model_and_guide_share_no_parameter():
-    program = small_program("feed_forward")
+    program = small_pair("feed_forward")
     assert {id(p) for p in program.model.parameters()}.isdisjoint({id(p) for p in program.guide.parameters()})
 
 
 @both_writes
 def test_trace_elbo_is_the_elbo_written_out_by_hand_with_the_same_noise(write):
-    program, episode = small_program(write), random_episodes()
+    program, episode = small_pair(write), random_episodes()
     model, guide = program.model, program.guide
     torch.manual_seed(7)
     loss = Trace_ELBO(max_plate_nesting=PLATE_NESTING)(model, guide)(episode)
@@ -87,7 +87,7 @@ def test_trace_elbo_is_the_elbo_written_out_by_hand_with_the_same_noise(write):
 
 @both_writes
 def test_mean_field_elbo_uses_the_analytic_kls(write):
-    program, episode = small_program(write), random_episodes()
+    program, episode = small_pair(write), random_episodes()
     model, guide = program.model, program.guide
     torch.manual_seed(7)
     loss = TraceMeanField_ELBO(max_plate_nesting=PLATE_NESTING)(model, guide)(episode)
@@ -103,7 +103,7 @@ def test_mean_field_elbo_uses_the_analytic_kls(write):
 
 @both_writes
 def test_both_objectives_estimate_the_same_elbo(write):
-    program, copies, runs = small_program(write), 50, 30
+    program, copies, runs = small_pair(write), 50, 30
     episode = random_episodes(1, 4).repeat(copies, 1, 1, 1, 1)
     with torch.no_grad():
         trace, mean_field = (
@@ -116,7 +116,7 @@ def test_both_objectives_estimate_the_same_elbo(write):
 
 @both_writes
 def test_permuting_episodes_permutes_results(write):
-    program, episode = small_program(write, temporal_shift=0.125), random_episodes()
+    program, episode = small_pair(write, temporal_shift=0.125), random_episodes()
     order = torch.tensor([2, 0, 1])
     first, second = (program.guide.encode(e) for e in (episode, episode[order]))
     torch.testing.assert_close(program.guide.write(first)[order], program.guide.write(second))
@@ -132,7 +132,7 @@ def key_parameters(program, encoding, memory=None):
 
 @both_writes
 def test_with_the_shift_off_permuting_cues_permutes_their_keys_and_latents(write):
-    program, episode = small_program(write), random_episodes()
+    program, episode = small_pair(write), random_episodes()
     memory = program.guide.write(program.guide.encode(episode))
     order = torch.randperm(episode.shape[1])
     first, second = (program.guide.encode(e) for e in (episode, episode[:, order]))
@@ -143,7 +143,7 @@ def test_with_the_shift_off_permuting_cues_permutes_their_keys_and_latents(write
 
 
 def test_with_the_shift_off_permuting_written_images_permutes_keys_and_keeps_a_learned_memory():
-    program, episode = small_program("feed_forward"), random_episodes()
+    program, episode = small_pair("feed_forward"), random_episodes()
     order = torch.randperm(episode.shape[1])
     first, second = (program.guide.encode(e) for e in (episode, episode[:, order]))
     torch.testing.assert_close(program.guide.write(first), program.guide.write(second))
@@ -152,7 +152,7 @@ def test_with_the_shift_off_permuting_written_images_permutes_keys_and_keeps_a_l
 
 
 def test_with_the_shift_on_an_image_depends_on_its_neighbours():
-    program, episode = small_program("feed_forward", temporal_shift=0.125), random_episodes()
+    program, episode = small_pair("feed_forward", temporal_shift=0.125), random_episodes()
     order = torch.tensor([1, 0, 2, 3, 4, 5])
     first, second = (program.guide.encode(e).latent_loc for e in (episode, episode[:, order]))
     assert not torch.allclose(first[:, order], second)
@@ -160,7 +160,7 @@ def test_with_the_shift_on_an_image_depends_on_its_neighbours():
 
 @both_writes
 def test_cues_are_read_from_the_given_memory_and_nothing_is_written(write):
-    program, episode = small_program(write), random_episodes()
+    program, episode = small_pair(write), random_episodes()
     memory = program.guide.write(program.guide.encode(random_episodes(seed=9))).detach()
     pair = trace_pair(program.model, program.guide, episode, memory)
     assert "memory" not in pair.guide.nodes
@@ -170,14 +170,14 @@ def test_cues_are_read_from_the_given_memory_and_nothing_is_written(write):
 
 
 def test_the_flat_priors_term_follows_its_value():
-    program = small_program()
+    program = small_pair()
     value = torch.zeros(3, 1, *program.model.addressing.layout.shape, dtype=torch.float64, device="meta")
     term = program.model.memory_prior().log_prob(value)
     assert (term.shape, term.dtype, term.device.type) == ((3, 1), torch.float64, "meta")
 
 
 def test_a_written_image_that_claimed_a_block_is_found_by_its_content_as_by_its_claim():
-    program, episode = small_program("feed_forward"), random_episodes()
+    program, episode = small_pair("feed_forward"), random_episodes()
     encoding = program.guide.encode(episode)
     own, found = (
         program.guide.key_posterior(encoding),
@@ -188,7 +188,7 @@ def test_a_written_image_that_claimed_a_block_is_found_by_its_content_as_by_its_
 
 
 def test_a_written_image_is_found_by_its_content_as_by_its_place():
-    program, episode = small_program("allocate"), random_episodes()
+    program, episode = small_pair("allocate"), random_episodes()
     encoding = program.guide.encode(episode)
     memory = program.guide.write(encoding)
     own, found = program.guide.key_posterior(encoding), program.guide.key_posterior(encoding, memory)
@@ -198,7 +198,7 @@ def test_a_written_image_is_found_by_its_content_as_by_its_place():
 
 @both_writes
 def test_generation_is_conditioning_on_a_memory(write):
-    program, episode = small_program(write), random_episodes()
+    program, episode = small_pair(write), random_episodes()
     memory = program.guide.write(program.guide.encode(episode)).detach()
     torch.manual_seed(3)
     trace = program.model.generate(memory, 4)
@@ -215,7 +215,7 @@ def test_generation_is_conditioning_on_a_memory(write):
 
 
 def test_a_flat_prior_has_an_empty_memory_in_place_of_a_draw():
-    model, episode = small_program().model, random_episodes()
+    model, episode = small_pair().model, random_episodes()
     state = torch.get_rng_state()
     prior = model.memory_prior().expand((len(episode), 1))
     memory = prior.sample()

@@ -11,7 +11,7 @@ from inference.objectives import make_objective
 from inference.runs.training import ScaleSites
 from inference.tracing import trace_pair, written_memory
 from kpp_pyro.writes.content_steps import SignSearch
-from tests.programs import random_episodes, small_program
+from tests.programs import random_episodes, small_pair
 
 BLOCK_WRITES = ("allocate", "allocate_by_content", "feed_forward")
 every_write = pytest.mark.parametrize("write", BLOCK_WRITES)
@@ -19,7 +19,7 @@ pointing_writes = pytest.mark.parametrize("write", ["allocate", "allocate_by_con
 
 
 def signs_program(write, **changes):
-    return small_program(write, signs_per_scalar=4, episode_length=6, **changes)
+    return small_pair(write, signs_per_scalar=4, episode_length=6, **changes)
 
 
 def latents(program, episode):

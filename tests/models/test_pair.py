@@ -13,7 +13,7 @@ from torch import nn
 from inference.tracing import elbo_terms, site_value, written_memory
 from inference.trained_memory import TrainedMemory
 from models.pair import Pair
-from tests.programs import WRITES, random_episodes, small_program
+from tests.programs import WRITES, random_episodes, small_pair
 
 SOLVED = {"memory_rows": 4, "latent_size": 5}
 RIVAL = {"model": "kanerva_machine", "key_size": 3, **SOLVED}
@@ -47,7 +47,7 @@ def elbo(pair: Pair) -> torch.Tensor:
 @every_kind
 @pytest.mark.parametrize("training", [True, False])
 def test_a_copy_is_independent(changes, training):
-    pair = small_program(**changes).train(training)
+    pair = small_pair(**changes).train(training)
     before = elbo(pair)
     copied = copy.deepcopy(pair)
     assert torch.equal(elbo(copied), before)
@@ -61,7 +61,7 @@ def test_a_copy_is_independent(changes, training):
             parameter.add_(0.1 * torch.randn_like(parameter))
             changed = elbo(copied)
             assert torch.equal(elbo(pair), before), name
-            fresh = small_program(**changes).train(training)  # the same state, without having been copied
+            fresh = small_pair(**changes).train(training)  # the same state, without having been copied
             fresh.load_state_dict(copied.state_dict())
             assert torch.equal(elbo(fresh), changed), name
             parameter.copy_(value)
@@ -70,7 +70,7 @@ def test_a_copy_is_independent(changes, training):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("changes", WRITERS, ids=_name)
 def test_writing_is_what_the_guide_does_first_and_draws_neither_keys_nor_latents(changes, training, monkeypatch):
-    pair, episode = small_program(**changes).train(training), random_episodes()
+    pair, episode = small_pair(**changes).train(training), random_episodes()
     torch.manual_seed(3)
     expected = site_value(poutine.trace(pair.guide).get_trace(episode), "memory").detach()
     monkeypatch.setattr(pair.guide, "latent_posterior", lambda *_: pytest.fail("latents were looked for"))
@@ -94,7 +94,7 @@ def test_writing_is_what_the_guide_does_first_and_draws_neither_keys_nor_latents
 
 @every_kind
 def test_every_parameter_is_there_once_and_every_module_where_it_belongs(changes):
-    pair = small_program(**changes)
+    pair = small_pair(**changes)
     model, guide = pair.model, pair.guide
     shared = {id(module) for module in model.modules()} & {id(module) for module in guide.modules()}
     expected = {id(module) for module in model.linear.modules()} if hasattr(model, "linear") else set()

@@ -14,7 +14,7 @@ from kpp_pyro.memory.blocks import cut_blocks, read
 from kpp_pyro.writes.quantization import Quantization
 from models.build import build
 from models.registry import MODELS
-from tests.programs import IMAGE_SHAPE, random_episodes, small_config, small_program
+from tests.programs import IMAGE_SHAPE, random_episodes, small_config, small_pair
 
 BLOCK_WRITES = ("allocate", "allocate_by_content", "feed_forward")
 MATRIX_MODELS = [name for name in MODELS if name not in ("kanerva_plus_plus", "vae")]
@@ -24,14 +24,14 @@ both_writes = pytest.mark.parametrize("write", BLOCK_WRITES)
 
 
 def looked_at(**changes):
-    program = small_program(**{"content_steps": 10, **changes})
+    program = small_pair(**{"content_steps": 10, **changes})
     program.train(False)
     return program
 
 
 @every_program
 def test_in_training_contents_are_the_encoder_s_and_otherwise_refined(changes):
-    program, episode = small_program(content_steps=10, **changes), random_episodes()
+    program, episode = small_pair(content_steps=10, **changes), random_episodes()
     amortized = program.guide.amortized_encoding(episode)
     assert torch.equal(program.guide.encode(episode).latent_loc, amortized.latent_loc)
     program.train(False)
@@ -138,7 +138,7 @@ def test_grey_cues_are_written_recalled_and_autoencoded(changes):
 
 def test_a_prior_made_of_keys_needs_no_contents_and_is_the_same_in_training_or_not():
     """Pseudo-images are grey too, and only their keys are asked for."""
-    program = small_program(model="kanerva_machine", key_prior="vamp", content_steps=3)
+    program = small_pair(model="kanerva_machine", key_prior="vamp", content_steps=3)
     key = torch.randn(5, 2, *program.model.key_shape, dtype=torch.float64)
     in_training = program.model.key_prior().log_prob(key)
     program.train(False)
@@ -148,7 +148,7 @@ def test_a_prior_made_of_keys_needs_no_contents_and_is_the_same_in_training_or_n
 
 @pytest.mark.parametrize("training", [True, False])
 def test_a_look_interrupts_training_even_where_it_fails(training):
-    program = small_program()
+    program = small_pair()
     program.train(training)
     parts = program.model, program.guide
     with pytest.raises(KeyError), program.evaluating():

@@ -14,7 +14,7 @@ from inference.objectives import make_objective
 from inference.tracing import elbo_terms, trace_pair, written_memory
 from kpp_pyro.networks.heads import positive
 from models.registry import MODELS
-from tests.programs import random_episodes, small_program
+from tests.programs import random_episodes, small_pair
 
 MATRIX = ("kanerva_machine", "dynamic_kanerva_machine", "pseudo_inverse_memory")
 SIZES = {"memory_rows": 4, "key_size": 3, "latent_size": 5}  # where a model has a use for them
@@ -25,7 +25,7 @@ contexts = pytest.mark.parametrize("context", ["image", "image_and_read"])
 
 def rival(model: str, **changes: object):
     used = MODELS[model].settings | {"latent_size"}
-    return small_program(model=model, **{name: size for name, size in SIZES.items() if name in used}, **changes)
+    return small_pair(model=model, **{name: size for name, size in SIZES.items() if name in used}, **changes)
 
 
 def columns_log_prob(memory, loc, covariance):

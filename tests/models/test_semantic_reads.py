@@ -17,7 +17,7 @@ from kpp_pyro.memory.blocks import SCALE, MemoryLayout, cut_blocks
 from kpp_pyro.memory.sign_code import SignCode
 from kpp_pyro.networks.heads import IdentityReading
 from kpp_pyro.networks.semantic import DecoderOfHalves, SemanticReading
-from tests.programs import random_episodes, small_program
+from tests.programs import random_episodes, small_pair
 
 SEMANTIC, BLOCKS, STILL = 0.25, 16, 0.05
 EDGE, BROAD = 0.02, 0.01
@@ -28,7 +28,7 @@ both_contents = pytest.mark.parametrize("signs", [None, 4], ids=["numbers", "sig
 
 def semantic_program(write="allocate", sharp_scale=None, **changes):
     """A program that is not in training, with latents as sharp as asked for where what was written is read."""
-    program = small_program(write, semantic_reads=SEMANTIC, left_out=2, episode_length=6, **changes)
+    program = small_pair(write, semantic_reads=SEMANTIC, left_out=2, episode_length=6, **changes)
     program.train(False)
     if sharp_scale is not None:
         sharp = program.model.reading.network.sharp
@@ -179,7 +179,7 @@ def test_a_damaged_copy_is_recalled_by_its_content_however_a_stranger_so_far_awa
     assert program.guide.key_posterior(cues, memory).block_probs[..., :BLOCKS].max() < 1e-6
     found = program.guide.recall_posterior(cues, memory).block_probs
     torch.testing.assert_close(found, program.guide.write.match(cues, memory))
-    plain = small_program(signs_per_scalar=signs, episode_length=6)  # without semantic reads all cues are such copies
+    plain = small_pair(signs_per_scalar=signs, episode_length=6)  # without semantic reads all cues are such copies
     encoding = plain.guide.encode(random_episodes())
     own, read = (find(encoding, memory) for find in (plain.guide.key_posterior, plain.guide.recall_posterior))
     assert torch.equal(own.block_probs, read.block_probs)
@@ -264,7 +264,7 @@ def test_the_half_that_lies_still_costs_an_own_image_nothing():
 
 
 def test_without_semantic_reads_the_latent_sees_no_key_and_has_one_head():
-    program = small_program()
+    program = small_pair()
     assert not program.guide.latent_sees_read and semantic_program().guide.latent_sees_read
     assert program.guide.encode(random_episodes()).semantic is None
     assert not any("semantic" in name for name in program.guide.state_dict())

@@ -25,7 +25,7 @@ from inference.runs.trainer_of import build_trainer
 from inference.tracing import elbo_terms
 from inference.trained_memory import TrainedMemory
 from models.pair import Pair
-from tests.programs import random_episodes, small_config, small_program
+from tests.programs import random_episodes, small_config, small_pair
 
 RIVAL = {"memory_rows": 4, "latent_size": 5}
 KANERVA_PLUS_PLUS = [{}, {"write": "feed_forward"}]
@@ -65,7 +65,7 @@ def stored() -> int:
 @every_pair
 @pytest.mark.parametrize("objective", [Trace_ELBO, TraceMeanField_ELBO])
 def test_svi_trains_every_parameter(changes, objective):
-    pair, episode = small_program(**changes), random_episodes()
+    pair, episode = small_pair(**changes), random_episodes()
     before = parameters(pair)
     svi = SVI(pair.model, pair.guide, adam(), objective())
     losses = [svi.step(episode) for _ in range(25)]
@@ -78,7 +78,7 @@ def test_svi_trains_every_parameter(changes, objective):
 @every_pair
 def test_a_step_of_svi_is_a_step_of_the_torch_optimiser_on_the_same_loss(changes):
     """`Trace_ELBO()(model, guide)` is a module, of every parameter once; each of SVI's moves by the same."""
-    pair, twin, episode = small_program(**changes), small_program(**changes), random_episodes()
+    pair, twin, episode = small_pair(**changes), small_pair(**changes), random_episodes()
     before = parameters(pair)
     torch.manual_seed(1)
     loss = SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO()).step(episode)
@@ -97,7 +97,7 @@ def test_a_step_of_svi_is_a_step_of_the_torch_optimiser_on_the_same_loss(changes
 
 @every_pair
 def test_vectorised_particles_are_draws_of_the_elbo(changes):
-    pair, episode = small_program(**changes), random_episodes(2, 4)
+    pair, episode = small_pair(**changes), random_episodes(2, 4)
     objective = Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=2)
     before = parameters(pair)
     SVI(pair.model, pair.guide, adam(), objective).step(episode)
@@ -112,7 +112,7 @@ def test_vectorised_particles_are_draws_of_the_elbo(changes):
 @every_pair
 @pytest.mark.filterwarnings("ignore:Found plate statements in guide but not model")  # ours are no `pyro.plate`s
 def test_an_autoguide_fits_the_latents_of_a_model_with_a_given_memory(changes):
-    pair, episode = small_program(**changes), random_episodes(2, 4)
+    pair, episode = small_pair(**changes), random_episodes(2, 4)
     given = poutine.condition(pair.model, data={"memory": pair.guide.write_memory(episode)})
     svi = SVI(given, AutoNormal(given), ClippedAdam({"lr": 0.02}), Trace_ELBO())
     losses = [svi.step(episode) for _ in range(40)]
@@ -122,7 +122,7 @@ def test_an_autoguide_fits_the_latents_of_a_model_with_a_given_memory(changes):
 @every_pair
 @pytest.mark.parametrize("parallel", [False, True])
 def test_predictive_draws_what_the_guide_says(changes, parallel):
-    pair, episode = small_program(**changes), random_episodes()
+    pair, episode = small_pair(**changes), random_episodes()
     model = poutine.uncondition(pair.model)
     samples = Predictive(model, guide=pair.guide, num_samples=4, parallel=parallel)(episode)
     assert samples["image"].shape == (4, *episode.shape)
@@ -134,7 +134,7 @@ def test_predictive_draws_what_the_guide_says(changes, parallel):
 @pytest.mark.parametrize("changes", KANERVA_PLUS_PLUS, ids=_name)
 def test_predictive_images_come_from_the_guides_memory(changes):
     """Keys and latents are the model's own: only the memory, which has no draw in the model, is the guide's."""
-    pair, episode = small_program(**changes), random_episodes()
+    pair, episode = small_pair(**changes), random_episodes()
     written = poutine.block(pair.guide, expose=["memory", "episodes"])
     with torch.no_grad():
         samples = Predictive(poutine.uncondition(pair.model), guide=written, num_samples=50)(episode)
@@ -151,7 +151,7 @@ def test_predictive_images_come_from_the_guides_memory(changes):
 
 @every_pair
 def test_relations_are_those_of_the_program(changes):
-    pair, episode = small_program(**changes), random_episodes()
+    pair, episode = small_pair(**changes), random_episodes()
     found = get_model_relations(pair.model, (episode,))
     keys = ["key"] if pair.guide.has_keys else []
     of_latent = ["memory", *keys] if keys else []
@@ -163,14 +163,14 @@ def test_relations_are_those_of_the_program(changes):
 @every_pair
 @pytest.mark.skipif(importlib.util.find_spec("graphviz") is None, reason="graphviz is not installed")
 def test_the_model_is_rendered(changes):
-    pair = small_program(**changes)
+    pair = small_pair(**changes)
     source = pyro.render_model(pair.model, (random_episodes(),)).source
     assert all(name in source for name in ("memory", "latent", "image"))
 
 
 @some_pairs
 def test_two_pairs_in_one_process_are_trained_each_by_itself(changes):
-    first, second, episode = small_program(**changes), small_program(**changes, seed=3), random_episodes()
+    first, second, episode = small_pair(**changes), small_pair(**changes, seed=3), random_episodes()
     SVI(first.model, first.guide, adam(), Trace_ELBO()).step(episode)
     after, untouched = parameters(first), parameters(second)
     assert len(unchanged(second, untouched)) == len(untouched)
@@ -180,7 +180,7 @@ def test_two_pairs_in_one_process_are_trained_each_by_itself(changes):
 
 @some_pairs
 def test_what_is_loaded_after_svi_is_what_runs(changes):
-    pair, other, episode = small_program(**changes), small_program(**changes, seed=3), random_episodes()
+    pair, other, episode = small_pair(**changes), small_pair(**changes, seed=3), random_episodes()
     svi = SVI(pair.model, pair.guide, adam(), Trace_ELBO())
     svi.step(episode)
     pair.load_state_dict(other.state_dict())
@@ -195,7 +195,7 @@ def test_what_is_loaded_after_svi_is_what_runs(changes):
 
 @some_pairs
 def test_nothing_of_this_project_touches_the_parameter_store(changes):
-    pair, episode = small_program(**changes), random_episodes(2, 4)
+    pair, episode = small_pair(**changes), random_episodes(2, 4)
     memories = TrainedMemory(pair.model, pair.guide)
     memory = memories.write(episode)
     memories.recall(memory, episode)
@@ -213,7 +213,7 @@ def test_nothing_of_this_project_touches_the_parameter_store(changes):
 
 @some_pairs
 def test_nuts_does_not_touch_it(changes):
-    pair, episode = small_program(**changes), random_episodes(1, 1)
+    pair, episode = small_pair(**changes), random_episodes(1, 1)
     memory = pair.guide.write_memory(episode)
     sample_posterior(pair.model, pair.guide, episode[0, 0], memory, chains=1, draws=4, warmup=2)
     assert stored() == 0
@@ -235,7 +235,7 @@ def test_training_does_not_touch_it(changes, objective):
     if changes.get("left_out"):
         changes = {**changes, "episode_length": 4}
     config = small_config(**changes, objective=objective, **particles)
-    pair = small_program(**changes, objective=objective, **particles).float()
+    pair = small_pair(**changes, objective=objective, **particles).float()
     trainer = build_trainer(config, pair, Episodes())
     for _ in range(2):  # with Pyro's validation, and without
         trainer.train_step()

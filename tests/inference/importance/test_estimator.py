@@ -23,7 +23,7 @@ from inference.importance.estimator import (
 from inference.tracing import amortized, elbo_terms, written_memory
 from kpp_pyro.errors import InputError
 from tests.exact import LinearProgram, linear_episodes, log_evidence, tiny_episodes, tiny_memories, tiny_program
-from tests.programs import WRITES, random_episodes, small_program
+from tests.programs import WRITES, random_episodes, small_pair
 
 BIG = 2**14
 NUMBERS = (1, 2, 7)  # of particles
@@ -324,7 +324,7 @@ def test_parts_share_all_particles(shares):
 @both_writes
 @own_or_given
 def test_images_are_encoded_and_written_once(write, given):
-    program, episode = small_program(write), random_episodes()
+    program, episode = small_pair(write), random_episodes()
     memory = written_memory(program.guide, random_episodes(seed=9)) if given else None
     calls = Counter()
     for name in ("encoder", "write"):
@@ -338,7 +338,7 @@ def test_images_are_encoded_and_written_once(write, given):
 @both_writes
 @own_or_given
 def test_a_guide_that_runs_each_time_scores_the_same(write, given):
-    program, episode = small_program(write), random_episodes()
+    program, episode = small_pair(write), random_episodes()
     memory = written_memory(program.guide, random_episodes(seed=9)) if given else None
     scores = []
     for guide in (program.guide, lambda *arguments: program.guide(*arguments)):  # the second cannot be amortized
@@ -350,7 +350,7 @@ def test_a_guide_that_runs_each_time_scores_the_same(write, given):
 
 @both_writes
 def test_given_a_memory_an_images_score_does_not_depend_on_other_images(write):
-    program, episode = small_program(write), random_episodes()
+    program, episode = small_pair(write), random_episodes()
     memory = written_memory(program.guide, random_episodes(seed=9))
     others = random_episodes(seed=12)
     others[1, 2] = episode[1, 2]
@@ -366,7 +366,7 @@ def test_given_a_memory_an_images_score_does_not_depend_on_other_images(write):
 
 
 def test_scoring_leaves_no_gradients_and_needs_none():
-    program, episode = small_program(), random_episodes()
+    program, episode = small_pair(), random_episodes()
     proposal = defensive_proposal(program.model, program.guide, episode)
     score = importance_score(program.model, proposal, episode, particles=3)
     assert not score.log_likelihood.requires_grad
@@ -392,7 +392,7 @@ def test_elbo_terms_add_up_and_are_those_of_single_draws(random):
 
 @both_writes
 def test_the_elbo_is_that_of_the_guide_and_not_of_the_prior(write):
-    program, episode = small_program(write), random_episodes(1, 2)
+    program, episode = small_pair(write), random_episodes(1, 2)
     mixture = defensive_proposal(program.model, program.guide, episode, prior_share=0.5)
     score = importance_score(program.model, mixture, episode, particles=600)
     assert len(score.elbos) == 1

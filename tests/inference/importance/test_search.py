@@ -37,7 +37,7 @@ from tests.exact import (
     tiny_memories,
     tiny_program,
 )
-from tests.programs import WRITES, random_episodes, small_program
+from tests.programs import WRITES, random_episodes, small_pair
 
 BIG = 2**14
 both_writes = pytest.mark.parametrize("write", WRITES)
@@ -236,7 +236,7 @@ def test_refinement_of_one_site_leaves_the_others_as_they_are():
 
 @both_writes
 def test_what_is_found_for_an_image_does_not_depend_on_other_images(write):
-    program, episode = small_program(write), random_episodes()
+    program, episode = small_pair(write), random_episodes()
     memory = written_memory(program.guide, random_episodes(seed=9))
     others = random_episodes(seed=12)
     others[1, 2] = episode[1, 2]
@@ -256,7 +256,7 @@ def test_what_is_found_for_an_image_does_not_depend_on_other_images(write):
 @both_writes
 @own_or_given
 def test_model_and_guide_stay_as_they_are(write, given):
-    program, episode = small_program(write), random_episodes()
+    program, episode = small_pair(write), random_episodes()
     memory = written_memory(program.guide, random_episodes(seed=9)) if given else None
     parameters = [*program.model.parameters(), *program.guide.parameters()]
     before = [parameter.clone() for parameter in parameters]
@@ -277,7 +277,7 @@ def test_model_and_guide_stay_as_they_are(write, given):
 
 
 def test_a_guide_that_runs_each_time_is_refined_too():
-    program, episode = small_program("feed_forward"), random_episodes()
+    program, episode = small_pair("feed_forward"), random_episodes()
     memory = written_memory(program.guide, random_episodes(seed=9))
 
     def guide(episode, memory=None):  # cannot be amortized: it is run within the graph of every step
@@ -321,7 +321,7 @@ def test_a_refined_proposal_splits_the_inference_gap(given):
 
 @own_or_given
 def test_allocated_keys_stay_as_they_are(given):
-    program, episode = small_program("allocate"), random_episodes()
+    program, episode = small_pair("allocate"), random_episodes()
     memory = written_memory(program.guide, random_episodes(seed=9)) if given else None
     proposal = refined_proposal(program.model, program.guide, episode, memory, steps=30)
     with torch.no_grad():
@@ -335,7 +335,7 @@ def test_allocated_keys_stay_as_they_are(given):
 
 @pytest.mark.parametrize("parts", [{"write": "allocate"}, {"model": "kanerva_machine"}], ids=str)
 def test_refinement_raises_the_elbo_of_every_image(parts):  # normal keys at sharp edges have noisy gradients
-    program, episode = small_program(**parts), random_episodes(1, 4)
+    program, episode = small_pair(**parts), random_episodes(1, 4)
     memory = written_memory(program.guide, episode)
     proposal = refined_proposal(program.model, program.guide, episode, memory, steps=60)
     assert [part.from_prior for part in proposal.parts] == [(), (), ("key", "latent")]
@@ -464,7 +464,7 @@ def test_a_search_starts_from_the_pilot_of_greatest_weight_and_keeps_close():
 @pytest.mark.usefixtures("as_in_a_run")
 @both_writes
 def test_what_a_search_finds_for_an_image_does_not_depend_on_other_images(write):
-    program, episode = small_program(write), random_episodes()
+    program, episode = small_pair(write), random_episodes()
     memory = written_memory(program.guide, random_episodes(seed=9))
     others = random_episodes(seed=12)
     others[1, 2] = episode[1, 2]
@@ -523,8 +523,8 @@ def test_wide_keys_mend_the_weights_of_narrow_ones_where_reads_are_flat():
 
 def test_only_small_normal_keys_are_widened():
     episode = random_episodes()
-    plain, wide = (small_program(write) for write in ("allocate", "feed_forward"))
-    many = small_program("feed_forward", reads=5, episode_length=3)
+    plain, wide = (small_pair(write) for write in ("allocate", "feed_forward"))
+    many = small_pair("feed_forward", reads=5, episode_length=3)
     for program, parts in ((plain, 2), (many, 2), (wide, 3)):
         assert len(widened_proposal(program.model, program.guide, episode).parts) == parts
     part = widened_proposal(wide.model, wide.guide, episode).parts[1]

@@ -11,7 +11,7 @@ import torch
 from inference.metrics.denoising import Denoising, Errors, compare_first_with_last, denoise, of_images, summarize_errors
 from inference.trained_memory import TrainedMemory
 from kpp_pyro.corruptions import Corrupted, corrupt
-from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_program
+from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_pair
 
 both_writes = pytest.mark.parametrize("write", WRITES)
 B, T, S = 2, 4, 3
@@ -20,7 +20,7 @@ NOISES = {"salt_and_pepper": 0.5, "speckle": 1.5, "poisson": 1.3, "mask": 0.6}
 
 
 def opened(write="allocate", **changes):
-    program = small_program(write, **changes)
+    program = small_pair(write, **changes)
     return TrainedMemory(program.model, program.guide)
 
 

@@ -9,12 +9,12 @@ from inference.errors import DivergenceError
 from inference.importance.estimator import Move, MoveNormals
 from inference.metrics.elbo import mean_elbo
 from inference.tracing import elbo_terms, seed_of
-from tests.programs import WRITES, random_episodes, small_program
+from tests.programs import WRITES, random_episodes, small_pair
 
 
 @pytest.mark.parametrize("write", WRITES)
 def test_terms_add_up_to_pyros_elbo_with_the_same_noise(write):
-    program, episode = small_program(write), random_episodes()
+    program, episode = small_pair(write), random_episodes()
     torch.manual_seed(2)
     terms = elbo_terms(program.model, program.guide, episode)
     torch.manual_seed(2)
@@ -26,7 +26,7 @@ def test_terms_add_up_to_pyros_elbo_with_the_same_noise(write):
 
 
 def test_averages_leave_out_the_filling():
-    program, episode = small_program(), random_episodes()
+    program, episode = small_pair(), random_episodes()
     counted = torch.ones(3, 6, dtype=torch.bool)
     counted[2, 2:] = False
     torch.manual_seed(seed_of(4, 0))
@@ -37,7 +37,7 @@ def test_averages_leave_out_the_filling():
 
 
 def test_memory_gain_is_own_minus_another_episodes_elbo():
-    program, episode = small_program("feed_forward"), random_episodes()
+    program, episode = small_pair("feed_forward"), random_episodes()
     counted = torch.ones(3, 6, dtype=torch.bool)
     with torch.no_grad():
         memory = program.guide.write(program.guide.encode(episode))
@@ -49,7 +49,7 @@ def test_memory_gain_is_own_minus_another_episodes_elbo():
 
 
 def test_memories_of_other_episodes_are_found_across_batches():
-    program, episode = small_program("feed_forward"), random_episodes()
+    program, episode = small_pair("feed_forward"), random_episodes()
     seen = []
 
     def guide(images, memory=None):
@@ -66,7 +66,7 @@ def test_memories_of_other_episodes_are_found_across_batches():
 
 def test_strangers_that_are_read_as_badly_as_can_be_end_no_training():
     """Seen with the Kanerva Machine on Omniglot: q(z | x, M, y) is wild where M is of another episode."""
-    program, episode = small_program(), random_episodes()
+    program, episode = small_pair(), random_episodes()
     far = Move(torch.tensor(1e200), torch.tensor(0.0))
 
     def guide(images, memory=None):
@@ -85,7 +85,7 @@ def test_strangers_that_are_read_as_badly_as_can_be_end_no_training():
 
 @pytest.mark.parametrize(("asked", "kept"), [(2, 4), (5, 3)])
 def test_images_left_out_are_read_from_the_memory_of_the_others_of_their_episode(asked, kept):
-    program, episode = small_program("allocate", semantic_reads=0.3, left_out=2), random_episodes(2)
+    program, episode = small_pair("allocate", semantic_reads=0.3, left_out=2), random_episodes(2)
     counted = torch.ones(2, 6, dtype=torch.bool)
     counted[1, -1] = False
     found = mean_elbo(program.model, program.guide, [(episode, counted)], seed=4, left_out=asked)
@@ -102,13 +102,13 @@ def test_images_left_out_are_read_from_the_memory_of_the_others_of_their_episode
 
 
 def test_a_single_episode_has_no_memory_gain():
-    program, episode = small_program(), random_episodes(1)
+    program, episode = small_pair(), random_episodes(1)
     results = mean_elbo(program.model, program.guide, [(episode, torch.ones(1, 6, dtype=torch.bool))])
     assert "memory_gain_nats_per_image" not in results
 
 
 def test_an_evaluation_depends_on_its_seed_alone_and_leaves_the_random_state_as_it_was():
-    program, batches = small_program(), [(random_episodes(2), torch.ones(2, 6, dtype=torch.bool))] * 2
+    program, batches = small_pair(), [(random_episodes(2), torch.ones(2, 6, dtype=torch.bool))] * 2
     first = mean_elbo(program.model, program.guide, batches, seed=4)
     before = torch.get_rng_state()
     assert mean_elbo(program.model, program.guide, batches, seed=4) == first

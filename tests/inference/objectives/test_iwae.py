@@ -21,7 +21,7 @@ from inference.tracing import PLATE_NESTING
 from kpp_pyro.errors import InputError
 from tests.exact import LinearProgram, linear_episodes
 from tests.inference.runs.test_step import NoWaiting
-from tests.programs import WRITES, random_episodes, small_program
+from tests.programs import WRITES, random_episodes, small_pair
 
 WEIGHTS = {"key": 0.6, "latent": 0.3, "memory": 0.8}
 deterministic_or_random = pytest.mark.parametrize("random", [False, True], ids=["deterministic", "random"])
@@ -331,7 +331,7 @@ def test_the_gradient_does_not_go_round_a_draw_that_a_transform_remembers():
 @pytest.mark.parametrize("name", ["iwae", "dreg", "renyi"])
 @pytest.mark.parametrize(("write", "reads"), [("allocate", 1), ("feed_forward", 1), ("feed_forward", 2)])
 def test_every_parameter_of_a_program_gets_a_gradient_without_waiting_for_the_device(name, write, reads):
-    program, episode = small_program(write, reads=reads), random_episodes()
+    program, episode = small_pair(write, reads=reads), random_episodes()
     pair = make_objective(name, particles=3, alpha=0.5 if name == "renyi" else 0.0)(program.model, program.guide)
     assert pair(episode).isfinite()
     weights = {"key": torch.tensor(0.3), "latent": torch.tensor(0.1)}
@@ -342,7 +342,7 @@ def test_every_parameter_of_a_program_gets_a_gradient_without_waiting_for_the_de
 
 @pytest.mark.parametrize("write", WRITES)
 def test_one_particle_of_a_program_is_trace_elbo_and_more_are_better(write):
-    program, episode = small_program(write), random_episodes()
+    program, episode = small_pair(write), random_episodes()
     torch.manual_seed(5)
     expected = Trace_ELBO(max_plate_nesting=PLATE_NESTING)(program.model, program.guide)(episode)
     torch.testing.assert_close(loss_of("iwae", program.model, program.guide, episode), expected)
@@ -355,7 +355,7 @@ def test_one_particle_of_a_program_is_trace_elbo_and_more_are_better(write):
 
 
 def test_encoder_and_write_run_once_whatever_the_number_of_particles():
-    program, episode, seen = small_program("feed_forward"), random_episodes(), {}
+    program, episode, seen = small_pair("feed_forward"), random_episodes(), {}
     for name, module in (("encoder", program.guide.encoder), ("write", program.guide.write.to_claim)):
         module.register_forward_hook(lambda _, given, made, name=name: seen.setdefault(name, []).append(made.shape))
     loss_of("iwae", program.model, program.guide, episode, particles=9)

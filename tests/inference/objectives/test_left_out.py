@@ -14,7 +14,7 @@ from inference.runs.trainer_of import build_trainer
 from inference.runs.training import ScaleSites, TrainingPlan, annealed
 from inference.tracing import amortized, elbo_terms, site_value, written_memory
 from tests.inference.runs.test_training import OneEpisode
-from tests.programs import random_episodes, small_config, small_program
+from tests.programs import random_episodes, small_config, small_pair
 
 LEFT_OUT, WRITTEN = 2, 4
 CHANGES = {"semantic_reads": 0.25, "left_out": LEFT_OUT, "episode_length": WRITTEN}
@@ -23,7 +23,7 @@ every_objective = pytest.mark.parametrize("objective", OBJECTIVES)
 
 
 def left_out_program(write="allocate", **changes):
-    return small_program(write, **{**CHANGES, **changes})
+    return small_pair(write, **{**CHANGES, **changes})
 
 
 def pair_of(program, objective="trace"):
@@ -181,7 +181,7 @@ def test_gradients_are_finite_differences_also_through_the_memory(objective, mon
 
 def left_out_trainer(episode=None, **changes):
     changes = {**CHANGES, "steps": 100, "warmup_steps": 4, "episodes_per_step": 2, "learning_rate": 3e-3, **changes}
-    program = small_program(**changes)
+    program = small_pair(**changes)
     program.model.float(), program.guide.float()
     torch.manual_seed(0)
     return build_trainer(small_config(**changes), program, OneEpisode(random_episodes(2).float()))

@@ -13,7 +13,7 @@ from inference.runs.training import KLSchedule, ScaleSites
 from inference.tracing import PLATE_NESTING, elbo_terms
 from kpp_pyro.fast_pyro import TensorTrace_ELBO
 from models.by_hand import elbo_by_hand
-from tests.programs import WRITES, random_episodes, small_program
+from tests.programs import WRITES, random_episodes, small_pair
 
 
 def test_schedule_is_flat_then_linear_then_one():
@@ -25,7 +25,7 @@ def test_schedule_is_flat_then_linear_then_one():
 
 @pytest.mark.parametrize("write", WRITES)
 def test_scaled_sites_weigh_each_kl_of_the_sampled_elbo(write):
-    program, episode = small_program(write), random_episodes()
+    program, episode = small_pair(write), random_episodes()
     torch.manual_seed(5)
     terms = elbo_terms(program.model, program.guide, episode)
     torch.manual_seed(5)
@@ -37,7 +37,7 @@ def test_scaled_sites_weigh_each_kl_of_the_sampled_elbo(write):
 
 @pytest.mark.parametrize("write", WRITES)
 def test_the_mean_field_objective_scales_a_kl_once(write):
-    program, episode = small_program(write), random_episodes()
+    program, episode = small_pair(write), random_episodes()
 
     def loss(weight: float) -> torch.Tensor:
         torch.manual_seed(5)
@@ -50,7 +50,7 @@ def test_the_mean_field_objective_scales_a_kl_once(write):
 
 
 def test_scaling_leaves_other_sites_alone():
-    program, episode = small_program(), random_episodes()
+    program, episode = small_pair(), random_episodes()
     with ScaleSites({"key": 0.25}):
         trace = poutine.trace(program.guide).get_trace(episode)
     assert {n: trace.nodes[n]["scale"] for n in ("memory", "key", "latent")} == {"memory": 1, "key": 0.25, "latent": 1}
@@ -75,7 +75,7 @@ def value_and_gradients(objective, model, guide, *arguments):
 
 @pytest.mark.parametrize(("write", "reads"), CASES)
 def test_the_elbo_of_tensors_is_trace_elbo_in_value_and_gradient(write, reads):
-    program, episode = small_program(write, reads=reads), random_episodes()
+    program, episode = small_pair(write, reads=reads), random_episodes()
     loss, gradients = value_and_gradients(make_objective("trace"), program.model, program.guide, episode)
     expected, theirs = value_and_gradients(
         Trace_ELBO(max_plate_nesting=PLATE_NESTING), program.model, program.guide, episode
@@ -87,7 +87,7 @@ def test_the_elbo_of_tensors_is_trace_elbo_in_value_and_gradient(write, reads):
 
 @pytest.mark.parametrize(("write", "reads"), CASES)
 def test_the_program_is_the_elbo_written_by_hand_in_value_and_gradient(write, reads):
-    program, episode = small_program(write, reads=reads), random_episodes()
+    program, episode = small_pair(write, reads=reads), random_episodes()
     loss, gradients = value_and_gradients(make_objective("trace"), program.model, program.guide, episode)
     torch.manual_seed(5)
     by_hand = -elbo_by_hand(program.model, program.guide, episode, {"key": 0.3, "latent": 0.7})
@@ -149,7 +149,7 @@ def test_a_point_of_the_model_is_compared_with_the_guides(point):
 
 
 def test_several_particles_are_averaged_as_by_trace_elbo():
-    program, episode = small_program(), random_episodes()
+    program, episode = small_pair(), random_episodes()
     results = [
         value_and_gradients(kind(num_particles=3, max_plate_nesting=PLATE_NESTING), *program.children(), episode)
         for kind in (TensorTrace_ELBO, Trace_ELBO)

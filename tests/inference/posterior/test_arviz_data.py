@@ -11,7 +11,7 @@ from inference.errors import DivergenceError
 from inference.importance.estimator import WeightedDraws, defensive_proposal, importance_score, weighted_draws
 from inference.posterior.arviz_data import load, posterior_data, resample, save
 from kpp_pyro.errors import InputError
-from tests.programs import IMAGE_SHAPE, random_episodes, small_program
+from tests.programs import IMAGE_SHAPE, random_episodes, small_pair
 
 K, B, T, R, D = 400, 2, 3, 2, 5
 N = B * T
@@ -140,7 +140,7 @@ def test_a_draw_of_all_the_weight_is_the_only_one_left(only, others):
 
 
 def test_the_scores_are_those_of_importance_sampling():
-    program, images = small_program(), random_episodes(B, T)
+    program, images = small_pair(), random_episodes(B, T)
     proposal = defensive_proposal(program.model, program.guide, images)
     torch.manual_seed(5)
     score = importance_score(program.model, proposal, images, particles=100)

@@ -14,7 +14,7 @@ from inference.errors import DivergenceError
 from inference.posterior.arviz_data import rhat_and_ess
 from inference.posterior.nuts import NutsResult, convergence, sample_posterior
 from kpp_pyro.errors import InputError
-from tests.programs import WRITES, random_episodes, small_program
+from tests.programs import WRITES, random_episodes, small_pair
 
 KEY, LATENT, PIXELS = 3, 2, 4
 LATENT_SD, PIXEL_SD = 0.7, 0.4
@@ -179,7 +179,7 @@ def test_chains_start_where_the_guide_says(side):
 @pytest.mark.parametrize("write", WRITES)
 def test_a_memory_models_image_is_sampled(write, monkeypatch):
     monkeypatch.setattr("inference.posterior.nuts.DRAWS_AT_ONCE", 3)
-    program, episode = small_program(write), random_episodes(1)
+    program, episode = small_pair(write), random_episodes(1)
     model, guide = program.model, program.guide
     memory = guide.write(guide.encode(episode))  # still part of a graph
     result = sample_posterior(
@@ -225,7 +225,7 @@ def test_wrong_shapes_are_refused(image, memory, message):
 
 
 def test_an_image_of_another_size_is_refused():
-    program, episode = small_program("feed_forward"), random_episodes(1)
+    program, episode = small_pair("feed_forward"), random_episodes(1)
     memory = program.guide.write(program.guide.encode(episode))
     with pytest.raises(InputError, match=r"image: expected shape \(1, 16, 16\), found \(1, 16, 1\)"):
         sample_posterior(program.model, program.guide, episode[0, 0, :, :, :1], memory, progress=False)

@@ -14,7 +14,7 @@ from inference.runs.training import KLSchedule, Trainer, TrainingPlan
 from inference.tracing import elbo_terms
 from kpp_pyro.data import EpisodeSampler, LabelledImages
 from kpp_pyro.errors import InputError
-from tests.programs import WRITES, random_episodes, small_config, small_program
+from tests.programs import WRITES, random_episodes, small_config, small_pair
 
 
 class OneEpisode:
@@ -45,7 +45,7 @@ def sampler(seed: int = 0) -> EpisodeSampler:
 
 def make_trainer(write: str, episodes=None, **changes: object) -> Trainer:
     changes = {"steps": 20, "warmup_steps": 4, "episodes_per_step": 2, **changes}
-    program = small_program(write)
+    program = small_pair(write)
     program.model.float(), program.guide.float()
     torch.manual_seed(0)
     return build_trainer(small_config(write, **changes), program, episodes or sampler())
