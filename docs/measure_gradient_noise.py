@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from inference.objectives import make_objective
+from inference.runs.build_trainer import build_trainer
 from inference.runs.config import Config
 from inference.runs.data import build_episodes
-from inference.runs.trainer_of import build_trainer
 from kpp_pyro.fast_pyro import DiagonalNormal
 from kpp_pyro.plots.drawing import save
 from models.build import build

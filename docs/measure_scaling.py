@@ -24,11 +24,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from inference.importance.scoring import ScoringPlan, score_episodes
 from inference.processes import SINGLE_PROCESS, Processes, joined_processes
+from inference.runs.build_trainer import build_trainer
 from inference.runs.config import Config
 from inference.runs.plots import plot_figures
-from inference.runs.run import held_out_elbo
-from inference.runs.trainer_of import build_trainer
-from inference.runs.training import Trainer
+from inference.runs.trainer import Trainer
+from inference.runs.training_run import held_out_elbo
 from kpp_pyro.data import EpisodeSampler, EpisodeSet, LabelledImages
 from kpp_pyro.files.checkpoint import save_checkpoint
 from kpp_pyro.files.run_folder import RunFolder

@@ -25,7 +25,7 @@ from experiments.shared.speed.memories import LENGTHS, measure_memories
 from experiments.shared.speed.steps import time_parts, time_steps
 from experiments.shared.speed.table import describe_benchmark
 from inference.runs.config import Config
-from inference.runs.resolving import resolve_device
+from inference.runs.resolve import resolve_device
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import environment, write_json
 from kpp_pyro.plots import plot_growth, plot_memory_costs

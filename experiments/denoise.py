@@ -19,7 +19,7 @@ from experiments.shared.arguments import HeldOutArguments, require_at_least
 from experiments.shared.denoise_table import describe_denoising
 from experiments.shared.script import run_script
 from inference.metrics.denoising import Denoising, compare_first_with_last, denoise, of_images, summarize_errors
-from inference.runs.opening import Run
+from inference.runs.load import Run
 from inference.runs.plots import plot_denoising_figures
 from kpp_pyro.config_part import did_you_mean
 from kpp_pyro.corruptions import CORRUPTIONS, corrupt

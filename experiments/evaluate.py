@@ -30,7 +30,7 @@ from inference.importance.scoring import (
 )
 from inference.posterior.arviz_data import posterior_data, save
 from inference.processes import SINGLE_PROCESS, Processes
-from inference.runs.opening import Run
+from inference.runs.load import Run
 from inference.runs.plots import plot_score_figures
 from inference.runs.score import quantize, score
 from inference.tracing import own_randomness

@@ -20,7 +20,7 @@ import tyro
 from experiments.shared.arguments import RunArguments
 from experiments.shared.explore_session import Explorer
 from experiments.shared.script import run_script
-from inference.runs.opening import load
+from inference.runs.load import load
 from kpp_pyro.errors import InputError
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from experiments.shared.generation_table import describe_generation
 from experiments.shared.script import run_script
 from inference.importance.estimator import standard_error
 from inference.metrics.generation import Generation, measure, near_distance, nearest, summarize_generation
-from inference.runs.opening import Run
+from inference.runs.load import Run
 from inference.runs.plots import plot_generation_figures
 from inference.tracing import own_randomness
 from kpp_pyro.data import EpisodeSet

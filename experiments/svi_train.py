@@ -25,9 +25,9 @@ from experiments.shared.settings_flags import parse_flags
 from inference import Config
 from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs.interruption import Interruption, exit_status
-from inference.runs.opening import read_run
-from inference.runs.resolving import resolve
-from inference.runs.run import TrainingRun, default_folder
+from inference.runs.load import read_run
+from inference.runs.resolve import resolve
+from inference.runs.training_run import TrainingRun, default_folder
 from kpp_pyro.config_part import flag
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import RunFolder

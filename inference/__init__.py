@@ -20,10 +20,10 @@ require_siblings("models")  # before anything looks for it
 from inference.errors import DivergenceError
 from inference.importance.scoring import Scores
 from inference.runs.config import Config
-from inference.runs.opening import Run, load
+from inference.runs.load import Run, load
 from inference.runs.pretrained import load_pretrained, pretrained_names
-from inference.runs.run import train
 from inference.runs.score import score
+from inference.runs.training_run import train
 from inference.trained_memory import Decoded, Memory, Read, TrainedMemory
 from kpp_pyro.corruptions import corrupt
 from kpp_pyro.data import read_pictures

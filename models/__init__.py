@@ -1,6 +1,6 @@
 """Memory models as Pyro model/guide pairs.
 
-A model is a file here, which registers it, and a line below, which imports the file.
+To add a model, add a file that registers it in `MODELS`, and import the file below.
 """
 
 import models.dynamic_kanerva_machine

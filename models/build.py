@@ -1,4 +1,4 @@
-"""From a configuration to a model/guide pair."""
+"""Building a model/guide pair from a configuration."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def build(config: PairConfig, image_shape: ImageShape, device: torch.device | str = "cpu") -> Pair:
-    """Build a model and its guide, with parameters drawn from the configuration's seed.
+    """Build a model and its guide, with initial parameters drawn from the configuration's seed.
 
-    The random state outside stays as it is.
+    The random state outside is left unchanged.
 
     Args:
-        config: what to build; a `Config` of a run is one.
+        config: model, memory and networks; a run's `Config` is a `PairConfig`.
         image_shape: (C, H, W).
-        device: where to put it.
+        device: device of the parameters.
+
+    Returns:
+        The pair, in training mode.
 
     Raises:
-        InputError: an image size that no network takes.
+        InputError: an image size that the networks cannot process.
     """
     require_image_shape(image_shape)
     device = torch.device(device)
@@ -37,5 +40,5 @@ def build(config: PairConfig, image_shape: ImageShape, device: torch.device | st
 
 
 def dtype_of(precision: str, device: torch.device) -> torch.dtype:
-    """The type in which networks run: of `auto`, bfloat16 where the device is fast at it."""
+    """The dtype of the networks; for `auto`, bfloat16 where the device computes it fast, else float32."""
     return fast_precision(device) if precision == "auto" else _DTYPES[precision]

@@ -1,6 +1,6 @@
-"""The ELBO of Kanerva++ written out in PyTorch: what the program's speed and value are compared with.
+"""The ELBO of Kanerva++ in plain PyTorch, a reference for the value and the speed of the Pyro program.
 
-Nothing of Pyro runs in it but the key's posterior as an object: its draw and its density are this project's own.
+Pyro does not trace it. Only the key's posterior is a distribution object, whose sampler and density are this project's.
 """
 
 from __future__ import annotations
@@ -22,10 +22,17 @@ def elbo_by_hand(
     episode: Tensor,
     kl_weights: Mapping[str, float] | Mapping[str, Tensor],
 ) -> Tensor:
-    """ELBO of episodes (B, T, C, H, W) in nats, summed over them, of one draw.
+    """One-draw estimate of the ELBO of episodes (B, T, C, H, W) in nats, summed over episodes and images.
 
-    ln p(x|z) + w_key (ln p(y) - ln q(y|X, M)) + w_latent (ln p(z|M, y) - ln q(z|X)), with the networks of the pair, the
-    draws in the guide's order, and the weights of the KLs by the names of their sites.
+        ln p(x|z) + w_key (ln p(y) - ln q(y|X, M)) + w_latent (ln p(z|M, y) - ln q(z|X))
+
+    Draws are made in the guide's order.
+
+    Args:
+        model: Kanerva++, with a standard normal key prior and Bernoulli pixels.
+        guide: its guide.
+        episode: (B, T, C, H, W).
+        kl_weights: w by site, "key" and "latent".
     """
     encoding = guide.encode(episode)
     memory = guide.write(encoding)
@@ -40,7 +47,7 @@ def elbo_by_hand(
 
 
 def _log_normal(value: Tensor, loc: Tensor | float, scale: Tensor | None) -> Tensor:
-    """Log-density of every number under a normal, in nats; without a scale, of unit scale."""
+    """Elementwise log-density of a normal, in nats; `scale` None means one."""
     standard = value - loc if scale is None else (value - loc) / scale
     terms = standard.square() * -0.5 - 0.5 * math.log(2 * math.pi)
     return terms if scale is None else terms - scale.log()

@@ -13,14 +13,14 @@ from models.memory_model import MemoryGuide, MemoryModel
 
 
 class Pair(nn.Module):
-    """A model and its guide: what is trained, saved and loaded, copied and moved together.
+    """A model and its guide, trained, saved, loaded, copied and moved together.
 
-    What the two share, such as the linear part of a matrix memory, is one module in both: it is among the parameters
-    once, and in the state under both names.
+    A module that both share, such as the linear part of a matrix memory, appears once in `parameters()` and under both
+    names in `state_dict()`.
 
     Args:
-        model: p(M, y, z, x).
-        guide: q(M, y, z | x), of this model.
+        model: p(M, y, z, X).
+        guide: q(M, y, z | X) of this model.
     """
 
     def __init__(self, model: MemoryModel, guide: MemoryGuide) -> None:
@@ -30,12 +30,12 @@ class Pair(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Device that both run on."""
+        """Device of the parameters."""
         return next(self.model.parameters()).device
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Interrupt training for a look: contents are refined where that is asked for, see `LatentAscent`."""
+        """Switch to eval mode inside, and back afterwards. In eval mode contents take `--content-steps` before writing."""
         was_training = self.training
         self.eval()
         try:
@@ -44,7 +44,7 @@ class Pair(nn.Module):
             self.train(was_training)
 
     def sizes(self) -> dict[str, Any]:
-        """What any table of results has to state."""
+        """Image shape (C, H, W), scalars of a memory, and number of parameters, as every table of results states them."""
         return {
             "image_shape": list(self.model.image_shape),
             "memory_scalars": Size(self.model.memory_shape).numel(),

@@ -1,4 +1,4 @@
-"""What every model/guide pair is built of, as its configuration says."""
+"""The parts that every model/guide pair is built from, chosen by its configuration."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from kpp_pyro.writes.interface import WriteParts
 from models.config import PairConfig
 from models.memory_model import GuideNetworks, MemoryModel
 
-SMALLEST_SCALE = 0.05  # lower bound of the learned scales of latents, keys and random memories: none becomes a point
-_LATENT_SIZE = 100  # of matrix memories and the VAE: 32 rows of it are 3,200 scalars
+SMALLEST_SCALE = 0.05  # lower bound of the learned scales of latents, keys and random memories
+_LATENT_SIZE = 100  # D of matrix memories and the VAE; 32 rows of 100 are 3,200 scalars
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What every model is built of.
+    """Encoder, and factories of the other parts.
 
     Attributes:
         config: the configuration.
         image_shape: (C, H, W).
         dtype: precision of the networks.
-        encoder: f_enc, with `encoding_size`.
+        encoder: f_enc, episodes (B, T, C, H, W) to features (B, T, F); has `encoding_size`.
     """
 
     config: PairConfig
@@ -43,7 +43,7 @@ class Parts:
 
     @classmethod
     def of(cls, config: PairConfig, image_shape: ImageShape, dtype: torch.dtype) -> Parts:
-        """Draw the encoder, and keep what the rest is drawn from."""
+        """Build the encoder; the methods build the other parts."""
         network = config.network
         build = EPISODE_ENCODERS[network.episode_encoder].build
         sizes = network.width, network.depth, network.temporal_shift
@@ -51,17 +51,17 @@ class Parts:
 
     @property
     def encoding_size(self) -> int:
-        """F."""
+        """F, size of a feature vector."""
         return int(self.encoder.encoding_size)  # type: ignore[arg-type]
 
     @property
     def latent_size(self) -> int:
-        """D of the models whose latents are not as large as a read of blocks."""
+        """D, size of a latent, for models without blocks."""
         return self.config.memory.latent_size or _LATENT_SIZE
 
     @property
     def code(self) -> SignCode | None:
-        """How latents become the scalars of a block, if not as they are."""
+        """The code that packs sign latents into the scalars of a block; None if latents are numbers."""
         signs = self.config.memory.signs_per_scalar
         return None if signs is None else SignCode(signs)
 
@@ -71,15 +71,15 @@ class Parts:
         return NETWORKS[network.networks].decoder(latent_size, self.image_shape, network.width, network.depth)
 
     def key_prior(self, *key_shape: int) -> KeyPrior:
-        """p(y)."""
+        """p(y), event `key_shape`."""
         return KEY_PRIORS[self.config.program.key_prior](Size(key_shape), self.image_shape)
 
     def key_posterior(self, *key_shape: int) -> Posterior:
-        """The family of q(y | x)."""
+        """The family of q(y | x), event `key_shape`."""
         return POSTERIORS[self.config.program.key_guide](self.encoding_size, Size(key_shape))
 
     def write(self) -> Write:
-        """f_mem, into blocks."""
+        """f_mem, the write into a memory of blocks."""
         memory = self.config.memory
         return WRITES[memory.write].of(
             WriteParts(
@@ -94,14 +94,14 @@ class Parts:
         )
 
     def latent_prior(self, latent_size: int) -> nn.Module:
-        """Network of p(z | M, y) of blocks, with a `latent_size` of its own."""
+        """Network of p(z | M, y), given the blocks that were read; its `latent_size` is D."""
         memory = self.config.memory
         semantic, width = memory.semantic_reads > 0, self.config.network.width
         parts = LatentPriorParts(memory.layout, latent_size, SMALLEST_SCALE, self.code, semantic, width)
         return LATENT_PRIORS[self.config.program.latent_prior](parts)
 
     def guide_networks(self, model: MemoryModel, read_size: int, latent_size: int) -> GuideNetworks:
-        """What the guide of a model is made of, whose reads are of `read_size` scalars."""
+        """The networks of a model's guide; a read of the memory has `read_size` scalars."""
         program, size = self.config.program, self.encoding_size
         latents = POSTERIORS[program.latent_guide](size, Size([latent_size]))
         sees_read = program.latent_context == "image_and_read"
@@ -109,7 +109,7 @@ class Parts:
         return GuideNetworks(self.encoder, size, latents, correction, tuple(self._preparations(model)), self.dtype)
 
     def _preparations(self, model: MemoryModel) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
-        """What is done to contents before they are written."""
+        """Content steps: functions that improve contents before they are written."""
         steps = self.config.program.content_steps
         if steps and self.code:
             yield SignSearch(model.image_likelihood, steps)

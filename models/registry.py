@@ -1,6 +1,6 @@
-"""The registry of memory models: what a model says of itself, by the name that a configuration gives it.
+"""The registry of memory models, by the name that a configuration uses (`--model`).
 
-The file of each model registers it, and `models/__init__.py` imports the file.
+Each model's file registers it, and `models/__init__.py` imports the file.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ModelKind:
-    """A memory model, as it is registered.
+    """A registered memory model.
 
     Attributes:
-        build: makes its model/guide pair of `models.parts.Parts`.
-        settings: fields of the configuration that this model has a use for, of those that not every model has.
-        keys_from_images: whether q(y | x) needs no memory, so that a prior of keys can be made of it (vamp).
+        build: builds the model/guide pair from `models.parts.Parts`.
+        settings: the model-specific fields of the configuration that this model uses.
+        keys_from_images: whether q(y | x) needs no memory, as the key prior `vamp` requires.
     """
 
     build: Callable[[Any], Any]
@@ -26,3 +26,4 @@ class ModelKind:
 
 
 MODELS: dict[str, ModelKind] = {}
+"""Memory models by name."""

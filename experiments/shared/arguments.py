@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from inference.processes import SINGLE_PROCESS, Processes
-from inference.runs.opening import Run, load
+from inference.runs.load import Run, load
 from inference.runs.pretrained import UNPACKED, unpack
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.errors import InputError

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from inference.runs.training import Step, StepResult
+from inference.runs.trainer import Step, StepResult
 from kpp_pyro.errors import InputError
 
 _EAGER_STEPS = 4  # before a capture: they make the optimiser's state, and let libraries choose their kernels

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from inference.importance.scoring import OWN
-from inference.runs.opening import Run
+from inference.runs.load import Run
 from inference.tracing import own_randomness, site_mean, trace_pair
 from inference.trained_memory import Memory, TrainedMemory
 from kpp_pyro import plots

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from inference.runs.opening import Run, load, read_run
-from inference.runs.resolving import resolve
+from inference.runs.load import Run, load, read_run
+from inference.runs.resolve import resolve
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.atomic import writing
 from kpp_pyro.files.checkpoint import load_checkpoint, save_checkpoint

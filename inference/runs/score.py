@@ -12,7 +12,7 @@ from tqdm import tqdm
 from inference.importance.scoring import Scores, ScoringPlan, score_episodes
 from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs.config import Config
-from inference.runs.opening import Run
+from inference.runs.load import Run
 from inference.runs.rules import has_blocks
 from kpp_pyro.data import first_images
 from kpp_pyro.errors import InputError

@@ -25,11 +25,11 @@ from inference.importance.scoring import ScoringPlan, score_episodes
 from inference.importance.search import searching_proposal
 from inference.metrics.elbo import mean_elbo
 from inference.processes import SINGLE_PROCESS, Processes, joined_processes
+from inference.runs.build_trainer import build_trainer
 from inference.runs.interruption import Interruption
-from inference.runs.resolving import resolve
-from inference.runs.run import TrainingRun
-from inference.runs.trainer_of import build_trainer
-from inference.runs.training import Trainer
+from inference.runs.resolve import resolve
+from inference.runs.trainer import Trainer
+from inference.runs.training_run import TrainingRun
 from kpp_pyro.data import EpisodeSampler, LabelledImages
 from kpp_pyro.distributions.block_key import BlockKey
 from kpp_pyro.errors import InputError

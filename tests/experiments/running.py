@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-import inference.runs.run
+import inference.runs.training_run
 from experiments.shared.script import run_script
 from experiments.svi_train import new_run, parse
 from inference.runs.interruption import Interruption
-from inference.runs.resolving import resolve
-from inference.runs.run import TrainingRun
+from inference.runs.resolve import resolve
+from inference.runs.training_run import TrainingRun
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--width", "32", "--episodes-per-step", "2", "--steps", "6", "--evaluate-every", "3", "--warmup-steps", "2"]
@@ -52,7 +52,7 @@ def run(script: str, *arguments: object, cwd: Path | None = None) -> Finished:
 def without_figures() -> Iterator[None]:
     """Train without the figures, which take longer to draw than a small run to train."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inference.runs.run, "plot_figures", lambda *_: {})
+        patch.setattr(inference.runs.training_run, "plot_figures", lambda *_: {})
         yield
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from experiments.shared.script import run_main
 from inference.processes import SINGLE_PROCESS, Processes
-from inference.runs import run as runs
+from inference.runs import training_run
 from inference.runs.config import Config
 from kpp_pyro.files.checkpoint import load_checkpoint
 from tests.experiments.running import TINY, refused, run, without_figures
@@ -115,8 +115,8 @@ def test_only_what_may_be_downloaded_is_loaded_in_turns(
         meetings.append(rank)
 
     monkeypatch.setattr(Processes, "sync_errors", sync_errors)
-    monkeypatch.setattr(runs, "build_episodes", lambda *_: before.append(len(meetings)) or "episodes")
-    run_of_two = object.__new__(runs.TrainingRun)
+    monkeypatch.setattr(training_run, "build_episodes", lambda *_: before.append(len(meetings)) or "episodes")
+    run_of_two = object.__new__(training_run.TrainingRun)
     run_of_two.config, run_of_two.processes = Config(data={"dataset": dataset}), Processes(rank, 2)
     assert run_of_two._load_episodes(torch.device("cpu")) == "episodes"
     assert before == [waits] and len(meetings) == (1 if dataset == "folder" else 2)

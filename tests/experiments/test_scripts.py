@@ -21,7 +21,7 @@ from PIL import Image
 
 import kpp_pyro
 from inference import Config, load
-from inference.runs.training import Trainer
+from inference.runs.trainer import Trainer
 from kpp_pyro.config_part import flag
 from kpp_pyro.files.checkpoint import load_checkpoint, save_checkpoint
 from tests.experiments.running import ROOT, TINY, Finished, command, refused, run, without_figures

@@ -17,7 +17,7 @@ import torch
 from experiments.shared.script import alone
 from inference.errors import ReportedError
 from inference.processes import Processes
-from inference.runs.resolving import require_device_each
+from inference.runs.resolve import require_device_each
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.checkpoint import load_checkpoint
 from tests.experiments import joined

@@ -32,7 +32,7 @@ from inference import (
     train,
 )
 from inference.importance.scoring import MEANINGS
-from inference.runs.training import StepResult, Trainer
+from inference.runs.trainer import StepResult, Trainer
 from kpp_pyro.files.run_folder import RunFolder
 from models.registry import MODELS
 from tests.experiments.running import without_figures

@@ -8,7 +8,7 @@ from pyro import poutine
 from torch.distributions import kl_divergence
 
 from inference.objectives import make_objective
-from inference.runs.training import ScaleSites
+from inference.runs.trainer import ScaleSites
 from inference.tracing import trace_pair, written_memory
 from kpp_pyro.writes.content_steps import SignSearch
 from tests.programs import random_episodes, small_pair

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pyro import poutine
 
-from inference.runs.opening import load_pair
+from inference.runs.load import load_pair
 from inference.tracing import written_memory
 from inference.trained_memory import TrainedMemory
 from kpp_pyro.files.checkpoint import save_checkpoint

@@ -21,7 +21,7 @@ from inference.importance.estimator import defensive_proposal, importance_score
 from inference.importance.search import refined_proposal
 from inference.metrics.elbo import mean_elbo
 from inference.posterior.nuts import sample_posterior
-from inference.runs.trainer_of import build_trainer
+from inference.runs.build_trainer import build_trainer
 from inference.tracing import elbo_terms
 from inference.trained_memory import TrainedMemory
 from models.pair import Pair

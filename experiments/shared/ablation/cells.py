@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.shared.ablation.grid import Flags, Grid
+from inference.runs.build_trainer import kl_schedules
 from inference.runs.config import Config
-from inference.runs.resolving import resolve
-from inference.runs.trainer_of import kl_schedules
+from inference.runs.resolve import resolve
 from kpp_pyro.data import DATASETS, find_pictures, load_dataset
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import RunFolder

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from inference.runs.build_trainer import build_trainer
 from inference.runs.config import Config
-from inference.runs.resolving import resolve
-from inference.runs.trainer_of import build_trainer
-from inference.runs.training import Step, Trainer
+from inference.runs.resolve import resolve
+from inference.runs.trainer import Step, Trainer
 from kpp_pyro.data import EpisodeSampler, LabelledImages
 from models.build import build
 from models.by_hand import elbo_by_hand

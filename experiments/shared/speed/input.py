@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from experiments.shared.speed.contenders import configuration, new_program, random_images
 from experiments.shared.speed.timing import alternate, medians, ratio, spread
+from inference.runs.build_trainer import build_trainer
 from inference.runs.config import Config
-from inference.runs.trainer_of import build_trainer
-from inference.runs.training import Trainer
+from inference.runs.trainer import Trainer
 from kpp_pyro.data import Binarization, EpisodeSampler, LabelledImages
 from kpp_pyro.data.folder import FolderSampler, PictureFiles
 

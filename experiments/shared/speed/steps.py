@@ -12,7 +12,7 @@ import torch
 from experiments.shared.speed.contenders import new_program, pyro_trainer, random_images, step_by_hand
 from experiments.shared.speed.timing import alternate, backward, leaf, leaves, medians, ratio
 from inference.runs.config import Config
-from inference.runs.training import Trainer
+from inference.runs.trainer import Trainer
 from kpp_pyro.memory.blocks import read
 
 _CALLS = 5  # steps in one timing

@@ -16,7 +16,7 @@ from torch import nn
 
 from inference.objectives import make_objective
 from inference.objectives.iwae import ImageParticles
-from inference.runs.training import ScaleSites, annealed
+from inference.runs.trainer import ScaleSites, annealed
 from inference.tracing import PLATE_NESTING
 from kpp_pyro.errors import InputError
 from tests.exact import LinearProgram, linear_episodes

@@ -8,10 +8,10 @@ from pyro import poutine
 
 from inference.objectives import make_objective
 from inference.objectives.left_out import WithLeftOut
+from inference.runs.build_trainer import build_trainer
 from inference.runs.config import Config
 from inference.runs.data import build_episodes
-from inference.runs.trainer_of import build_trainer
-from inference.runs.training import ScaleSites, TrainingPlan, annealed
+from inference.runs.trainer import ScaleSites, TrainingPlan, annealed
 from inference.tracing import amortized, elbo_terms, site_value, written_memory
 from tests.inference.runs.test_training import OneEpisode
 from tests.programs import random_episodes, small_config, small_pair

@@ -9,7 +9,7 @@ from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.nn import PyroModule
 
 from inference.objectives import make_objective
-from inference.runs.training import KLSchedule, ScaleSites
+from inference.runs.trainer import KLSchedule, ScaleSites
 from inference.tracing import PLATE_NESTING, elbo_terms
 from kpp_pyro.fast_pyro import TensorTrace_ELBO
 from models.by_hand import elbo_by_hand

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from experiments.evaluate import main as evaluate
 from experiments.pack_weights import main as pack_weights
 from inference.importance.scoring import ScoringPlan, score_episodes
-from inference.runs.opening import load, read_run
+from inference.runs.load import load, read_run
 from inference.runs.pretrained import PRETRAINED, pack, pretrained_names, unpack
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.checkpoint import load_checkpoint

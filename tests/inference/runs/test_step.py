@@ -13,8 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from inference.objectives import make_objective
-from inference.runs.trainer_of import build_trainer
-from inference.runs.training import Step, Trainer, annealed
+from inference.runs.build_trainer import build_trainer
+from inference.runs.trainer import Step, Trainer, annealed
 from kpp_pyro.data import EpisodeSampler, LabelledImages, warp
 from kpp_pyro.posteriors import POSTERIORS
 from kpp_pyro.priors import KEY_PRIORS

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from inference.runs import opening
-from inference.runs.opening import load
+from inference.runs import load as loading
+from inference.runs.load import load
 from inference.trained_memory import Memory
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.checkpoint import load_checkpoint, save_checkpoint
@@ -33,7 +33,7 @@ def forget_data(monkeypatch):
     def build_episodes(*_):
         raise AssertionError("the data set was asked for")
 
-    monkeypatch.setattr(opening, "build_episodes", build_episodes)
+    monkeypatch.setattr(loading, "build_episodes", build_episodes)
 
 
 def change_config(folder, change):

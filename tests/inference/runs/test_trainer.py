@@ -9,8 +9,8 @@ import torch
 from inference.errors import DivergenceError
 from inference.objectives import make_objective
 from inference.processes import Processes
-from inference.runs.trainer_of import build_trainer
-from inference.runs.training import KLSchedule, Trainer, TrainingPlan
+from inference.runs.build_trainer import build_trainer
+from inference.runs.trainer import KLSchedule, Trainer, TrainingPlan
 from inference.tracing import elbo_terms
 from kpp_pyro.data import EpisodeSampler, LabelledImages
 from kpp_pyro.errors import InputError

@@ -7,8 +7,8 @@ from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs.config import Config
 from inference.runs.config_parts import TrainingConfig
 from inference.runs.cuda_graph import CapturedStepper
-from inference.runs.resolving import resolve_capture
-from inference.runs.training import EagerStepper, EpisodeSource, KLSchedule, Trainer, TrainingPlan
+from inference.runs.resolve import resolve_capture
+from inference.runs.trainer import EagerStepper, EpisodeSource, KLSchedule, Trainer, TrainingPlan
 from kpp_pyro.errors import InputError
 from models.pair import Pair
 

@@ -11,7 +11,7 @@ import torch
 from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs.config import Config
 from inference.runs.data import Episodes, build_episodes
-from inference.runs.resolving import resolve
+from inference.runs.resolve import resolve
 from inference.trained_memory import TrainedMemory
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.checkpoint import fitting, load_checkpoint

@@ -18,14 +18,14 @@ from tqdm import tqdm
 from inference.errors import DivergenceError
 from inference.metrics.elbo import describe, mean_elbo
 from inference.processes import SINGLE_PROCESS, Processes
+from inference.runs.build_trainer import build_trainer
 from inference.runs.config import Config
 from inference.runs.data import Episodes, build_episodes
 from inference.runs.interruption import Interruption
-from inference.runs.opening import Run, load_pair
+from inference.runs.load import Run, load_pair
 from inference.runs.plots import plot_figures
-from inference.runs.resolving import resolve
+from inference.runs.resolve import resolve
 from inference.runs.rules import has_blocks
-from inference.runs.trainer_of import build_trainer
 from inference.tracing import seed_of
 from kpp_pyro.data import DATASETS, EpisodeSet
 from kpp_pyro.errors import InputError
