@@ -13,7 +13,7 @@ from inference.runs.config import Config
 from inference.runs.data import build_episodes
 from inference.runs.trainer import ScaleSites, TrainingPlan, annealed
 from inference.tracing import amortized, elbo_terms, site_value, written_memory
-from tests.inference.runs.test_training import OneEpisode
+from tests.inference.runs.test_trainer import OneEpisode
 from tests.programs import random_episodes, small_config, small_pair
 
 LEFT_OUT, WRITTEN = 2, 4
