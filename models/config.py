@@ -1,7 +1,6 @@
-"""Configuration of a model/guide pair: one part a concern, each checking itself.
+"""Configuration of a model/guide pair, in parts; each part validates its own fields.
 
-Names of models, writes, priors, ... are those of their registries; a name is known as soon as it is registered.
-Rules across parts stand in `inference.runs.rules`.
+Names of models, writes, priors, ... are the keys of their registries. Rules across parts are in `inference.runs.rules`.
 """
 
 from __future__ import annotations
@@ -28,72 +27,72 @@ class ProgramConfig(ConfigPart):
     """The model, its priors and its guide."""
 
     model: Annotated[str, name_in(MODELS)] = "kanerva_plus_plus"
-    """Which memory; the rivals are matrices of --memory-rows x --latent-size scalars (32 x 100), and vae has none."""
+    """The memory model. vae has no memory; the other rivals' are matrices, --memory-rows x --latent-size (32 x 100)."""
     key_prior: Annotated[str, name_in(KEY_PRIORS)] = "standard_normal"
     """p(y): standard_normal, learned_gaussian, vamp (a mixture of the keys of learned pseudo-episodes) or flow."""
     latent_prior: Annotated[str, name_in(LATENT_PRIORS)] = "memory"
-    """p(z | M, y) from what is read; or standard_normal, a control that reads nothing."""
+    """p(z | M, y): memory, a function of what is read; or standard_normal, a control that reads nothing."""
     key_guide: Annotated[str, name_in(POSTERIORS)] = "mean_field"
     """The family of q(y | x): mean_field, low_rank (Gaussian) or flow (conditional normalising flow)."""
     latent_guide: Annotated[str, name_in(POSTERIORS)] = "mean_field"
-    """The family of q(z | x), likewise."""
+    """The family of q(z | x); the same choices."""
     latent_context: Literal["image", "image_and_read"] = "image"
-    """What the latent's guide sees: q(z | x), or q(z | x, M, y)."""
+    """The latent's posterior: q(z | x), or q(z | x, M, y)."""
     content_steps: Natural = 0
-    """Gradient steps by which each image's content is improved, through the decoder, before it is written; of signs,
-    the number that are tried. None are taken in training: a trained run can be scored with any number of them."""
+    """Content steps: gradient steps, through the decoder, on each image's content before it is written; with
+    --signs-per-scalar, the number of signs tried. Training takes none: a trained run can be scored with any number."""
     memory_rows: Count = 32
     """N, rows of a matrix memory."""
     key_size: Count = 32
-    """S, numbers of a key of --model kanerva_machine, which a learned projection turns into weights of the rows."""
+    """S, numbers in a key of --model kanerva_machine; a learned projection maps them to row weights."""
     write_passes: Count = 1
-    """Times that --model dynamic_kanerva_machine goes through an episode to write it."""
+    """Passes over an episode in the write of --model dynamic_kanerva_machine."""
     pseudo_inverse_steps: Count = PSEUDO_INVERSE_STEPS
-    """Steps of the iteration by which --model pseudo_inverse_memory inverts. More are more exact, but training diverges
-    where contents that are still alike are told apart exactly."""
+    """Steps of the iterative pseudo-inverse of --model pseudo_inverse_memory. More steps are more exact; but early in
+    training contents are nearly equal, and their exact inverse makes training diverge."""
 
 
 class MemoryConfig(ConfigPart):
     """The block memory of Kanerva++ and how it is written."""
 
     write: Annotated[str, name_in(WRITES)] = "allocate"
-    """allocate gives each image a block of its own, in order; allocate_by_content chooses blocks by what the images
-    are, so that similar images share; feed_forward is the paper's learned map onto the memory, with normal keys, by
-    which images claim blocks."""
+    """allocate gives each image its own block, in order; allocate_by_content chooses blocks by content, so that
+    similar images share one; feed_forward is the paper's learned map onto the memory, in which images claim blocks by
+    normal keys."""
     memory_channels: Count = 4
     """C_m; the memory has C_m x H_m x W_m scalars."""
     memory_height: Count = 20
-    """H_m."""
+    """H_m, in scalars."""
     memory_width: Count = 40
-    """W_m."""
+    """W_m, in scalars."""
     block_height: Count = 5
-    """h, height of the block that a key reads."""
+    """h, height of a block."""
     block_width: Count = 5
-    """w, width of the block that a key reads."""
+    """w, width of a block."""
     reads: Count = 1
-    """R, blocks read per image, each through a key of its own."""
+    """R, blocks read per image; a key has (scale, x, y) for each."""
     signs_per_scalar: Annotated[int, Field(ge=1, le=MOST_SIGNS)] | None = None
-    """Latents are signs, +1 or -1, and so many (1 to 16) are packed into each scalar of a block; numbers, one to a
-    scalar, if None. For memories of few scalars: a decoder tells signs apart where it cannot tell levels. Makes
-    mean_field the default of --objective, since single draws of the latent's KL say nothing of signs."""
+    """P (1 to 16): latents are signs, +1 or -1, packed P to each scalar of a block. None: latents are numbers, one to a
+    scalar. For memories of few scalars: a decoder distinguishes signs where it cannot distinguish levels. Makes
+    mean_field the default of --objective, since a single draw of the latent's KL carries no information about signs."""
     semantic_reads: Annotated[float, Field(ge=0, le=0.48, allow_inf_nan=False)] = 0.0
-    """Prior probability of a key whose scale says that its block is read for what it tells of images that were not
-    written: 0, or 0.01 to 0.48. Train with --left-out then."""
+    """Prior probability that a key reads its block semantically, to explain an image that was not written: 0, or 0.01
+    to 0.48. The key's scale selects the kind of read. Train with --left-out then."""
     latent_size: Count | None = None
-    """D, size of an image's latent. None: with Kanerva++ as many scalars (or signs) as are read, 100 with other models.
-    With --semantic-reads, of one of its two halves."""
+    """D, size of an image's latent; with --semantic-reads, size of each of its two halves. None: the number of scalars
+    (or signs) read with Kanerva++, 100 with other models."""
 
     @model_validator(mode="after")
     def _check_layout(self) -> MemoryConfig:
         self.layout.require_tiling()
-        if 0 < self.semantic_reads < 0.01:  # rarer ones would hardly ever be learned from
+        if 0 < self.semantic_reads < 0.01:  # rarer reads give too few gradients to learn from
             found = self.semantic_reads
             raise InputError(f"{flag('semantic_reads')}: expected 0, or a probability from 0.01 to 0.48, found {found}")
         return self
 
     @property
     def layout(self) -> MemoryLayout:
-        """Sizes of the block memory."""
+        """Sizes of the memory, its blocks and its reads."""
         sizes = (self.memory_channels, self.memory_height, self.memory_width, self.block_height, self.block_width)
         return MemoryLayout(*sizes, self.reads)
 
@@ -102,23 +101,23 @@ class NetworkConfig(ConfigPart):
     """Encoder and decoder."""
 
     networks: Annotated[str, name_in(NETWORKS)] = "mlp"
-    """mlp (LayerNorm; much the cheaper on a CPU) or conv (GroupNorm; image sides multiples of 4, 16 to 64)."""
+    """mlp (LayerNorm; much cheaper on a CPU) or conv (GroupNorm; image sides multiples of 4, 16 to 64)."""
     preset: Size = "tiny"
-    """Sets --width and --depth where they are not given."""
+    """Size that sets --width and --depth where they are not given."""
     width: Count = 256
     """Units of an MLP, or channels at half resolution."""
     depth: Count = 1
-    """Residual blocks (at each resolution), and layers of attention where there is any."""
+    """Residual blocks (at each resolution), and attention layers with --episode-encoder attention."""
     episode_encoder: Annotated[str, name_in(EPISODE_ENCODERS)] = "independent"
-    """What an encoding knows of the other images: nothing (independent), its neighbours' channels (temporal_shift, the
-    paper's), or all of them in no order (attention)."""
+    """What an image's encoding depends on: that image alone (independent), channels of its neighbours too
+    (temporal_shift, the paper's), or all images regardless of order (attention)."""
     temporal_shift: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.125
     """Share of its channels that --episode-encoder temporal_shift takes from the previous image, and from the next."""
 
     @model_validator(mode="before")
     @classmethod
     def _fill_in_sizes(cls, values: Any) -> Any:
-        """Width and depth, where they are not given, are the family's of this preset."""
+        """Set width and depth, where they are not given, to those of the networks at this preset."""
         if not isinstance(values, dict):
             return values
         family = NETWORKS.get(str(values.get("networks", "mlp")))
@@ -127,12 +126,12 @@ class NetworkConfig(ConfigPart):
 
 
 class PairConfig(ConfigPart):
-    """What a model/guide pair is built from, but for the shape of its images."""
+    """Everything a model/guide pair is built from, except the image shape."""
 
     program: ProgramConfig = ProgramConfig()
     memory: MemoryConfig = MemoryConfig()
     network: NetworkConfig = NetworkConfig()
     seed: Natural = 0
-    """Seed of parameters, episodes and noise."""
+    """Seed of initial parameters, episodes and random draws."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of the networks; everything else is float32. auto takes bfloat16 where the machine is fast at it."""
+    """Precision of the networks; all else is float32. auto is bfloat16 where the device computes it fast."""

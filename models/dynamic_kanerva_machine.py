@@ -1,4 +1,4 @@
-"""The Dynamic Kanerva Machine (Wu, Wayne, Gregor & Lillicrap, NeurIPS 2018): weights are solved for, not learned."""
+"""The Dynamic Kanerva Machine (Wu, Wayne, Gregor & Lillicrap, NeurIPS 2018): row weights by least squares."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from models.registry import MODELS, ModelKind
 
 
 class DynamicKanervaMachineModel(MatrixMemoryModel):
-    """A matrix memory whose keys are the weights of its rows themselves.
+    """A matrix memory whose keys are the row weights.
 
     M   ~ p(M)             = MN(R_0, u_0^2 I, I)
     y_t ~ p(y)             event (N,)
@@ -32,20 +32,20 @@ class DynamicKanervaMachineModel(MatrixMemoryModel):
 
 
 class DynamicKanervaMachineGuide(SolvedKeyGuide):
-    """The variational posterior: images are written one after the other, each where it fits best.
+    """The variational posterior: images are written one after another, with row weights by least squares.
 
-        M   ~ q(M | X)         sequential: w_t by least squares in R_t-1, then Bayes' rule gives R_t and U_t
-        y_t ~ q(y_t | X, M)    = N(w(c_t, M), sigma_w^2 I), the weights by least squares
+        M   ~ q(M | X)         w_t by least squares in R_t-1, then R_t and U_t by Bayes' rule
+        y_t ~ q(y_t | X, M)    = N(w(c_t, M), sigma_w^2 I), w by least squares
         z_t ~ q(z_t | X)       or q(z_t | X, M, y_t)
 
-    Least squares are regularised by sigma^2, the noise of contents: the solution is the mode of the weights under a
-    prior N(0, I), which is the model's own only where p(y) is the standard normal. Reading again what was read is the
-    original's attractor dynamics, see `inference.recall`.
+    Least squares are regularised by sigma^2, the variance of contents around a read. The solution is the mode of w under
+    a prior N(0, I), whatever p(y) is. The original's attractor dynamics are iterative reading, see
+    `inference.TrainedMemory.recall`.
 
     Args:
-        linear: the model's.
-        networks: what it is made of.
-        passes: of writing; in later ones every image gets the weights that fit the memory of the pass before.
+        linear: the model's linear part.
+        networks: encoder and posterior families.
+        passes: passes of the write; a later pass solves for row weights in the memory that the previous pass wrote.
     """
 
     def __init__(self, linear: LinearMemory, networks: GuideNetworks, passes: int = 1) -> None:
@@ -61,7 +61,7 @@ class DynamicKanervaMachineGuide(SolvedKeyGuide):
         return matrix_normal(loc, covariance)
 
     def solve(self, contents: Tensor, memory: Tensor) -> Tensor:
-        """Weights by regularised least squares."""
+        """Row weights by regularised least squares."""
         return least_squares_weights(memory, contents, self.linear.noise.square())
 
 

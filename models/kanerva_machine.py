@@ -1,4 +1,4 @@
-"""The Kanerva Machine (Wu, Wayne, Graves & Lillicrap, ICLR 2018): a random matrix, written by exact Bayes."""
+"""The Kanerva Machine (Wu, Wayne, Graves & Lillicrap, ICLR 2018): a matrix memory, written by Bayes' rule."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ class KanervaMachineModel(MatrixMemoryModel):
 
 
 class KanervaMachineGuide(MatrixMemoryGuide):
-    """The variational posterior: keys from what images look like, the memory from Bayes' rule.
+    """The variational posterior: keys are a network's output, the memory follows by Bayes' rule.
 
-        M   ~ q(M | X)       = p(M | c_1 .. c_T at the weights of the keys' modes): Bayesian linear regression
+        M   ~ q(M | X)       = p(M | contents c, row weights w(mode of q(y | x))): Bayesian linear regression
         y_t ~ q(y_t | x_t)
         z_t ~ q(z_t | x_t)   or q(z_t | x_t, M, y_t), as in the original
 
-    The original writes at a draw of the keys, the same that are then read. Written at the modes of q(y|x) (means, if
-    it is Gaussian; of a flow, its centre), the memory does not depend on draws, so that images are independent given
-    it, and own images are read as any cue is.
+    The original writes with drawn keys and reads with the same draws. Here the write uses the modes of q(y|x): the mean
+    of a Gaussian, the centre of a flow. The posterior of M then does not depend on draws of keys, so that images are
+    independent given M, and written images are read as cues are.
 
     Args:
-        linear: the model's.
-        networks: what it is made of.
+        linear: the model's linear part.
+        networks: encoder and posterior families.
         keys: the family of q(y|x).
     """
 
@@ -63,7 +63,7 @@ class KanervaMachineGuide(MatrixMemoryGuide):
         loc, covariance = bayesian_write(
             linear.memory_loc,
             linear.memory_scale.square() * linear.identity,
-            linear.weights(self.key_posterior(encoding).mode),
+            linear.row_weights(self.key_posterior(encoding).mode),
             encoding.latent_loc,
             linear.noise.square(),
         )

@@ -31,17 +31,17 @@ BlockPriors = Callable[[Tensor, bool], tuple[Tensor, Tensor]]
 
 
 class KanervaPlusPlusModel(MemoryModel):
-    """The generative model: reads blocks of a memory and decodes what was read.
+    """The generative model: reads R blocks of a memory and decodes them.
 
         M   ~ p(M)          flat; observed where a memory is given
-        y_t ~ p(y)          N(0, I), unless another prior is given
+        y_t ~ p(y)          such as N(0, I)
         z_t ~ p(z | M, y_t) = N(mu, sigma^2)(read(M, y_t))
         x_t ~ p(x | z_t)    Bernoulli on logits
 
-    A flat prior cannot be sampled: generation is conditioning on a memory, see `generate`.
+    The flat prior cannot be sampled; images are generated given a memory, see `generate`.
 
     Args:
-        addressing: how keys become places in the memory.
+        addressing: map from keys to places in the memory.
         reading: network of p(z | M, y), blocks (..., R, C_m, h, w) to loc and scale (..., D).
         key_prior: p(y), of keys (R, 3).
         decoder: network of p(x | z), latents (..., D) to logits (..., C, H, W).
@@ -76,10 +76,10 @@ class KanervaPlusPlusModel(MemoryModel):
         return self._latent_prior_of(read(memory, key, self.addressing), semantic)
 
     def mean_read_prior(self, memory: Tensor, key: Distribution) -> Distribution:
-        """p(z | M, y) of what keys read on average; of what their mode reads, where that means nothing or is not known.
+        """p(z | M, y), batch (B, T), at the mean read E_q(y)[read(M, y)], or at the read of q's mode.
 
-        A mean of packed signs means nothing. A normal distribution of keys is narrow beside a block, and has no closed
-        form of its mean read. Of blocks, it is what was written to them, whichever way a key would read them.
+        The mode is used for packed signs, whose mean has no meaning, and for normal keys, whose mean read has no closed
+        form. A `BlockKey` is read for what was written, also by semantic keys.
         """
         if isinstance(key, BlockKey):
             packed = getattr(self.reading.network, "packed", False)
@@ -89,33 +89,37 @@ class KanervaPlusPlusModel(MemoryModel):
         return super().mean_read_prior(memory, key)
 
     def block_priors(self, memory: Tensor, semantic: bool) -> tuple[Tensor, Tensor]:
-        """Loc and scale of p(z | M, y), of the half that keys of this kind read of every block.
+        """Loc and scale (B, N, D / 2) of p(z | M, y) for keys of one kind at each of the N blocks.
 
-        Memory (B, 1, C_m, H_m, W_m) to (B, N, D / 2).
+        Only the half of z that such keys read is returned.
+
+        Args:
+            memory: (B, 1, C_m, H_m, W_m).
+            semantic: whether the keys read semantically.
         """
         blocks = cut_blocks(memory.squeeze(-4), self.addressing.layout).unsqueeze(-4)  # (B, N, 1, C_m, h, w)
-        every = torch.full_like(blocks[..., 0, 0, 0], semantic, dtype=torch.bool)
-        loc, scale = (value.chunk(2, -1)[semantic] for value in self.reading(blocks, every))
+        is_semantic = torch.full_like(blocks[..., 0, 0, 0], semantic, dtype=torch.bool)
+        loc, scale = (value.chunk(2, -1)[semantic] for value in self.reading(blocks, is_semantic))
         return loc, scale
 
     def _latent_prior_of(self, blocks: Tensor, semantic: Tensor | None) -> Distribution:
-        """p(z | M, y), given what y reads of M: blocks (..., R, C_m, h, w) to event (D,)."""
+        """p(z | M, y), event (D,), from the blocks (..., R, C_m, h, w) that y reads."""
         loc, scale = self.reading(blocks) if semantic is None else self.reading(blocks, semantic)
         return DiagonalNormal(loc, scale)
 
 
 class KanervaPlusPlusGuide(MemoryGuide):
-    """The variational posterior: writes an episode, then says where each image is and what its latent is.
+    """The variational posterior: a deterministic memory, and q of each image's key and latent.
 
         M   ~ delta(M - f_mem(f_enc(X)))   absent where a memory is given
         y_t ~ q(y_t | X, M)
         z_t ~ q(z_t | X)                   or q(z_t | X, M, y_t)
 
     Args:
-        networks: what it is made of.
+        networks: encoder and posterior families.
         write: f_mem, and the networks of q(y|X, M) and q(z|X).
-        block_priors: the model's, memories (B, 1, C_m, H_m, W_m) and a kind of keys to loc and scale (B, N, D / 2);
-            needed where keys may read semantically, for what blocks say of a cue.
+        block_priors: `KanervaPlusPlusModel.block_priors` of the model; q(y|X, M) of cues needs it where keys may read
+            semantically.
     """
 
     def __init__(self, networks: GuideNetworks, write: Write, block_priors: BlockPriors | None = None) -> None:
@@ -125,7 +129,7 @@ class KanervaPlusPlusGuide(MemoryGuide):
 
     @property
     def latent_sees_read(self) -> bool:
-        """Whether q(z | X, M, y) depends on the key."""
+        """Whether the latent's posterior is q(z | X, M, y), as with a correction or with semantic keys."""
         return super().latent_sees_read or self.write.addressing.semantic > 0
 
     def amortized_encoding(self, episode: Tensor) -> Encoding:
@@ -137,37 +141,38 @@ class KanervaPlusPlusGuide(MemoryGuide):
         return dist.Delta(self.write(encoding), event_dim=3)
 
     def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
-        """q(y|X, M): event (R, 3); own images without a memory, cues with one."""
+        """q(y|X, M), event (R, 3): of cues where a memory is given; without one, of the images that were written."""
         if memory is None or self.block_priors is None or encoding.semantic is None:
             return self.write.key_posterior(encoding, memory)
         return self._key_of_nearest_priors(encoding, memory, self.block_priors)
 
     def recall_posterior(self, encoding: Encoding, memory: Tensor) -> Distribution:
-        """q(y|X, M) of damaged copies: that of cues, but for keys that read semantically, since they were written."""
+        """q(y|X, M) of corrupted copies of written images; no key reads semantically, since the images were written."""
         return self.write.key_posterior(encoding, memory)
 
     @torch.no_grad()
     def _key_of_nearest_priors(self, encoding: Encoding, memory: Tensor, block_priors: BlockPriors) -> Distribution:
-        """Keys read block n in either way with probability proportional to p(y) exp(-KL(q(z|X, y) || p(z|M, y))).
+        """q(y|X, M) with mass proportional to p(y) exp(-KL(q(z|X, y) || p(z|M, y))) on each block and kind of read.
 
-        p(y) is that of the standard normal prior. With all KLs paid, and of normals that do not look at what is read,
-        these are the best but for what the image then costs, so that their gradient is zero; whatever else the guide
-        does, the bound stays one. In training every cue was left out of the memory, and reads semantically: while
-        contents are still alike, it would be taken for a written one, and what it pays then makes contents alike for
-        good.
+        p(y) is the mass of a block and a kind of read under the standard normal prior. This q(y|X, M) maximises the
+        ELBO without its reconstruction term, for unit KL weights and Gaussian latents without a correction. Its gradient
+        is therefore omitted. For any other guide the ELBO is still a lower bound.
+
+        In training every cue was left out of the memory, and all keys read semantically. Early in training contents are
+        nearly equal: a cue's sharp read would then have the lower KL, and its gradient would keep the contents equal.
         """
         assert encoding.semantic is not None
         addressing, own = self.write.addressing, (encoding.latent_loc, encoding.latent_scale)
-        semantic = math.log(addressing.semantic) - _kl_of_pairs(encoding.semantic, block_priors(memory, True))
+        semantic = math.log(addressing.semantic) - _pairwise_kl(encoding.semantic, block_priors(memory, True))
         sharp = torch.full_like(semantic, -math.inf)
         if not self.training:
-            sharp = math.log(addressing.sharp) - _kl_of_pairs(own, block_priors(memory, False))
+            sharp = math.log(addressing.sharp) - _pairwise_kl(own, block_priors(memory, False))
         return BlockKey(torch.cat([sharp, semantic], -1).softmax(-1).unsqueeze(-2), addressing)
 
     def latent_posterior(
         self, encoding: Encoding, memory: Tensor | None = None, key: Tensor | None = None
     ) -> Distribution:
-        """q(z | X, M, y): for a key that reads semantically, with parameters of its own."""
+        """q(z | X, M, y), event (D,); a semantic key has its own half of the latent, see `in_halves`."""
         if encoding.semantic is not None:
             no_key = encoding.features.new_zeros((), dtype=torch.bool)
             semantic = no_key if key is None else self.write.addressing.is_semantic(key)  # (..., B, T, 1)
@@ -176,20 +181,20 @@ class KanervaPlusPlusGuide(MemoryGuide):
         return super().latent_posterior(encoding, memory, key)
 
     def read(self, memory: Tensor, key: Tensor) -> Tensor:
-        """Blocks that keys read, flat."""
+        """Blocks (..., B, T, R C_m h w) that keys read, flat."""
         return read(memory, key, self.write.addressing).flatten(-4)
 
 
-def _kl_of_pairs(own: tuple[Tensor, Tensor], said: tuple[Tensor, Tensor]) -> Tensor:
-    """KL of every normal of a loc and a scale (B, T, D) to every one of (B, N, D): (B, T, N).
+def _pairwise_kl(posterior: tuple[Tensor, Tensor], prior: tuple[Tensor, Tensor]) -> Tensor:
+    """KL(q_t || p_n), (B, T, N), of normals q with loc and scale (B, T, D) and p with loc and scale (B, N, D).
 
-    By matrix products: all pairs of 512 images and blocks at once would take a gigabyte.
+    Computed by matrix products: broadcasting 512 images against 512 blocks would take a gigabyte.
     """
-    (loc, scale), (prior_loc, prior_scale) = own, said
+    (loc, scale), (prior_loc, prior_scale) = posterior, prior
     precision = prior_scale.square().reciprocal()
-    of_prior = (prior_loc.square() * precision / 2 + prior_scale.log()).sum(-1).unsqueeze(-2)
-    crossed = (loc.square() + scale.square()) @ precision.mT / 2 - loc @ (prior_loc * precision).mT
-    return crossed + of_prior - (scale.log() + 0.5).sum(-1, keepdim=True)
+    prior_terms = (prior_loc.square() * precision / 2 + prior_scale.log()).sum(-1).unsqueeze(-2)
+    cross_terms = (loc.square() + scale.square()) @ precision.mT / 2 - loc @ (prior_loc * precision).mT
+    return cross_terms + prior_terms - (scale.log() + 0.5).sum(-1, keepdim=True)
 
 
 def _build(parts: Parts) -> Pair:

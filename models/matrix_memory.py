@@ -1,10 +1,10 @@
-"""What the Kanerva Machine and its heirs share: a random matrix for a memory, read as a weighted sum of its rows.
+"""Matrix memories, the base of the Kanerva Machine and its successors: a read is a weighted sum of the memory's rows.
 
 | symbol | meaning                                       | shape        |
 |--------|-----------------------------------------------|--------------|
-| M      | memory of N rows, as wide as a latent         | (B, 1, N, D) |
+| M      | random memory of N rows, as wide as a latent  | (B, 1, N, D) |
 | y_t    | key                                           | of the model |
-| w_t    | weights of the rows, a function of the key    | (B, T, N)    |
+| w_t    | row weights, a function of the key            | (B, T, N)    |
 | c_t    | content: location of q(z|x), what is written  | (B, T, D)    |
 """
 
@@ -24,18 +24,21 @@ from kpp_pyro.writes.interface import Encoding
 from models.memory_model import GuideNetworks, MemoryGuide, MemoryModel
 from models.parts import SMALLEST_SCALE, Parts
 
-_WIDE, _UNSURE = 2.5, 1.5  # raw values of scales of about 1 and 0.5, see `positive`
+_RAW_MEMORY_SCALE, _RAW_KEY_SCALE = 2.5, 1.5  # initial raw values; the scales are about 1 and 0.5, see `positive`
 
 
 def matrix_normal(loc: Tensor, row_covariance: Tensor) -> MatrixNormal:
-    """Distribution (B, 1) of memories, from locations (B, N, D) and row covariances (B, N, N); waits for no device."""
+    """Distribution of memories, batch (B, 1), from locations (B, N, D) and row covariances (B, N, N).
+
+    Does not synchronise with the device: a failed Cholesky factorisation gives NaN instead of an error.
+    """
     factor, failed = torch.linalg.cholesky_ex(row_covariance)
     factor = factor.masked_fill((failed > 0)[..., None, None], torch.nan)
     return MatrixNormal(loc.unsqueeze(1), factor.unsqueeze(1))
 
 
 class LinearMemory(nn.Module):
-    """The linear part of a matrix memory, which its model and guide share: the guide writes by inference in it.
+    """The linear part of a matrix memory, shared by model and guide: the write is inference in this linear model.
 
         M   ~ p(M)             = MN(R_0, u_0^2 I, I)         R_0 and u_0 learned
         z_t ~ N(w(y_t) M, sigma^2 I)                         sigma learned
@@ -43,7 +46,7 @@ class LinearMemory(nn.Module):
     Args:
         rows: N.
         latent_size: D.
-        addresses: network of the weights w(y), keys (..., *key_shape) to (..., N); the keys themselves if None.
+        addresses: network w(y), keys (..., *key_shape) to row weights (..., N); None if keys are row weights.
         smallest_scale: lower bound of u_0 and sigma.
     """
 
@@ -53,32 +56,32 @@ class LinearMemory(nn.Module):
         super().__init__()
         self.smallest_scale = smallest_scale
         self.addresses = addresses
-        self.memory_loc = nn.Parameter(torch.randn(rows, latent_size) / rows**0.5)  # then w ~ N(0, I) reads N(0, 1)
-        self.raw_memory_scale = nn.Parameter(torch.tensor(_WIDE))  # what is written outweighs what was there
+        self.memory_loc = nn.Parameter(torch.randn(rows, latent_size) / rows**0.5)  # so that w ~ N(0, I) reads N(0, 1)
+        self.raw_memory_scale = nn.Parameter(torch.tensor(_RAW_MEMORY_SCALE))  # wide: a write outweighs R_0
         self.raw_noise = nn.Parameter(torch.zeros(()))
         self.register_buffer("identity", torch.eye(rows), persistent=False)
 
     @property
     def memory_scale(self) -> Tensor:
-        """u_0, scale of the memory's prior."""
+        """u_0, scale of p(M)."""
         return positive(self.raw_memory_scale, self.smallest_scale)
 
     @property
     def noise(self) -> Tensor:
-        """Sigma, scale of a latent around what is read; and of contents around it, where they are written."""
+        """Sigma, scale of p(z | M, y), and of the contents' noise in the write."""
         return positive(self.raw_noise, self.smallest_scale)
 
     def prior(self) -> Distribution:
         """p(M): event (N, D)."""
         return MatrixNormal(self.memory_loc, self.memory_scale * self.identity)
 
-    def weights(self, key: Tensor) -> Tensor:
-        """w(y): weights (..., N) of the rows."""
+    def row_weights(self, key: Tensor) -> Tensor:
+        """Row weights w(y), (..., N), of keys (..., *key_shape)."""
         return key if self.addresses is None else self.addresses(key)
 
     def read(self, memory: Tensor, key: Tensor) -> Tensor:
-        """What keys (..., B, T, *key_shape) read of memories (..., B, 1, N, D): (..., B, T, D)."""
-        return self.weights(key) @ memory.squeeze(-3)
+        """Read w(y) M, (..., B, T, D), of memories (..., B, 1, N, D) through keys (..., B, T, *key_shape)."""
+        return self.row_weights(key) @ memory.squeeze(-3)
 
 
 class MatrixMemoryModel(MemoryModel):
@@ -126,11 +129,11 @@ class MatrixMemoryModel(MemoryModel):
 
 
 class MatrixMemoryGuide(MemoryGuide):
-    """What the guides of matrix memories share: the write is exact inference in the model's own linear part.
+    """Base of the guides of matrix memories: the write is inference in the model's linear part.
 
     Args:
-        linear: the model's.
-        networks: what it is made of.
+        linear: the model's linear part.
+        networks: encoder and posterior families.
     """
 
     def __init__(self, linear: LinearMemory, networks: GuideNetworks) -> None:
@@ -140,38 +143,38 @@ class MatrixMemoryGuide(MemoryGuide):
         self.to_content = InPrecision(head, networks.dtype)
 
     def amortized_encoding(self, episode: Tensor) -> Encoding:
-        """f_enc(X), and the parameters of q(z|X), whose location is the content that is written."""
+        """f_enc(X), and location (the content) and scale of q(z|X)."""
         features = self.encoder(episode)
         return Encoding(features, *self.to_content(features))
 
     def read(self, memory: Tensor, key: Tensor) -> Tensor:
-        """What keys read, (..., B, T, D)."""
+        """Read w(y) M, (..., B, T, D)."""
         return self.linear.read(memory, key)
 
 
 class SolvedKeyGuide(MatrixMemoryGuide):
-    """A guide whose keys are the weights themselves, solved for in the memory, with noise of a learned scale.
+    """A guide whose keys are the row weights, solved for in the memory.
 
-        y_t ~ q(y_t | X, M) = N(w(c_t, M), sigma_w^2 I)
+        y_t ~ q(y_t | X, M) = N(w(c_t, M), sigma_w^2 I)      sigma_w learned
 
-    Own images are found by their content, as cues are.
+    The keys of written images and of cues are computed alike, from their contents.
     """
 
     keys_need_memory = True
 
     def __init__(self, linear: LinearMemory, networks: GuideNetworks) -> None:
         super().__init__(linear, networks)
-        self.raw_key_scale = nn.Parameter(torch.tensor(_UNSURE))
+        self.raw_key_scale = nn.Parameter(torch.tensor(_RAW_KEY_SCALE))
 
     def solve(self, contents: Tensor, memory: Tensor) -> Tensor:
-        """Weights (..., B, T, N) that read contents (B, T, D) from memories (..., B, N, D)."""
+        """Row weights (..., B, T, N) with which memories (..., B, N, D) read back contents (B, T, D)."""
         raise NotImplementedError
 
     def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
         """q(y | X, M): event (N,).
 
         Raises:
-            ValueError: no memory.
+            ValueError: no memory is given.
         """
         if memory is None:
             raise ValueError("expected a memory to solve for the keys in, found none")
@@ -188,7 +191,7 @@ MATRIX_SETTINGS = frozenset(
 def matrix_parts(
     parts: Parts, kind: type[Matrix], key_size: int, addresses: nn.Module | None = None
 ) -> tuple[Matrix, GuideNetworks]:
-    """A model with a matrix memory, whose reads are as large as latents, and what its guide is made of."""
+    """A model with a matrix memory, and the networks of its guide; a read has D scalars, as a latent has."""
     rows, size = parts.config.program.memory_rows, parts.latent_size
     prior, decoder = parts.key_prior(key_size), parts.decoder(size)
     linear = LinearMemory(rows, size, addresses, SMALLEST_SCALE)

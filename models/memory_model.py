@@ -1,4 +1,4 @@
-"""The program that all memory models share, and its guide: what differs between them is their densities.
+"""The probabilistic program and the guide of all memory models; the models differ in their densities.
 
 | symbol | meaning                          | site       | batch  | event            |
 |--------|----------------------------------|------------|--------|------------------|
@@ -35,15 +35,15 @@ from kpp_pyro.writes.interface import Encoding
 
 
 class FlatPrior(dist.ImproperUniform):
-    """A flat density that follows its value's device and type; Pyro's own stays on the CPU.
+    """An improper flat density, on the device and of the dtype of its value; Pyro's own stays on the CPU.
 
-    Nothing can be drawn from it. Where Pyro runs a model forward nevertheless, to see its sites (`Predictive`,
-    `render_model`, autoguides), a stand-in takes the place of a draw: an empty memory, all zeros.
+    It cannot be sampled. Where Pyro runs a model forward only to find its sites (`Predictive`, `render_model`,
+    autoguides), `sample` returns an empty memory, all zeros.
 
     Args:
-        like: a tensor of the device and type of such a stand-in.
-        event_shape: of a memory.
-        batch_shape: of the plates around it.
+        like: a tensor of the device and dtype of an empty memory.
+        event_shape: shape of a memory.
+        batch_shape: batch shape from the plates.
     """
 
     def __init__(self, like: Tensor, event_shape: tuple[int, ...], batch_shape: Size = Size()) -> None:
@@ -55,11 +55,11 @@ class FlatPrior(dist.ImproperUniform):
         return FlatPrior(self._like, self.event_shape, Size(batch_shape))
 
     def sample(self, sample_shape: Any = Size()) -> Tensor:
-        """An empty memory, which stands in for what cannot be drawn."""
+        """An empty memory, all zeros, in place of a draw."""
         return self._like.new_zeros(self.shape(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return zero, the constant that is dropped."""
+        """Zero: the constant of a flat density is dropped."""
         return value.new_zeros(()).expand(super().log_prob(value).shape)
 
 
@@ -72,14 +72,14 @@ class MemoryModel(ProgramModule):
         x_t ~ p(x | z_t)       Bernoulli on logits
 
     Args:
-        key_prior: p(y); None of a model that reads nothing, and has no keys.
+        key_prior: p(y); None for a model without keys, which reads nothing.
         decoder: network of p(x | z), latents (..., D) to logits (..., C, H, W).
         image_shape: (C, H, W).
         dtype: precision in which the decoder runs.
     """
 
     likelihood = "bernoulli"
-    addressing: Addressing | None = None  # how keys become places in the memory, if it has places
+    addressing: Addressing | None = None  # key -> place; None for a memory without blocks
 
     def __init__(
         self,
@@ -105,16 +105,16 @@ class MemoryModel(ProgramModule):
         return tuple(self.keys.key_shape)
 
     def memory_prior(self) -> Distribution:
-        """p(M): flat unless a model has another one, so that its term is a constant that is dropped."""
+        """p(M), event `memory_shape`: flat unless a model overrides it; the constant ln p(M) is then dropped."""
         return FlatPrior(next(self.parameters()).detach(), self.memory_shape)
 
     def key_prior(self) -> Distribution:
-        """p(y)."""
+        """p(y), event `key_shape`."""
         assert self.keys is not None
         return self.keys()
 
     def bind_guide(self, guide: MemoryGuide) -> None:
-        """Let a prior that is made of the guide's own posteriors see through it."""
+        """Give the key prior the guide's q(y | X); the prior `vamp` is a mixture of such posteriors."""
         if self.keys is not None:
             self.keys.bind_guide(guide.cued_keys)
 
@@ -123,7 +123,7 @@ class MemoryModel(ProgramModule):
         raise NotImplementedError
 
     def mean_read_prior(self, memory: Tensor, key: Distribution) -> Distribution:
-        """p(z | M, y) of what a distribution of keys (B, T) reads: that of its mode, unless it has a mean read."""
+        """p(z | M, y), batch (B, T), at the mean read of a distribution of keys; here, at the read of its mode."""
         return self.latent_prior(memory, key.mode)
 
     def image_likelihood(self, latent: Tensor) -> Distribution:
@@ -131,7 +131,7 @@ class MemoryModel(ProgramModule):
         return LIKELIHOODS[self.likelihood](self.decoder(latent))
 
     def forward(self, episode: Tensor, memory: Tensor | None = None) -> Tensor:
-        """Run the program on an episode (B, T, C, H, W), and a memory (B, 1, *memory_shape) if one is given."""
+        """Run the program on an episode (B, T, C, H, W), given a memory (B, 1, *memory_shape) or none."""
         with Plate("episodes", episode.shape[0], dim=-2):
             memory = pyro.sample("memory", self.memory_prior(), obs=memory)
             with Plate("images", episode.shape[1], dim=-1):
@@ -140,7 +140,7 @@ class MemoryModel(ProgramModule):
                 return pyro.sample("image", self.image_likelihood(latent), obs=episode)
 
     def generate(self, memory: Tensor, images: int) -> poutine.Trace:
-        """Trace of the model run forward on memories (B, 1, *memory_shape), with T = `images` samples of each."""
+        """Trace of the model run forward, with T = `images` samples from each of the memories (B, 1, *memory_shape)."""
         template = memory.new_empty(memory.shape[0], images, *self.image_shape)  # only its shape is used
         generative = poutine.condition(poutine.uncondition(self), data={"memory": memory})
         with unrecorded_parameters():
@@ -149,16 +149,16 @@ class MemoryModel(ProgramModule):
 
 @dataclass(frozen=True)
 class GuideNetworks:
-    """What every guide is made of.
+    """The networks of every guide.
 
     Attributes:
         encoder: f_enc, episodes (B, T, C, H, W) to features (B, T, F).
         encoding_size: F.
-        latents: the family of q(z | X), around the normal that an `Encoding` holds.
-        correction: where the latent also depends on what its key reads: features (..., F) and reads (..., S) to changes
-            of that normal, see `LatentCorrection`.
-        preparations: what is done to contents before they are written, in turn, unless in training: from latents
-            (B, T, D) and their episode to latents.
+        latents: the family of q(z | X), given the location and scale in an `Encoding`.
+        correction: for q(z | X, M, y): features (..., F) and reads (..., S) to changes of location and scale, see
+            `LatentCorrection`; None for q(z | X).
+        preparations: functions applied to contents in order before they are written, except in training: contents
+            (B, T, D) and their episode to contents.
         dtype: precision in which the networks run.
     """
 
@@ -171,22 +171,22 @@ class GuideNetworks:
 
 
 class MemoryGuide(ProgramModule):
-    """The variational posterior: writes an episode, then says how each image is read and what its latent is.
+    """The variational posterior: q of the memory that an episode writes, and of each image's key and latent.
 
         M   ~ q(M | X)         absent where a memory is given
         y_t ~ q(y_t | X, M)
         z_t ~ q(z_t | X)       or q(z_t | X, M, y_t)
 
-    Without a memory it writes `episode` and reads the same images back. With one it writes nothing, and the images of
-    `episode` are cues to be found in that memory by what they look like. What is written never depends on a draw of an
-    image's key or latent: given M, the images are independent in the guide too.
+    Without a memory, the guide writes `episode`, and q(y_t | X, M) is the key of an image that was written. With a
+    memory, the guide writes nothing; the images of `episode` are cues, which it looks for in that memory. The write
+    does not depend on draws of keys or latents: given M, the images are independent in the guide too.
 
     Args:
-        networks: what it is made of.
+        networks: encoder and posterior families.
     """
 
     has_keys = True
-    keys_need_memory = False  # even those of the images that were written
+    keys_need_memory = False  # whether q(y | X, M) of written images, too, is computed from the memory
 
     def __init__(self, networks: GuideNetworks) -> None:
         super().__init__()
@@ -198,14 +198,14 @@ class MemoryGuide(ProgramModule):
 
     @property
     def latent_sees_read(self) -> bool:
-        """Whether q(z | X, M, y) depends on what the key reads."""
+        """Whether the latent's posterior is q(z | X, M, y), which depends on what the key reads."""
         return self.correction is not None
 
     def encode(self, episode: Tensor) -> Encoding:
-        """f_enc(X), and the parameters of q(z|X); its location has been prepared to be written, but not in training.
+        """f_enc(X), and the parameters of q(z|X); outside training, the location has gone through the `preparations`.
 
-        A decoder that was trained on what the encoder says takes what is refined as well; and steps without refinement
-        are so much shorter that at equal time more is learned.
+        Training skips content steps: a decoder trained on the encoder's contents also decodes improved ones, and the
+        shorter steps learn more in equal time.
         """
         encoding = self.amortized_encoding(episode)
         if self.training:
@@ -216,7 +216,7 @@ class MemoryGuide(ProgramModule):
         return dataclasses.replace(encoding, latent_loc=content)
 
     def amortized_encoding(self, episode: Tensor) -> Encoding:
-        """f_enc(X), and the parameters of q(z|X), by the networks alone."""
+        """f_enc(X), and the parameters of q(z|X), from the networks alone, without `preparations`."""
         raise NotImplementedError
 
     def memory_posterior(self, encoding: Encoding) -> Distribution:
@@ -224,25 +224,25 @@ class MemoryGuide(ProgramModule):
         raise NotImplementedError
 
     def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
-        """q(y|X, M); of own images without a memory, unless `keys_need_memory`, and of cues with one."""
+        """q(y|X, M): of cues where a memory is given; without one, of the images that were written."""
         raise NotImplementedError
 
     def recall_posterior(self, encoding: Encoding, memory: Tensor) -> Distribution:
-        """q(y|X, M) of cues that are known to be damaged copies of images that were written."""
+        """q(y|X, M) of cues that are known to be corrupted copies of written images."""
         return self.key_posterior(encoding, memory)
 
     def cued_keys(self, episode: Tensor) -> Distribution:
-        """q(y|X) of episodes (B, T, C, H, W), of a guide that needs no memory for it, nor contents."""
+        """q(y|X) of episodes (B, T, C, H, W), for a guide whose keys need neither memory nor contents."""
         return self.key_posterior(self.amortized_encoding(episode))
 
     def read(self, memory: Tensor, key: Tensor) -> Tensor:
-        """What keys (..., B, T, *key_shape) read of memories (..., B, 1, *memory_shape), (..., B, T, S)."""
+        """Read (..., B, T, S) memories (..., B, 1, *memory_shape) through keys (..., B, T, *key_shape)."""
         raise NotImplementedError
 
     def latent_posterior(
         self, encoding: Encoding, memory: Tensor | None = None, key: Tensor | None = None
     ) -> Distribution:
-        """q(z | X), event (D,); q(z | X, M, y) where the guide looks at what is read and it is given."""
+        """q(z | X), event (D,); or q(z | X, M, y), where the guide has a correction and memory and key are given."""
         loc, scale = encoding.latent_loc, encoding.latent_scale
         if self.correction is not None and memory is not None and key is not None:
             shift, log_change = self.correction(encoding.features, self.read(memory, key))
@@ -251,12 +251,12 @@ class MemoryGuide(ProgramModule):
 
     @torch.no_grad()
     def write_memory(self, episode: Tensor, seed: int | None = None) -> Tensor:
-        """M ~ q(M | X) of episodes (B, T, C, H, W), (B, 1, *memory_shape); neither a key nor a latent is drawn.
+        """Memories M ~ q(M | X), (B, 1, *memory_shape), of episodes (B, T, C, H, W); draws no key and no latent.
 
         Args:
-            episode: what to write.
-            seed: of a random memory's draw, which then leaves the random state as it was; without it, the draw is the
-                random state's next. One that is deterministic draws nothing.
+            episode: images to write.
+            seed: seed of a random memory's draw, which then leaves the random state unchanged; None draws from the
+                random state. A deterministic memory draws nothing.
         """
         posterior = self.memory_posterior(self.encode(episode))
         if seed is None:
@@ -266,14 +266,14 @@ class MemoryGuide(ProgramModule):
             return posterior.sample()
 
     def amortize(self, episode: Tensor, memory: Tensor | None = None) -> Callable[..., None]:
-        """Encode and write once, and return the posterior as a program, to be run as often as draws are wanted.
+        """Encode and write once, and return the posterior as a Pyro program, which can be run for any number of draws.
 
         The program is called like the guide, with the same episode and memory.
         """
         encoding = self.encode(episode)
-        written = self.memory_posterior(encoding) if memory is None else None  # what is given is not written
-        solves = not self.has_keys or (memory is None and self.keys_need_memory)
-        known_key = None if solves else self.key_posterior(encoding, memory)
+        written = self.memory_posterior(encoding) if memory is None else None  # a given memory is not written
+        unknown_key = not self.has_keys or (memory is None and self.keys_need_memory)
+        known_key = None if unknown_key else self.key_posterior(encoding, memory)
         known_latent = None if self.latent_sees_read else self.latent_posterior(encoding)
 
         def posterior(episode: Tensor, memory: Tensor | None = None) -> None:
@@ -289,5 +289,5 @@ class MemoryGuide(ProgramModule):
         return posterior
 
     def forward(self, episode: Tensor, memory: Tensor | None = None) -> None:
-        """Run the guide on an episode (B, T, C, H, W), and a memory (B, 1, *memory_shape) if one is given."""
+        """Run the guide on an episode (B, T, C, H, W), given a memory (B, 1, *memory_shape) or None."""
         self.amortize(episode, memory)(episode, memory)

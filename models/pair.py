@@ -35,7 +35,7 @@ class Pair(nn.Module):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Switch to eval mode inside, and back afterwards. In eval mode contents take `--content-steps` before writing."""
+        """Switch to eval mode, in which contents take the configured content steps; restore the mode afterwards."""
         was_training = self.training
         self.eval()
         try:
@@ -44,7 +44,7 @@ class Pair(nn.Module):
             self.train(was_training)
 
     def sizes(self) -> dict[str, Any]:
-        """Image shape (C, H, W), scalars of a memory, and number of parameters, as every table of results states them."""
+        """Image shape (C, H, W), scalars of a memory and number of parameters, for tables of results."""
         return {
             "image_shape": list(self.model.image_shape),
             "memory_scalars": Size(self.model.memory_shape).numel(),

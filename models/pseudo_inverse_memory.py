@@ -16,11 +16,11 @@ from models.pair import Pair
 from models.parts import Parts
 from models.registry import MODELS, ModelKind
 
-_NARROW = -3.0  # raw value of a scale near its lower bound, see `positive`: what is written is hardly blurred
+_RAW_MEMORY_SCALE = -3.0  # initial raw value, of a scale u near its lower bound, see `positive`
 
 
 class PseudoInverseMemoryModel(MatrixMemoryModel):
-    """A matrix memory whose keys are the weights of its rows themselves.
+    """A matrix memory whose keys are the row weights.
 
     M   ~ p(M)             = MN(R_0, u_0^2 I, I)
     y_t ~ p(y)             event (N,)
@@ -30,22 +30,22 @@ class PseudoInverseMemoryModel(MatrixMemoryModel):
 
 
 class PseudoInverseMemoryGuide(SolvedKeyGuide):
-    """The variational posterior: writing and reading solve linear systems, by pseudo-inverses A^+.
+    """The variational posterior: write and keys are solutions of linear systems, by pseudo-inverses A^+.
 
         M   ~ q(M | X)         = MN(W^+ C, u^2 I, I),  W = C R_0^+, with contents C (T, D) and u learned
         y_t ~ q(y_t | X, M)    = N(c_t M^+, sigma_w^2 I)
         z_t ~ q(z_t | X)       or q(z_t | X, M, y_t)
 
     Args:
-        linear: the model's.
-        networks: what it is made of.
-        steps: of the iteration that approximates a pseudo-inverse.
+        linear: the model's linear part.
+        networks: encoder and posterior families.
+        steps: steps of the iteration that approximates a pseudo-inverse.
     """
 
     def __init__(self, linear: LinearMemory, networks: GuideNetworks, steps: int) -> None:
         super().__init__(linear, networks)
         self.steps = steps
-        self.raw_memory_scale = nn.Parameter(torch.tensor(_NARROW))
+        self.raw_memory_scale = nn.Parameter(torch.tensor(_RAW_MEMORY_SCALE))
 
     def memory_posterior(self, encoding: Encoding) -> Distribution:
         """q(M|X): batch (B, 1), event (N, D)."""
@@ -55,7 +55,7 @@ class PseudoInverseMemoryGuide(SolvedKeyGuide):
         return MatrixNormal(loc.unsqueeze(1), (scale * linear.identity).expand(*loc.shape[:-2], 1, -1, -1))
 
     def solve(self, contents: Tensor, memory: Tensor) -> Tensor:
-        """Weights by the memory's pseudo-inverse."""
+        """Row weights c M^+."""
         return pseudo_inverse_weights(memory, contents, self.steps)
 
 

@@ -1,4 +1,4 @@
-"""A variational autoencoder (Kingma & Welling, 2014): the memory model whose memory holds nothing."""
+"""A variational autoencoder (Kingma & Welling, ICLR 2014), as a model with a memory of zero scalars."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from models.registry import MODELS, ModelKind
 
 
 class VaeModel(MemoryModel):
-    """The generative model, with a memory of zero scalars so that it is scored and compared like the others.
+    """The generative model, in the interface of a memory model, so that all models are scored alike.
 
         z_t ~ p(z)       = N(0, I)
         x_t ~ p(x | z_t)   Bernoulli on logits
@@ -41,11 +41,11 @@ class VaeModel(MemoryModel):
 
     @property
     def memory_shape(self) -> tuple[int]:
-        """Of nothing."""
+        """(0,): the memory has no scalars."""
         return (0,)
 
     def latent_prior(self, memory: Tensor, key: Tensor | None) -> Distribution:
-        """p(z): event (D,), whatever the memory."""
+        """p(z): event (D,); `memory` and `key` are not used."""
         return DiagonalNormal(self.latent_loc, torch.ones_like(self.latent_loc))
 
 
@@ -53,7 +53,7 @@ class VaeGuide(MemoryGuide):
     """The variational posterior, q(z_t | X); it writes nothing.
 
     Args:
-        networks: what it is made of.
+        networks: encoder and posterior families.
         latent_size: D.
         smallest_scale: lower bound of the latents' scale.
     """
@@ -71,7 +71,7 @@ class VaeGuide(MemoryGuide):
         return Encoding(features, *self.to_latent(features))
 
     def memory_posterior(self, encoding: Encoding) -> Distribution:
-        """Nothing: batch (B, 1), event (0,)."""
+        """A point, a memory of zero scalars: batch (B, 1), event (0,)."""
         return dist.Delta(encoding.latent_loc.new_zeros(len(encoding.latent_loc), 1, 0), event_dim=1)
 
 

@@ -208,7 +208,7 @@ def keys_by_hand(memories, memory, cues):
 
 
 def read_by_hand(memories, memory, keys):
-    latents = memories.model.linear.weights(keys) @ memory
+    latents = memories.model.linear.row_weights(keys) @ memory
     return latents, memories.model.decoder(latents).sigmoid()
 
 
