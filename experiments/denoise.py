@@ -1,7 +1,7 @@
-"""Iterative reading: damaged copies of written images, recalled read by read.
+"""Iterative reading: corrupted copies of written images, recalled read by read.
 
 python experiments/denoise.py runs/mnist
-python experiments/denoise.py runs/mnist --noise salt_and_pepper --strength 0.2 0.4 --steps 20
+python experiments/denoise.py runs/mnist --corruption salt_and_pepper --strength 0.2 0.4 --steps 20
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from experiments.shared.script import run_script
 from inference.metrics.denoising import Denoising, compare_first_with_last, denoise, of_images, summarize_errors
 from inference.runs.load import Run
 from inference.runs.plots import plot_denoising_figures
-from kpp_pyro.config_part import did_you_mean
-from kpp_pyro.corruptions import CORRUPTIONS, corrupt
+from kpp_pyro.corruptions import CORRUPTIONS, corrupt, find_corruption
 from kpp_pyro.data import EpisodeSet, first_images
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import environment, write_json
@@ -32,29 +31,29 @@ _EPISODES_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Arguments(HeldOutArguments):
-    """Recall damaged copies of written images, read by read: x <- decode(read(M, q(y | x, M))).
+    """Recall corrupted copies of written images, read by read: x <- decode(read(M, q(y | x, M))).
 
-    After every read: wrong pixels and nats, with standard errors, beside one read, the same networks without the
-    memory, and the nearest written image; where iterating helps, and how often it drifts to another image. Everything
-    printed is also in RUN/denoise.json; figures are in RUN/figures.
+    After every read: wrong pixels and -ln p(x | z) in nats per image, with standard errors. For comparison: one read,
+    the same networks without the memory, and the nearest written image. RUN/denoise.json holds everything printed;
+    RUN/figures holds the figures.
     """
 
-    noise: tuple[str, ...] = tuple(CORRUPTIONS)
-    """salt_and_pepper (pixels black or white), speckle (bright pixels flicker), poisson (few photons), mask (a square
-    is missing)."""
+    corruption: tuple[str, ...] = tuple(CORRUPTIONS)
+    """Corruptions of the cues: salt_and_pepper (pixels become black or white), speckle (multiplicative normal noise),
+    poisson (few photons), mask (a square is black, and known to be missing)."""
     strength: tuple[float, ...] | None = None
-    """Share of pixels (salt_and_pepper, mask), standard deviation (speckle), 1 / photons (poisson); several of each
-    noise if None."""
+    """Strengths of each corruption: share of pixels (salt_and_pepper, mask), standard deviation (speckle), 1 / photons
+    of a white pixel (poisson). None: several of each corruption."""
     steps: int = 10
-    """Reads."""
+    """Reads of each cue; each result is the next cue."""
     limit: int = 1024
-    """Only the first N images."""
+    """Recall only the first N images of the split."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = tyro.cli(Arguments, args=argv)
-    require_sensible(arguments)
+    require_valid(arguments)
     run = arguments.open_run()
     content = report(run, arguments.episodes(run), arguments)
     write_json(run.folder.denoising, content)
@@ -65,32 +64,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def cases(arguments: Arguments) -> Iterator[tuple[str, float]]:
-    """Every noise and strength asked for."""
-    for noise in dict.fromkeys(arguments.noise):
-        for strength in dict.fromkeys(arguments.strength or CORRUPTIONS[noise].strengths):
-            yield noise, strength
+    """Every corruption with each of its strengths.
+
+    Raises:
+        InputError: an unknown corruption.
+    """
+    for corruption in dict.fromkeys(arguments.corruption):
+        for strength in dict.fromkeys(arguments.strength or find_corruption(corruption).strengths):
+            yield corruption, strength
 
 
-def require_sensible(arguments: Arguments) -> None:
-    """Raise InputError for a number that no denoising can use."""
+def require_valid(arguments: Arguments) -> None:
+    """Raise InputError for a number out of range, or a corruption or strength that cannot be applied."""
     require_at_least(arguments, {"steps": 1, "limit": 1, "seed": 0})
-    if not arguments.noise:
-        raise InputError("--noise: expected at least one, found none")
-    unknown = next((noise for noise in arguments.noise if noise not in CORRUPTIONS), None)
-    if unknown is not None:
-        near = did_you_mean(unknown, CORRUPTIONS)
-        raise InputError(f"--noise: expected one of {', '.join(CORRUPTIONS)}, found {unknown!r}{near}")
-    for noise, strength in cases(arguments):
-        corrupt(torch.zeros(1, 2, 2), noise, strength)  # refuses what it cannot have
+    if not arguments.corruption:
+        raise InputError("--corruption: expected at least one, found none")
+    for corruption, strength in cases(arguments):
+        corrupt(torch.zeros(1, 2, 2), corruption, strength)  # raises for an invalid strength
 
 
 def report(run: Run, episodes: EpisodeSet, arguments: Arguments) -> dict[str, Any]:
-    """Everything that is found, as plain data."""
-    wanted, images = list(cases(arguments)), min(episodes.num_images, arguments.limit)
-    with tqdm(total=len(wanted) * images, unit="image", desc="denoising", dynamic_ncols=True) as bar:
+    """The content of denoise.json: settings, and results by corruption and strength."""
+    all_cases, images = list(cases(arguments)), min(episodes.num_images, arguments.limit)
+    with tqdm(total=len(all_cases) * images, unit="image", desc="denoising", dynamic_ncols=True) as bar:
         results = [
-            summarize(noise, strength, denoise_all(run, episodes, noise, strength, arguments, bar))
-            for noise, strength in wanted
+            summarize(corruption, strength, denoise_all(run, episodes, corruption, strength, arguments, bar))
+            for corruption, strength in all_cases
         ]
     return {
         "settings": {**arguments.settings(run), "images": images, "steps": arguments.steps},
@@ -100,29 +99,29 @@ def report(run: Run, episodes: EpisodeSet, arguments: Arguments) -> dict[str, An
 
 
 def denoise_all(
-    run: Run, episodes: EpisodeSet, noise: str, strength: float, arguments: Arguments, bar: Any
+    run: Run, episodes: EpisodeSet, corruption: str, strength: float, arguments: Arguments, bar: Any
 ) -> Denoising:
-    """Errors of all images asked for."""
+    """Errors of the first `arguments.limit` images, with one corruption and strength."""
     generator = torch.Generator().manual_seed(arguments.seed)
     parts = []
     for images, counted in first_images(episodes.batches(_EPISODES_AT_ONCE), arguments.limit):
-        damaged = corrupt(images, noise, strength, generator)
-        parts.append((denoise(run.memory, images, damaged, arguments.steps), counted))
+        corrupted = corrupt(images, corruption, strength, generator)
+        parts.append((denoise(run.memory, images, corrupted, arguments.steps), counted))
         bar.update(int(counted.sum()))
     return of_images(parts)
 
 
-def summarize(noise: str, strength: float, found: Denoising) -> dict[str, Any]:
-    """Means and standard errors over the images, and what iterating changes."""
+def summarize(corruption: str, strength: float, errors: Denoising) -> dict[str, Any]:
+    """Means and standard errors over the images, and the change from the first read to the last."""
     return {
-        "noise": noise,
+        "corruption": corruption,
         "strength": strength,
-        "cue_wrong_pixels_per_image": found.cue.double().mean().item(),
-        "recall": summarize_errors(found.recall),
-        "completion": summarize_errors(found.completion) if noise == "mask" else None,
-        "memoryless": summarize_errors(found.memoryless),
-        "nearest_written": summarize_errors(found.nearest),
-        "iterating": compare_first_with_last(found.recall),
+        "cue_wrong_pixels_per_image": errors.cue.double().mean().item(),
+        "recall": summarize_errors(errors.recall),
+        "completion": summarize_errors(errors.completion) if corruption == "mask" else None,
+        "memoryless": summarize_errors(errors.memoryless),
+        "nearest_written": summarize_errors(errors.nearest),
+        "iterating": compare_first_with_last(errors.recall),
     }
 
 

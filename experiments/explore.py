@@ -1,4 +1,4 @@
-"""Explore a trained memory by hand, on a page of this computer alone; needs `pip install -e ".[explore]"`.
+"""Explore a trained memory on a local page; needs `pip install -e ".[explore]"`.
 
 python experiments/explore.py runs/mnist
 """
@@ -26,18 +26,18 @@ from kpp_pyro.errors import InputError
 if TYPE_CHECKING:
     import gradio
 
-_ADDRESS = "127.0.0.1"  # no other: whoever reaches the page reads the data
+_ADDRESS = "127.0.0.1"  # this computer only: the page shows the data
 _MOST_EPISODES = 100
 
 
 @dataclass(frozen=True)
 class Arguments(RunArguments):
-    """Explore a trained memory by hand: a page in the browser, served to this computer alone, until Ctrl-C."""
+    """Explore a trained memory on a page in the browser. Only this computer can open it; Ctrl-C ends it."""
 
     port: int | None = None
-    """Port of the page; the first free one from 7860 if None."""
+    """Port of the page. None: the first free one from 7860."""
     open: bool = False
-    """Open the page in the browser."""
+    """Open the page in the default browser."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = load(arguments.path(), arguments.device, arguments.data_dir)
     episodes = [batch[0] for batch, _ in islice(run.episodes.test.batches(1), _MOST_EPISODES)]
     page = build_page(Explorer(run.memory, episodes), run.folder.path.resolve().name)
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the page, as Ctrl-C does
     try:
         print(f"{_launch(page, arguments.port, arguments.open)}  (Ctrl-C to end)", flush=True)
         while True:
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _require_port(port: int | None) -> None:
-    """Raise InputError for a port that is not to be had, before anything is loaded that takes time."""
+    """Raise InputError for a port out of range or in use, before anything slow is loaded."""
     if port is None:
         return
     if not 1 <= port <= 65535:
@@ -70,14 +70,14 @@ def _require_port(port: int | None) -> None:
     try:
         socket.create_server((_ADDRESS, port)).close()
     except OSError as error:
-        raise InputError(f"--port: expected a free one, which {port} is not ({error.strerror})") from error
+        raise InputError(f"--port: expected a free port, found {port} ({error.strerror})") from error
 
 
 def _require_gradio() -> None:
-    """Import Gradio, which no other script needs, so that it calls nobody and goes through no proxy to reach itself.
+    """Import Gradio without telemetry, and without a proxy to this computer. No other script needs it.
 
     Raises:
-        InputError: it is not installed.
+        InputError: Gradio is not installed.
     """
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_RUN_HISTORY="False", HF_HUB_DISABLE_TELEMETRY="1")
     for name in ("no_proxy", "NO_PROXY"):
@@ -92,7 +92,7 @@ def _launch(page: gradio.Blocks, port: int | None, show: bool) -> str:
     """Begin to serve the page, in a thread; returns its address.
 
     Raises:
-        InputError: the port is taken, or not to be had.
+        InputError: the port cannot be bound.
     """
     from experiments.shared.explore_page import CSS, THEME
 
@@ -111,8 +111,8 @@ def _launch(page: gradio.Blocks, port: int | None, show: bool) -> str:
             css=CSS,
         )
     except OSError as error:
-        wanted = "a free one from 7860" if port is None else f"a free one, which {port} is no longer"
-        raise InputError(f"--port: expected {wanted} ({error})") from error
+        expected = "a free port from 7860" if port is None else "a free port"
+        raise InputError(f"--port: expected {expected}, found {port or 'none'} ({error})") from error
     return address
 
 
@@ -120,4 +120,4 @@ if __name__ == "__main__":
     exit_status = run_script(main)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    os._exit(exit_status)  # Python aborts where a thread of the page is at work while it ends
+    os._exit(exit_status)  # Python aborts if a thread of the page still runs at its end

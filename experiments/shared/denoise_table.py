@@ -1,4 +1,4 @@
-"""What iterative reading did to damaged cues, as a short text."""
+"""The printed table of `denoise.py`: errors of corrupted cues, read by read."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 from experiments.shared.arguments import describe_images, number
 
 _SHOWN = (1, 2, 5, 10)  # reads
-_CERTAIN = 2.0  # standard errors
+_SIGNIFICANT = 2.0  # standard errors
 
 
 def describe_denoising(content: dict[str, Any]) -> str:
-    """Say what denoise.json holds."""
+    """The content of denoise.json as text."""
     settings, results = content["settings"], content["results"]
     shown = [step for step in _SHOWN if step < settings["steps"]] + [settings["steps"]]
-    rows = [(f"{result['noise']} {result['strength']:g}", result, "recall") for result in results]
+    rows = [(_name(result), result, "recall") for result in results]
     rows += [(f"{name}, hole known", result, "completion") for name, result, _ in rows if result["completion"]]
     _, height, width = settings["image_shape"]
     lines = [
@@ -26,7 +26,7 @@ def describe_denoising(content: dict[str, Any]) -> str:
         _header("-ln p(x | z), nats", shown),
         *(_row(*row, "nats_per_image", shown) for row in rows),
         "",
-        f"{'found, no other is nearer':<27}{'1 read':>11}{_reads(settings['steps']):>11}{'drifted':>11}{'rescued':>11}",
+        f"{'own image is nearest':<27}{'1 read':>11}{_reads(settings['steps']):>11}{'drifted':>11}{'rescued':>11}",
         *(_found(name, result) for name, result, kind in rows if kind == "recall"),
         "",
         *_conclusions(results, settings["steps"]),
@@ -36,6 +36,10 @@ def describe_denoising(content: dict[str, Any]) -> str:
 
 def _heading(settings: dict[str, Any]) -> str:
     return f"{settings['images']:,} {describe_images(settings)}, seed {settings['seed']}. Per image, ± standard error:"
+
+
+def _name(result: dict[str, Any]) -> str:
+    return f"{result['corruption']} {result['strength']:g}"
 
 
 def _reads(steps: int) -> str:
@@ -61,22 +65,21 @@ def _found(name: str, result: dict[str, Any]) -> str:
 
 
 def _conclusions(results: list[dict[str, Any]], steps: int) -> list[str]:
-    """Where iterating helps, harms or does neither, by more than two standard errors; and where it drifts most."""
-    lines = [f"{_reads(steps)} against one, by more than {_CERTAIN:g} standard errors:"]
+    """Where iterating helps or harms by more than two standard errors, and where it drifts most."""
+    lines = [f"{_reads(steps)} against one, by more than {_SIGNIFICANT:g} standard errors:"]
     for quantity, unit in (("wrong_pixels", "wrong pixels"), ("nats", "nats")):
         named: dict[str, list[str]] = {"helps": [], "harms": []}
         for result in results:
             change, error = (
                 result["iterating"][f"change_in_{quantity}_{of}"] for of in ("per_image", "standard_error")
             )
-            if error is not None and abs(change) > _CERTAIN * error:  # it is None of a single image
-                amount = f"{result['noise']} {result['strength']:g} ({change:+.2f} ± {error:.2f})"
+            if error is not None and abs(change) > _SIGNIFICANT * error:  # None for a single image
+                amount = f"{_name(result)} ({change:+.2f} ± {error:.2f})"
                 named["helps" if change < 0 else "harms"].append(amount)
         lines += [f"  {verdict} in {unit}: {', '.join(cases) or 'nowhere'}" for verdict, cases in named.items()]
     worst = max(results, key=lambda result: result["iterating"]["drifted_share"])
     if share := worst["iterating"]["drifted_share"]:
-        where = f"{worst['noise']} {worst['strength']:g}"
-        drift = f"At most {share:.1%} ({where}) of the images are left for another one after a read that found them."
+        drift = f"At most {share:.1%} ({_name(worst)}) of the images drift: found by the first read, lost by the last."
     else:
-        drift = "No image that the first read found is left for another one."
+        drift = "No image drifts: each that the first read found is still found by the last."
     return [*lines, drift]

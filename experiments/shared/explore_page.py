@@ -1,6 +1,6 @@
 """The page of `explore.py`: its layout, and what each control changes on it.
 
-Pictures are PNG data inside the HTML, so that a change is one answer of the server and leaves no file behind.
+Images are PNG data inside the HTML: a change is one response of the server, and leaves no file behind.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kpp_pyro.corruptions import CORRUPTIONS
 from kpp_pyro.errors import InputError
 from kpp_pyro.plots.screen import Colour, Frame, Grid, Picture, enlarged, grey, signed, to_png
 
-_KEY: Colour = (255, 111, 0)  # where the sliders point
+_KEY: Colour = (255, 111, 0)  # the block that the sliders point at
 _OWN: Colour = (0, 150, 136)  # the chosen image and its own block
 _OTHERS: Colour = (140, 140, 140)
 
@@ -27,14 +27,14 @@ _LARGE, _SMALL = 112, 84  # height of a single image, and of one in the strip
 _MOST_CHANNELS = 8
 _LINE = 2
 
-_MOST_STRENGTH = 3.0  # on the slider, of a corruption that knows no bound
+_MOST_STRENGTH = 3.0  # on the slider, of a corruption without a largest strength
 
 THEME = gr.themes.Base(
     primary_hue="teal",
     neutral_hue="gray",
     spacing_size="sm",
     text_size="sm",
-    font=["system-ui", "sans-serif"],  # of the system: the page is complete without an internet
+    font=["system-ui", "sans-serif"],  # of the system: the page loads nothing from the internet
     font_mono=["ui-monospace", "monospace"],
 ).set(layout_gap="10px", block_padding="8px 10px", slider_color="*primary_500")
 
@@ -58,7 +58,7 @@ CSS = f"""
 .explore .choice img {{ cursor: pointer }}
 """
 
-# Sends where a picture was pressed or dragged to, in shares of its width and height.
+# Sends the place where an image was pressed or dragged to, in shares of its width and height.
 _POINTER = """
 const send = (event) => {
     const picture = event.target.closest('img');
@@ -75,7 +75,7 @@ element.addEventListener('pointermove', send);
 
 
 class View:
-    """Turns what a session looks at into HTML.
+    """Renders a session as HTML.
 
     Args:
         explorer: the memory and its episodes.
@@ -83,14 +83,14 @@ class View:
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer
-        layout, (_, *size) = explorer.addressing.layout, explorer.memories.image_shape
+        layout, (_, *size) = explorer.addressing.layout, explorer.trained.image_shape
         length = len(explorer.episodes[0])
         self.images = Grid.fitting(length, (size[0], size[1]), _EPISODE_SIZE)
         self.channels = min(layout.channels, _MOST_CHANNELS)
         self.memory = Grid.fitting(self.channels, (layout.height, layout.width), _MEMORY_SIZE)
 
     def share_shown(self) -> str:
-        """Which channels of the memory there is room for, where it is not all."""
+        """Which channels of the memory are shown, if not all."""
         channels = self.explorer.addressing.layout.channels
         return "" if self.channels == channels else f" (the first {self.channels} of {channels})"
 
@@ -102,13 +102,13 @@ class View:
         return _image(picture, "The images of the episode")
 
     def at_key(self, session: Session, percent: Percent) -> tuple[str, ...]:
-        """The memory with its boxes, what the key reads, the chosen image, and the key's three numbers."""
+        """The memory with its boxes; the read and the chosen image; the key's three numbers."""
         read = self.explorer.read(session, percent)
         numbers = (f'<span class="number">key {number:+.2f}</span>' for number in self.explorer.numbers(percent))
         return self._memory(session, percent), self._read(session, read, percent), *numbers
 
     def strip(self, session: Session) -> str:
-        """The recall so far: the original, the cue and what came back after each read, with the wrong pixels."""
+        """The recall: the original, the cue and each read, with their wrong pixels."""
         original = session.episode[session.chosen]
         steps = [("cue", session.cue.images), *((f"read {n}", read) for n, read in enumerate(session.reads, 1))]
         shown = [_figure(original, _SMALL, "<b>original</b>")]
@@ -123,7 +123,9 @@ class View:
         own = addressing.boxes(session.keys).tolist()  # (T, R, 4)
         key = addressing.boxes(self.explorer.key(percent))[0, :1].tolist()  # all reads are of the same place
         frames = [Frame(box, _OTHERS, line=1, opacity=0.5) for boxes in own for box in boxes]
-        frames += [Frame(box, _OWN, line=2 * _LINE) for box in own[session.chosen]]  # seen inside the key's, if equal
+        frames += [
+            Frame(box, _OWN, line=2 * _LINE) for box in own[session.chosen]
+        ]  # wider than the key's, to be visible under it
         self.memory.frame(picture, [*frames, *(Frame(box, _KEY, line=_LINE) for box in key)])
         return _image(picture, "The channels of the memory, with the blocks that keys read")
 
@@ -159,7 +161,7 @@ def build_page(explorer: Explorer, name: str) -> gr.Blocks:
         )
         with gr.Row():
             with gr.Column(scale=43, min_width=380):
-                _text("<h2>1. The episode</h2><p>Choose an image: the key goes to where it was written.</p>")
+                _text("<h2>1. The episode</h2><p>Choose an image: the key goes to its block.</p>")
                 which = _slider(1, max(episodes, 2), 1, 1, "Episode of the test set", "which", visible=episodes > 1)
                 pictures = _pictures(view.episode(first), "episode", "choice")
                 image = _slider(1, max(length, 2), 1, 1, "Image", "image", visible=length > 1)
@@ -181,16 +183,18 @@ def build_page(explorer: Explorer, name: str) -> gr.Blocks:
                     scale, scale_number = _key_slider("scale, %", "scale", start[2], numbers_now[2])
                 _text(f"<p>{_about_scale(explorer)}</p>")
         _text(
-            "<h2>3. Recall from a damaged cue</h2><p>Damage the images, and read: each read takes what the last one "
-            "returned as its cue. The key goes to where the chosen image was found.</p>"
+            "<h2>3. Recall from a corrupted cue</h2><p>Corrupt the images, and read: the result of each read is the cue "
+            "of the next. The key goes to the block that was read for the chosen image.</p>"
         )
         with gr.Row():
             with gr.Column(scale=43, min_width=380):
                 with gr.Row():
-                    noise = gr.Dropdown(list(CORRUPTIONS), value="salt_and_pepper", label="Noise", min_width=130)
+                    corruption = gr.Dropdown(
+                        list(CORRUPTIONS), value="salt_and_pepper", label="Corruption", min_width=130
+                    )
                     strength = gr.Slider(**_strength("salt_and_pepper"), elem_id="strength", min_width=200, buttons=[])
                 with gr.Row():
-                    add = gr.Button("Add noise", elem_id="add-noise", min_width=80, size="md")
+                    apply = gr.Button("Corrupt", elem_id="corrupt", min_width=80, size="md")
                     once = gr.Button("Read once", variant="primary", elem_id="read-once", min_width=80, size="md")
                     again = gr.Button("Start again", elem_id="start-again", min_width=80, size="md")
             with gr.Column(scale=77, min_width=560):
@@ -225,9 +229,9 @@ def build_page(explorer: Explorer, name: str) -> gr.Blocks:
             percent = explorer.point_at(found[1], found[2], scale)
             return *percent, *view.at_key(now, percent)
 
-        def add_noise(now: Session, noise: str, strength: float) -> tuple[Session, str]:
+        def corrupt(now: Session, name: str, strength: float) -> tuple[Session, str]:
             try:
-                now = explorer.add_noise(now, noise, strength)
+                now = explorer.corrupt(now, name, strength)
             except InputError as error:
                 raise gr.Error(str(error), print_exception=False) from error
             return now, view.strip(now)
@@ -240,20 +244,20 @@ def build_page(explorer: Explorer, name: str) -> gr.Blocks:
             return now, view.strip(now)
 
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        # What changes the session waits in one queue, or a slow change would undo a quick one that came after it.
+        # Changes of the session wait in one queue: a slow one would otherwise overwrite a quick one that came later.
         inline: dict[str, Any] = {**quiet, "concurrency_id": "session", "trigger_mode": "always_last"}
         which.input(open_episode, which, [image, *everything], **inline)
         image.input(choose, [session, image], everything, **inline)
         pictures.input(choose_at, session, [image, *everything], **inline)
-        add.click(add_noise, [session, noise, strength], [session, strip], **inline)
+        apply.click(corrupt, [session, corruption, strength], [session, strip], **inline)
         once.click(read_once, session, everything, **inline)
         again.click(start_again, session, [session, strip], **inline)
-        # What only looks at it is answered at once, half as late as through a queue.
+        # The others only read the session: without the queue, they take half the time.
         at_once: dict[str, Any] = {**quiet, "queue": False, "trigger_mode": "always_last"}
         gr.on([slider.input for slider in sliders], move, [session, *sliders], at_key, **at_once)
         memory.input(move_to, [session, scale], [*sliders, *at_key], **at_once)
-        page.load(lambda _: None, session, **at_once)  # the server's first answer is slow: not that of a slider
-        noise.input(lambda name: gr.Slider(**_strength(name)), noise, strength, **at_once)
+        page.load(lambda _: None, session, **at_once)  # the server's first response is slow: have it now
+        corruption.input(lambda name: gr.Slider(**_strength(name)), corruption, strength, **at_once)
     return page
 
 
@@ -262,7 +266,7 @@ def _text(content: str) -> gr.HTML:
 
 
 def _pictures(content: str, name: str, kind: str) -> gr.HTML:
-    """A picture to press on or to drag in."""
+    """An image that can be clicked, or dragged in."""
     return gr.HTML(content, elem_id=name, elem_classes=["explore", kind], js_on_load=_POINTER)
 
 
@@ -275,25 +279,26 @@ def _slider(
 
 
 def _key_slider(label: str, name: str, value: float, number: str) -> tuple[gr.Slider, gr.HTML]:
-    """A slider in percent of the prior, over the number of the key that it stands for."""
+    """A slider in percent of the prior, above the number of the key that it sets."""
     with gr.Column(min_width=170, elem_classes="tight"):
         return _slider(0, 100, value, 0.1, label, name), gr.HTML(number, elem_classes="explore")
 
 
-def _strength(noise: str) -> dict[str, Any]:
-    kind = CORRUPTIONS[noise]
+def _strength(corruption: str) -> dict[str, Any]:
+    """Arguments of the slider of a corruption's strength."""
+    kind = CORRUPTIONS[corruption]
     largest, middle = min(kind.largest, _MOST_STRENGTH), kind.strengths[1]
     return {"minimum": 0.05, "maximum": largest, "value": middle, "step": 0.05, "label": f"Strength, {kind.meaning}"}
 
 
 def _about_scale(explorer: Explorer) -> str:
-    """What the scale does with this addressing, and what the numbers of the key are."""
+    """The effect of the scale with this addressing, and the meaning of the key's numbers."""
     addressing = explorer.addressing
     if addressing.semantic > 0:
         low, high = 100 * addressing.sharp, 100 * (1 - addressing.broad)
         scale = (
-            f"Below {low:g} % the scale does not matter. From there to {high:g} % a block is read for what it says of "
-            "images that were not written, and above that the read grows to as large as the memory allows."
+            f"Below {low:g} % the scale does not matter. From there to {high:g} % a key is a semantic read: its block "
+            "is read for an image that was not written. Above that the read grows to as large as the memory allows."
         )
     elif addressing.broad > 0:
         scale = (
@@ -305,7 +310,7 @@ def _about_scale(explorer: Explorer) -> str:
     reads = (
         f" All {addressing.layout.reads} reads of an image share the sliders." if addressing.layout.reads > 1 else ""
     )
-    return f"{scale} Below each slider stands the key’s number, standard normal under the prior.{reads}"
+    return f"{scale} Below each slider is the key’s number, standard normal under the prior.{reads}"
 
 
 def _figure(image: Tensor, height: int, caption: str) -> str:

@@ -1,7 +1,7 @@
-"""What a person who explores a memory by hand looks at, and what the controls of the page do to it.
+"""The state of an exploration of a memory, and what each control of the page does to it.
 
-A key is set in shares of the prior: its standard normal numbers through their CDF, in percent, so that equal steps
-are equally probable, and x and y run evenly across and down the memory.
+The sliders set a key by the standard normal CDF of its numbers, in percent: equal steps have equal prior probability,
+and x and y run evenly across and down the memory.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from inference.trained_memory import Memory, TrainedMemory, next_cue
 from kpp_pyro.corruptions import Corrupted, corrupt
 from kpp_pyro.memory.blocks import SCALE, Addressing, X, Y
 
-Percent = tuple[float, float, float]  # x, y and scale of a key, as the sliders have them
+Percent = tuple[float, float, float]  # x, y and scale of a key, on the sliders
 
-_ENDS = 1e-4  # of the CDF: a key is a finite number at 0 and at 100 % too
-_SAME = 0.5  # memory pixels by which two boxes may differ and still be of the same block
+_ENDS = 1e-4  # of the CDF: keys are finite at 0 and at 100 % too
+_SAME = 0.5  # memory pixels; boxes that differ by less are of the same block
 
 
 @dataclass(frozen=True)
 class Session:
-    """What one browser looks at: an episode, its memory, one of its images, and a recall of all of them.
+    """The state of one browser: an episode, its memory, a chosen image, and a recall of all images.
 
     Attributes:
-        episode: (T, C, H, W).
-        memory: what the episode wrote.
-        keys: (T, R, 3), where each image is found in it.
-        chosen: the image that is shown.
-        cue: of the recall; the images as they are, before noise is added.
-        reads: (T, C, H, W) after each step of the recall.
+        episode: images (T, C, H, W).
+        memory: the memory that the episode wrote.
+        keys: (T, R, 3), the mode of each image's key.
+        chosen: index of the chosen image.
+        cue: cues of the recall; before any corruption, the images themselves.
+        reads: images (T, C, H, W) after each read of the recall.
     """
 
     episode: Tensor
@@ -44,38 +44,38 @@ class Session:
     reads: tuple[Tensor, ...] = ()
 
     def wrong_pixels(self, images: Tensor) -> int:
-        """Pixels of an image (C, H, W) on another side of 1/2 than the chosen image's."""
+        """Number of pixels of an image (C, H, W) that differ from the chosen image, both cut at 1/2."""
         return int(wrong_pixels(images, self.episode[self.chosen]))
 
 
 class Explorer:
-    """A trained memory, and episodes to write to it.
+    """A trained memory, and the episodes that may be written to it.
 
     Args:
-        memories: to write to and read from.
-        episodes: (T, C, H, W) each.
+        trained: writes episodes to memories, and reads these.
+        episodes: images (T, C, H, W) each.
     """
 
-    def __init__(self, memories: TrainedMemory, episodes: Sequence[Tensor]) -> None:
-        self.memories = memories
-        self.addressing: Addressing = memories.addressing
+    def __init__(self, trained: TrainedMemory, episodes: Sequence[Tensor]) -> None:
+        self.trained = trained
+        self.addressing: Addressing = trained.addressing
         self.episodes = episodes
 
     def open(self, episode: int) -> Session:
-        """Write an episode to a memory, and begin with its first image."""
+        """Write an episode to a memory, and choose its first image."""
         images = self.episodes[episode]
-        memory = self.memories.write(images)
-        return Session(images, memory, self.memories.locate(memory, images), 0, _undamaged(images))
+        memory = self.trained.write(images)
+        return Session(images, memory, self.trained.locate(memory, images), 0, _uncorrupted(images))
 
     def key(self, percent: Percent) -> Tensor:
-        """The key (1, R, 3) of the sliders: all reads are of the same place."""
+        """The key (1, R, 3) of the sliders; all R reads are of the same place."""
         x, y, scale = percent
         uniform = torch.empty(3)
         uniform[X], uniform[Y], uniform[SCALE] = x / 100, y / 100, scale / 100
         return torch.special.ndtri(uniform.clamp(_ENDS, 1 - _ENDS)).expand(1, self.addressing.layout.reads, 3)
 
     def percent(self, key: Tensor) -> Percent:
-        """The sliders of a key (R, 3), of its first read, in steps of a tenth of a percent."""
+        """The sliders of the first read of a key (R, 3), in steps of a tenth of a percent."""
         uniform = torch.special.ndtr(key[0]).tolist()
         x, y, scale = (round(100 * uniform[coordinate], 1) for coordinate in (X, Y, SCALE))
         return x, y, scale
@@ -85,51 +85,51 @@ class Explorer:
         return self.percent(session.keys[session.chosen])
 
     def numbers(self, percent: Percent) -> tuple[float, float, float]:
-        """The key of the sliders, in their order, standard normal under the prior."""
+        """The numbers of the sliders' key, in the order of the sliders; standard normal under the prior."""
         key = self.key(percent)[0, 0].tolist()
         return key[X], key[Y], key[SCALE]
 
     def point_at(self, across: float, down: float, scale: float) -> Percent:
-        """The sliders of the key whose block's centre is nearest to a place, in shares of the memory, at this scale."""
+        """The sliders that point at a place, given in shares of the memory's width and height, with this scale."""
         x, y = (round(100 * min(max(share, 0.0), 1.0), 1) for share in (across, down))
         return x, y, scale
 
     def images_at(self, session: Session, percent: Percent) -> list[int]:
-        """The images of the episode whose own keys read the block that the sliders point at."""
+        """Indices of the images whose own keys read the block that the sliders point at."""
         own, box = self.addressing.boxes(session.keys), self.addressing.boxes(self.key(percent).to(session.keys))
         return ((own - box).abs() < _SAME).all(-1).any(-1).nonzero()[:, 0].tolist()  # (T, R, 4) to (T,)
 
     def read(self, session: Session, percent: Percent) -> Tensor:
-        """What the sliders' key finds, pixel probabilities (C, H, W)."""
-        return self.memories.read(session.memory, self.key(percent)).images[0]
+        """Pixel probabilities (C, H, W) of the read at the sliders' key."""
+        return self.trained.read(session.memory, self.key(percent)).images[0]
 
-    def add_noise(self, session: Session, noise: str, strength: float) -> Session:
-        """A new cue of damaged images, and no read yet.
+    def corrupt(self, session: Session, corruption: str, strength: float) -> Session:
+        """Begin a recall from corrupted copies of the images.
 
         Raises:
-            InputError: a strength that this noise cannot have.
+            InputError: a strength that this corruption cannot have.
         """
-        return replace(session, cue=corrupt(session.episode, noise, strength), reads=())
+        return replace(session, cue=corrupt(session.episode, corruption, strength), reads=())
 
     def read_once(self, session: Session) -> tuple[Session, Percent]:
-        """One more step of the recall, and the sliders of where the chosen image was found.
+        """Read once more; returns the session, and the sliders of the key that the chosen image's cue read.
 
-        All images are recalled, not just the chosen one: an encoder may look at neighbours too. As in
-        `TrainedMemory.complete`, pixels of a cue that misses some are put back where they are known.
+        All images are recalled, since an encoder may see neighbouring images too. Where a cue misses pixels, its known
+        ones are put back after each read, as in `TrainedMemory.complete`.
         """
         hidden = session.cue.hidden
         if not session.reads:
-            found = self.memories.complete(session.memory, session.cue.images, hidden)[0]
+            found = self.trained.complete(session.memory, session.cue.images, hidden)[0]
         else:
             cues = next_cue(session.cue.images, hidden, session.reads[-1])
-            found = self.memories.recall(session.memory, cues)[0]
+            found = self.trained.recall(session.memory, cues)[0]
         reads = (*session.reads, found.images)
         return replace(session, reads=reads), self.percent(found.keys[session.chosen])
 
     def start_again(self, session: Session) -> Session:
-        """No noise, and no read."""
-        return replace(session, cue=_undamaged(session.episode), reads=())
+        """Discard the corruption and the reads."""
+        return replace(session, cue=_uncorrupted(session.episode), reads=())
 
 
-def _undamaged(images: Tensor) -> Corrupted:
+def _uncorrupted(images: Tensor) -> Corrupted:
     return Corrupted(images, torch.zeros_like(images, dtype=torch.bool))

@@ -13,6 +13,6 @@ A corruption is a file here, which registers it, and a line below, which imports
 """
 
 import kpp_pyro.corruptions.pixels
-from kpp_pyro.corruptions.interface import CORRUPTIONS, Corrupted, Corruption, corrupt
+from kpp_pyro.corruptions.interface import CORRUPTIONS, Corrupted, Corruption, corrupt, find_corruption
 
-__all__ = ["CORRUPTIONS", "Corrupted", "Corruption", "corrupt"]
+__all__ = ["CORRUPTIONS", "Corrupted", "Corruption", "corrupt", "find_corruption"]

@@ -55,13 +55,20 @@ def corrupt(images: Tensor, corruption: str, strength: float, generator: torch.G
     Raises:
         InputError: an unknown corruption, or a strength that it cannot have.
     """
-    if corruption not in CORRUPTIONS:
-        known = ", ".join(CORRUPTIONS)
-        raise InputError(
-            f"--noise: expected one of {known}, found {corruption!r}{did_you_mean(corruption, CORRUPTIONS)}"
-        )
-    kind = CORRUPTIONS[corruption]
+    kind = find_corruption(corruption)
     if not 0 < strength <= kind.largest or math.isinf(strength):
         bound = "a positive number" if math.isinf(kind.largest) else f"a share above 0, up to {kind.largest:g}"
         raise InputError(f"--strength of {corruption}: expected {bound}, found {strength}")
     return kind.apply(images, strength, generator)
+
+
+def find_corruption(name: str) -> Corruption:
+    """The corruption of a name.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name not in CORRUPTIONS:
+        known = ", ".join(CORRUPTIONS)
+        raise InputError(f"--corruption: expected one of {known}, found {name!r}{did_you_mean(name, CORRUPTIONS)}")
+    return CORRUPTIONS[name]

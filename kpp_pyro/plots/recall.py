@@ -1,4 +1,4 @@
-"""Figures of recall: damaged cues, read by read."""
+"""Figures of recall: corrupted cues, read by read."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _QUANTITIES = {"wrong_pixels_per_image": "wrong pixels per image", "nats_per_ima
 
 
 def plot_denoising(
-    noise: str, cases: Mapping[float, Tensor], titles: Sequence[str], path: Path | str | None = None
+    corruption: str, cases: Mapping[float, Tensor], titles: Sequence[str], path: Path | str | None = None
 ) -> Figure:
-    """Draw damaged images read by read, a row for each image.
+    """Plot corrupted images read by read, a row for each image.
 
     Args:
-        noise: its name.
+        corruption: its name.
         cases: by strength, images (N, columns, C, H, W): each from clean to the last read.
         titles: of the columns.
         path: file to write, if any.
@@ -34,27 +34,27 @@ def plot_denoising(
         for first, images in enumerate(many)
     ]
     return plot_image_table(
-        rows, f"Recalled from cues with noise: {noise.replace('_', ' ')}, by strength", path, titles
+        rows, f"Recalled from corrupted cues: {corruption.replace('_', ' ')}, by strength", path, titles
     )
 
 
 def plot_denoising_curves(results: Sequence[Mapping[str, Any]], path: Path | str | None = None) -> Figure:
-    """Draw wrong pixels and nats against reads, a column for each noise and a line for each strength, with errors.
+    """Plot wrong pixels and nats against reads: a column per corruption, a line per strength, with standard errors.
 
     Args:
         results: as `denoise.json` has them.
         path: file to write, if any.
     """
-    noises = list(dict.fromkeys(result["noise"] for result in results))
-    figure = Figure((1.0 + 2.8 * len(noises), 6.0), layout="constrained")
-    axes = figure.subplots(2, len(noises), squeeze=False, sharex=True, sharey="row")
-    for column, noise in zip(axes.T, noises, strict=True):
-        cases = [result for result in results if result["noise"] == noise]
+    corruptions = list(dict.fromkeys(result["corruption"] for result in results))
+    figure = Figure((1.0 + 2.8 * len(corruptions), 6.0), layout="constrained")
+    axes = figure.subplots(2, len(corruptions), squeeze=False, sharex=True, sharey="row")
+    for column, corruption in zip(axes.T, corruptions, strict=True):
+        cases = [result for result in results if result["corruption"] == corruption]
         for index, case in enumerate(cases):
             colour = _STRENGTHS(0.85 * index / max(1, len(cases) - 1))
             for axis, quantity in zip(column, _QUANTITIES, strict=True):
                 _draw_case(axis, case, quantity, colour)
-        column[0].set(title=noise.replace("_", " "), yscale="symlog", ylim=(0, None))
+        column[0].set(title=corruption.replace("_", " "), yscale="symlog", ylim=(0, None))
         column[1].set(xlabel="reads (0: the cue)", yscale="log")
         for axis in column:
             axis.yaxis.set_major_formatter(ScalarFormatter())

@@ -18,9 +18,9 @@ from kpp_pyro.corruptions import corrupt
 from tests.experiments.learned import KINDS, LEARNED, assert_states, read_report
 from tests.experiments.running import TINY, refused, run, trained
 
-MASK = ["--noise", "mask", "--strength", "0.3"]
+MASK = ["--corruption", "mask", "--strength", "0.3"]
 QUICK = ["--limit", "20", "--steps", "3"]
-NOISES = ("salt_and_pepper", "speckle", "poisson", "mask")
+CORRUPTIONS = ("salt_and_pepper", "speckle", "poisson", "mask")
 QUANTITIES = ("wrong_pixels_per_image", "nats_per_image", "found_share")
 
 
@@ -31,7 +31,7 @@ def learned(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def denoised(learned):
-    """All noises, as they are denoised unless asked for others; what was written, and what was said."""
+    """All corruptions, as by default: the report, the finished script, and the figures."""
     process = run("denoise.py", learned, *QUICK)
     assert process.returncode == 0, process.stderr
     return report(learned), process, {path.name: path.read_bytes() for path in (learned / "figures").iterdir()}
@@ -54,7 +54,7 @@ def report(folder):
 
 
 def by_case(content):
-    return {(result["noise"], result["strength"]): result for result in content["results"]}
+    return {(result["corruption"], result["strength"]): result for result in content["results"]}
 
 
 @pytest.mark.usefixtures("denoised")
@@ -62,22 +62,22 @@ def test_the_file_states_all_that_a_table_has_to_state(learned):
     assert_states(learned, "denoise.json", {"images": 20, "steps": 3})
 
 
-def test_all_noises_are_tried_from_weak_to_strong(denoised):
+def test_all_corruptions_are_tried_from_weak_to_strong(denoised):
     content, _, figures = denoised
-    strengths = {noise: [s for other, s in by_case(content) if other == noise] for noise in NOISES}
-    assert list(dict.fromkeys(noise for noise, _ in by_case(content))) == list(NOISES)
-    for noise, of in strengths.items():
+    strengths = {corruption: [s for other, s in by_case(content) if other == corruption] for corruption in CORRUPTIONS}
+    assert list(dict.fromkeys(corruption for corruption, _ in by_case(content))) == list(CORRUPTIONS)
+    for corruption, of in strengths.items():
         assert len(of) >= 3 and of == sorted(of)
-        cues = [by_case(content)[noise, strength]["cue_wrong_pixels_per_image"] for strength in of]
-        assert min(cues) > 0 and (noise == "poisson" or cues == sorted(cues))
-        assert f"denoise_{noise}.png" in figures
+        cues = [by_case(content)[corruption, strength]["cue_wrong_pixels_per_image"] for strength in of]
+        assert min(cues) > 0 and (corruption == "poisson" or cues == sorted(cues))
+        assert f"denoise_{corruption}.png" in figures
     assert "denoise_curves.png" in figures
 
 
 def test_every_way_to_an_image_has_finite_errors_after_each_read(denoised):
     for result in denoised[0]["results"]:
         steps = {"recall": 3, "memoryless": 3, "nearest_written": 1}
-        if result["noise"] == "mask":
+        if result["corruption"] == "mask":
             steps["completion"] = 3
         else:
             assert result["completion"] is None
@@ -95,8 +95,8 @@ def test_every_way_to_an_image_has_finite_errors_after_each_read(denoised):
 
 
 def test_a_memory_knows_more_than_the_same_networks_without_it_and_less_than_the_images(denoised):
-    for noise, strength in (("salt_and_pepper", 0.5), ("speckle", 2.0)):
-        result = by_case(denoised[0])[noise, strength]
+    for corruption, strength in (("salt_and_pepper", 0.5), ("speckle", 2.0)):
+        result = by_case(denoised[0])[corruption, strength]
         own, without = (result[kind]["wrong_pixels_per_image"][0] for kind in ("recall", "memoryless"))
         assert result["nearest_written"]["wrong_pixels_per_image"][0] < own < without
     hole = by_case(denoised[0])["mask", 0.5]
@@ -108,8 +108,8 @@ def test_errors_are_those_of_the_first_images(denoised, learned):
     opened = load(learned, "cpu")
     images, _ = next(opened.episodes.test.batches(8))
     images = images[:2]  # 20 images, of two episodes
-    damaged = corrupt(images, "mask", 0.25, torch.Generator().manual_seed(0))
-    errors = denoise(opened.memory, images, damaged, 3)
+    corrupted = corrupt(images, "mask", 0.25, torch.Generator().manual_seed(0))
+    errors = denoise(opened.memory, images, corrupted, 3)
     result = by_case(denoised[0])["mask", 0.25]
     for kind, of in (("recall", errors.recall), ("completion", errors.completion), ("nearest_written", errors.nearest)):
         for name, values in zip(QUANTITIES, (of.wrong_pixels, of.nats, of.found), strict=True):
@@ -133,16 +133,16 @@ def test_what_is_printed_is_in_the_file(denoised, learned):
     for part, quantity in zip(parts[:2], QUANTITIES, strict=False):
         rows = re.findall(rf"^{numbers}$", "\n".join(part.splitlines()[1:]), flags=re.MULTILINE)
         assert len(rows) == len(content["results"]) + 3  # those of the mask once more
-        for noise, strength, known, row in rows:
-            result = by_case(content)[noise, float(strength)]
+        for corruption, strength, known, row in rows:
+            result = by_case(content)[corruption, float(strength)]
             errors = result["completion" if known else "recall"]
             expected = [result["cue_wrong_pixels_per_image"]] if quantity == "wrong_pixels_per_image" else []
             expected += [result["nearest_written"][quantity][0], result["memoryless"][quantity][0]]
             for pair in zip(errors[quantity], errors[f"{quantity}_standard_error"], strict=True):
                 expected += pair
             assert [float(number) for number in re.findall(r"[\d.]+", row)] == pytest.approx(expected, abs=0.051)
-    for noise, strength, _, row in re.findall(rf"^{numbers}$", parts[2], flags=re.MULTILINE):
-        result = by_case(content)[noise, float(strength)]
+    for corruption, strength, _, row in re.findall(rf"^{numbers}$", parts[2], flags=re.MULTILINE):
+        result = by_case(content)[corruption, float(strength)]
         found, iterating = result["recall"]["found_share"], result["iterating"]
         shares = [found[0], found[-1], iterating["drifted_share"], iterating["rescued_share"]]
         assert [float(share) / 100 for share in re.findall(r"([\d.]+)%", row)] == pytest.approx(shares, abs=6e-4)
@@ -150,8 +150,8 @@ def test_what_is_printed_is_in_the_file(denoised, learned):
         assert str(learned / "figures" / name) in process.stdout
 
 
-def test_the_seed_decides_and_noises_strengths_split_and_reads_can_be_chosen(copied, monkeypatch):
-    flags = ["--noise", "mask", "speckle", "--strength", "0.3", "0.7", "--limit", "9", "--steps", "2"]
+def test_the_seed_decides_and_corruptions_strengths_split_and_reads_can_be_chosen(copied, monkeypatch):
+    flags = ["--corruption", "mask", "speckle", "--strength", "0.3", "0.7", "--limit", "9", "--steps", "2"]
     contents = []
     for more in ([], [], ["--seed", "1"], ["--split", "validation"]):
         assert run("denoise.py", copied, *flags, *more).returncode == 0
@@ -170,8 +170,8 @@ def test_the_seed_decides_and_noises_strengths_split_and_reads_can_be_chosen(cop
     assert names == {"denoise_curves.png", "denoise_mask.png", "denoise_speckle.png"}
 
 
-def test_a_noise_is_damaged_alike_whatever_others_are_denoised_beside_it(denoised, copied):
-    assert run("denoise.py", copied, *QUICK, "--noise", "poisson").returncode == 0
+def test_a_corruption_is_the_same_whatever_others_are_denoised_beside_it(denoised, copied):
+    assert run("denoise.py", copied, *QUICK, "--corruption", "poisson").returncode == 0
     for case, result in by_case(report(copied)).items():
         assert case[0] == "poisson" and result == by_case(denoised[0])[case]
 
@@ -228,13 +228,13 @@ def test_what_iterating_does_is_said_where_it_is_certain_by_two_standard_errors(
     assert "  harms in wrong pixels: speckle 0.5 (+2.10 ± 1.00)\n" in text
     assert "  helps in nats: speckle 0.5 (-5.00 ± 2.00)\n" in text
     assert "  harms in nats: salt_and_pepper 0.1 (+30.00 ± 10.00)\n" in text
-    assert "At most 25.0% (salt_and_pepper 0.2) of the images" in text
+    assert "At most 25.0% (salt_and_pepper 0.2) of the images drift" in text
     steady = describe_denoising({**content, "results": [changed(noisy, 0.0, 0.0)]})
-    assert "No image that the first read found is left" in steady
+    assert "No image drifts" in steady
     assert re.search(r"^salt_and_pepper 0.1 +87.5% +90.0% +5.0% +7.5%$", text, flags=re.MULTILINE)
 
 
-def test_figures_of_noises_that_were_not_asked_for_again_are_removed(copied):
+def test_figures_of_corruptions_that_were_not_asked_for_again_are_removed(copied):
     assert run("denoise.py", copied, "--limit", 2, "--steps", 1, *MASK).returncode == 0
     left = {path.name for path in (copied / "figures").glob("denoise_*.png")}
     assert left == {"denoise_curves.png", "denoise_mask.png"}
@@ -251,8 +251,11 @@ def test_a_run_that_cannot_be_written_to_is_refused_before_any_work(copied, monk
     ("flags", "named"),
     [
         (["--strength", 0], "--strength of salt_and_pepper: expected a share above 0, up to 1, found 0.0"),
-        (["--noise", "salt_and_pepper", "--strength", 0.2, 2], "--strength of salt_and_pepper: .* found 2.0"),
-        (["--noise", "speckle", "--strength", "nan"], "--strength of speckle: expected a positive number, found nan"),
+        (["--corruption", "salt_and_pepper", "--strength", 0.2, 2], "--strength of salt_and_pepper: .* found 2.0"),
+        (
+            ["--corruption", "speckle", "--strength", "nan"],
+            "--strength of speckle: expected a positive number, found nan",
+        ),
         (["--steps", 0], "--steps: expected at least 1, found 0"),
         (["--limit", 0], "--limit: expected at least 1, found 0"),
         (["--seed", -1], r"--seed: expected at least 0, found -1"),
@@ -266,10 +269,10 @@ def test_what_cannot_be_denoised_is_refused_and_leaves_nothing(copied, flags, na
     assert sorted(copied.rglob("*")) == before and not (copied / "denoise.json").exists()
 
 
-def test_an_unknown_noise_is_answered_with_those_that_there_are(copied):
-    sentence = refused(run("denoise.py", copied, "--noise", "mask", "rain"))
-    assert sentence == f"error: --noise: expected one of {', '.join(NOISES)}, found 'rain'"
-    assert "did you mean mask" in refused(run("denoise.py", copied, "--noise", "maks"))
+def test_an_unknown_corruption_is_answered_with_those_that_there_are(copied):
+    sentence = refused(run("denoise.py", copied, "--corruption", "mask", "rain"))
+    assert sentence == f"error: --corruption: expected one of {', '.join(CORRUPTIONS)}, found 'rain'"
+    assert "did you mean mask" in refused(run("denoise.py", copied, "--corruption", "maks"))
     assert not (copied / "denoise.json").exists()
 
 

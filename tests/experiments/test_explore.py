@@ -32,8 +32,8 @@ def explorer(request: pytest.FixtureRequest) -> Explorer:
     """A small memory as it is before training, whose keys are anywhere."""
     torch.manual_seed(0)
     program = small_pair(request.param, reads=2)
-    memories = TrainedMemory(program.model.float(), program.guide.float())
-    return Explorer(memories, list(random_episodes().float()))
+    trained_memory = TrainedMemory(program.model.float(), program.guide.float())
+    return Explorer(trained_memory, list(random_episodes().float()))
 
 
 @pytest.fixture
@@ -83,30 +83,30 @@ def test_the_images_at_a_place_are_those_whose_keys_read_it(explorer, session):
 
 def test_what_the_sliders_read_is_what_their_key_reads(explorer, session):
     percent = explorer.percent(session.keys[3])
-    expected = explorer.memories.read(session.memory, explorer.key(percent)).images[0]
+    expected = explorer.trained.read(session.memory, explorer.key(percent)).images[0]
     assert torch.equal(explorer.read(session, percent), expected)
     assert session.wrong_pixels(session.episode[session.chosen]) == 0
     assert session.wrong_pixels(1 - session.episode[session.chosen]) == session.episode[0].numel()
 
 
-@pytest.mark.parametrize(("noise", "strength"), [("salt_and_pepper", 0.3), ("mask", 0.4)])
-def test_reads_by_steps_are_those_of_one_recall(explorer, session, noise, strength):
-    session = explorer.add_noise(session, noise, strength)
+@pytest.mark.parametrize(("corruption", "strength"), [("salt_and_pepper", 0.3), ("mask", 0.4)])
+def test_reads_by_steps_are_those_of_one_recall(explorer, session, corruption, strength):
+    session = explorer.corrupt(session, corruption, strength)
     assert not torch.equal(session.cue.images, session.episode)
-    whole = explorer.memories.complete(session.memory, session.cue.images, session.cue.hidden, steps=3)
+    whole = explorer.trained.complete(session.memory, session.cue.images, session.cue.hidden, steps=3)
     for step, expected in enumerate(whole, 1):
         session, percent = explorer.read_once(session)
         assert len(session.reads) == step
         torch.testing.assert_close(session.reads[-1], expected.images)
         assert percent == explorer.percent(expected.keys[0])
-    assert explorer.add_noise(session, noise, strength).reads == ()
+    assert explorer.corrupt(session, corruption, strength).reads == ()
     again = explorer.start_again(session)
     assert again.reads == () and torch.equal(again.cue.images, session.episode)
 
 
-def test_a_strength_that_a_noise_cannot_have_is_refused(explorer, session):
+def test_a_strength_that_a_corruption_cannot_have_is_refused(explorer, session):
     with pytest.raises(InputError, match="--strength of mask"):
-        explorer.add_noise(session, "mask", 1.5)
+        explorer.corrupt(session, "mask", 1.5)
 
 
 # The page.
@@ -230,7 +230,7 @@ def test_an_image_is_chosen_damaged_and_recalled_step_by_step(page):
     assert shown.count() == 2
     assert shown.nth(0).get_attribute("src") == shown.nth(1).get_attribute("src")
     original = shown.nth(0).get_attribute("src")
-    page.click("#add-noise")
+    page.click("#corrupt")
     page.wait_for_function("src => document.querySelectorAll('#strip img')[1].src !== src", arg=original)
     assert shown.nth(0).get_attribute("src") == original
     for reads in (1, 2):

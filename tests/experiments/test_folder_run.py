@@ -65,7 +65,7 @@ def test_a_run_on_a_folder_goes_on_with_other_workers_as_if_nothing_had_been(
     ("script", "flags"),
     [
         ("evaluate.py", ["--limit", 4, "--particles", 4, "--control-particles", 0, "--posterior-images", 0]),
-        ("denoise.py", ["--limit", 4, "--steps", 1, "--noise", "mask", "--strength", 0.25]),
+        ("denoise.py", ["--limit", 4, "--steps", 1, "--corruption", "mask", "--strength", 0.25]),
         ("generate.py", ["--samples", 4, "--memories", 1, "--clean-up", 1]),
     ],
 )

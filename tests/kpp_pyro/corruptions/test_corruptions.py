@@ -180,6 +180,6 @@ def test_more_than_all_pixels_are_refused(noise):
 
 
 def test_an_unknown_noise_is_refused_with_those_that_there_are():
-    with pytest.raises(InputError, match=r"--noise: expected one of .*, found 'gaussian'") as refusal:
+    with pytest.raises(InputError, match=r"--corruption: expected one of .*, found 'gaussian'") as refusal:
         corrupt(some_images(), "gaussian", 0.1)
     assert all(noise in str(refusal.value) for noise in NOISES)

@@ -336,9 +336,9 @@ def errors_of(wrong, errors=None):
     }
 
 
-def case(noise, strength, cue, recall, memoryless, completion=None):
+def case(corruption, strength, cue, recall, memoryless, completion=None):
     return {
-        "noise": noise,
+        "corruption": corruption,
         "strength": strength,
         "cue_wrong_pixels_per_image": cue,
         "recall": recall,
@@ -367,7 +367,7 @@ def curves_on(axis):
     return found
 
 
-def test_errors_are_plotted_read_by_read_with_a_panel_for_each_noise(path):
+def test_errors_are_plotted_read_by_read_with_a_panel_for_each_corruption(path):
     figure = silent(lambda: plot_denoising_curves(CASES, path))
     assert [axis.get_title() for axis in figure.axes] == ["mask", "salt and pepper", "", ""]
     for row, quantity in enumerate(("wrong_pixels_per_image", "nats_per_image")):
@@ -379,7 +379,7 @@ def test_errors_are_plotted_read_by_read_with_a_panel_for_each_noise(path):
 
 
 def assert_curves(panels, quantity, with_cue):
-    """Each panel shows a quantity of the cases of its noise."""
+    """Each panel shows a quantity of the cases of its corruption."""
     for axis, cases in zip(panels, (CASES[:2], CASES[2:]), strict=True):
         curves = iter(curves_on(axis))
         colours = []
