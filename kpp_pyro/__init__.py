@@ -1,11 +1,11 @@
-"""Kanerva++ and its rivals: parts of memory models, and, by lazy attributes (SPEC 1), the whole of the public API.
+"""Parts of memory models, and the public API of `inference` as lazy attributes (SPEC 1).
 
     import kpp_pyro as kpp
 
     run = kpp.load("runs/mnist")
     memory = run.memory.write(images)
 
-The names are those of `inference`; importing `kpp_pyro` alone imports none of them.
+`import kpp_pyro` alone does not import `inference`: the first use of a name of the API does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-_API = "inference"  # looked up by name: nothing in this package imports it
+_API = "inference"  # imported by name at run time: no file of this package imports it
 
 
 def __getattr__(name: str) -> Any:
@@ -27,12 +27,12 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Names of the parts and of the public API."""
+    """Names of this package and of the public API."""
     return sorted({*globals(), "__version__", *_api().__all__})
 
 
 def _api() -> Any:
-    from kpp_pyro.siblings import require_siblings  # here, since looking for packages takes time
+    from kpp_pyro.siblings import require_siblings  # not at the top: finding packages takes time
 
     require_siblings(_API)
     return importlib.import_module(_API)

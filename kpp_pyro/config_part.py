@@ -1,4 +1,4 @@
-"""Parts of a configuration: plain data that checks itself, and says what is wrong in one sentence."""
+"""Base class of the parts of a configuration: pydantic models whose errors are one-sentence `InputError`s."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ConfigPart(BaseModel):
-    """A part of a configuration: frozen, of known fields, each of its own type and range.
+    """A part of a configuration: an immutable pydantic model that refuses unknown fields.
 
     Raises:
-        InputError: a field that the part does not have, or a value that its field cannot hold.
+        InputError: an unknown field, or a value outside its field's type or range.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=False)
@@ -34,19 +34,19 @@ class ConfigPart(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _require_no_truth(cls, value: Any, about: ValidationInfo) -> Any:
-        """True is no number, though Python has it for 1."""
-        if isinstance(value, bool) and cls.model_fields[about.field_name or ""].annotation is not bool:
+    def _refuse_bool(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse True and False for fields of another type: Python counts them as 1 and 0."""
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
             raise ValueError(f"expected a value of another kind, found {value}")
         return value
 
     def replace(self, **values: Any) -> Self:
-        """The same part with other values of some fields, checked anew."""
+        """A copy with other values of some fields; all fields are validated again."""
         return type(self)(**{**dict(self), **values})
 
 
 def name_in(registry: Mapping[str, Any]) -> AfterValidator:
-    """A check that a text is a name in a registry, whenever it was registered."""
+    """A validator: the value is a key of `registry`, also one that is registered later."""
 
     def check(name: str) -> str:
         require_name(name, registry)
@@ -57,31 +57,31 @@ def name_in(registry: Mapping[str, Any]) -> AfterValidator:
 
 
 def names_of(field: FieldInfo) -> list[str]:
-    """The names that a field may hold, if they are those of a registry."""
+    """Names in the registry of a field that is checked by `name_in`; an empty list for other fields."""
     checks = [item.func for item in field.metadata if isinstance(item, AfterValidator)]
     return [name for check in checks for name in getattr(check, "registry", ())]
 
 
 def require_name(name: str, known: Iterable[str]) -> None:
-    """Raise ValueError, with the nearest name that is known, unless a name is."""
+    """Raise ValueError, which suggests the most similar name, unless `name` is one of `known`."""
     names = list(known)
     if name not in names:
         raise ValueError(f"expected one of {', '.join(names)}, found {name!r}{did_you_mean(name, names)}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The nearest of some names as a question, if one is near."""
-    near = get_close_matches(name, list(known), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+    """The suggestion " (did you mean NAME?)" with the most similar known name; empty if none is similar."""
+    similar = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {similar[0]}?)" if similar else ""
 
 
 def flag(name: str) -> str:
-    """How a field is called on the command line."""
+    """Command-line flag of a field: `--` and the field's name with hyphens."""
     return f"--{name.replace('_', '-')}"
 
 
 def as_input_error(error: ValidationError, part: type[BaseModel]) -> InputError:
-    """The first thing that a validation found wrong, in one sentence that names the field."""
+    """The first of pydantic's errors as an `InputError`: one sentence that names the field's flag."""
     first = error.errors()[0]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, InputError):
@@ -89,17 +89,17 @@ def as_input_error(error: ValidationError, part: type[BaseModel]) -> InputError:
     name = str(next((place for place in reversed(first["loc"]) if isinstance(place, str)), part.__name__))
     if first["type"] == "extra_forbidden":
         known = list(part.model_fields)
-        near = did_you_mean(name, known)
-        return InputError(f"{flag(name)}: expected one of {', '.join(known)}, found {name!r}{near}")
+        hint = did_you_mean(name, known)
+        return InputError(f"{flag(name)}: expected one of {', '.join(known)}, found {name!r}{hint}")
     if cause is not None:
         return InputError(f"{flag(name)}: {cause}")
     return InputError(f"{flag(name)}: expected {_expectation(first)}, found {_shown(first['input'])}")
 
 
 def _expectation(error: Any) -> str:
-    """What was expected, in words, of what pydantic found wrong."""
+    """What the field accepts, in words, from one of pydantic's errors."""
     bounds, kind = error.get("ctx", {}), error["type"]
-    named = {
+    exact = {
         "greater_than_equal": "at least {ge}",
         "greater_than": "more than {gt}",
         "less_than_equal": "at most {le}",
@@ -110,17 +110,17 @@ def _expectation(error: Any) -> str:
         "path_type": "a path",
         "string_type": "a text",
     }
-    if kind in named:
-        return named[kind].format(**bounds).replace("'", "")
-    families = {"int": "a whole number", "float": "a number", "bool": "true or false", "model": "a mapping"}
-    for prefix, what in families.items():
+    if kind in exact:
+        return exact[kind].format(**bounds).replace("'", "")
+    by_prefix = {"int": "a whole number", "float": "a number", "bool": "true or false", "model": "a mapping"}
+    for prefix, description in by_prefix.items():
         if kind.startswith(prefix):
-            return what
+            return description
     return str(error["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
 
 
 def _shown(value: Any) -> str:
-    text = (
-        repr(value) if isinstance(value, str) and not value.replace(".", "").replace("-", "").isalnum() else str(value)
-    )
+    """A value as text of at most 100 characters; strings of more than one word are quoted."""
+    plain = not isinstance(value, str) or value.replace(".", "").replace("-", "").isalnum()
+    text = str(value) if plain else repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."

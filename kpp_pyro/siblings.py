@@ -1,4 +1,4 @@
-"""Whether the packages of this project are the ones that Python finds under their names."""
+"""Checks that Python imports this project's packages, not other packages of the same names."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 
 def foreign_sibling(*names: str) -> str | None:
-    """What is wrong, in one sentence, if another package hides one of this project's; None otherwise.
+    """An error sentence if a package of another project hides one of this project's; None otherwise.
 
     Args:
-        names: of packages beside `kpp_pyro`, such as models.
+        names: packages of this project, such as "models".
     """
     for name in names:
         spec = find_spec(name)
@@ -26,6 +26,6 @@ def foreign_sibling(*names: str) -> str | None:
 
 
 def require_siblings(*names: str) -> None:
-    """Raise ImportError, in one sentence, if another package hides one of this project's."""
+    """Raise ImportError if a package of another project hides one of this project's (`foreign_sibling`)."""
     if sentence := foreign_sibling(*names):
         raise ImportError(sentence)

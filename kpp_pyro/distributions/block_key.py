@@ -1,4 +1,4 @@
-"""The key distribution of a memory with allocated blocks: the prior, re-weighted block by block."""
+"""Distributions of keys that read one block of a memory: the standard normal prior, re-weighted block by block."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from torch.distributions.utils import lazy_property
 from kpp_pyro.fast_pyro import ExpandsOnce
 from kpp_pyro.memory.blocks import KEY_SIZE, SCALE, Addressing, X, Y, cut_blocks
 
-_ROUNDING = 64  # units in the last place of a CDF, by which a sample is kept inside its block
+_ROUNDING = 64  # units in the last place of a CDF: margin between a sample and the edge of its block
 
 
 class BlockKey(ExpandsOnce, TorchDistribution):
-    """Keys of R reads, each pointing into a block known up to probabilities.
+    """Keys of R reads, each of which reads one of N blocks with given probabilities.
 
-    For each read: n ~ Categorical(block_probs), then y ~ N(0, I) restricted to the keys inside block n, off its edges
-    (at the memory's border too, where they need not be), all of which read the same; with probability `prior_prob`,
-    y ~ N(0, I) instead. Its density is the prior's times a constant per block:
+    For each read, n ~ Categorical(block_probs). Then y ~ N(0, I) is restricted to the keys that read block n and
+    nothing else: those inside the block, without its edges (the edges at the memory's border are left out, too). With
+    probability `prior_prob`, y ~ N(0, I) instead. The density is the prior's times a constant per block:
 
         q(y) = N(y; 0, I) (sum_n (1 - prior_prob) block_probs_n 1[y in block n] / P_n + prior_prob)
 
-    which is exactly the shape of the true posterior, since a read is flat inside a block. With a known block, the KL
-    to the prior is -ln P_n, a little more than the ln N of a uniform choice among N blocks, and no read is ever wrong.
+    The true posterior has the same form, since all keys inside a block read the same. For a known block, the KL to the
+    prior is -ln P_n, slightly more than the ln N of a uniform choice among N blocks, and every draw reads that block.
     A `prior_prob` above zero bounds importance weights.
 
-    Where the addressing has semantic reads, there may be 2 N probabilities: those of reading block n for what was
-    written to it, and then those of reading it semantically, for which the key's scale lies in another range.
+    If the addressing has semantic reads, there may be 2 N probabilities: first those of reading block n as it was
+    written, then those of reading it semantically. The scales of semantic keys lie in a range of their own.
 
     Args:
-        block_probs: (..., R, N), summing to one over the N blocks; or (..., R, 2 N).
+        block_probs: (..., R, N) or (..., R, 2 N); the last axis sums to one.
         addressing: of N blocks.
         prior_prob: probability of a key from the prior.
+        validate_args: as in any Pyro distribution.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
@@ -60,36 +61,40 @@ class BlockKey(ExpandsOnce, TorchDistribution):
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
-        """Whether samples carry all of the gradient: they do where no parameter chose the block."""
+        """Whether draws are reparametrised: only if `block_probs` needs no gradient."""
         return not self.block_probs.requires_grad
 
     @property
     def block_mass(self) -> float:
-        """P_n, the prior probability of block n: of keys off its edges, whose scale is one block."""
+        """P_n, the prior probability of the keys that read block n, and nothing else, as it was written."""
         addressing = self.addressing
         return (1 - addressing.edge) ** 2 * addressing.sharp / addressing.layout.blocks
 
     @property
     def _semantic_mass(self) -> float:
-        """Prior probability of the keys that read block n semantically."""
+        """Prior probability of the keys that read block n, and nothing else, semantically."""
         addressing = self.addressing
         return (1 - addressing.edge) ** 2 * addressing.semantic / addressing.layout.blocks
 
-    def _widened(self, batch_shape: Size) -> BlockKey:
+    def _expanded(self, batch_shape: Size) -> BlockKey:
         probs = self.block_probs.expand(*batch_shape, *self.block_probs.shape[-2:])
         return BlockKey(probs, self.addressing, self.prior_prob, validate_args=False)
 
     @property
     def mode(self) -> Tensor:
-        """Key in the middle of the most probable block, (..., R, 3): where inside the block it is, no read tells."""
+        """Key at the centre of the most probable block, (..., R, 3); all keys inside the block read the same."""
         best = self.block_probs.argmax(-1)
         uniform = torch.full((*best.shape, KEY_SIZE), 0.5, dtype=self.block_probs.dtype, device=best.device)
         return torch.special.ndtri(self._inside_block(best, uniform))
 
     def mean_read(self, memory: Tensor) -> Tensor:
-        """What a key reads of memories (..., B, 1, C_m, H_m, W_m) on average, (..., B, T, R, C_m, h, w).
+        """Mean read of a memory: sum_n block_probs_n block_n. Keys from the prior are not included.
 
-        Blocks weighted by their probabilities; a key from the prior is left out.
+        Args:
+            memory: (..., B, 1, C_m, H_m, W_m).
+
+        Returns:
+            Blocks (..., B, T, R, C_m, h, w).
         """
         blocks = cut_blocks(memory.squeeze(-4), self.addressing.layout)  # (..., B, N, C_m, h, w)
         probs = self.block_probs.unflatten(-1, (-1, self.addressing.layout.blocks)).sum(-2)
@@ -101,7 +106,7 @@ class BlockKey(ExpandsOnce, TorchDistribution):
             return self.rsample(sample_shape)
 
     def rsample(self, sample_shape: Any = Size()) -> Tensor:
-        """Draw keys; the sample carries no gradient, as its parameters only choose among blocks."""
+        """Draw keys (sample_shape, ..., R, 3), without a gradient: the parameters only choose among blocks."""
         shape, layout = self._extended_shape(sample_shape), self.addressing.layout
         blocks, dtype = self._draw_blocks(shape[:-1]), self._dtype
         margin = _ROUNDING * torch.finfo(dtype).eps * max(layout.rows, layout.columns)
@@ -131,7 +136,7 @@ class BlockKey(ExpandsOnce, TorchDistribution):
         return (inside + rest).sum(-1)
 
     def _inside_block(self, blocks: Tensor, uniform: Tensor) -> Tensor:
-        """Squeeze uniforms (..., R, 3) into the CDF range of the keys of these blocks (..., R), from N on semantic."""
+        """Map uniforms (..., R, 3) to the CDF values of keys inside the blocks (..., R); numbers from N are semantic."""
         addressing, layout, edge = self.addressing, self.addressing.layout, self.addressing.edge
         within = edge / 2 + (1 - edge) * uniform
         x = (blocks % layout.columns + within[..., X]) / layout.columns
@@ -143,7 +148,7 @@ class BlockKey(ExpandsOnce, TorchDistribution):
         return torch.stack([scale, x, y], -1)  # in the order of SCALE, X, Y
 
     def _density_ratio(self, key: Tensor) -> Tensor:
-        """Return q(y) / N(y; 0, I), (..., R)."""
+        """q(y) / N(y; 0, I) of keys (..., R, 3), (..., R)."""
         layout, edge = self.addressing.layout, self.addressing.edge
         uniform = torch.special.ndtr(key)
         x, y = uniform[..., X] * layout.columns, uniform[..., Y] * layout.rows
@@ -161,20 +166,20 @@ class BlockKey(ExpandsOnce, TorchDistribution):
     def _draw_blocks(self, shape: Size) -> Tensor:
         """Draw block numbers (..., R)."""
         probs = self.block_probs.detach().expand(*shape, self.block_probs.shape[-1])
-        return (probs / torch.empty_like(probs).exponential_()).argmax(-1)  # torch.multinomial waits for the device
+        return (probs / torch.empty_like(probs).exponential_()).argmax(-1)  # torch.multinomial synchronises
 
     def _probs_of(self, blocks: Tensor) -> Tensor:
-        """Probabilities of block numbers (..., R)."""
-        known = self.block_probs.shape[-1]  # without semantic reads there are none to point to
-        found = self.block_probs.expand(*blocks.shape, -1).gather(-1, blocks.clamp(max=known - 1).unsqueeze(-1))
-        return found.squeeze(-1) * (blocks < known)
+        """Probabilities of block numbers (..., R), (..., R); zero for semantic reads if `block_probs` has none."""
+        size = self.block_probs.shape[-1]  # N or 2 N
+        probs = self.block_probs.expand(*blocks.shape, -1).gather(-1, blocks.clamp(max=size - 1).unsqueeze(-1))
+        return probs.squeeze(-1) * (blocks < size)
 
 
 class KnownBlockKey(BlockKey):
-    """A BlockKey whose blocks are known: nothing is drawn or stored for the others, of which a memory may have many.
+    """A `BlockKey` whose blocks are known: time and storage do not depend on the number of other blocks.
 
     Args:
-        blocks: number of the block of every read, (..., R).
+        blocks: block number of every read, (..., R).
         addressing: of the memory.
         dtype: of the keys.
     """
@@ -185,16 +190,16 @@ class KnownBlockKey(BlockKey):
 
     @lazy_property
     def block_probs(self) -> Tensor:  # type: ignore[override]
-        """One for the known block, (..., R, N)."""
+        """One-hot probabilities of the known blocks, (..., R, N)."""
         numbers = torch.arange(self.addressing.layout.blocks, device=self.blocks.device)
         return (self.blocks.unsqueeze(-1) == numbers).to(self._dtype)
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
-        """No parameter chose the blocks."""
+        """True: the blocks depend on no parameter."""
         return True
 
-    def _widened(self, batch_shape: Size) -> KnownBlockKey:
+    def _expanded(self, batch_shape: Size) -> KnownBlockKey:
         return KnownBlockKey(self.blocks.expand(*batch_shape, -1), self.addressing, self._dtype)
 
     def _draw_blocks(self, shape: Size) -> Tensor:
@@ -206,6 +211,7 @@ class KnownBlockKey(BlockKey):
 
 @register_kl(BlockKey, Independent)
 def _kl_block_key(q: BlockKey, p: Independent) -> Tensor:
+    """KL(q || N(0, I)) in nats, (...)."""
     base = p.base_dist
     standard = isinstance(base, Normal) and not base.loc.any() and bool((base.scale == 1).all())
     if not standard or p.event_shape != q.event_shape:

@@ -1,4 +1,4 @@
-"""A mixture, in equal parts, of all of a distribution's batch."""
+"""The uniform mixture of all distributions in a batch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from kpp_pyro.fast_pyro import ExpandsOnce
 
 
 class EqualMixture(ExpandsOnce, TorchDistribution):
-    """Mixture, in equal parts, of all of a distribution's batch.
+    """p(x) = 1/N sum_n p_n(x), over the N distributions in the batch of `components`.
 
-    No parameter decides which component is drawn: draws carry the gradient of the components'.
+    The choice of a component depends on no parameter, so that draws carry the gradient of the component's draws.
 
     Args:
-        components: any distribution.
+        components: any distribution; its whole batch is mixed.
         batch_shape: of the mixture.
     """
 
@@ -29,7 +29,7 @@ class EqualMixture(ExpandsOnce, TorchDistribution):
         self.components = components
         super().__init__(batch_shape, components.event_shape)
 
-    def _widened(self, batch_shape: Size) -> EqualMixture:
+    def _expanded(self, batch_shape: Size) -> EqualMixture:
         return EqualMixture(self.components, batch_shape)
 
     @property
@@ -39,7 +39,7 @@ class EqualMixture(ExpandsOnce, TorchDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """That of the components."""
+        """Support of the components."""
         return self.components.support
 
     @property
@@ -49,7 +49,7 @@ class EqualMixture(ExpandsOnce, TorchDistribution):
 
     @property
     def variance(self) -> Tensor:
-        """Variance of every scalar, (..., *event): within and between components."""
+        """Variance of every scalar, (..., *event): the mean variance plus the variance of the means."""
         within, between = self.components.variance, (self.components.mean - self._mean_of_means()).square()
         return self._averaged(within + between)
 
@@ -59,7 +59,7 @@ class EqualMixture(ExpandsOnce, TorchDistribution):
             return self.rsample(sample_shape)
 
     def rsample(self, sample_shape: Any = Size()) -> Tensor:
-        """Draw from all components, and choose among the draws."""
+        """Draw (sample_shape, ..., *event): a draw of every component, of which one is chosen at random."""
         outer = Size(sample_shape) + self.batch_shape
         draws = self.components.rsample(outer).reshape(*outer, -1, *self.event_shape)  # (..., N, *event)
         chosen = torch.randint(draws.shape[len(outer)], outer, device=draws.device)
@@ -77,9 +77,10 @@ class EqualMixture(ExpandsOnce, TorchDistribution):
         return log_prob.expand(torch.broadcast_shapes(batch, self.batch_shape))
 
     def _averaged(self, values: Tensor) -> Tensor:
-        """Mean over the components, (N..., *event) to (..., *event)."""
+        """Mean over the components: (components, *event) to (..., *event)."""
         averaged = values.flatten(0, -self.event_dim - 1).mean(0)
         return averaged.expand(self.batch_shape + self.event_shape)
 
     def _mean_of_means(self) -> Tensor:
+        """Mean of the components' means, (*event)."""
         return self.components.mean.flatten(0, -self.event_dim - 1).mean(0)

@@ -1,4 +1,4 @@
-"""The matrix normal distribution: a memory whose rows covary, and whose columns are independent."""
+"""The matrix normal distribution with independent columns."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from kpp_pyro.fast_pyro import ExpandsOnce
 
 
 class MatrixNormal(ExpandsOnce, TorchDistribution):
-    """A random matrix of N rows (slots) and C columns (code size), M = R + L E with E of independent N(0, 1).
+    """A random matrix of N rows (slots) and C columns (code size): M = R + L E, with independent N(0, 1) entries E.
 
-    Its columns are independent, and each has the covariance U = L L^T over the rows:
-    vec(M) ~ N(vec(R), I ⊗ U), with vec column by column (the memory of Wu et al. 2018a, with V = I).
+    The columns are independent, each with the covariance U = L L^T over the rows: vec(M) ~ N(vec(R), I ⊗ U), where vec
+    stacks columns. This is the memory of Wu et al. (2018a), "The Kanerva Machine", with V = I.
 
     Args:
-        loc: the mean R, (..., N, C).
-        row_tril: the Cholesky factor L of U, lower triangular with a positive diagonal, (..., N, N).
+        loc: mean R, (..., N, C).
+        row_tril: Cholesky factor L of U, lower triangular with a positive diagonal, (..., N, N).
+        validate_args: as in any Pyro distribution.
+
+    Raises:
+        InputError: `row_tril` does not have N rows and columns.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
@@ -41,7 +45,7 @@ class MatrixNormal(ExpandsOnce, TorchDistribution):
         self.row_tril = row_tril.expand(*batch_shape, -1, -1)
         super().__init__(batch_shape, loc.shape[-2:], validate_args=validate_args)
 
-    def _widened(self, batch_shape: Size) -> MatrixNormal:
+    def _expanded(self, batch_shape: Size) -> MatrixNormal:
         loc, row_tril = (parameter.expand(*batch_shape, -1, -1) for parameter in (self.loc, self.row_tril))
         return MatrixNormal(loc, row_tril, validate_args=False)
 
@@ -57,7 +61,7 @@ class MatrixNormal(ExpandsOnce, TorchDistribution):
 
     @property
     def variance(self) -> Tensor:
-        """Of every entry: a row's is the same in all columns, (..., N, C)."""
+        """Variance of every entry, (..., N, C): the diagonal of U, the same in all columns."""
         return self.row_tril.square().sum(-1, keepdim=True).expand_as(self.loc)
 
     def rsample(self, sample_shape: Any = Size()) -> Tensor:
@@ -69,7 +73,7 @@ class MatrixNormal(ExpandsOnce, TorchDistribution):
         """Log-density in nats, (...)."""
         if self._validate_args:
             self._validate_sample(value)
-        standard = _divide(self.row_tril, value - self.loc)
+        standard = _solve(self.row_tril, value - self.loc)
         constant = 0.5 * math.log(2 * math.pi) * self.event_shape.numel()
         return -0.5 * standard.square().sum((-2, -1)) - self._log_scale() - constant
 
@@ -78,16 +82,17 @@ class MatrixNormal(ExpandsOnce, TorchDistribution):
         return self.event_shape[1] * self.row_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
-def _divide(row_tril: Tensor, matrix: Tensor) -> Tensor:
-    """L^-1 times a matrix."""
+def _solve(row_tril: Tensor, matrix: Tensor) -> Tensor:
+    """L^-1 times a matrix (..., N, n), for a lower triangular L (..., N, N)."""
     return torch.linalg.solve_triangular(row_tril, matrix, upper=False)
 
 
 @register_kl(MatrixNormal, MatrixNormal)
 def _kl_matrix_normal(q: MatrixNormal, p: MatrixNormal) -> Tensor:
+    """KL(q || p) in nats, (...)."""
     if q.event_shape != p.event_shape:
         raise InputError(f"KL of matrix normals: expected the same shape, found {q.event_shape} and {p.event_shape}")
     columns = q.event_shape[1]
-    spread = columns * _divide(p.row_tril, q.row_tril).square().sum((-2, -1))  # C tr(U_p^-1 U_q)
-    distance = _divide(p.row_tril, q.loc - p.loc).square().sum((-2, -1))
-    return 0.5 * (spread + distance - q.event_shape.numel()) + p._log_scale() - q._log_scale()
+    trace = columns * _solve(p.row_tril, q.row_tril).square().sum((-2, -1))  # C tr(U_p^-1 U_q)
+    distance = _solve(p.row_tril, q.loc - p.loc).square().sum((-2, -1))
+    return 0.5 * (trace + distance - q.event_shape.numel()) + p._log_scale() - q._log_scale()

@@ -1,1 +1,1 @@
-"""files."""
+"""Files: atomic writes, checkpoints, tensor files, memories and the run folder."""

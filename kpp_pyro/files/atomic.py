@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all, and refusing where nothing can be written."""
+"""Atomic writes, and `InputError` for files that cannot be written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from kpp_pyro.errors import InputError
 
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` fill a temporary file beside `path`, then rename it; a failure leaves `path` as it was."""
+    """Write a file atomically: `write` fills a temporary file beside `path`, which is then renamed to `path`.
+
+    If `write` fails, `path` is unchanged and the temporary file is removed.
+
+    Args:
+        path: the file.
+        write: writes the content to the path that it is called with.
+    """
     temporary = path.with_name(f".{path.name}.partial")
     try:
         write(temporary)
@@ -22,7 +29,7 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def writing(path: Path | str) -> Iterator[None]:
-    """Turn what the system says to a file that cannot be written into an InputError that names it."""
+    """Inside this context, an `OSError` becomes an `InputError` that names `path`."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Checkpoints: tensors and plain data only, written whole or not at all, never unpickled."""
+"""Checkpoints of tensors and plain data: written atomically, loaded without executing pickled code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ VERSION = 2
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state`, marked as this project's, whole or not at all."""
+    """Write `state` atomically, with this project's format name and version.
+
+    Args:
+        path: the file.
+        state: tensors and plain data.
+    """
     content = {"format": FORMAT, "version": VERSION, **state}
     atomic_write(path, lambda file: torch.save(content, file))
 
@@ -27,17 +32,17 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint written by `save_checkpoint`, onto the CPU.
 
     Raises:
-        InputError: a missing, truncated or foreign file, or one of another version.
+        InputError: the file is missing, truncated, not a checkpoint of this project, or of another version.
     """
     if not path.is_file():
         raise InputError(f"{path}: expected a checkpoint, found no such file")
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch does not look at the checksums of its own files
-        state = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what damaged bytes end in has no common base: IndexError, struct.error and more
+            bad_member = archive.testzip()  # torch does not check the checksums of its files
+        state = None if bad_member else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # invalid bytes raise IndexError, struct.error and more, which share no base class
         raise InputError(f"{path}: expected a checkpoint of kpp_pyro, found a truncated or foreign file") from error
-    if damaged:
+    if bad_member:
         raise InputError(f"{path}: expected a checkpoint of kpp_pyro, found wrong checksums: the file is damaged")
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise InputError(f"{path}: expected a checkpoint of kpp_pyro, found another program's file")
@@ -48,7 +53,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def fitting(path: Path) -> Iterator[None]:
-    """Turn what torch raises when a state does not fit a module into an InputError that names the checkpoint."""
+    """Inside this context, torch's errors for a state that does not fit a module become an `InputError`.
+
+    Args:
+        path: the checkpoint, which the message names.
+    """
     try:
         yield
     except InputError:

@@ -1,4 +1,4 @@
-"""A run folder: the one place that holds everything of a run."""
+"""The run folder: configuration, metrics, checkpoints, reports and figures of one run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ _LIBRARIES = ("torch", "torchvision", "pyro-ppl", "numpy", "scipy", "scikit-lear
 
 
 class RunFolder:
-    """Files of a run: configuration, metrics, checkpoints and figures."""
+    """Paths of a run's files, with methods that read and write them.
+
+    Args:
+        path: the folder.
+    """
 
     def __init__(self, path: Path | str) -> None:
         path = Path(path)
@@ -38,15 +42,15 @@ class RunFolder:
         self.generation = path / "generate.json"
 
     def require_new(self) -> None:
-        """Raise InputError if the folder holds a run already."""
+        """Raise InputError if the folder contains a run."""
         if self.config.exists():
             raise InputError(f"--out {self.path}: expected a new folder, found a run; go on with --resume {self.path}")
 
     def create(self) -> None:
-        """Make the folder of a new run.
+        """Create the folder of a new run.
 
         Raises:
-            InputError: the folder holds a run already, or cannot be made.
+            InputError: the folder contains a run, or cannot be created.
         """
         self.require_new()
         try:
@@ -58,17 +62,17 @@ class RunFolder:
             ) from error
 
     def require_writable(self) -> None:
-        """Raise InputError unless files can be added to the run, so that no work is done in vain."""
+        """Raise InputError unless files can be added to the run; called before long computations."""
         for folder in (self.path, self.figures):
             if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
                 raise InputError(f"{folder}: expected a folder that can be written to, found none")
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
-        """Open the folder of a run.
+        """Open the folder of an existing run.
 
         Raises:
-            InputError: the folder holds no run.
+            InputError: the folder contains no run.
         """
         run = cls(path)
         if not run.config.is_file():
@@ -76,11 +80,16 @@ class RunFolder:
         return run
 
     def write_config(self, config: Mapping[str, Any], sizes: Mapping[str, Any]) -> None:
-        """Write the resolved configuration, the sizes that follow from it, and what it runs on, now and before."""
+        """Write config.json: the resolved configuration, the derived sizes, and the present and earlier environments.
+
+        Args:
+            config: the resolved configuration.
+            sizes: derived sizes, such as "image_shape".
+        """
         earlier = []
         if self.config.exists():
-            written = json.loads(self.config.read_text())
-            earlier = [*written.get("earlier_environments", []), written.get("environment")]
+            old = json.loads(self.config.read_text())
+            earlier = [*old.get("earlier_environments", []), old.get("environment")]
         content = {"config": config, "sizes": sizes, "environment": environment(), "earlier_environments": earlier}
         write_json(self.config, content)
 
@@ -88,7 +97,7 @@ class RunFolder:
         """Read the resolved configuration.
 
         Raises:
-            InputError: the file is not what `write_config` writes.
+            InputError: the file was not written by `write_config`.
         """
         try:
             return dict(json.loads(self.config.read_text())["config"])
@@ -98,10 +107,10 @@ class RunFolder:
             ) from error
 
     def read_image_shape(self) -> tuple[int, int, int]:
-        """Read (C, H, W) of the images that the run is of.
+        """Read the image shape (C, H, W) of the run.
 
         Raises:
-            InputError: the file does not say.
+            InputError: config.json has no image shape.
         """
         try:
             channels, height, width = map(int, json.loads(self.config.read_text())["sizes"]["image_shape"])
@@ -110,27 +119,45 @@ class RunFolder:
         return channels, height, width
 
     def read_evaluation(self) -> dict[str, Any]:
-        """Read the scores that evaluate.py wrote. Raises InputError if there are none, or not of that script."""
+        """Read the report of evaluate.py: "settings" and "scores".
+
+        Raises:
+            InputError: the report is missing or was not written by evaluate.py.
+        """
         return _read_report(self.evaluation, "evaluate.py", "scores")
 
     def read_denoising(self) -> dict[str, Any]:
-        """Read the errors that denoise.py wrote. Raises InputError if there are none, or not of that script."""
+        """Read the report of denoise.py: "settings" and "results".
+
+        Raises:
+            InputError: the report is missing or was not written by denoise.py.
+        """
         return _read_report(self.denoising, "denoise.py", "results")
 
     def read_generation(self) -> dict[str, Any]:
-        """Read the numbers that generate.py wrote. Raises InputError if there are none, or not of that script."""
+        """Read the report of generate.py: "settings" and "results".
+
+        Raises:
+            InputError: the report is missing or was not written by generate.py.
+        """
         return _read_report(self.generation, "generate.py", "results")
 
     def log(self, step: int, split: str, quantities: Mapping[str, float]) -> None:
-        """Append one line of metrics."""
+        """Append one record to metrics.jsonl.
+
+        Args:
+            step: of the training.
+            split: "train", "validation" or "test".
+            quantities: numbers by name.
+        """
         with self.metrics.open("a") as file:
             file.write(json.dumps({"step": step, "split": split, **quantities}) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Every line of metrics; a last line cut short by a crash is left out.
+        """All records of metrics.jsonl; a last line that a crash truncated is left out.
 
         Raises:
-            InputError: another line that `log` did not write.
+            InputError: any other line that was not written by `log`.
         """
         lines = self.metrics.read_bytes().splitlines() if self.metrics.exists() else []
         records = []
@@ -143,14 +170,14 @@ class RunFolder:
         return records
 
     def forget_after(self, step: int) -> None:
-        """Drop the metrics of later steps and of the test set, which a resumed run will write again."""
+        """Delete the records of later steps and of the test set, which a resumed run writes again."""
         records = self.read_metrics()
         kept = [json.dumps(record) for record in records if record["step"] <= step and record["split"] != "test"]
         write_text(self.metrics, "".join(f"{line}\n" for line in kept))
 
 
 def _read_report(path: Path, script: str, key: str) -> dict[str, Any]:
-    """Read what a script wrote: an object with settings and `key`."""
+    """Read a script's JSON report, an object with "settings" and `key`."""
     if not path.is_file():
         raise InputError(f"{path}: expected {key}, found no such file; write them with {script}")
     try:
@@ -161,15 +188,16 @@ def _read_report(path: Path, script: str, key: str) -> dict[str, Any]:
 
 
 def _parse_record(line: bytes) -> dict[str, Any] | None:
+    """A line of metrics.jsonl as an object with "step" and "split"; None if it is no such object."""
     try:
         record = json.loads(line)
-    except ValueError:  # not JSON, or not text
+    except ValueError:  # neither JSON nor text
         return None
     return record if isinstance(record, dict) and {"step", "split"} <= record.keys() else None
 
 
 def environment() -> dict[str, Any]:
-    """Library versions, machine and git commit."""
+    """Versions of the libraries, the machine, and the git commit of this package."""
     return {
         "libraries": {name: version(name) for name in _LIBRARIES},
         "python": platform.python_version(),
@@ -181,7 +209,7 @@ def environment() -> dict[str, Any]:
 
 
 def _git_commit() -> str | None:
-    """Commit of the source that runs, marked if files have changed since; None for a copy that git does not track."""
+    """Commit of this source, with "-dirty" if files differ from it; None if git does not track this file."""
     try:
         _git("ls-files", "--error-unmatch", __file__)
         return _git("describe", "--always", "--abbrev=40", "--exclude=*", "--dirty")
@@ -195,19 +223,28 @@ def _git(*arguments: str) -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON whole or not at all; a number that is not finite becomes null."""
-    write_text(path, json.dumps(_finite(content), indent=2, default=str, allow_nan=False) + "\n")
+    """Write JSON atomically; non-finite numbers become null.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    write_text(path, json.dumps(_without_nonfinite(content), indent=2, default=str, allow_nan=False) + "\n")
 
 
-def _finite(content: Any) -> Any:
+def _without_nonfinite(content: Any) -> Any:
+    """The content with None in place of every non-finite number."""
     if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
+        return {key: _without_nonfinite(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
+        return [_without_nonfinite(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write text whole or not at all. Raises InputError where it cannot be written."""
+    """Write text atomically.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     with writing(path):
         atomic_write(path, lambda file: file.write_text(content))

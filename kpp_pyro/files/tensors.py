@@ -1,4 +1,4 @@
-"""Tensors on disk: one safetensors file, which any reader of that format opens and none has to trust."""
+"""Tensor files in the safetensors format: any safetensors reader opens them, and loading executes no code."""
 
 from __future__ import annotations
 
@@ -18,53 +18,62 @@ _VERSION = "1"
 
 @dataclass(frozen=True)
 class TensorFile:
-    """A kind of file of this project.
+    """A type of tensor file.
 
     Attributes:
-        kind: what its files hold, in a word.
-        what: the same in a sentence.
+        kind: one word for the format name, such as "memory".
+        description: noun phrase for error messages, such as "a memory".
     """
 
     kind: str
-    what: str
+    description: str
 
     @property
     def format(self) -> str:
-        """What a file says of itself."""
+        """Format name in the file's metadata."""
         return f"kpp_pyro.{self.kind}"
 
     def save(self, path: Path | str, tensors: Mapping[str, Tensor], **metadata: str) -> None:
-        """Write tensors by their names, and texts about them, whole or not at all.
+        """Write tensors and metadata atomically.
+
+        Args:
+            path: the file.
+            tensors: by name.
+            metadata: further texts by name.
 
         Raises:
-            InputError: a folder that is not there or cannot be written to.
+            InputError: the folder does not exist or cannot be written to.
         """
         path = Path(path)
         content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         try:
             with writing(path):
-                marked = {"format": self.format, "version": _VERSION, **metadata}
-                atomic_write(path, lambda file: save_file(content, file, marked))
+                header = {"format": self.format, "version": _VERSION, **metadata}
+                atomic_write(path, lambda file: save_file(content, file, header))
         except SafetensorError as error:
             raise InputError(f"{path}: expected a file that can be written, found {error}") from error
 
     def load(self, path: Path | str, *names: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Read all tensors, `names` among them, and the texts about them.
+        """Read all tensors and the metadata.
+
+        Args:
+            path: the file.
+            names: tensors that the file must contain.
 
         Raises:
-            InputError: a missing, damaged or foreign file, or one of another version.
+            InputError: the file is missing, corrupt, of another format or version, or lacks one of `names`.
         """
-        path, what = Path(path), self.what
+        path = Path(path)
         if not path.is_file():
-            raise InputError(f"{path}: expected {what}, found no such file")
+            raise InputError(f"{path}: expected {self.description}, found no such file")
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
         except (SafetensorError, OSError) as error:
-            raise InputError(f"{path}: expected {what}, found no safetensors file ({error})") from error
+            raise InputError(f"{path}: expected {self.description}, found no safetensors file ({error})") from error
         if metadata.get("format") != self.format or not set(names) <= set(tensors):
-            raise InputError(f"{path}: expected {what} of kpp_pyro, found another program's file")
+            raise InputError(f"{path}: expected {self.description} of kpp_pyro, found another program's file")
         if metadata.get("version") != _VERSION:
             raise InputError(f"{path}: expected {self.kind} version {_VERSION}, found {metadata.get('version')}")
         return tensors, metadata

@@ -1,6 +1,6 @@
-"""Likelihoods of images, p(x | z).
+"""Likelihoods of images, p(x | z), registered by the name in a configuration.
 
-A likelihood is a file here, which registers it, and a line below, which imports the file.
+To add a likelihood, register it in a file of this folder and import the file below.
 """
 
 import kpp_pyro.likelihoods.bernoulli

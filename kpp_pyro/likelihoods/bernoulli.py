@@ -1,4 +1,7 @@
-"""Likelihoods of images. Logits are float32: a Bernoulli in bfloat16 is wrong by about one nat per image."""
+"""The Bernoulli likelihood of binary images, and the binarization of grey images.
+
+Logits are float32: a Bernoulli log-probability in bfloat16 is wrong by about one nat per image.
+"""
 
 from __future__ import annotations
 
@@ -15,26 +18,30 @@ from kpp_pyro.errors import InputError
 from kpp_pyro.fast_pyro import ExpandsOnce
 from kpp_pyro.likelihoods.interface import LIKELIHOODS
 
-_IMAGE_DIMS = 3
+_IMAGE_DIMS = 3  # (C, H, W)
+
+Binarization = Literal["dynamic", "static", "threshold"]
+
+STATIC_BINARIZATION_SEED = 20210503
+"""The seed of every static binarization. Changing it changes the test sets and all reported numbers."""
 
 
 class BernoulliImage(ExpandsOnce, dist.Independent):  # type: ignore[override]  # in Pyro itself
-    """`Bernoulli(logits=logits).to_event(3)`, which it is an instance of, with one pass over the pixels less.
-
-    It expands once, and what it saves belongs to what `kpp_pyro.fast_pyro` does.
+    """`Bernoulli(logits=logits).to_event(3)`, faster: see `ExpandsOnce`, and one pass over the pixels less.
 
     Args:
         logits: (..., C, H, W).
+        validate_args: as in any Pyro distribution.
     """
 
     def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
         super().__init__(dist.Bernoulli(logits=logits, validate_args=validate_args), _IMAGE_DIMS, validate_args)
 
-    def _widened(self, batch_shape: Size) -> BernoulliImage:
+    def _expanded(self, batch_shape: Size) -> BernoulliImage:
         return BernoulliImage(self.base_dist.logits.expand(batch_shape + self.event_shape), validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """ln p(x|z) in nats, (...)."""
+        """ln p(x | z) of images (..., C, H, W) in nats, (...)."""
         if self._validate_args:
             self._validate_sample(value)
             self.base_dist._validate_sample(value)
@@ -43,49 +50,27 @@ class BernoulliImage(ExpandsOnce, dist.Independent):  # type: ignore[override]  
 
 
 def bernoulli_likelihood(logits: Tensor) -> Distribution:
-    """p(x|z) of binary images: independent Bernoulli pixels on logits (..., C, H, W); event shape (C, H, W)."""
+    """p(x | z) with independent Bernoulli pixels: logits (..., C, H, W), batch shape (...), event shape (C, H, W)."""
     return BernoulliImage(logits)
 
 
-Binarization = Literal["dynamic", "static", "threshold"]
-
-STATIC_BINARIZATION_SEED = 20210503
-"""The seed of every static binarization. Changing it changes the test sets and all reported numbers."""
-
-
-def binarize_once(images: Tensor) -> Tensor:
-    """Draw each pixel from Bernoulli(images / 255) with the fixed seed: static binarization.
-
-    images: uint8, any shape. Returns uint8 of the same shape in {0, 255}, the same bits on any device.
-    The bits depend on an image's place in the set, so binarize a whole split, never a part of one.
-    Raises InputError for another type.
-    """
-    if images.dtype != torch.uint8:
-        raise InputError(f"images: expected uint8 to binarize once, found {images.dtype}")
-    generator = torch.Generator().manual_seed(STATIC_BINARIZATION_SEED)
-    # A level uniform on 0..254 lies below v with probability v / 255 exactly, in a quarter of the memory.
-    level = torch.randint(0, 255, images.shape, dtype=torch.uint8, generator=generator)
-    return (level.to(images.device) < images).to(torch.uint8) * 255
-
-
-def binarize_alone(image: Tensor, number: int) -> Tensor:
-    """Static binarization of one image whose set is never in memory at once: its draw depends on its number alone.
-
-    image: uint8, any shape. Returns uint8 of the same shape in {0, 255}.
-    number: of the image in its set; with the fixed seed it seeds the image's own draw, so the bits are others than
-        those of `binarize_once`.
-    """
-    random = np.random.default_rng([STATIC_BINARIZATION_SEED, number])
-    level = torch.from_numpy(random.integers(0, 255, tuple(image.shape), dtype=np.uint8))
-    return (level < image).to(torch.uint8) * 255
+LIKELIHOODS["bernoulli"] = bernoulli_likelihood
 
 
 def binarize(pixels: Tensor, how: Literal["dynamic", "threshold"], generator: torch.Generator | None = None) -> Tensor:
-    """Return float32 of the same shape in {0, 1}.
+    """Binarize intensities: draw each pixel from Bernoulli(pixels), or compare it with 1/2.
 
-    pixels: float, intensities in [0, 1].
-    generator: for `dynamic`; it draws on its own device, so a CPU generator gives the same bits anywhere.
-    Raises InputError for any other `how`.
+    Args:
+        pixels: intensities in [0, 1], float, any shape.
+        how: "dynamic" to draw, "threshold" to compare.
+        generator: for "dynamic". Draws are made on the generator's device, so that a CPU generator gives the same bits
+            on any device.
+
+    Returns:
+        float32 of the same shape in {0, 1}.
+
+    Raises:
+        InputError: any other `how`.
     """
     if how == "threshold":
         return (pixels > 0.5).float()
@@ -96,11 +81,47 @@ def binarize(pixels: Tensor, how: Literal["dynamic", "threshold"], generator: to
     raise InputError(f"how: expected 'dynamic' or 'threshold', found {how!r}")
 
 
+def binarize_once(images: Tensor) -> Tensor:
+    """Static binarization of a whole split: draw each pixel from Bernoulli(images / 255) with the fixed seed.
+
+    The bits depend on an image's position in the split: binarize a whole split, never a part of it.
+
+    Args:
+        images: uint8, any shape.
+
+    Returns:
+        uint8 of the same shape in {0, 255}, the same bits on any device.
+
+    Raises:
+        InputError: a type other than uint8.
+    """
+    if images.dtype != torch.uint8:
+        raise InputError(f"images: expected uint8 to binarize once, found {images.dtype}")
+    generator = torch.Generator().manual_seed(STATIC_BINARIZATION_SEED)
+    # A level uniform on 0..254 is below v with probability v / 255 exactly, in a quarter of the storage of floats.
+    level = torch.randint(0, 255, images.shape, dtype=torch.uint8, generator=generator)
+    return (level.to(images.device) < images).to(torch.uint8) * 255
+
+
+def binarize_alone(image: Tensor, number: int) -> Tensor:
+    """Static binarization of one image, for splits that are too large to be loaded as a whole.
+
+    The bits depend on the fixed seed and the image's number alone. They differ from those of `binarize_once`.
+
+    Args:
+        image: uint8, any shape.
+        number: of the image in its split.
+
+    Returns:
+        uint8 of the same shape in {0, 255}.
+    """
+    random = np.random.default_rng([STATIC_BINARIZATION_SEED, number])
+    level = torch.from_numpy(random.integers(0, 255, tuple(image.shape), dtype=np.uint8))
+    return (level < image).to(torch.uint8) * 255
+
+
 def require_binarization(name: str) -> None:
     """Raise InputError unless `name` is a `Binarization`."""
     if name not in get_args(Binarization):
         known = ", ".join(get_args(Binarization))
         raise InputError(f"--binarize: expected one of {known}, found {name!r}")
-
-
-LIKELIHOODS["bernoulli"] = bernoulli_likelihood

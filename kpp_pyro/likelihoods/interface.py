@@ -8,4 +8,4 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor
 
 LIKELIHOODS: dict[str, Callable[[Tensor], Distribution]] = {}
-"""p(x | z) by name: from a decoder's output (..., C, H, W) to a distribution; the file of each one registers it."""
+"""p(x | z) by name, each registered by its own file: from a decoder's output (..., C, H, W) to a distribution."""

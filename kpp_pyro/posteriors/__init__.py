@@ -1,6 +1,6 @@
-"""Families of posteriors that a configuration may name, for keys and for latents.
+"""Families of variational posteriors of keys and latents, registered by the name in a configuration.
 
-A family is a file here, which registers it, and a line below, which imports the file.
+To add a family, register it in a file of this folder and import the file below.
 """
 
 import kpp_pyro.posteriors.families

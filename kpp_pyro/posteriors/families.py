@@ -1,4 +1,4 @@
-"""Families of variational posteriors q(value | context), each with the same loc and scale from its networks."""
+"""Three families of variational posteriors q(value | context): mean field, low-rank normal and normalising flow."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from kpp_pyro.fast_pyro import DiagonalNormal
 from kpp_pyro.posteriors.interface import POSTERIORS, Posterior
 
 _LARGEST_RANK = 4
-_START = 0.01  # of a factor, beside scales of about 0.1
+_INITIAL_FACTOR = 0.01  # standard deviation of the entries of F at the start; scales are about 0.1
 
 
 class MeanFieldPosterior(Posterior):
-    """N(loc, diag(scale^2)): the context says no more."""
+    """N(loc, diag(scale^2)); the context is not used."""
 
     closed_kl = True
 
     def forward(self, loc: Tensor, scale: Tensor, context: Tensor) -> Distribution:
-        """Normal of independent scalars."""
+        """A normal distribution of independent scalars."""
         return DiagonalNormal(loc, scale, len(self.event_shape))
 
 
 class LowRankPosterior(Posterior):
-    """N(loc, diag(scale^2) + F F^T), with a few columns of F linear in the context; starts near the mean field."""
+    """N(loc, diag(scale^2) + F F^T): F has at most 4 columns, linear in the context, and is small at the start."""
 
     closed_kl = True
 
@@ -36,17 +36,17 @@ class LowRankPosterior(Posterior):
         size = self.event_shape.numel()
         self.rank = min(_LARGEST_RANK, size)
         self.to_factor = nn.Linear(context_size, size * self.rank)
-        nn.init.normal_(self.to_factor.weight, std=_START / math.sqrt(context_size))
-        nn.init.normal_(self.to_factor.bias, std=_START)  # at zero F would have no gradient
+        nn.init.normal_(self.to_factor.weight, std=_INITIAL_FACTOR / math.sqrt(context_size))
+        nn.init.normal_(self.to_factor.bias, std=_INITIAL_FACTOR)  # at F = 0 the gradient of F F^T is zero
 
     def forward(self, loc: Tensor, scale: Tensor, context: Tensor) -> Distribution:
-        """Normal with correlations."""
+        """A normal distribution with correlated scalars."""
         factor = self.to_factor(context).unflatten(-1, (*self.event_shape, self.rank))
         return LowRankNormal(loc, scale, factor, len(self.event_shape))
 
 
 class FlowPosterior(Posterior):
-    """A normalising flow that sees the context, with location and scale after it; starts near the mean field."""
+    """loc + scale f(u; context), u ~ N(0, I), with a normalising flow f that is near the identity at the start."""
 
     closed_kl = False
 
@@ -55,7 +55,7 @@ class FlowPosterior(Posterior):
         self.flow = CouplingFlow(self.event_shape.numel(), context_size)
 
     def forward(self, loc: Tensor, scale: Tensor, context: Tensor) -> Distribution:
-        """Flow of a normal."""
+        """A normalising flow of a standard normal."""
         return FlowNormal(loc, scale, self.flow(context), len(self.event_shape))
 
 

@@ -1,4 +1,4 @@
-"""What every family of posteriors offers."""
+"""Base class and registry of the families of variational posteriors."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Size, Tensor, nn
 
 
 class Posterior(nn.Module, ABC):
-    """A family of q(value | context), with what it takes beyond a location and a scale.
+    """A family of q(value | context). Location and scale are given; a family may have further parameters.
 
     Args:
-        context_size: of the context.
-        event_shape: of the value.
+        context_size: number of scalars of the context.
+        event_shape: shape of the value.
 
     Attributes:
-        closed_kl: whether `torch.distributions.kl_divergence` knows its KL to a `DiagonalNormal`.
+        closed_kl: whether `torch.distributions.kl_divergence` has a closed form for its KL to a `DiagonalNormal`.
     """
 
     closed_kl: ClassVar[bool]
@@ -28,8 +28,14 @@ class Posterior(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, loc: Tensor, scale: Tensor, context: Tensor) -> Distribution:
-        """q of loc and scale (..., *event) and context (..., context_size): batch (...), event `event_shape`."""
+        """q(value | context), batch shape (...), event shape `event_shape`.
+
+        Args:
+            loc: (..., *event).
+            scale: (..., *event), positive.
+            context: (..., context_size).
+        """
 
 
 POSTERIORS: dict[str, type[Posterior]] = {}
-"""Families of posteriors by name; the file of each one registers it."""
+"""Families of posteriors by name; each is registered by its own file."""

@@ -57,8 +57,8 @@ def test_the_density_is_that_of_a_change_of_variables(event: tuple[int, ...]) ->
     q = distribution(event)
     size = q.event_shape.numel()
     for noise in torch.randn(4, size).double():
-        value = q._pushed(noise)
-        slopes = jacobian(lambda u: q._pushed(u).flatten(), noise)
+        value = q._transform(noise)
+        slopes = jacobian(lambda u: q._transform(u).flatten(), noise)
         base = DiagonalNormal(torch.zeros(size).double(), torch.ones(size).double()).log_prob(noise)
         torch.testing.assert_close(q.log_prob(value), base - slopes.slogdet().logabsdet)
 
