@@ -1,4 +1,4 @@
-"""Train, open, score and use memory models: what a notebook needs, in one place.
+"""The public API: build, train, load, score and use memory models.
 
     from inference import Config, corrupt, score, train
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from kpp_pyro.siblings import require_siblings
 
-require_siblings("models")  # before anything looks for it
+require_siblings("models")  # before the first import of models
 
 from inference.errors import DivergenceError
 from inference.importance.scoring import Scores

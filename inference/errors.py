@@ -4,14 +4,14 @@ from __future__ import annotations
 
 
 class DivergenceError(RuntimeError):
-    """A loss, gradient, parameter or ELBO became NaN or infinite; the message names the step and the terms."""
+    """A loss, gradient, parameter, ELBO or importance weight is NaN or infinite; the message says where."""
 
 
 class ReportedError(Exception):
-    """What ends several processes, and the first of them says: the others raise this, to end quietly.
+    """An error that ends a job of several processes: the first process raises the error, the others raise this.
 
     Attributes:
-        error: what it is.
+        error: the error of the job.
     """
 
     def __init__(self, error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""What a trained memory is made of, and what it returns."""
+"""Types of `inference.trained_memory`: the interfaces of model and guide, and the values that it returns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kpp_pyro.memory.blocks import Addressing
 
 
 class ReadableModel(Protocol):
-    """What a model has to offer to be used, see `models.memory_model`."""
+    """The methods of a model that `TrainedMemory` uses, see `models.memory_model.MemoryModel`."""
 
     image_shape: tuple[int, int, int]
     addressing: Addressing | None
@@ -29,76 +29,84 @@ class ReadableModel(Protocol):
         """Event shape of a key."""
 
     def latent_prior(self, memory: Tensor, key: Tensor) -> Distribution:
-        """p(z | M, y)."""
+        """p(z | M, y), event (D,)."""
 
     def mean_read_prior(self, memory: Tensor, key: Distribution) -> Distribution:
-        """p(z | M, y) of what keys of a distribution read on average, or at their mode."""
+        """p(z | M, y) at the mean read of a distribution of keys, or at the read of its mode."""
 
     def image_likelihood(self, latent: Tensor) -> Distribution:
-        """p(x | z)."""
+        """p(x | z), event (C, H, W)."""
 
     def generate(self, memory: Tensor, images: int) -> poutine.Trace:
-        """Trace of the model run forward on a memory."""
+        """Trace of the model run forward, with `images` samples from each memory."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Parameters."""
+        """Parameters by name."""
 
 
 class CueingGuide(Protocol):
-    """What a guide has to offer to be used."""
+    """The methods of a guide that `TrainedMemory` uses, see `models.memory_model.MemoryGuide`."""
 
     def __call__(self, episode: Tensor, memory: Tensor | None = None) -> object:
         """Run the guide."""
 
     def write_memory(self, episode: Tensor, seed: int | None = None) -> Tensor:
-        """Memory (B, 1, ...) of episodes."""
+        """Memories (B, 1, *memory_shape) that episodes (B, T, C, H, W) write."""
 
     def encode(self, episode: Tensor) -> Any:
-        """f_enc(X)."""
+        """f_enc(X), and the parameters of q(z | X)."""
 
     def recall_posterior(self, encoding: Any, memory: Tensor) -> Distribution:
-        """q(y | X, M) of damaged copies."""
+        """q(y | X, M) of corrupted copies of written images."""
 
     def latent_posterior(self, encoding: Any) -> Distribution:
         """q(z | X)."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Parameters."""
+        """Parameters by name."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """One memory, or B of them, and the fingerprint of the model that wrote them: no other can read them.
+    """One memory or B memories, with the fingerprint of the model that wrote them; only that model can read them.
 
     Attributes:
-        value: of the model's memory shape, such as (C_m, H_m, W_m), or (B, ...).
-        author: see `TrainedMemory.fingerprint`.
+        value: (*memory_shape), such as (C_m, H_m, W_m); or (B, *memory_shape).
+        author: `TrainedMemory.fingerprint` of the model that wrote it.
     """
 
     value: Tensor = field(repr=False)
     author: str
 
     def __getitem__(self, index: int | slice) -> Memory:
-        """One of B memories, or some."""
+        """One of B memories, or a slice of them."""
         return Memory(self.value[index], self.author)
 
     def save(self, path: Path | str) -> None:
-        """Write a safetensors file. Raises InputError where it cannot be written."""
+        """Write a safetensors file.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
         save_memory(path, self.value, self.author)
 
     @classmethod
     def load(cls, path: Path | str) -> Memory:
-        """Read what `save` wrote. Raises InputError for a missing, damaged or foreign file."""
+        """Read a file that `save` wrote.
+
+        Raises:
+            InputError: the file is missing, corrupt or of another format.
+        """
         return cls(*load_memory(path))
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """N latents and what they are decoded to; (B, N, ...) of B memories.
+    """N latents and the images that they decode to; every shape has a leading B for B memories.
 
     Attributes:
         latents: (N, D).
-        images: (N, C, H, W), pixel probabilities.
+        images: (N, C, H, W), means of p(x | z): pixel probabilities.
     """
 
     latents: Tensor
@@ -107,10 +115,10 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Read(Decoded):
-    """What was read of a memory; the latents are means of p(z | M, y), or draws of it where images are generated.
+    """N reads of a memory. The latents are means of p(z | M, y); of `generate`, draws.
 
     Attributes:
-        keys: (N, *key_shape), (N, R, 3) of blocks; of a cue, the mode of q(y | x, M).
+        keys: (N, *key_shape), such as (N, R, 3) for a memory of blocks; of a cue, the mode of q(y | x, M).
     """
 
     keys: Tensor

@@ -1,4 +1,4 @@
-"""Training or scoring by several processes at once, as `torchrun` starts them; one process is the usual case."""
+"""Several processes, started by `torchrun`, that train or score together; or a single process."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from torch.nn.parallel import DistributedDataParallel
 from inference.errors import DivergenceError, ReportedError
 from kpp_pyro.errors import InputError
 
-_PATIENCE = timedelta(minutes=10)  # for a process that does not come to a meeting point
-_LAST_WORD = timedelta(seconds=10)  # for the first one to say why all of them end
-_SAID = "kpp_pyro/said"
-_ACCEPTED = signature(DistributedDataParallel).parameters
-_SYNC_FLAG = "forward_sync_buffers" if "forward_sync_buffers" in _ACCEPTED else "broadcast_buffers"  # in older torch
-_OPTIONS: dict[str, Any] = {_SYNC_FLAG: False}  # buffers are constants
+_COLLECTIVE_TIMEOUT = timedelta(minutes=10)  # of a collective operation that a process does not join
+_REPORT_TIMEOUT = timedelta(seconds=10)  # within which the first process reports an error
+_REPORTED = "kpp_pyro/reported"  # the store's key that says so
+_DDP_ARGUMENTS = signature(DistributedDataParallel).parameters
+_SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _DDP_ARGUMENTS else "broadcast_buffers"  # old torch
+_DDP_OPTIONS: dict[str, Any] = {_SYNC_BUFFERS: False}  # buffers are constants
 
 Value = TypeVar("Value")
 
@@ -32,9 +32,9 @@ class Processes:
     """This process among those of a job.
 
     Attributes:
-        rank: number of this process, from 0; the first is the one that writes files.
+        rank: number of this process, from 0; process 0 writes files.
         count: number of processes.
-        store: what they leave notes in for each other, beside their meetings.
+        store: key-value store shared by the processes; None for a single process.
     """
 
     rank: int = 0
@@ -43,19 +43,19 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes and prints."""
+        """Whether this is process 0, which writes and prints."""
         return self.rank == 0
 
     def share(self, module: nn.Module) -> nn.Module:
-        """Wrap a module so that its gradients are the averages over all processes."""
+        """Wrap a module so that its gradients are averaged over all processes."""
         if self.count == 1:
             return module
         device = next(module.parameters()).device
         on_gpu = [device] if device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=on_gpu, **_OPTIONS)
+        return DistributedDataParallel(module, device_ids=on_gpu, **_DDP_OPTIONS)
 
     def gather(self, value: Value) -> list[Value]:
-        """Values of all processes, in their order; every process has to call this, as all that follow."""
+        """Values of all processes, by rank. Every process must call this method, and those below, at the same point."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -63,15 +63,18 @@ class Processes:
         return values
 
     def from_first(self, value: Value) -> Value:
-        """The value that the first process has."""
+        """The first process's value."""
         return self.gather(value)[0]
 
     @contextmanager
     def sync_errors(self) -> Iterator[None]:
-        """Leave a block together, which holds no meeting: an error that a user can act on, in one, is raised by all.
+        """Raise an InputError or DivergenceError of any process in all processes, at the end of the block.
+
+        The block must hold no collective operation.
 
         Raises:
-            InputError, DivergenceError: in the first process, whichever met it; the others raise ReportedError.
+            InputError, DivergenceError: in the first process; the message names another process where it occurred.
+            ReportedError: in the other processes.
         """
         error: Exception | None = None
         try:
@@ -87,17 +90,17 @@ class Processes:
                 raise ReportedError(found)
 
     def end_in_order(self) -> None:
-        """Let the first process end before the others: `torchrun` kills the rest as soon as one of them fails."""
+        """Let the first process report an error before the others end: `torchrun` kills all when one fails."""
         if self.store is None:
             return
         if self.is_first:
-            self.store.set(_SAID, "yes")
+            self.store.set(_REPORTED, "yes")
         else:
-            with suppress(RuntimeError):  # it may be gone, or busy
-                self.store.wait([_SAID], _LAST_WORD)
+            with suppress(RuntimeError):  # the first process may have ended, or be busy
+                self.store.wait([_REPORTED], _REPORT_TIMEOUT)
 
     def sum(self, value: Tensor) -> Tensor:
-        """Sum of a tensor over the processes."""
+        """The sum of a tensor over all processes."""
         if self.count == 1:
             return value
         total = value.detach().clone()
@@ -109,18 +112,18 @@ SINGLE_PROCESS = Processes()
 
 
 def launched_processes() -> int:
-    """Number of processes that `torchrun` has started for this job; 1 without it."""
+    """Number of processes of this job; 1 without `torchrun`."""
     return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 def processes_here() -> int:
-    """Number of them on this machine."""
+    """Number of this job's processes on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 @contextmanager
 def joined_processes() -> Iterator[Processes]:
-    """Meet the other processes of the job, if there are any; on GPUs each process takes one, by its local rank."""
+    """Join the process group of the job; yields `SINGLE_PROCESS` without `torchrun`. Each process uses its own GPU."""
     if launched_processes() == 1:
         yield SINGLE_PROCESS
         return
@@ -129,6 +132,6 @@ def joined_processes() -> Iterator[Processes]:
         torch.cuda.set_device(local_rank)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     store, rank, count = next(distributed.rendezvous("env://"))
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_PATIENCE)
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_COLLECTIVE_TIMEOUT)
     yield Processes(rank, count, store)
-    distributed.destroy_process_group()  # not after an error: others may wait in a meeting that will not be
+    distributed.destroy_process_group()  # not after an error: others may wait in a collective operation

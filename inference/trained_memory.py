@@ -1,21 +1,21 @@
-"""A trained memory at work: write images, recall them from damaged copies, generate, interpolate, complete.
+"""Use of a trained memory: write images, recall them from corrupted copies, complete, generate, interpolate.
 
     images = read_pictures("drawings", memories.image_shape)
     memory = memories.write(images)
     recalled = memories.recall(memory, cues, steps=5)[-1].images
 
-A cue is read with all of q(y | x, M) at once: the mean of what its keys read gives the latent, the mean of p(z | M, y),
-and this the pixel probabilities of p(x | z). Reading again with these as the cue is the paper's iterative reading,
+One read of a cue is deterministic: the mean read under q(y | x, M) gives p(z | M, y), whose mean is decoded to the
+pixel probabilities of p(x | z). Iterative reading takes these as the next cue,
 
     x <- decode(read(M, q(y | x, M)))                                            (Kanerva++, section 4)
 
-with means in place of draws, so that a recall does not wander by chance (the mean over blocks of a `BlockKey`; of
-normal keys, and of packed signs, what their mode reads). Where a damaged cue leaves open which block is its own, the
-first read is a blend, and the next ones decide. Keys of the prior also read blocks that nothing was written to, which
-decode to nobody's image; clean-up leaves them for one that was written.
+with means in place of the paper's draws. The mean read averages over the blocks of a `BlockKey`; for normal keys and
+packed signs, the mode of q(y | x, M) is read instead. Where a corrupted cue matches several blocks, the first read is a
+blend of them, and later reads converge to one. Keys drawn from the prior also read blocks that no image was written to;
+iterative reading then leads to a block that was written.
 
-Shapes: images, cues and masks are (T, C, H, W) of one memory, or (B, T, C, H, W) of B memories. The cues of a call are
-an episode: an encoder with a temporal shift looks at neighbours too.
+Shapes: images, cues and masks are (T, C, H, W) for one memory, or (B, T, C, H, W) for B memories. The cues of a call
+are encoded as an episode: an encoder with a temporal shift uses neighbours too.
 """
 
 from __future__ import annotations
@@ -40,18 +40,23 @@ Record = TypeVar("Record", Decoded, Read)
 
 
 class TrainedMemory:
-    """A trained model and its guide, as a memory to use; `inference.load(path).memory` is one of a run folder.
+    """A trained model and its guide, used as a memory; `inference.load(path).memory` is that of a run folder.
 
-    Every method takes one memory and images (T, C, H, W), or B memories and images (B, T, C, H, W), and returns what
-    belongs to each memory by itself. Images are intensities in [0, 1], on any device. The parameters are not to change
-    any more: memories are known by them.
+    Every method takes one memory and images (T, C, H, W), or B memories and images (B, T, C, H, W); the B memories are
+    independent. Images are intensities in [0, 1], on any device; results are on the model's device. The parameters must
+    not change any more, since their fingerprint identifies the model's memories.
 
     Args:
         model: a memory model.
         guide: its guide.
 
+    Attributes:
+        image_shape: (C, H, W).
+        device: device of the parameters.
+        dtype: dtype of the parameters.
+
     Raises:
-        InputError: a model without a memory.
+        InputError: the model has no memory.
     """
 
     def __init__(self, model: ReadableModel, guide: CueingGuide) -> None:
@@ -64,21 +69,21 @@ class TrainedMemory:
 
     @property
     def addressing(self) -> Addressing:
-        """How keys become places in the memory.
+        """The map from keys to places in the memory.
 
         Raises:
             InputError: the model's memory has no blocks.
         """
         addressing = self.model.addressing
         if addressing is None:
-            raise InputError(f"{type(self.model).__name__}: expected a memory of blocks, found one without places")
+            raise InputError(f"{type(self.model).__name__}: expected a memory of blocks, found one without")
         return addressing
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of any addressing and all parameters: it tells apart the memories of two models of equal sizes."""
-        places = self.model.addressing and asdict(self.model.addressing)
-        digest = hashlib.sha256(json.dumps(places).encode())
+        """SHA-256 of the addressing, if any, and of all parameters; identifies the model that wrote a memory."""
+        addressing = self.model.addressing and asdict(self.model.addressing)
+        digest = hashlib.sha256(json.dumps(addressing).encode())
         for part in (self.model, self.guide):
             for name, value in sorted(part.state_dict().items()):
                 digest.update(name.encode())
@@ -86,24 +91,27 @@ class TrainedMemory:
         return digest.hexdigest()
 
     def write(self, images: Tensor, seed: int = 0) -> Memory:
-        """Write images into one memory for each episode; the random state stays as it is.
+        """Write one memory from each episode; the random state is left unchanged.
 
         Args:
-            images: to write.
-            seed: of the draw of a random memory.
+            images: (T, C, H, W), or (B, T, C, H, W).
+            seed: seed of a random memory's draw.
+
+        Returns:
+            One memory, or B memories.
 
         Raises:
-            InputError: images of another size than the model's.
+            InputError: images of another shape than the model's, or intensities outside [0, 1].
         """
         episodes = self._images("images", images)
         value = self.guide.write_memory(episodes, seed).squeeze(1)
         return Memory(value if images.ndim == 5 else value[0], self.fingerprint)
 
     def load(self, path: Path | str) -> Memory:
-        """Read a memory that this model wrote and `Memory.save` saved.
+        """Load a memory that this model wrote and `Memory.save` saved.
 
         Raises:
-            InputError: a missing, damaged or foreign file, or a memory of another model.
+            InputError: the file is missing, corrupt or of another format, or holds a memory of another model.
         """
         memory = Memory.load(path)
         self._value(memory, str(path))
@@ -114,7 +122,7 @@ class TrainedMemory:
         """Keys (..., T, *key_shape) of cues: the mode of q(y | x, M).
 
         Raises:
-            InputError: a memory of another model, or cues of another size or number of episodes.
+            InputError: a memory of another model, or cues of another shape.
         """
         value, episodes = self._value_and_cues(memory, cues)
         keys = self._locate(value, episodes)
@@ -122,90 +130,104 @@ class TrainedMemory:
 
     @torch.no_grad()
     def read(self, memory: Memory, keys: Tensor) -> Read:
-        """Read a memory through keys (..., N, *key_shape).
+        """Read a memory through keys (..., N, *key_shape): N means of p(z | M, y), decoded.
 
         Raises:
-            InputError: a memory of another model, or keys of another shape.
+            InputError: a memory of another model, keys of another shape, or numbers that are not finite.
         """
         value = self._value(memory)
         return self._like(memory, self._read(value, self._keys(memory, keys)))
 
     def recall(self, memory: Memory, cues: Tensor, steps: int = 1) -> list[Read]:
-        """Iterative reading: what is read after each of the steps, of which the first looks at the cues.
+        """Iterative reading: x <- decode(read(M, q(y | x, M))), from x = cues.
+
+        Args:
+            memory: memory to read from.
+            cues: (..., T, C, H, W), such as corrupted copies of written images.
+            steps: number of reads.
+
+        Returns:
+            The T reads after each step.
 
         Raises:
-            InputError: a memory of another model, cues of another size or number of episodes, or no step.
+            InputError: a memory of another model, cues of another shape, or less than one step.
         """
         return self.complete(memory, cues, torch.zeros_like(cues, dtype=torch.bool), steps)
 
     @torch.no_grad()
     def complete(self, memory: Memory, cues: Tensor, mask: Tensor, steps: int = 1) -> list[Read]:
-        """Iterative reading of cues with missing pixels: after each read, the known pixels are put back.
+        """Iterative reading of cues with missing pixels: the known pixels are put back after each read.
 
         Args:
-            memory: to read from.
-            cues: images; what they hold where the mask is True does not matter.
-            mask: bool, of the cues' shape, True where a pixel is missing. Without any, nothing is put back: all
-                pixels are doubted alike, and this is `recall`.
-            steps: reads.
+            memory: memory to read from.
+            cues: (..., T, C, H, W); values at missing pixels are ignored.
+            mask: bool, (..., T, C, H, W), True where a pixel is missing. In a cue without missing pixels, nothing is
+                put back, as in `recall`.
+            steps: number of reads.
 
         Returns:
-            What was read at each step; its images differ from the cue in known pixels too.
+            The T reads after each step; their images are decoded, and differ from the cue in known pixels too.
 
         Raises:
-            InputError: a memory of another model, cues or mask of another size or number, or no step.
+            InputError: a memory of another model, cues or mask of another shape, or less than one step.
         """
         if mask.shape != cues.shape or mask.dtype != torch.bool:
             raise InputError(f"mask: expected bool {tuple(cues.shape)}, found {_described(mask)}")
         if cues.is_floating_point():
-            cues = cues.masked_fill(mask.to(cues.device), 0)  # NaN is a common sign of a missing pixel
+            cues = cues.masked_fill(mask.to(cues.device), 0)  # missing pixels are often NaN
         value, episodes = self._value_and_cues(memory, cues)
         if steps < 1:
             raise InputError(f"steps: expected at least 1, found {steps}")
         missing = mask.to(self.device).view_as(episodes)
         estimate, reads = _filled(episodes, missing), []
         for _ in range(steps):
-            found = self._recall(value, estimate)
-            reads.append(self._like(memory, found))
-            estimate = next_cue(episodes, missing, found.images)
+            read = self._recall(value, estimate)
+            reads.append(self._like(memory, read))
+            estimate = next_cue(episodes, missing, read.images)
         return reads
 
     @torch.no_grad()
     def generate(self, memory: Memory, n: int, steps: int = 0) -> Read:
-        """Draw n images of a memory: keys from the prior, latents from p(z | M, y); torch's global seed decides.
+        """Sample n images from a memory, y ~ p(y) and z ~ p(z | M, y), by torch's global random state.
 
         Args:
-            memory: to read from.
-            n: images of each memory.
-            steps: reads of iterated clean-up, each with the image before as its cue.
+            memory: memory to read from.
+            n: number of images from each memory.
+            steps: number of reads of clean-up: iterative reading, with the samples as the first cues.
+
+        Returns:
+            n samples; with clean-up, the last reads.
 
         Raises:
-            InputError: a memory of another model, or less than one image.
+            InputError: a memory of another model, less than one image, or a negative number of steps.
         """
         value = self._value(memory)
         if n < 1 or steps < 0:
             raise InputError(f"generate: expected at least 1 image and 0 steps, found {n} and {steps}")
         trace = self.model.generate(value, n)
-        drawn = Read(site_value(trace, "latent"), site_mean(trace, "image"), site_value(trace, "key"))
-        drawn = self._like(memory, drawn)
-        return self.recall(memory, drawn.images, steps)[-1] if steps else drawn
+        samples = Read(site_value(trace, "latent"), site_mean(trace, "image"), site_value(trace, "key"))
+        samples = self._like(memory, samples)
+        return self.recall(memory, samples.images, steps)[-1] if steps else samples
 
     @torch.no_grad()
     def interpolate(
         self, memory: Memory, cue_a: Tensor, cue_b: Tensor, n: int, through: Literal["keys", "latents"] = "keys"
     ) -> Read:
-        """Walk in n even steps from one cue (..., C, H, W) to another, both ends included.
+        """Interpolate linearly between the keys, or the latents, of two cues.
 
         Args:
-            memory: to read from.
-            cue_a: where to start.
-            cue_b: where to end.
-            n: images, at least 2.
-            through: keys, so that each image is a read of the memory; or latents, from what one key found to what
-                the other did.
+            memory: memory to read from.
+            cue_a: (..., C, H, W), the first image's cue.
+            cue_b: (..., C, H, W), the last image's cue.
+            n: number of images, both ends included; at least 2.
+            through: "keys": each image is a read of the memory through an interpolated key. "latents": each image is
+                decoded from an interpolation of the two latents that were read.
+
+        Returns:
+            n reads, in order.
 
         Raises:
-            InputError: a memory of another model, cues of another size, or less than two images.
+            InputError: a memory of another model, cues of another shape, less than two images, or another `through`.
         """
         if n < 2:
             raise InputError(f"n: expected at least 2 images of an interpolation, found {n}")
@@ -214,43 +236,50 @@ class TrainedMemory:
             raise InputError(f"cue_a, cue_b: expected images of the same shape, found {shapes}")
         value, cues = self._value_and_cues(memory, torch.stack([cue_a, cue_b], -4))
         ends = self._read(value, self._locate(value, cues))
-        share = torch.linspace(0, 1, n, device=self.device, dtype=self.dtype)
-        keys = _between(ends.keys, share)
+        fraction = torch.linspace(0, 1, n, device=self.device, dtype=self.dtype)
+        keys = _between(ends.keys, fraction)
         if through == "keys":
-            found = self._read(value, keys)
+            read = self._read(value, keys)
         elif through == "latents":
-            latents = _between(ends.latents, share)
-            found = Read(latents, self._decode(latents), keys)
+            latents = _between(ends.latents, fraction)
+            read = Read(latents, self._decode(latents), keys)
         else:
             raise InputError(f"through: expected 'keys' or 'latents', found {through!r}")
-        return self._like(memory, found)
+        return self._like(memory, read)
 
     def inspect(self, memory: Memory) -> Read:
-        """What each block holds, decoded: block n of the memory, row by row; of R reads, every R blocks in order.
+        """Decode every block, in row-major order; with R reads, R consecutive blocks at a time.
 
-        Blocks that nothing was written to decode to something too.
+        Blocks that no image was written to are decoded too.
+
+        Returns:
+            ceil(blocks / R) reads.
 
         Raises:
-            InputError: a memory of another model, or of one without blocks.
+            InputError: a memory of another model, or a model without blocks.
         """
         layout = self.addressing.layout
         keys = self.addressing.key_grid(layout.rows, layout.columns)[:, 0]  # (N, 3)
-        groups = -(-len(keys) // layout.reads)  # the last one begins again where it is short of blocks
+        groups = -(-len(keys) // layout.reads)  # the last group is filled with the first blocks
         cells = torch.arange(groups * layout.reads).remainder(len(keys)).view(groups, layout.reads)
         keys = keys[cells]  # (groups, R, 3)
         return self.read(memory, keys.expand(*self._batch(memory), *keys.shape))
 
     @torch.no_grad()
     def autoencode(self, images: Tensor, steps: int = 1) -> list[Decoded]:
-        """What is left of `recall` without a memory: images (..., T, C, H, W) through q(z | x) and p(x | z) alone.
+        """Reconstruct images without the memory, x <- decode(mode of q(z | x)): a control for `recall`.
 
-        A guide with q(z | x, M, y) has nothing to look at here: its learned correction by what is read is left out.
+        A guide with q(z | x, M, y) is used without its learned correction by what is read.
+
+        Args:
+            images: (..., T, C, H, W).
+            steps: number of reconstructions.
 
         Returns:
-            What comes out after each step; the latents are modes of q(z | x): means, if it is Gaussian.
+            Latents (..., T, D), the modes of q(z | x), and images after each step.
 
         Raises:
-            InputError: images of another size, or no step.
+            InputError: images of another shape, or less than one step.
         """
         estimate = self._images("images", images)
         if steps < 1:
@@ -264,10 +293,10 @@ class TrainedMemory:
 
     @torch.no_grad()
     def log_likelihood(self, images: Tensor, decoded: Decoded) -> Tensor:
-        """ln p(x | z) of images (..., N, C, H, W) under what was decoded, (..., N) in nats.
+        """ln p(x | z) in nats, (..., N), of images (..., N, C, H, W) given the latents of `decoded`.
 
         Raises:
-            InputError: images of another shape than what was decoded.
+            InputError: images of another shape than the decoded ones.
         """
         if images.shape != decoded.images.shape:
             raise InputError(f"images: expected {tuple(decoded.images.shape)}, found {tuple(images.shape)}")
@@ -292,7 +321,7 @@ class TrainedMemory:
         return self.model.image_likelihood(latents).mean  # (B, N, C, H, W)
 
     def _value(self, memory: Memory, name: str = "memory") -> Tensor:
-        """Memories (B, 1, ...) of this model."""
+        """Memories (B, 1, *memory_shape), checked to be of this model."""
         shape, event = tuple(memory.value.shape), self.model.memory_shape
         if shape[-len(event) :] != event or len(shape) > len(event) + 1 or not memory.value.numel():
             raise InputError(f"{name}: expected memories of shape {event} of this model, found {shape}")
@@ -304,11 +333,11 @@ class TrainedMemory:
         return memory.value.to(self.device).reshape(-1, 1, *event)
 
     def _batch(self, memory: Memory) -> tuple[int, ...]:
-        """(B,), or () of a single memory."""
+        """(B,), or () for a single memory."""
         return tuple(memory.value.shape[: -len(self.model.memory_shape)])
 
     def _like(self, memory: Memory, record: Record) -> Record:
-        """A record of tensors (B, ...), without B if the memory is a single one."""
+        """A record of tensors (B, ...); without the axis B if the memory is a single one."""
         if self._batch(memory):
             return record
         return replace(record, **{part.name: getattr(record, part.name).squeeze(0) for part in fields(record)})
@@ -321,7 +350,7 @@ class TrainedMemory:
         return value, episodes
 
     def _images(self, name: str, images: Tensor) -> Tensor:
-        """Episodes (B, T, C, H, W) on the model's device."""
+        """Episodes (B, T, C, H, W), checked, on the model's device."""
         if not isinstance(images, Tensor):
             raise InputError(f"{name}: expected a torch tensor, found {type(images).__name__}")
         if images.ndim not in (4, 5) or tuple(images.shape[-3:]) != self.image_shape or not images.numel():
@@ -332,7 +361,7 @@ class TrainedMemory:
         return images.to(self.device, self.dtype).view(-1, *images.shape[-4:])
 
     def _keys(self, memory: Memory, keys: Tensor) -> Tensor:
-        """Keys (B, N, *key_shape) on the model's device."""
+        """Keys (B, N, *key_shape), checked, on the model's device."""
         event, batch = self.model.key_shape, self._batch(memory)
         shape = tuple(keys.shape)
         if (shape[: len(batch)], shape[len(batch) + 1 :]) != (batch, event):
@@ -344,21 +373,24 @@ class TrainedMemory:
 
 
 def next_cue(cues: Tensor, missing: Tensor, images: Tensor) -> Tensor:
-    """What is looked at next, all (..., C, H, W): what was read, with known pixels put back in cues that miss some."""
+    """The next cue of iterative reading, (..., C, H, W): the read images, with known pixels put back.
+
+    Nothing is put back in a cue without missing pixels.
+    """
     known = ~missing & missing.flatten(-3).any(-1)[..., None, None, None]
     return torch.where(known, cues, images)
 
 
 def _filled(cues: Tensor, missing: Tensor) -> Tensor:
-    """Cues (B, T, C, H, W) with missing pixels, which are 0, at the mean of those that their own cue has, if any."""
+    """Cues (B, T, C, H, W), whose missing pixels (0) are set to the mean of the same cue's known pixels, if any."""
     known = (~missing).sum((-3, -2, -1), keepdim=True)
     return torch.where(missing, cues.sum((-3, -2, -1), keepdim=True) / known.clamp(min=1), cues)
 
 
-def _between(ends: Tensor, share: Tensor) -> Tensor:
-    """Points (B, n, ...) between two ends (B, 2, ...), at shares (n,) of the way."""
-    share = share.view(-1, *(1,) * (ends.ndim - 2))
-    return torch.lerp(ends[:, :1], ends[:, 1:], share)
+def _between(ends: Tensor, fraction: Tensor) -> Tensor:
+    """Linear interpolation (B, n, ...) between two ends (B, 2, ...), at fractions (n,) of the way."""
+    fraction = fraction.view(-1, *(1,) * (ends.ndim - 2))
+    return torch.lerp(ends[:, :1], ends[:, 1:], fraction)
 
 
 def _described(tensor: Tensor) -> str:

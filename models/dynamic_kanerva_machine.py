@@ -32,14 +32,14 @@ class DynamicKanervaMachineModel(MatrixMemoryModel):
 
 
 class DynamicKanervaMachineGuide(SolvedKeyGuide):
-    """The variational posterior: images are written one after another, with row weights by least squares.
+    """The variational posterior: images are written one by one, with row weights by least squares.
 
-        M   ~ q(M | X)         w_t by least squares in R_t-1, then R_t and U_t by Bayes' rule
+        M   ~ q(M | X)         least squares in R_t-1 for w_t, then Bayes' rule for R_t, U_t
         y_t ~ q(y_t | X, M)    = N(w(c_t, M), sigma_w^2 I), w by least squares
         z_t ~ q(z_t | X)       or q(z_t | X, M, y_t)
 
-    Least squares are regularised by sigma^2, the variance of contents around a read. The solution is the mode of w under
-    a prior N(0, I), whatever p(y) is. The original's attractor dynamics are iterative reading, see
+    Least squares are regularised by sigma^2, the variance of contents around a read. The solution is the mode of w
+    under a prior N(0, I), whatever p(y) is. The original's attractor dynamics are iterative reading, see
     `inference.TrainedMemory.recall`.
 
     Args:

@@ -155,8 +155,8 @@ class KanervaPlusPlusGuide(MemoryGuide):
         """q(y|X, M) with mass proportional to p(y) exp(-KL(q(z|X, y) || p(z|M, y))) on each block and kind of read.
 
         p(y) is the mass of a block and a kind of read under the standard normal prior. This q(y|X, M) maximises the
-        ELBO without its reconstruction term, for unit KL weights and Gaussian latents without a correction. Its gradient
-        is therefore omitted. For any other guide the ELBO is still a lower bound.
+        ELBO without its reconstruction term, for unit KL weights and Gaussian latents without a correction. Its
+        gradient is therefore omitted. For any other guide the ELBO is still a lower bound.
 
         In training every cue was left out of the memory, and all keys read semantically. Early in training contents are
         nearly equal: a cue's sharp read would then have the lower KL, and its gradient would keep the contents equal.

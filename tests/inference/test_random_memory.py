@@ -286,7 +286,7 @@ def test_a_rivals_memory_has_no_blocks_to_inspect(model):
     name = type(memories.model).__name__
     with pytest.raises(InputError) as error:
         memories.inspect(memories.write(random_episodes(1, IMAGES)[0]))
-    assert str(error.value) == f"{name}: expected a memory of blocks, found one without places"
+    assert str(error.value) == f"{name}: expected a memory of blocks, found one without"
 
 
 def test_a_model_without_a_memory_is_none_to_use():
