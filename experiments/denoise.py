@@ -79,8 +79,11 @@ def require_valid(arguments: Arguments) -> None:
     require_at_least(arguments, {"steps": 1, "limit": 1, "seed": 0})
     if not arguments.corruption:
         raise InputError("--corruption: expected at least one, found none")
-    for corruption, strength in cases(arguments):
-        corrupt(torch.zeros(1, 2, 2), corruption, strength)  # raises for an invalid strength
+    try:
+        for corruption, strength in cases(arguments):
+            corrupt(torch.zeros(1, 2, 2), corruption, strength)  # raises for an invalid strength
+    except InputError as error:
+        raise InputError(f"--{error}") from error  # `corrupt` names its argument, here a flag
 
 
 def report(run: Run, episodes: EpisodeSet, arguments: Arguments) -> dict[str, Any]:

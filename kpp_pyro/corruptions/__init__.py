@@ -1,15 +1,15 @@
-"""Corruptions of images, to make cues of them: what was written is to be recalled from a corrupted copy.
+"""Corruptions of images. A corrupted copy is a cue, from which the written image is recalled.
 
-| corruption      | what happens                                                  | strength s                   |
-|-----------------|---------------------------------------------------------------|------------------------------|
-| salt_and_pepper | pixels become black or white, with equal probability          | share of pixels, up to 1     |
-| speckle         | x (1 + s n), n ~ N(0, 1): bright pixels flicker               | standard deviation           |
-| poisson         | s Poisson(x / s): x / s photons on average                    | 1 / photons of a white pixel |
-| mask            | a square at a random place is black, and known to be missing  | share of the area, up to 1   |
+| corruption      | corrupted pixel                                                 | strength s                   |
+|-----------------|-----------------------------------------------------------------|------------------------------|
+| salt_and_pepper | a share s of the pixels is black or white, each with half of it | share of pixels, up to 1     |
+| speckle         | x (1 + s n), n ~ N(0, 1): multiplicative noise                  | standard deviation of s n    |
+| poisson         | s Poisson(x / s): x / s photons on average                      | 1 / photons of a white pixel |
+| mask            | a rectangle at a random place is black and known to be missing  | share of the area, up to 1   |
 
-What leaves [0, 1] is cut off.
+Corrupted pixels are clipped to [0, 1].
 
-A corruption is a file here, which registers it, and a line below, which imports the file.
+To add a corruption, register it in a file of this folder and import the file below.
 """
 
 import kpp_pyro.corruptions.pixels

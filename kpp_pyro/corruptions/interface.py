@@ -1,4 +1,4 @@
-"""What is registered of a corruption."""
+"""The registry of corruptions, and `corrupt`, which applies one by its name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kpp_pyro.config_part import did_you_mean
+from kpp_pyro.config_part import require_name
 from kpp_pyro.errors import InputError
 
 
@@ -18,8 +18,8 @@ class Corrupted:
     """Corrupted copies of images.
 
     Attributes:
-        images: (..., C, H, W), intensities in [0, 1].
-        hidden: bool, the same shape: True where a pixel is known to be missing.
+        images: intensities in [0, 1], (..., C, H, W).
+        hidden: True for pixels that are known to be missing, bool (..., C, H, W).
     """
 
     images: Tensor
@@ -28,13 +28,13 @@ class Corrupted:
 
 @dataclass(frozen=True)
 class Corruption:
-    """A way to corrupt images.
+    """A registered corruption.
 
     Attributes:
-        apply: from images (..., C, H, W), intensities in [0, 1], a strength and a generator to corrupted copies.
-        meaning: of its strength.
-        strengths: that tell how much a memory bears, from weak to strong.
-        largest: strength; any if infinite.
+        apply: (images (..., C, H, W) with intensities in [0, 1], strength, generator) to corrupted copies.
+        meaning: meaning of the strength, in a few words.
+        strengths: default strengths of experiments, in increasing order.
+        largest: largest strength that is allowed; infinite if there is no limit.
     """
 
     apply: Callable[[Tensor, float, torch.Generator | None], Corrupted]
@@ -44,31 +44,36 @@ class Corruption:
 
 
 CORRUPTIONS: dict[str, Corruption] = {}
-"""Corruptions by name; the file of each one registers it."""
+"""Corruptions by name; each is registered by its own file."""
 
 
 def corrupt(images: Tensor, corruption: str, strength: float, generator: torch.Generator | None = None) -> Corrupted:
-    """Corrupt images (..., C, H, W), intensities in [0, 1], each pixel and each image by itself.
+    """Corrupt images: independent pixels, or (`mask`) an independent rectangle of each image.
 
-    A generator of the CPU gives the same copies on any device.
+    Args:
+        images: intensities in [0, 1], (..., C, H, W).
+        corruption: name in `CORRUPTIONS`.
+        strength: positive, in the unit of the corruption.
+        generator: a CPU generator gives the same copies on any device.
 
     Raises:
-        InputError: an unknown corruption, or a strength that it cannot have.
+        InputError: an unknown corruption, or a strength outside its range.
     """
-    kind = find_corruption(corruption)
-    if not 0 < strength <= kind.largest or math.isinf(strength):
-        bound = "a positive number" if math.isinf(kind.largest) else f"a share above 0, up to {kind.largest:g}"
-        raise InputError(f"--strength of {corruption}: expected {bound}, found {strength}")
-    return kind.apply(images, strength, generator)
+    found = find_corruption(corruption)
+    if not 0 < strength <= found.largest or math.isinf(strength):
+        bound = "a positive number" if math.isinf(found.largest) else f"a share above 0, up to {found.largest:g}"
+        raise InputError(f"strength of {corruption}: expected {bound}, found {strength}")
+    return found.apply(images, strength, generator)
 
 
 def find_corruption(name: str) -> Corruption:
-    """The corruption of a name.
+    """Look up a corruption.
 
     Raises:
         InputError: an unknown name.
     """
-    if name not in CORRUPTIONS:
-        known = ", ".join(CORRUPTIONS)
-        raise InputError(f"--corruption: expected one of {known}, found {name!r}{did_you_mean(name, CORRUPTIONS)}")
+    try:
+        require_name(name, CORRUPTIONS)
+    except ValueError as error:
+        raise InputError(f"corruption: {error}") from error
     return CORRUPTIONS[name]

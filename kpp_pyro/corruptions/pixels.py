@@ -1,4 +1,4 @@
-"""Corruptions of pixels by themselves, and of squares of them."""
+"""Corruptions of independent pixels, and of rectangles of pixels. All take images (..., C, H, W) in [0, 1]."""
 
 from __future__ import annotations
 
@@ -10,38 +10,29 @@ from torch import Tensor
 from kpp_pyro.corruptions.interface import CORRUPTIONS, Corrupted, Corruption
 
 
-def _uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    device = like.device if generator is None else generator.device
-    return torch.rand(shape, generator=generator, device=device).to(like)
-
-
-def _clipped(images: Tensor) -> Corrupted:
-    return Corrupted(images.clamp(0, 1), torch.zeros_like(images, dtype=torch.bool))
-
-
 def salt_and_pepper(images: Tensor, strength: float, generator: torch.Generator | None) -> Corrupted:
-    """Make a share of the pixels black or white, with equal probability."""
+    """Make a share `strength` of the pixels black or white, with equal probability."""
     chosen = _uniform(images.shape, images, generator) < strength
     salt = (_uniform(images.shape, images, generator) < 0.5).to(images)
     return _clipped(torch.where(chosen, salt, images))
 
 
 def speckle(images: Tensor, strength: float, generator: torch.Generator | None) -> Corrupted:
-    """x (1 + s n), n ~ N(0, 1): bright pixels flicker."""
+    """x (1 + s n), n ~ N(0, 1), with s = `strength`."""
     tiny = torch.finfo(images.dtype).tiny
     normal = torch.special.ndtri(_uniform(images.shape, images, generator).clamp(min=tiny))
     return _clipped(images * (1 + strength * normal))
 
 
 def poisson(images: Tensor, strength: float, generator: torch.Generator | None) -> Corrupted:
-    """s Poisson(x / s): x / s photons on average."""
+    """s Poisson(x / s), with s = `strength`: x / s photons on average."""
     device = images.device if generator is None else generator.device
     photons = torch.poisson((images / strength).to(device), generator=generator).to(images)
     return _clipped(photons * strength)
 
 
 def mask(images: Tensor, strength: float, generator: torch.Generator | None) -> Corrupted:
-    """Hide a square at a random place, of a share of the area."""
+    """Hide a rectangle at a random place: a share `strength` of the area, with the image's proportions."""
     height, width = images.shape[-2:]
     tall, wide = (max(1, round(size * math.sqrt(strength))) for size in (height, width))
     corner = _uniform((2, *images.shape[:-3]), images, generator)[..., None, None, None]
@@ -53,7 +44,18 @@ def mask(images: Tensor, strength: float, generator: torch.Generator | None) -> 
     return Corrupted(images.masked_fill(hidden, 0.0), hidden)
 
 
+def _uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Uniform numbers in [0, 1), drawn on the generator's device, with the type and device of `like`."""
+    device = like.device if generator is None else generator.device
+    return torch.rand(shape, generator=generator, device=device).to(like)
+
+
+def _clipped(images: Tensor) -> Corrupted:
+    """Images clipped to [0, 1], of which no pixel is known to be missing."""
+    return Corrupted(images.clamp(0, 1), torch.zeros_like(images, dtype=torch.bool))
+
+
 CORRUPTIONS["salt_and_pepper"] = Corruption(salt_and_pepper, "share of pixels", (0.1, 0.2, 0.3, 0.4, 0.5), 1.0)
-CORRUPTIONS["speckle"] = Corruption(speckle, "deviation of the flicker", (0.5, 1.0, 2.0), math.inf)
+CORRUPTIONS["speckle"] = Corruption(speckle, "standard deviation of the noise", (0.5, 1.0, 2.0), math.inf)
 CORRUPTIONS["poisson"] = Corruption(poisson, "1 / photons", (0.4, 1.0, 2.0), math.inf)
 CORRUPTIONS["mask"] = Corruption(mask, "share of the area", (0.1, 0.25, 0.5), 1.0)

@@ -136,7 +136,7 @@ class BlockKey(ExpandsOnce, TorchDistribution):
         return (inside + rest).sum(-1)
 
     def _inside_block(self, blocks: Tensor, uniform: Tensor) -> Tensor:
-        """Map uniforms (..., R, 3) to the CDF values of keys inside the blocks (..., R); numbers from N are semantic."""
+        """CDF values of keys inside blocks (..., R), from uniforms (..., R, 3); block numbers from N are semantic."""
         addressing, layout, edge = self.addressing, self.addressing.layout, self.addressing.edge
         within = edge / 2 + (1 - edge) * uniform
         x = (blocks % layout.columns + within[..., X]) / layout.columns

@@ -20,11 +20,11 @@ _QUANTITIES = {"wrong_pixels_per_image": "wrong pixels per image", "nats_per_ima
 def plot_denoising(
     corruption: str, cases: Mapping[float, Tensor], titles: Sequence[str], path: Path | str | None = None
 ) -> Figure:
-    """Plot corrupted images read by read, a row for each image.
+    """Plot iterated reads of corrupted images, a row for each image.
 
     Args:
-        corruption: its name.
-        cases: by strength, images (N, columns, C, H, W): each from clean to the last read.
+        corruption: name of the corruption.
+        cases: by strength, images (N, columns, C, H, W): the clean image, the cue and the reads.
         titles: of the columns.
         path: file to write, if any.
     """
@@ -42,7 +42,7 @@ def plot_denoising_curves(results: Sequence[Mapping[str, Any]], path: Path | str
     """Plot wrong pixels and nats against reads: a column per corruption, a line per strength, with standard errors.
 
     Args:
-        results: as `denoise.json` has them.
+        results: "results" of `denoise.json`.
         path: file to write, if any.
     """
     corruptions = list(dict.fromkeys(result["corruption"] for result in results))
@@ -53,7 +53,7 @@ def plot_denoising_curves(results: Sequence[Mapping[str, Any]], path: Path | str
         for index, case in enumerate(cases):
             colour = _STRENGTHS(0.85 * index / max(1, len(cases) - 1))
             for axis, quantity in zip(column, _QUANTITIES, strict=True):
-                _draw_case(axis, case, quantity, colour)
+                _plot_case(axis, case, quantity, colour)
         column[0].set(title=corruption.replace("_", " "), yscale="symlog", ylim=(0, None))
         column[1].set(xlabel="reads (0: the cue)", yscale="log")
         for axis in column:
@@ -64,31 +64,40 @@ def plot_denoising_curves(results: Sequence[Mapping[str, Any]], path: Path | str
         )
     for axis, label in zip(axes[:, 0], _QUANTITIES.values(), strict=True):
         axis.set_ylabel(label)
-    how = "Solid: read from memory. Dashed: the networks without it. Dotted: the hole is known. Cross: nearest written"
-    figure.suptitle(how, fontsize=9)
+    lines = "Solid: read from memory. Dashed: networks alone. Dotted: mask known. Cross: nearest written image"
+    figure.suptitle(lines, fontsize=9)
     return save(figure, path)
 
 
-def _draw_case(axis: Any, case: Mapping[str, Any], quantity: str, colour: Any) -> None:
+def _plot_case(axis: Any, case: Mapping[str, Any], quantity: str, colour: Any) -> None:
+    """Plot one quantity against reads, for one corruption and strength."""
     cue = [case["cue_wrong_pixels_per_image"]] if quantity == "wrong_pixels_per_image" else []
     for kind, style in (("recall", "-"), ("memoryless", "--"), ("completion", ":")):
         errors = case[kind]
         if errors is None:
             continue
         values = [*cue, *errors[quantity]]
-        spread = [0.0] * len(cue) + [error or 0.0 for error in errors[f"{quantity}_standard_error"]]
+        bars = [0.0] * len(cue) + [error or 0.0 for error in errors[f"{quantity}_standard_error"]]
         steps = range(1 - len(cue), 1 + len(errors[quantity]))
         label = f"{case['strength']:g}" if kind == "recall" else None
-        axis.errorbar(steps, values, spread, ls=style, marker=".", color=colour, label=label, lw=1.2)
+        axis.errorbar(steps, values, bars, ls=style, marker=".", color=colour, label=label, lw=1.2)
     axis.plot([1], case["nearest_written"][quantity][:1], "x", color=colour, ms=5)
 
 
 def plot_recall(
     images: Tensor, cues: Tensor, recalled: Tensor, path: Path | str | None = None, columns: int = 16
 ) -> Figure:
-    """Draw images (N, C, H, W) over their corrupted copies and what is recalled from these, in threes of rows."""
+    """Plot images (N, C, H, W) above their corrupted copies and the recalled images, in groups of three rows.
+
+    Args:
+        images: written images, (N, C, H, W); at most 2 `columns` are shown.
+        cues: corrupted copies, (N, C, H, W).
+        recalled: pixel probabilities, (N, C, H, W).
+        path: file to write, if any.
+        columns: images per row.
+    """
     rows: list[tuple[str, Tensor]] = []
     for start in range(0, min(len(images), 2 * columns), columns):
         for name, shown in (("written", images), ("cue", cues), ("recalled", recalled)):
             rows.append((name, shown[start : start + columns]))
-    return plot_image_table(rows, "Written images, corrupted copies, and what is recalled from these", path)
+    return plot_image_table(rows, "Written images, corrupted copies, and the images recalled from the copies", path)

@@ -105,7 +105,7 @@ def test_reads_by_steps_are_those_of_one_recall(explorer, session, corruption, s
 
 
 def test_a_strength_that_a_corruption_cannot_have_is_refused(explorer, session):
-    with pytest.raises(InputError, match="--strength of mask"):
+    with pytest.raises(InputError, match="strength of mask"):
         explorer.corrupt(session, "mask", 1.5)
 
 

@@ -1,4 +1,4 @@
-"""Noise: its moments, the places it reaches, and what it leaves alone."""
+"""Corruptions: their moments, the pixels they reach, and the pixels they leave unchanged."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from kpp_pyro.corruptions import corrupt
 from kpp_pyro.errors import InputError
 
-NOISES = {"salt_and_pepper": 0.3, "speckle": 0.5, "poisson": 0.2, "mask": 0.25}  # with a strength
-every_noise = pytest.mark.parametrize(("noise", "strength"), NOISES.items(), ids=NOISES.keys())
+STRENGTHS = {"salt_and_pepper": 0.3, "speckle": 0.5, "poisson": 0.2, "mask": 0.25}  # with a strength
+every_corruption = pytest.mark.parametrize(("corruption", "strength"), STRENGTHS.items(), ids=STRENGTHS.keys())
 SIGMAS = 4.5  # of a mean over n independent pixels, by which it may be off
 
 
@@ -57,7 +57,7 @@ def test_salt_is_as_frequent_as_pepper_and_the_rest_is_untouched():
     assert_share(found == 0.3, 0.8)
 
 
-def test_pixels_are_damaged_each_by_itself():
+def test_pixels_are_corrupted_independently():
     changed = corrupt(grey(0.5), "salt_and_pepper", 0.3, seeded()).images != 0.5
     for dim in (0, -2, -1):
         pairs = changed & changed.roll(1, dim)
@@ -82,10 +82,10 @@ def test_poisson_counts_photons(value, strength):
     assert_share(photons.round() == round(rate), math.exp(round(rate) * math.log(rate) - rate - math.lgamma(rate + 1)))
 
 
-@pytest.mark.parametrize("noise", ["speckle", "poisson"])
-def test_black_pixels_are_untouched_and_nothing_leaves_the_unit_interval(noise):
+@pytest.mark.parametrize("corruption", ["speckle", "poisson"])
+def test_black_pixels_are_untouched_and_nothing_leaves_the_unit_interval(corruption):
     clean = some_images(50).round() * some_images(50)
-    found = corrupt(clean, noise, 3.0, seeded()).images
+    found = corrupt(clean, corruption, 3.0, seeded()).images
     assert not found[clean == 0].any() and (found != clean)[clean > 0].any()
     assert found.min() == 0 and found.max() == 1
 
@@ -118,68 +118,68 @@ def test_the_mask_reaches_every_place_equally_often():
     assert found[:, [0, 0, -1, -1], [0, -1, 0, -1]].any(0).all()
 
 
-@every_noise
-def test_each_image_of_a_batch_is_damaged_differently(noise, strength):
-    found = corrupt(grey(0.5, 4000).expand(2, -1, -1, -1, -1), noise, strength, seeded()).images.flatten(0, 1)
+@every_corruption
+def test_each_image_of_a_batch_is_corrupted_differently(corruption, strength):
+    found = corrupt(grey(0.5, 4000).expand(2, -1, -1, -1, -1), corruption, strength, seeded()).images.flatten(0, 1)
     places = found.flatten(1)
     same = (places[:, None] == places[None]).all(-1).double().mean()
-    assert same < (0.1 if noise == "mask" else 0.051)  # 20 images are their own; a mask has but 121 places
+    assert same < (0.1 if corruption == "mask" else 0.051)  # 20 images are their own; a mask has but 121 places
 
 
-@every_noise
-def test_the_generator_decides_and_nothing_else_does(noise, strength):
+@every_corruption
+def test_the_generator_decides_and_nothing_else_does(corruption, strength):
     clean = some_images(3)
     before = torch.get_rng_state()
-    first, again = (corrupt(clean, noise, strength, seeded(5)) for _ in range(2))
+    first, again = (corrupt(clean, corruption, strength, seeded(5)) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
-    other = corrupt(clean, noise, strength, seeded(6))
+    other = corrupt(clean, corruption, strength, seeded(6))
     assert torch.equal(first.images, again.images) and torch.equal(first.hidden, again.hidden)
     assert not torch.equal(first.images, other.images)
-    single = corrupt(clean.float(), noise, strength, seeded(5))
+    single = corrupt(clean.float(), corruption, strength, seeded(5))
     assert torch.equal(single.hidden, first.hidden)
-    if noise != "poisson":  # which rejects differently in another precision
+    if corruption != "poisson":  # which rejects differently in another precision
         torch.testing.assert_close(single.images.double(), first.images, atol=1e-5, rtol=0)
 
 
-@every_noise
-def test_without_a_generator_the_global_seed_decides(noise, strength):
+@every_corruption
+def test_without_a_generator_the_global_seed_decides(corruption, strength):
     clean = some_images(3)
     found = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        found.append(corrupt(clean, noise, strength).images)
+        found.append(corrupt(clean, corruption, strength).images)
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
-@every_noise
+@every_corruption
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_shape_and_type_are_kept_and_the_clean_images_too(noise, strength, batch, dtype):
+def test_shape_and_type_are_kept_and_the_clean_images_too(corruption, strength, batch, dtype):
     clean = some_images(*batch, dtype=dtype)
     before = clean.clone()
-    found = corrupt(clean, noise, strength, seeded())
+    found = corrupt(clean, corruption, strength, seeded())
     assert found.images.shape == found.hidden.shape == clean.shape
     assert found.images.dtype == dtype and found.hidden.dtype == torch.bool
     assert ((found.images >= 0) & (found.images <= 1)).all()
     assert torch.equal(clean, before) and not torch.equal(found.images, clean)
-    assert found.hidden.any() == (noise == "mask")
+    assert found.hidden.any() == (corruption == "mask")
 
 
-@every_noise
+@every_corruption
 @pytest.mark.parametrize("strength_refused", [0.0, -0.1, -math.inf, math.nan, math.inf])
-def test_a_strength_that_is_no_positive_number_is_refused(noise, strength, strength_refused):
-    with pytest.raises(InputError, match=rf"^--strength of {noise}: expected a .*, found {strength_refused}$"):
-        corrupt(some_images(), noise, strength_refused)
+def test_a_strength_that_is_no_positive_number_is_refused(corruption, strength, strength_refused):
+    with pytest.raises(InputError, match=rf"^strength of {corruption}: expected a .*, found {strength_refused}$"):
+        corrupt(some_images(), corruption, strength_refused)
 
 
-@pytest.mark.parametrize("noise", ["salt_and_pepper", "mask"])
-def test_more_than_all_pixels_are_refused(noise):
-    corrupt(some_images(), noise, 1.0)
-    with pytest.raises(InputError, match=f"--strength of {noise}: expected a share above 0, up to 1, found 1.01"):
-        corrupt(some_images(), noise, 1.01)
+@pytest.mark.parametrize("corruption", ["salt_and_pepper", "mask"])
+def test_more_than_all_pixels_are_refused(corruption):
+    corrupt(some_images(), corruption, 1.0)
+    with pytest.raises(InputError, match=f"strength of {corruption}: expected a share above 0, up to 1, found 1.01"):
+        corrupt(some_images(), corruption, 1.01)
 
 
 def test_an_unknown_noise_is_refused_with_those_that_there_are():
-    with pytest.raises(InputError, match=r"--corruption: expected one of .*, found 'gaussian'") as refusal:
+    with pytest.raises(InputError, match=r"^corruption: expected one of .*, found 'gaussian'") as refusal:
         corrupt(some_images(), "gaussian", 0.1)
-    assert all(noise in str(refusal.value) for noise in NOISES)
+    assert all(corruption in str(refusal.value) for corruption in STRENGTHS)
