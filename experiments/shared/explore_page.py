@@ -183,8 +183,8 @@ def build_page(explorer: Explorer, name: str) -> gr.Blocks:
                     scale, scale_number = _key_slider("scale, %", "scale", start[2], numbers_now[2])
                 _text(f"<p>{_about_scale(explorer)}</p>")
         _text(
-            "<h2>3. Recall from a corrupted cue</h2><p>Corrupt the images, and read: the result of each read is the cue "
-            "of the next. The key goes to the block that was read for the chosen image.</p>"
+            "<h2>3. Recall from a corrupted cue</h2><p>Corrupt the images, and read: each result is the next cue. "
+            "The key goes to the block that was read for the chosen image.</p>"
         )
         with gr.Row():
             with gr.Column(scale=43, min_width=380):

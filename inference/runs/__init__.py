@@ -1,1 +1,1 @@
-"""runs."""
+"""Runs: configuration, data, training, and the folder of a trained pair."""

@@ -1,4 +1,4 @@
-"""The trainer of a pair, as its configuration says."""
+"""The trainer of a pair and a configuration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from models.pair import Pair
 
 
 def kl_schedules(training: TrainingConfig) -> dict[str, KLSchedule]:
-    """How the weights of the KLs of keys and latents grow to 1."""
+    """Schedules of the KL weights of key and latent, by the name of the site."""
     starts = {"key": training.kl_key_start, "latent": training.kl_latent_start}
     return {name: KLSchedule(start, training.kl_begin_step, training.kl_ramp_steps) for name, start in starts.items()}
 
@@ -24,8 +24,14 @@ def build_trainer(
 ) -> Trainer:
     """Build the trainer of a pair.
 
+    Args:
+        config: its objective, optimiser and KL weights.
+        pair: model and guide to train.
+        episodes: training episodes, of this process.
+        processes: those that train together.
+
     Raises:
-        InputError: a step that cannot be captured, though it is asked for, or that processes cannot share out.
+        InputError: `--capture on` where a step cannot be captured, or episodes that do not divide among the processes.
     """
     training = config.training
     if training.episodes_per_step % processes.count:

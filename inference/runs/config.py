@@ -1,13 +1,15 @@
-"""The configuration of a run: complete in Python, from presets, from a file, and as the run folder keeps it.
+"""The configuration of a run, from Python, from presets, or from a file.
 
-Config()                                         the digits, with every default
-Config.preset("mnist", write="feed_forward")     defaults < presets < what is given
-Config.read("runs/mnist/config.json", steps=100) what a run was trained with, and a change
+Config()                                            every default: trains on the digits
+Config.preset("mnist", write="feed_forward")        defaults < presets < given fields
+Config.read("runs/mnist/config.json", steps=100)    the configuration of a run, with one field changed
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,13 +27,13 @@ class Config(PairConfig):
     """The configuration of a run; `Config()` trains on the digits.
 
     Raises:
-        InputError: a value that a field cannot hold, or parts that do not go together.
+        InputError: a value that a field cannot hold, or parts that cannot be combined.
     """
 
-    data: DataConfig = Field(default_factory=DataConfig)  # of the cores there are then
+    data: DataConfig = Field(default_factory=DataConfig)  # a factory, since `workers` depends on the machine
     training: TrainingConfig = TrainingConfig()
     device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
+    """Device to train on: auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
 
     @model_validator(mode="after")
     def _check_across_parts(self) -> Config:
@@ -40,27 +42,27 @@ class Config(PairConfig):
 
     @classmethod
     def preset(cls, dataset: str | None = None, /, **given: Any) -> Self:
-        """The defaults, the presets of the parts that are chosen over them, and what is given over these.
+        """A configuration of presets: defaults < presets < given fields.
 
-        Presets are the files `experiments/configs/presets/FIELD/NAME.yaml`: of the data set, the model, the write and
-        the objective that are chosen. No two of them set the same field.
+        The chosen data set, model, write and objective each have a preset, the file
+        `experiments/configs/presets/FIELD/NAME.yaml` if it exists. No two presets set the same field.
 
         Args:
-            dataset: name of the data set; the digits if None.
-            given: fields of any part by their names, as on the command line: `write="feed_forward"`, `steps=100`.
+            dataset: name of the data set; None: the digits.
+            given: fields of any part, by name: `write="feed_forward"`, `steps=100`.
 
         Raises:
-            InputError: a field that there is not, a value that it cannot hold, or parts that do not go together.
+            InputError: an unknown field, a value that it cannot hold, or parts that cannot be combined.
         """
         given = {**({} if dataset is None else {"dataset": dataset}), **given}
         return cls.from_flat({**preset_of({**cls.defaults(), **given}), **given})
 
     @classmethod
     def read(cls, path: Path | str, /, **given: Any) -> Self:
-        """Read the config.json of a run, or a YAML file of fields by their names, and change what is given.
+        """Read the config.json of a run, or a YAML file of fields by name (see `preset`), and change the given fields.
 
         Raises:
-            InputError: no such file, or one of another kind.
+            InputError: no such file, a file with other content, or an invalid field.
         """
         path = Path(path)
         if path.suffix in (".yaml", ".yml"):
@@ -77,10 +79,14 @@ class Config(PairConfig):
 
     @classmethod
     def from_json(cls, content: Any, source: Path | str) -> Self:
-        """The configuration that `to_json` made.
+        """The configuration whose `to_json` is `content`.
+
+        Args:
+            content: parts and fields.
+            source: file that error messages name.
 
         Raises:
-            InputError: of this source, that it is not one of this version.
+            InputError: content that is not a configuration of this version.
         """
         if not isinstance(content, dict):
             raise InputError(f"{source}: expected a configuration, found {content!r}")
@@ -88,12 +94,16 @@ class Config(PairConfig):
             return cls(**content)
 
     def to_json(self) -> dict[str, Any]:
-        """Every field, part by part, as plain data."""
+        """Every field, part by part, as JSON data."""
         return self.model_dump(mode="json")
 
     @classmethod
     def from_flat(cls, values: dict[str, Any]) -> Self:
-        """A configuration of fields by their names, whichever part has them; the others have their defaults."""
+        """A configuration of fields by name, without their parts; the other fields have their defaults.
+
+        Raises:
+            InputError: an unknown field, a value that it cannot hold, or parts that cannot be combined.
+        """
         places = _places(cls)
         unknown = next((name for name in values if name not in places), None)
         if unknown is not None:
@@ -112,7 +122,7 @@ class Config(PairConfig):
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        """The default of every field by its name."""
+        """The default of every field, by name."""
         parts = {
             name: cls if part is None else cls.model_fields[part].annotation for name, part in _places(cls).items()
         }
@@ -122,37 +132,31 @@ class Config(PairConfig):
         }
 
     def flat(self) -> dict[str, Any]:
-        """Every field by its name, whichever part has it."""
+        """Every field by name, without its part."""
         return {
             name: getattr(self if part is None else getattr(self, part), name)
             for name, part in _places(type(self)).items()
         }
 
     def replace(self, **values: Any) -> Self:
-        """The same configuration with other values of some fields, by their names; no preset is applied."""
+        """The same configuration with other values of some fields, by name; no preset is applied."""
         fields = self.flat()
-        if "width" not in values and {"networks", "preset"} & values.keys():  # of the family's preset again
+        if "width" not in values and {"networks", "preset"} & values.keys():  # the networks' preset sets both again
             del fields["width"], fields["depth"]
         return type(self).from_flat({**fields, **values})
 
 
-class naming:  # noqa: N801, a context manager in the manner of contextlib's
-    """Puts a file's name before the sentence of an InputError that is raised inside."""
-
-    def __init__(self, source: Path | str) -> None:
-        self.source = source
-
-    def __enter__(self) -> None:
-        """Nothing to do."""
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        """Name the file."""
-        if isinstance(error, InputError):
-            raise InputError(f"{self.source}: {error}") from error
+@contextmanager
+def naming(source: Path | str) -> Iterator[None]:
+    """Prefix the message of an InputError that is raised inside with a file's name."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
 
 
 def _places(cls: type[ConfigPart]) -> dict[str, str | None]:
-    """The part that has each field, by the field's name; None of a field of the configuration itself."""
+    """The part of each field, by the field's name; None for a field of the configuration itself."""
     places: dict[str, str | None] = {}
     for name, field in cls.model_fields.items():
         kind = field.annotation

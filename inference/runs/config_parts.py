@@ -1,4 +1,4 @@
-"""Parts of a run's configuration beside the pair: data and training, each checking itself."""
+"""The data and training parts of a run's configuration; each validates its own fields."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_WORKERS = 16
 
 
 def spare_cores() -> int:
-    """Cores for decoding of each process of this machine, beside the one that trains."""
+    """Decoding processes for each training process of this machine: one core less than its share, at most 16."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(_MOST_WORKERS, cores // processes_here() - 1))
 
@@ -28,26 +28,27 @@ class DataConfig(ConfigPart):
     """Images and episodes."""
 
     dataset: Annotated[str, name_in(DATASETS)] = "digits"
-    """Data set. digits comes with scikit-learn, folder is your own pictures in --data-dir; the others are looked for in
-    --data-dir, then downloaded. Sets the preset of the data set."""
+    """Data set. digits comes with scikit-learn; folder is your own pictures in --data-dir; the others are read from
+    --data-dir, and downloaded to it if missing. Selects the data set's preset."""
     data_dir: Path = Path("data")
-    """Folder of the data sets, in torchvision's layout (MNIST/raw, FashionMNIST/raw), OMNIGLOT/chardata.mat. With
-    --dataset folder: a tree of pictures, train/ and test/ (validation/ if there is one, else a tenth of train/), in
-    class folders or not."""
+    """Folder of the data sets: MNIST/raw and FashionMNIST/raw as torchvision keeps them, OMNIGLOT/chardata.mat. With
+    --dataset folder: pictures in train/, test/ and optionally validation/ (else a tenth of train/), each with or
+    without class folders."""
     image_size: Count = 28
-    """Side of the images of --dataset folder, in pixels: pictures are scaled and cropped to it."""
+    """Side of the square images of --dataset folder, in pixels. Pictures are scaled and cropped to it."""
     workers: Count = Field(default_factory=spare_cores)
-    """Processes that decode the pictures of --dataset folder, of each process that trains."""
+    """Processes that decode the pictures of --dataset folder, per training process."""
     episode_length: Count = 32
-    """T, distinct images per episode."""
+    """T, distinct images per episode: all are written to one memory."""
     classes_per_episode: Count | None = None
-    """Draw the images of an episode from this many classes; all of them if None."""
+    """Number of classes that the images of an episode are drawn from. None: all classes."""
     binarize: Binarization = "dynamic"
-    """Training images: pixels drawn anew each time (dynamic), once with a fixed seed (static), or cut at 1/2."""
+    """Binarization of training images: pixels drawn anew each time (dynamic), drawn once with a fixed seed (static), or
+    cut at 1/2 (threshold)."""
     test_binarize: Binarization = "static"
-    """Validation and test images, likewise; dynamic pixels are the same in every pass over them."""
+    """Binarization of validation and test images. With dynamic, their pixels are the same in every pass."""
     augment: bool = False
-    """Shift and rotate training images a little (up to 2 pixels and 10 degrees)."""
+    """Shift and rotate training images at random, by up to 2 pixels and 10 degrees."""
 
     @model_validator(mode="after")
     def _check_image_size(self) -> DataConfig:
@@ -59,38 +60,39 @@ class TrainingConfig(ConfigPart):
     """Optimisation."""
 
     steps: Count = 2500
-    """Optimiser steps in all; the learning rate falls to zero over them."""
+    """Optimiser steps of the whole run. The learning rate falls to zero over them."""
     episodes_per_step: Count = 8
-    """B, episodes per step; processes that train together share them out."""
+    """B, episodes per optimiser step, divided among the processes of torchrun."""
     left_out: Natural = 0
-    """Images of each training episode, beside its T, that are not written and are read from its memory nevertheless,
-    by --semantic-reads."""
+    """Images of each training episode, in addition to its T, that are read from its memory but not written to it. Needs
+    --semantic-reads."""
     objective: Annotated[str, name_in(OBJECTIVES)] = "trace"
-    """trace (Trace_ELBO), mean_field (TraceMeanField_ELBO: analytic KLs), or of --particles draws for each image: iwae,
-    dreg (iwae with doubly-reparametrised gradients), renyi (variational Renyi bound)."""
+    """Bound to maximise. The ELBO: trace (Trace_ELBO) or mean_field (TraceMeanField_ELBO, with analytic KLs). Bounds of
+    --particles draws per image: iwae, dreg (iwae with doubly-reparametrised gradients), renyi (variational Renyi)."""
     particles: Count = 1
-    """K, draws per image and step, of iwae, dreg and renyi."""
+    """K, draws per image in each step. For --objective iwae, dreg and renyi."""
     renyi_alpha: Annotated[float, Field(allow_inf_nan=False)] = 0.5
-    """Order of --objective renyi: 0 is iwae, towards 1 the ELBO."""
+    """Order of the bound of --objective renyi: 0 is iwae, and towards 1 it becomes the ELBO."""
     capture: Literal["auto", "on", "off"] = "auto"
-    """Capture a whole step as a CUDA graph and replay it: on one GPU, with --objective trace. auto does so where it can
-    be done."""
+    """Capture a whole step as a CUDA graph and replay it, which is faster. Needs one GPU and --objective trace; auto
+    captures where these are given."""
     learning_rate: Positive = 2e-3
-    """Adam's, after warm-up and before the cosine."""
+    """Largest learning rate of Adam: reached after --warmup-steps, then falling to zero by a cosine."""
     warmup_steps: Natural = 200
-    """Steps of linear warm-up."""
+    """Steps over which the learning rate grows linearly from zero."""
     weight_decay: NotNegative = 0.0
-    """Decoupled weight decay."""
+    """Decoupled weight decay of AdamW."""
     kl_key_start: NotNegative = 1.0
-    """Weight of the key's KL until --kl-begin-step; a memory is ignored if its keys cost too much too early."""
+    """Weight of the key's KL until --kl-begin-step. Below 1, keys cost less early in training: otherwise a model may
+    learn to ignore the memory."""
     kl_latent_start: NotNegative = 0.1
     """Weight of the latent's KL until --kl-begin-step."""
     kl_begin_step: Natural = 0
-    """Step at which these weights begin to grow."""
+    """Step at which the KL weights of key and latent begin to grow."""
     kl_ramp_steps: Natural = 500
-    """Steps in which they grow to 1."""
+    """Steps over which the KL weights of key and latent grow linearly to 1."""
     kl_memory_weight: NotNegative = 1.0
-    """Weight of a random memory's own KL in training: with 0 the objective is conditional on the memory that was
-    written, with 1 it is the complete ELBO. Scores say both."""
+    """Weight of a random memory's own KL in training. 0: the objective is conditional on the written memory. 1: it is
+    the complete ELBO. Scores report both."""
     evaluate_every: Count = 250
-    """Steps between evaluations on the validation set, each with a checkpoint and figures."""
+    """Steps between evaluations on the validation set. Each also writes a checkpoint and figures."""

@@ -1,4 +1,4 @@
-"""One optimiser step, on tensors alone: run as it is, or captured once as a CUDA graph and replayed."""
+"""Optimiser steps captured as a CUDA graph and replayed."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from torch import Tensor
 from inference.runs.trainer import Step, StepResult
 from kpp_pyro.errors import InputError
 
-_EAGER_STEPS = 4  # before a capture: they make the optimiser's state, and let libraries choose their kernels
+_EAGER_STEPS = 4  # before capture: they create the optimiser's state, and libraries choose their kernels
 
 
 class CapturedStepper:
-    """Takes the first steps as they come, then captures one as a CUDA graph and replays it.
+    """Takes a few eager steps, then captures one as a CUDA graph and replays it.
 
-    The launches of a step's thousand small kernels then cost one. What changes between steps is copied into the places
-    that the graph reads: the draw, the KL weights, and the learning rate, which the optimiser has to hold as a tensor
-    (and be `capturable`). Losses, noise included, are those of eager steps.
+    A replay launches a step's thousand small kernels at once. The inputs that change between steps are copied to the
+    tensors that the graph reads: the draw, the KL weights, and the learning rate, which a `capturable` optimiser holds
+    as a tensor. Losses are those of eager steps, random numbers included.
 
     Args:
         step: the step, on a CUDA device.
-        generators: random generators that the step draws from, beside the default one.
+        generators: random generators that the step draws from, in addition to the default one.
     """
 
     def __init__(self, step: Step, generators: Sequence[torch.Generator]) -> None:
@@ -36,7 +36,7 @@ class CapturedStepper:
         self._result: StepResult | None = None
 
     def __call__(self, drawn: Tensor, kl_weights: Mapping[str, float], learning_rate: float) -> StepResult:
-        """Take a step on what was drawn on the CPU; the result's tensors are overwritten by the next.
+        """Take a step on a draw on the CPU; the next step overwrites the result's tensors.
 
         Raises:
             InputError: the step cannot be captured.
@@ -45,7 +45,7 @@ class CapturedStepper:
             inputs = self._fill(drawn, kl_weights, learning_rate)
             self.steps_taken += 1
             if self.steps_taken <= _EAGER_STEPS:
-                with self._beside():
+                with self._on_capture_stream():
                     return self.step(*inputs)
             if self._result is None:
                 self._result = self._capture(*inputs)
@@ -55,7 +55,7 @@ class CapturedStepper:
     def _fill(
         self, drawn: Tensor, kl_weights: Mapping[str, float], learning_rate: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Copy what changes between steps to where the graph reads it."""
+        """Copy the inputs of a step to the tensors that the graph reads."""
         if self._inputs is None:
             device = self.step.device
             weights = {name: torch.zeros((), device=device) for name in kl_weights}
@@ -69,22 +69,24 @@ class CapturedStepper:
     def _capture(self, drawn: Tensor, kl_weights: dict[str, Tensor]) -> StepResult:
         for generator in self.generators:
             self._graph.register_generator_state(generator)
-        self.step.optimizer.zero_grad(set_to_none=True)  # so that gradients are allocated in the graph's own memory
+        self.step.optimizer.zero_grad(set_to_none=True)  # gradients are then allocated in the graph's own memory
         try:
-            # Other threads (TensorBoard's, a loader's) may use the device meanwhile.
+            # thread_local: other threads (TensorBoard, a loader) may use the device during the capture.
             with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
                 return self.step(drawn, kl_weights)
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             expected = "expected a step that can be captured as a CUDA graph"
-            raise InputError(f"--capture: {expected}, found {reason}; go on with --capture off") from error
+            raise InputError(f"--capture: {expected}, found {reason}; use --capture off") from error
 
     @contextmanager
-    def _beside(self) -> Iterator[None]:
-        """Run on the stream of the capture, after what is under way and before what follows."""
+    def _on_capture_stream(self) -> Iterator[None]:
+        """Run on the capture's stream, after the current stream's work so far and before its later work."""
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*capturable=True.*")  # it is, for what follows
+            warnings.filterwarnings(
+                "ignore", ".*capturable=True.*"
+            )  # the optimiser is capturable for the later capture
             yield
         current.wait_stream(self._stream)

@@ -1,4 +1,4 @@
-"""The episodes of a run, as its configuration says."""
+"""The episodes of a configuration: training, validation and test."""
 
 from __future__ import annotations
 
@@ -16,14 +16,24 @@ from kpp_pyro.errors import InputError
 
 @dataclass(frozen=True)
 class Episodes:
-    """Episodes of the three splits, on the device."""
+    """Episodes of the three splits, on the device.
+
+    Attributes:
+        train: draws training episodes.
+        validation: held-out episodes that choose the checkpoint.
+        test: held-out episodes for results.
+    """
 
     train: EpisodeSampler | FolderSampler
     validation: EpisodeSet
     test: EpisodeSet
 
     def of(self, split: str) -> EpisodeSet:
-        """Held-out episodes: of "test" or "validation". Raises InputError for another name."""
+        """The held-out episodes of a split, "test" or "validation".
+
+        Raises:
+            InputError: another name.
+        """
         splits = {"test": self.test, "validation": self.validation}
         if split not in splits:
             raise InputError(f"split: expected one of {', '.join(splits)}, found {split!r}")
@@ -31,22 +41,26 @@ class Episodes:
 
 
 def build_episodes(config: Config, device: torch.device, rank: int = 0, ranks: int = 1) -> Episodes:
-    """Load the data set and put its episodes on the device; pictures to train on stay in their folder.
+    """Load the data set, and put its images on the device; training pictures of a folder are decoded when drawn.
 
-    Process `rank` of `ranks` gets its share of the training episodes, and all held-out ones.
+    Args:
+        config: names the data set and the episodes.
+        device: holds the images.
+        rank: number of this process; it gets its share of the training episodes, and all held-out ones.
+        ranks: number of processes.
 
     Raises:
-        InputError: a data set that cannot be had, or episodes that it cannot fill.
+        InputError: a data set that cannot be loaded, or has too few images for an episode.
     """
     data = config.data
     length = data.episode_length + config.training.left_out
-    drawn = (length, data.binarize, config.seed, data.classes_per_episode, data.augment, rank, ranks)
+    sampling = (length, data.binarize, config.seed, data.classes_per_episode, data.augment, rank, ranks)
     train: EpisodeSampler | FolderSampler
     load = DATASETS[data.dataset].load
     if load is None:
         pictures = find_pictures(data.data_dir)
         with _naming_left_out(config):
-            train = FolderSampler(pictures.train, data.image_size, data.workers, device, *drawn)
+            train = FolderSampler(pictures.train, data.image_size, data.workers, device, *sampling)
         held_out = [
             decode_pictures(files, data.image_size, data.workers) for files in (pictures.validation, pictures.test)
         ]
@@ -54,7 +68,7 @@ def build_episodes(config: Config, device: torch.device, rank: int = 0, ranks: i
         splits = load(data.data_dir)
         held_out = [splits.validation, splits.test]
         with _naming_left_out(config):
-            train = EpisodeSampler(splits.train.to(device), *drawn)
+            train = EpisodeSampler(splits.train.to(device), *sampling)
     validation, test = (_episode_set(config, images.to(device)) for images in held_out)
     return Episodes(train, validation, test)
 
@@ -66,7 +80,7 @@ def _episode_set(config: Config, images: LabelledImages) -> EpisodeSet:
 
 @contextmanager
 def _naming_left_out(config: Config) -> Iterator[None]:
-    """Say where it comes from, if a training episode has more images than were asked for."""
+    """Name --left-out in an InputError about the length of training episodes."""
     try:
         yield
     except InputError as error:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, as requests that a run grants when it is ready."""
+"""Ctrl-C and SIGTERM as requests to stop, which a run checks between steps."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from inference.processes import SINGLE_PROCESS, Processes
 
 
 class Interruption:
-    """Turns the first Ctrl-C or SIGTERM into a request that the program grants when it is ready.
+    """Turns the first Ctrl-C or SIGTERM inside its `with` block into a request, `signal`.
 
-    A second one ends the program at once, but not one of several processes: Ctrl-C reaches these from the terminal and
-    from `torchrun`, which ends them after half a minute in any case. Outside the `with` block the usual handlers are
-    back.
+    A second one has the usual effect and ends a single process at once. With several processes it is ignored, since
+    each gets Ctrl-C twice, from the terminal and from `torchrun`; `torchrun` kills them after half a minute.
+
+    Args:
+        processes: those that are interrupted together.
+
+    Attributes:
+        signal: number of the first signal, or 0.
     """
 
     def __init__(self, processes: Processes = SINGLE_PROCESS) -> None:
@@ -25,26 +30,26 @@ class Interruption:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        """Begin to listen."""
+        """Install the handlers."""
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the handlers back."""
+        """Restore the previous handlers."""
         self._restore()
 
     def agreed_signal(self) -> int:
-        """The signal that any process has got, or 0; every process has to ask."""
+        """The signal of any process, or 0; every process has to call this."""
         return max(self.processes.gather(self.signal))
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        first_one, self.signal = not self.signal, self.signal or number
+        is_first_signal, self.signal = not self.signal, self.signal or number
         if self.processes.count == 1:
             self._restore()
-            _say(b"\nstopping after this step; once more to stop at once\n")
-        elif first_one and self.processes.is_first:
-            _say(b"\nstopping after a few steps\n")
+            _write_stderr(b"\nstopping after this step; once more to stop at once\n")
+        elif is_first_signal and self.processes.is_first:
+            _write_stderr(b"\nstopping after a few steps\n")
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
@@ -52,12 +57,12 @@ class Interruption:
         self._previous = {}
 
 
-def _say(text: bytes) -> None:
+def _write_stderr(text: bytes) -> None:
     """Write to stderr from a signal handler, where print is not safe."""
     with contextlib.suppress(OSError):
         os.write(2, text)
 
 
 def exit_status(signal_number: int) -> int:
-    """128 + the signal's number, as shells expect: 130 for Ctrl-C, 143 for SIGTERM."""
+    """128 + the number of the signal, the convention of shells: 130 for Ctrl-C, 143 for SIGTERM."""
     return 128 + signal_number

@@ -1,4 +1,4 @@
-"""A run that is opened: its folder, its configuration, its pair, and what these are used for."""
+"""Load a trained run: its folder, configuration, pair, memory and episodes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from models.pair import Pair
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder that is opened, with the pair of its best checkpoint.
+    """A trained run, with the pair of its best checkpoint.
 
     Attributes:
-        folder: where everything of the run is.
-        config: what it was trained with, for the machine it is opened on.
+        folder: the run folder.
+        config: its configuration, resolved for this machine.
         pair: its model and guide, in evaluation mode.
-        step: of the checkpoint.
+        step: optimiser step of the checkpoint.
     """
 
     folder: RunFolder
@@ -38,7 +38,7 @@ class Run:
 
     @cached_property
     def memory(self) -> TrainedMemory:
-        """The pair as a memory to use; no data set is needed.
+        """The pair as a memory to write to and read from; needs no data set.
 
         Raises:
             InputError: a model without a memory.
@@ -47,10 +47,10 @@ class Run:
 
     @cached_property
     def episodes(self) -> Episodes:
-        """The episodes of its data set, loaded when they are first asked for.
+        """The episodes of the run's data set, loaded at first use.
 
         Raises:
-            InputError: a data set that cannot be had, or of images of another shape.
+            InputError: a data set that cannot be loaded, or images of another shape.
         """
         found = build_episodes(self.config, self.pair.device)
         shape, expected = found.train.image_shape, self.pair.model.image_shape
@@ -67,17 +67,17 @@ def load(
     processes: Processes = SINGLE_PROCESS,
     **changes: object,
 ) -> Run:
-    """Open a run folder, on any device.
+    """Load a trained run from its folder, on any device.
 
     Args:
-        path: of the run folder; weights that come with the project are unpacked to one by `load_pretrained`.
+        path: the run folder; see `load_pretrained` for the runs that come with the project.
         device: auto, cpu, cuda, ...
-        data_dir: where the data sets are now, if they are used; the run's own folder if None.
-        processes: those that open it together.
+        data_dir: folder of the data sets; None: that of training.
+        processes: those that load it together.
         changes: fields of the configuration to change, by name, such as `precision` or `classes_per_episode`.
 
     Raises:
-        InputError: no run, no such device, or a checkpoint that does not fit.
+        InputError: no run, no such device, or a checkpoint that does not fit the configuration.
     """
     folder, config = read_run(path)
     moved = {} if data_dir is None else {"data_dir": data_dir}
@@ -90,17 +90,17 @@ def read_run(path: Path | str) -> tuple[RunFolder, Config]:
     """A run folder and its configuration.
 
     Raises:
-        InputError: no run, or one whose configuration is not of this version.
+        InputError: no run folder, or a configuration that is not of this version.
     """
     folder = RunFolder.open(path)
     return folder, Config.from_json(folder.read_config(), folder.config)
 
 
 def load_pair(pair: Pair, checkpoint: Path) -> int:
-    """Load parameters from a checkpoint, and go to evaluation mode; returns the step it was saved at.
+    """Load a pair's parameters from a checkpoint, and set evaluation mode; returns the checkpoint's step.
 
     Raises:
-        InputError: the file is missing, damaged, or of a model of another shape.
+        InputError: a missing or damaged file, or parameters of other shapes.
     """
     state = load_checkpoint(checkpoint)
     with fitting(checkpoint):

@@ -1,4 +1,4 @@
-"""Presets: what a data set, a model, a write or an objective sets beside itself, as YAML files."""
+"""Presets: YAML files with the fields that a data set, a model, a write or an objective sets."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import yaml
 from kpp_pyro.errors import InputError
 
 PRESETS = Path(__file__).parents[2] / "experiments" / "configs" / "presets"
-_SIGNS_OBJECTIVE = "mean_field"  # single draws of the latent's KL say nothing of signs
+_SIGNS_OBJECTIVE = "mean_field"  # single draws of the latent's KL do not train signs
 
 
 def preset_of(chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that the presets of what is chosen set: `PRESETS`/FIELD/NAME.yaml, where there is one.
+    """The fields set by presets, the files `PRESETS`/FIELD/NAME.yaml.
 
     Args:
-        chosen: every field by its name.
+        chosen: every field by name; NAME is the value of FIELD.
     """
     found: dict[str, Any] = {}
     if chosen["signs_per_scalar"]:
@@ -32,10 +32,10 @@ def preset_of(chosen: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file of fields by their names.
+    """Read a YAML file of fields by name.
 
     Raises:
-        InputError: a file that cannot be read, is not YAML, holds no mapping, or names a field twice.
+        InputError: a file that cannot be read, is not YAML, is not a mapping, or has a key twice.
     """
     try:
         with path.open() as file:
@@ -50,7 +50,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """Reads YAML in which no key stands twice, and only true and false are truth values: not on, off, yes and no."""
+    """Reads YAML with two differences: a repeated key is an error, and on, off, yes and no are texts, not booleans."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012, as in PyYAML
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
@@ -61,7 +61,7 @@ class UniqueKeyLoader(yaml.SafeLoader):
         """Build a mapping.
 
         Raises:
-            InputError: a key that stands twice.
+            InputError: a repeated key.
         """
         keys = [key.value for key, _ in node.value]
         twice = next((key for key in keys if keys.count(key) > 1), None)

@@ -1,4 +1,4 @@
-"""What a configuration leaves to the machine it runs on: its device, its precision, and whether steps are captured."""
+"""The choices a configuration leaves to the machine: device, precision, and whether steps are captured."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from models.build import dtype_of
 
 
 def resolve(config: Config, processes: Processes = SINGLE_PROCESS) -> Config:
-    """The configuration with nothing left to be decided by the machine; "cuda" is each process's own.
+    """The configuration with its device, precision and data folder resolved for this machine.
+
+    Args:
+        config: may leave the device and the precision at "auto".
+        processes: those that run it together; each takes a GPU of its own.
 
     Raises:
-        InputError: a device that is not there, or a step that cannot be captured.
+        InputError: a device that this machine lacks, or a step that cannot be captured.
     """
     device = resolve_device(config.device)
     if processes.count > 1:
@@ -29,10 +33,10 @@ def resolve(config: Config, processes: Processes = SINGLE_PROCESS) -> Config:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device of a `--device` flag.
+    """The device of a `--device` flag: cpu or cuda, and for auto a GPU if there is one.
 
     Raises:
-        InputError: a device that torch does not know, or that is not there.
+        InputError: a device that torch does not know or this machine lacks.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -48,9 +52,9 @@ def resolve_device(name: str) -> torch.device:
 
 
 def require_device_each(device: torch.device) -> None:
-    """Raise InputError unless each process of this machine can have such a device of its own."""
+    """Raise InputError unless each process of this machine can have its own device of this type."""
     if device.index is not None:
-        raise InputError(f"--device {device}: expected cpu, cuda or auto, as every process takes one, found a number")
+        raise InputError(f"--device {device}: expected cpu, cuda or auto with several processes, found a device number")
     if device.type == "cuda" and processes_here() > torch.cuda.device_count():
         raise InputError(
             f"--device {device}: expected a GPU for each of the {processes_here()} processes on this machine, "
@@ -59,12 +63,12 @@ def require_device_each(device: torch.device) -> None:
 
 
 def resolve_capture(config: Config, device: torch.device, processes: int = 1) -> bool:
-    """Return whether to capture the step as a CUDA graph.
+    """Whether to capture the step as a CUDA graph.
 
     Raises:
-        InputError: it is asked for and cannot be done.
+        InputError: `--capture on`, where a step cannot be captured.
     """
-    wanted, objective = config.training.capture, config.training.objective
+    capture, objective = config.training.capture, config.training.objective
     if device.type != "cuda":
         reason = f"a CUDA device, found {device.type}"
     elif not OBJECTIVES[objective].capturable:
@@ -72,7 +76,7 @@ def resolve_capture(config: Config, device: torch.device, processes: int = 1) ->
     elif processes > 1:
         reason = f"one process, found {processes}"
     else:
-        return wanted != "off"
-    if wanted == "on":
+        return capture != "off"
+    if capture == "on":
         raise InputError(f"--capture on: expected {reason}")
     return False

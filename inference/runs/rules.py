@@ -1,6 +1,6 @@
-"""Rules across the parts of a configuration: what goes together, and what would change nothing.
+"""Validation across the parts of a configuration: combinations that cannot work, and fields without effect.
 
-A part checks its own types and ranges. What a rule has to know of a model, a write, a prior, ... stands at that class.
+Each part checks its own types and ranges. Properties of a model, a write, a prior, ... are in its registry entry.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from kpp_pyro.writes import WRITES
 from models.config import MemoryConfig, NetworkConfig, ProgramConfig
 from models.registry import MODELS
 
-Conflict = tuple[str, str, object]  # a field, what was expected of it, and what was found
-_EXACT = 2**22  # levels of a scalar times pixels along a side, up to which reads are exact in float32
+Conflict = tuple[str, str, object]  # a field, its expected value, and its value
+_EXACT = 2**22  # levels of a scalar times pixels along a side: up to this, reads are exact in float32
 
 
 class AllParts(Protocol):
@@ -54,13 +54,13 @@ class AllParts(Protocol):
 
 
 def require_consistent(config: AllParts) -> None:
-    """Raise InputError, naming the flag, for parts that do not go together."""
+    """Raise InputError, naming the flag, for the first conflict between parts."""
     for name, expected, found in _conflicts(config):
         raise InputError(f"{flag(name)}: expected {expected}, found {found}")
 
 
 def _conflicts(config: AllParts) -> Iterator[Conflict]:
-    """Every field that another one rules out."""
+    """Every field whose value another field rules out."""
     yield from _idle_fields(config)
     yield from _conflicts_of_keys(config)
     yield from _conflicts_of_latents(config)
@@ -72,15 +72,15 @@ def _conflicts(config: AllParts) -> Iterator[Conflict]:
 
 
 def _idle_fields(config: AllParts) -> Iterator[Conflict]:
-    """Fields that would change nothing, and are not at their defaults."""
+    """Fields that have no effect here, but not their default."""
     values, standard, model = config.flat(), config.defaults(), config.program.model
     idle = set().union(*(kind.settings for kind in MODELS.values())) - MODELS[model].settings
     for name in values:  # in the order of the configuration
         if name in idle and values[name] != standard[name]:
-            yield name, f"{standard[name]}, its default, with --model {model}, which has no use for it", values[name]
+            yield name, f"{standard[name]}, its default, with --model {model}, which does not use it", values[name]
     dataset, encoder = config.data.dataset, config.network.episode_encoder
     if dataset != "folder" and values["image_size"] != standard["image_size"]:
-        what = f"{standard['image_size']}, its default, with --dataset {dataset}, whose images have a size of their own"
+        what = f"{standard['image_size']}, its default, with --dataset {dataset}, whose images have a fixed size"
         yield "image_size", what, values["image_size"]
     if encoder != "temporal_shift" and values["temporal_shift"] != standard["temporal_shift"]:
         yield "temporal_shift", "--episode-encoder temporal_shift beside it", encoder
@@ -98,7 +98,7 @@ def _conflicts_of_keys(config: AllParts) -> Iterator[Conflict]:
     from_images = not write.points_at_blocks if blocks else MODELS[program.model].keys_from_images
     if KEY_PRIORS[program.key_prior].made_of_guide and not from_images:
         where = f"--write {config.memory.write}" if blocks else f"--model {program.model}"
-        yield "key_prior", f"a prior that is not made of the guide's keys with {where}", program.key_prior
+        yield "key_prior", f"a prior that does not use the guide's keys with {where}", program.key_prior
 
 
 def _conflicts_of_latents(config: AllParts) -> Iterator[Conflict]:
@@ -112,7 +112,7 @@ def _conflicts_of_latents(config: AllParts) -> Iterator[Conflict]:
 
 
 def _conflicts_of_flows(config: AllParts) -> Iterator[Conflict]:
-    """Flows move half of the numbers by the other half."""
+    """A flow transforms half of the numbers by the other half: it needs two."""
     program, memory = config.program, config.memory
     keys = program.key_size if program.model == "kanerva_machine" else program.memory_rows
     read = memory.layout.read_scalars * (memory.signs_per_scalar or 1) if has_blocks(config) else None
@@ -134,19 +134,19 @@ def _conflicts_of_objectives(config: AllParts) -> Iterator[Conflict]:
         for name, registry in parts.items():
             chosen = getattr(program, name)
             if not registry[chosen].closed_kl:
-                yield name, f"a normal with --objective {training.objective}, whose KLs are closed", chosen
+                yield name, f"a normal with --objective {training.objective}, which needs KLs in closed form", chosen
         if (
             has_blocks(config)
             and WRITES[config.memory.write].points_at_blocks
             and program.key_prior != "standard_normal"
         ):
-            what = f"standard_normal with --objective {training.objective}, for keys of blocks"
+            what = f"standard_normal with --objective {training.objective}, for keys that point at blocks"
             yield "key_prior", what, program.key_prior
     if objective.independent_draws and program.latent_context != "image":
-        what = f"image with --objective {training.objective}, whose draws may not depend on each other"
+        what = f"image with --objective {training.objective}, which needs independent draws"
         yield "latent_context", what, program.latent_context
     if objective.independent_draws and config.memory.semantic_reads:
-        what = "one whose draws may depend on each other with --semantic-reads"
+        what = "one that does not need independent draws with --semantic-reads"
         yield "objective", what, training.objective
     if not objective.takes_particles and training.particles > 1:
         yield "particles", f"1 with --objective {training.objective}", training.particles
@@ -174,7 +174,7 @@ def _conflicts_of_semantic_reads(config: AllParts) -> Iterator[Conflict]:
         if config.program.latent_prior != "memory":
             yield "latent_prior", "memory with --semantic-reads", config.program.latent_prior
     if memory.semantic_reads and not left_out:
-        yield "left_out", "images to learn from beside --semantic-reads", left_out
+        yield "left_out", "at least 1 with --semantic-reads", left_out
     if left_out and not memory.semantic_reads:
         yield "left_out", "0 without --semantic-reads", left_out
 
@@ -185,14 +185,14 @@ def _conflicts_of_signs(config: AllParts) -> Iterator[Conflict]:
         return
     side = max(memory.memory_height, memory.memory_width)
     if side << memory.signs_per_scalar > _EXACT:
-        what = f"fewer for a memory of {side} pixels along a side, as reads round positions in it"
+        what = f"fewer for a memory of {side} pixels along a side, where reads round positions"
         yield "signs_per_scalar", what, memory.signs_per_scalar
     reads, blocks = config.data.episode_length * memory.reads, memory.layout.blocks
     if reads > blocks:
-        what = f"none where {reads} reads of an episode share the memory's {blocks} blocks, which hold means then"
+        what = f"none where {reads} reads of an episode share {blocks} blocks, which then hold means"
         yield "signs_per_scalar", what, memory.signs_per_scalar
 
 
 def has_blocks(config: AllParts) -> bool:
-    """Whether the memory is written by --write, in blocks."""
+    """Whether the model has a block memory, which --write writes."""
     return "write" in MODELS[config.program.model].settings

@@ -1,4 +1,4 @@
-"""The score of a run: importance-sampled ln p(x | M) of held-out images, beside controls that say what it means."""
+"""The score of a run: importance-sampled ln p(x | M) of held-out images, and its controls."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ def score(
     processes: Processes = SINGLE_PROCESS,
     progress: bool = True,
 ) -> Scores:
-    """Estimate ln p(x | M) of held-out images, each read from the memory that its own episode writes.
+    """Estimate ln p(x | M) of held-out images by importance sampling, M being the memory of the image's own episode.
 
     Args:
-        run: what to score.
-        particles: K, draws of each image.
-        limit: only the first so many images; all if None.
-        split: which images.
-        control_particles: K of the controls (a memory that the image was left out of, another episode's, an empty one);
-            0 leaves them out.
-        refine_steps: of each image's own posterior, which then also proposes; 0 takes none.
-        seed: of the draws; the random state outside stays as it is.
+        run: the run to score.
+        particles: K, draws per image.
+        limit: score only the first N images; None: all.
+        split: the held-out images.
+        control_particles: K of the controls, 0 for no controls. A control reads the image from a memory that was not
+            written from it: of the other images of its episode, of another episode, or an empty one.
+        refine_steps: SVI steps that refine the posterior of each image; a refined posterior is added to the proposal.
+        seed: of the draws; the outer random state does not change.
         processes: those that share the images.
         progress: whether to show a progress bar.
 
     Returns:
-        Scores in nats per image; `scores.own.log_likelihood` is ln p-hat_K of each, (N,).
+        Scores in nats per image; `scores.own.log_likelihood` is ln p-hat_K of each image, (N,).
 
     Raises:
-        InputError: a number below its least, or a data set that cannot be had.
+        InputError: a number out of range, or a data set that cannot be loaded.
     """
     least = {"particles": 1, "limit": 1, "control_particles": 0, "refine_steps": 0}
     given = {
@@ -64,27 +64,33 @@ def score(
         if value is not None and value < least[name]:
             raise InputError(f"{name}: expected at least {least[name]}, found {value}")
     episodes = run.episodes.of(split)
-    batches = episodes.batches(max(2, _IMAGES_AT_ONCE // episodes.episode_length))  # two, so that there is another
+    batches = episodes.batches(
+        max(2, _IMAGES_AT_ONCE // episodes.episode_length)
+    )  # two: a control reads another episode
     images = min(episodes.num_images, limit or episodes.num_images)
     plan = ScoringPlan(particles, refine_steps, control_particles)
-    shown = tqdm(total=images, unit="image", desc="scoring", dynamic_ncols=True, disable=not progress)
-    with shown as bar, pyro.validation_enabled(False):
-        watched = _watched(first_images(batches, images), bar)
-        return score_episodes(run.pair.model, run.pair.guide, watched, plan, seed, processes)
+    progress_bar = tqdm(total=images, unit="image", desc="scoring", dynamic_ncols=True, disable=not progress)
+    with progress_bar as bar, pyro.validation_enabled(False):
+        counting = _advancing(first_images(batches, images), bar)
+        return score_episodes(run.pair.model, run.pair.guide, counting, plan, seed, processes)
 
 
-def _watched(batches: Iterable[tuple[Tensor, Tensor]], bar: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    """Go through batches and advance a bar by the images that count, as each is left behind."""
+def _advancing(batches: Iterable[tuple[Tensor, Tensor]], bar: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same batches; a bar advances by the counted images of each batch when the next is taken."""
     for episode, counted in batches:
         yield episode, counted
         bar.update(int(counted.sum()))
 
 
 def quantize(run: Run, bits: int) -> None:
-    """Round each scalar that a run writes to so many bits, from now on: what a memory of so many bits is worth.
+    """Round every scalar that the run's guide writes from now on to a number of bits.
+
+    Args:
+        run: the run; its guide is changed.
+        bits: bits per scalar, 2 to 16.
 
     Raises:
-        InputError: a number of bits that scalars cannot have, or contents that cannot be rounded.
+        InputError: bits out of range, or contents that cannot be rounded.
     """
     for expected in _conflicts_of_rounding(run.config, bits):
         raise InputError(f"--content-bits: expected {expected}, found {bits}")
@@ -95,9 +101,9 @@ def _conflicts_of_rounding(config: Config, bits: int) -> Iterator[str]:
     if not SMALLEST_BITS <= bits <= LARGEST_BITS:
         yield f"{SMALLEST_BITS} to {LARGEST_BITS}, or none"
     if not has_blocks(config):
-        yield f"none with --model {config.program.model}, which has no use for it"
+        yield f"none with --model {config.program.model}, which does not use it"
     if config.memory.signs_per_scalar is not None:
-        yield "none with --signs-per-scalar, which says the bits"
+        yield "none with --signs-per-scalar, which sets the bits"
     reads, blocks = config.data.episode_length * config.memory.reads, config.memory.layout.blocks
     if reads > blocks:
-        yield f"none where {reads} reads of an episode share the memory's {blocks} blocks, which hold means then"
+        yield f"none where {reads} reads of an episode share {blocks} blocks, which then hold means"

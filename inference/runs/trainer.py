@@ -1,4 +1,4 @@
-"""Stochastic variational inference: one step, its state, and nothing about which model it trains."""
+"""Stochastic variational inference of any model/guide pair: steps, KL weights, and the trainer's state."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from kpp_pyro.errors import InputError
 from kpp_pyro.fast_pyro import unrecorded_parameters
 from models.pair import Pair
 
-_CHECK_EVERY = 25  # steps, on GPUs, which looking at a loss makes wait, and where processes have to meet for it
-_VALIDATED_STEPS = 1  # Pyro's checks of shapes and supports cost time, and catch what they can in the first step
+_CHECK_EVERY = 25  # steps; reading a loss makes a GPU wait, and several processes communicate
+_VALIDATED_STEPS = 1  # steps with Pyro's checks of shapes and supports, which cost time
 
-KLWeights = Mapping[str, float] | Mapping[str, Tensor]  # by the name of the site
-Loss = Callable[[Tensor, KLWeights], Tensor]  # minus the bound, of episodes (B, T, C, H, W), summed over them
+KLWeights = Mapping[str, float] | Mapping[str, Tensor]  # weight of each site's KL, by the site's name
+Loss = Callable[[Tensor, KLWeights], Tensor]  # -bound of episodes (B, T, C, H, W), summed over images
 
 
 @dataclass(frozen=True)
 class KLSchedule:
-    """Weight of one site's KL: `start` up to `begin_step`, then linear to 1 over `ramp_steps`."""
+    """Weight of one site's KL: `start` up to `begin_step`, then linear to 1 over `ramp_steps` steps."""
 
     start: float = 1.0
     begin_step: int = 0
@@ -54,9 +54,12 @@ class KLSchedule:
 
 
 class ScaleSites(Messenger):
-    """Scales the log-probabilities of named sites, in whatever model and guide run inside it.
+    """Scales the log-probabilities of named sites, in every model and guide that runs inside it.
 
-    Both sides of a KL have to be scaled alike: TraceMeanField_ELBO takes the scale of the guide's site alone.
+    Model and guide need the same scale: TraceMeanField_ELBO scales a KL by the guide's site only.
+
+    Args:
+        weights: scale of each site, by its name.
     """
 
     def __init__(self, weights: KLWeights) -> None:
@@ -69,7 +72,7 @@ class ScaleSites(Messenger):
 
 
 def annealed(objective: nn.Module) -> Loss:
-    """The loss of a pair's objective, as a function of the episodes and of the weights of its sites' KLs."""
+    """The loss of an objective, as a function of the episodes and of the KL weights."""
 
     def loss(episode: Tensor, kl_weights: KLWeights) -> Tensor:
         with unrecorded_parameters(), ScaleSites(kl_weights):
@@ -79,17 +82,17 @@ def annealed(objective: nn.Module) -> Loss:
 
 
 class EpisodeSource(Protocol):
-    """Where training episodes come from; those of a process, where there are several."""
+    """A source of training episodes, for one process."""
 
     @property
     def generators(self) -> Sequence[torch.Generator]:
-        """What `render` draws from, beside the default generator."""
+        """Random generators that `render` draws from, in addition to the default one."""
 
     def draw(self, num_episodes: int) -> Tensor:
-        """Say on the CPU what makes the next episodes, always in the same shape."""
+        """Indices and random numbers of the next episodes, on the CPU, always of the same shape."""
 
     def render(self, drawn: Tensor) -> Tensor:
-        """Turn what was drawn, moved to the device, into episodes (B, T, C, H, W)."""
+        """Episodes (B, T, C, H, W) of a draw that was moved to the device."""
 
     def state_dict(self) -> dict[str, Any]:
         """Random state, as tensors and plain data."""
@@ -98,22 +101,22 @@ class EpisodeSource(Protocol):
         """Continue from a state."""
 
     def load_order(self, state: dict[str, Any]) -> None:
-        """Continue the order of another process's state, which all share, with noise of one's own."""
+        """Continue the order of images of another process's state; binarization stays this process's own."""
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """How to train.
+    """Steps, learning rate and KL weights of a training.
 
     Attributes:
-        steps: optimiser steps in all; the learning rate falls to zero over them.
-        episodes_per_step: B, of all processes together.
-        learning_rate: of Adam, reached after `warmup_steps`, then falling by a cosine.
+        steps: optimiser steps of the whole run; the learning rate falls to zero over them.
+        episodes_per_step: B, summed over processes.
+        learning_rate: Adam's largest learning rate: reached after `warmup_steps`, then falling by a cosine.
         warmup_steps: steps of linear warm-up.
-        weight_decay: decoupled (AdamW).
-        gradient_norm: gradients are clipped to this global norm.
-        kl_schedules: schedule of the KL weight of each site, by the site's name.
-        left_out: images of every episode that are not written, see `WithLeftOut`.
+        weight_decay: decoupled weight decay (AdamW).
+        gradient_norm: largest global norm of the gradient; a larger one is scaled down to it.
+        kl_schedules: schedule of each site's KL weight, by the site's name.
+        left_out: images of every episode that are not written to its memory, see `WithLeftOut`.
     """
 
     steps: int
@@ -135,11 +138,11 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step found, on its device.
+    """Results of a step, on its device.
 
     Attributes:
-        loss: -ELBO in nats per image, with the step's KL weights, of this process's episodes.
-        gradient_norm: of the gradient over all processes, before it is clipped.
+        loss: -bound in nats per image, with the step's KL weights, of this process's episodes.
+        gradient_norm: global norm of the gradient over all processes, before clipping.
     """
 
     loss: Tensor
@@ -147,18 +150,17 @@ class StepResult:
 
 
 class Step:
-    """Renders episodes, and descends along the gradient of the loss per image.
+    """One optimiser step on the loss per image; nothing in it waits for the device.
 
-    Nothing here waits for the device. A step whose gradient is not finite changes no parameter. One whose loss or
-    gradient is not finite adds one to `nonfinite_steps`, for the caller to find; if it is the loss, to
-    `nonfinite_losses` too.
+    A step with a non-finite gradient changes no parameter. A step with a non-finite loss or gradient increments
+    `nonfinite_steps`; one with a non-finite loss also increments `nonfinite_losses`. The caller checks both.
 
     Args:
-        loss: -ELBO of episodes, summed, with a KL weight for every site by its name.
-        optimizer: a fused one, which divides the gradient by `grad_scale` and skips a step where `found_inf` is set, as
-            for mixed precision; so clipping needs no pass over the gradient of its own.
-        render: from what is drawn of the data to episodes (B, T, C, H, W).
-        gradient_norm: largest norm of the gradient; a longer one is scaled down to it.
+        loss: -bound of episodes, summed over images, with a KL weight for every site by its name.
+        optimizer: a fused optimiser. It divides the gradient by `grad_scale` and skips a step where `found_inf` is set,
+            as in mixed precision; clipping thus needs no separate pass over the gradient.
+        render: turns a draw into episodes (B, T, C, H, W).
+        gradient_norm: largest global norm of the gradient; a larger one is scaled down to it.
     """
 
     def __init__(
@@ -176,7 +178,7 @@ class Step:
         self.nonfinite_losses = torch.zeros((), device=self.device)
 
     def __call__(self, drawn: Tensor, kl_weights: KLWeights) -> StepResult:
-        """Take a step on what was drawn, on the device."""
+        """Take a step on a draw on the device."""
         episode = self.render(drawn)
         loss = self.loss(episode, kl_weights) / (episode.shape[0] * episode.shape[1])
         self.optimizer.zero_grad(set_to_none=True)
@@ -184,10 +186,10 @@ class Step:
         return StepResult(loss.detach(), self.descend(loss.detach()))
 
     def descend(self, loss: Tensor) -> Tensor:
-        """Clip the gradient of a loss and follow it, if it is finite; returns its norm before that."""
+        """Clip the gradient and update the parameters, unless it is non-finite; returns its norm before clipping."""
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         self.optimizer.grad_scale = (norm / self.gradient_norm).clamp(min=1)  # type: ignore[attr-defined]
-        self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]  # the same in all processes
+        self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]  # equal in all processes
         self.optimizer.step()
         self.nonfinite_steps += (~(loss + norm).isfinite()).float()
         self.nonfinite_losses += (~loss.isfinite()).float()
@@ -195,7 +197,7 @@ class Step:
 
 
 class Stepper(Protocol):
-    """Takes steps, in one way or another."""
+    """Takes steps, eagerly or as a CUDA graph."""
 
     step: Step
 
@@ -204,7 +206,7 @@ class Stepper(Protocol):
 
 
 class EagerStepper:
-    """Takes steps one operation after the other; of the generators, it needs to know nothing."""
+    """Takes steps one operation after the other, without a CUDA graph."""
 
     capturable = False
 
@@ -218,19 +220,19 @@ class EagerStepper:
 
 
 class Trainer:
-    """Trains a model/guide pair; `state_dict` holds all that the next step depends on.
-
-    Attributes:
-        waited_seconds: how long all steps have waited for `episodes.draw`, as they do where images have to be decoded.
+    """Trains a model/guide pair.
 
     Args:
         pair: Pyro model and its guide.
-        objective: makes the loss of the pair.
-        episodes: where episodes come from.
-        plan: how to train.
-        stepper: makes what takes steps, of a step and the generators that it draws from: `EagerStepper`, or
-            `CapturedStepper`, for a CUDA device, a single process and an objective of tensors.
-        processes: this process among those that train together.
+        objective: the bound; called with model and guide, it gives the loss.
+        episodes: source of training episodes.
+        plan: steps, learning rate and KL weights.
+        stepper: `EagerStepper`, or `CapturedStepper` for one process on a CUDA device with a capturable objective.
+        processes: those that train together.
+
+    Attributes:
+        step: number of steps taken.
+        waited_seconds: time that all steps together have waited for `episodes.draw`, such as for decoded pictures.
     """
 
     def __init__(
@@ -267,8 +269,8 @@ class Trainer:
         """Take one step.
 
         Raises:
-            DivergenceError: a loss or its gradient is not finite; no parameter has been changed by it. On a GPU, and by
-                several processes, this is found out up to some steps later.
+            DivergenceError: the loss or its gradient is not finite; a non-finite gradient has changed no parameter. On a
+                GPU, or with several processes, the error is raised up to 25 steps later.
         """
         drawn = self._draw()
         with pyro.validation_enabled(self.step < _VALIDATED_STEPS):
@@ -280,7 +282,7 @@ class Trainer:
         return result
 
     def _draw(self) -> Tensor:
-        """Draw this process's episodes; an error that others do not meet waits until all look for one together."""
+        """Draw this process's episodes. Of several processes, one with an InputError keeps it for `_require_finite`."""
         began = time.perf_counter()
         try:
             return self.episodes.draw(self.plan.episodes_per_step // self.processes.count)
@@ -293,15 +295,15 @@ class Trainer:
             self.waited_seconds += time.perf_counter() - began
 
     def new_stepper(self, step: Step) -> Stepper:
-        """What takes a step the way this trainer does, captured or not."""
+        """A stepper of this trainer's kind, for any step."""
         return self._make_stepper(step, self.episodes.generators)
 
     def kl_weights(self, step: int) -> dict[str, float]:
-        """KL weight of every site that has a schedule."""
+        """KL weight of every site with a schedule, at a step counted from 0."""
         return {name: schedule.weight(step) for name, schedule in self.plan.kl_schedules.items()}
 
     def quantities(self, result: StepResult) -> dict[str, float]:
-        """Quantities of the last step by full name; the ELBO is the annealed one, of the episodes of all processes."""
+        """Quantities of the last step, by name with unit; the annealed ELBO is the mean over all processes."""
         step = self.step - 1
         return {
             "annealed_elbo_nats_per_image": -self.processes.sum(result.loss).item() / self.processes.count,
@@ -311,10 +313,10 @@ class Trainer:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the next step depends on, as tensors and plain data; of all processes, which all have to ask.
+        """The state that the next step depends on, as tensors and plain data; every process has to call this.
 
         Raises:
-            DivergenceError: a step or a parameter was not finite, so that no state is worth keeping.
+            DivergenceError: a step or a parameter was not finite.
         """
         self._require_finite(of_parameters=True)
         own = {"episodes": self.episodes.state_dict(), "random": random_state(self.device)}
@@ -327,12 +329,12 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state: bit for bit on a CPU with as many processes, with noise of its own in a new one."""
+        """Continue from a state: bit for bit on a CPU with as many processes; a new process has its own random state."""
         self.step, self.waited_seconds = state["step"], state["waited_seconds"]
         self.pair.load_state_dict(state["pair"])
-        settings = self.optimizer.state_dict()["param_groups"]  # the plan's, whatever the state was saved with
+        settings = self.optimizer.state_dict()["param_groups"]  # from the plan, not from the saved state
         self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": settings})
-        self.stepper = self.new_stepper(self.stepper.step)  # a graph would go on with the state of before
+        self.stepper = self.new_stepper(self.stepper.step)  # a captured graph would use the old state
         if self.processes.rank < len(state["processes"]):
             own = state["processes"][self.processes.rank]
             self.episodes.load_state_dict(own["episodes"])
@@ -341,7 +343,7 @@ class Trainer:
             self.episodes.load_order(state["processes"][0]["episodes"])
 
     def _require_finite(self, of_parameters: bool = False) -> None:
-        """Raise an error that this process has met, in all of them together."""
+        """Raise a DivergenceError, or an InputError that `_draw` kept, in all processes if it occurred in one."""
         if self.processes.count == 1:
             return self._require_own_finite(of_parameters)
         with self.processes.sync_errors():
@@ -362,9 +364,9 @@ class Trainer:
             episode = self.episodes.render(drawn.to(self.device))
             written = episode[:, : episode.shape[1] - self.plan.left_out]
             terms = elbo_terms(self.pair.model, self.pair.guide, written)
-        culprit = "the loss" if self.stepper.step.nonfinite_losses > 0 else "the gradient of the loss"
+        cause = "the loss" if self.stepper.step.nonfinite_losses > 0 else "the gradient of the loss"
         where = f"step {number}" if self.check_every == 1 else f"one of the last {self.check_every} steps, to {number}"
         return (
-            f"{where}: {culprit} is not finite (loss {result.loss.item():.4g}; {describe(terms.mean().as_dict())}); "
+            f"{where}: {cause} is not finite (loss {result.loss.item():.4g}; {describe(terms.mean().as_dict())}); "
             "try a lower --learning-rate"
         )

@@ -1,4 +1,4 @@
-"""Training a run: steps, evaluations, and everything they leave in the run folder."""
+"""Training of a run: steps, validation, checkpoints, metrics and figures, in a run folder."""
 
 from __future__ import annotations
 
@@ -36,19 +36,30 @@ from models.config import ProgramConfig
 from models.pair import Pair
 
 _LOG_EVERY = 50  # steps
-_AGREE_EVERY = 10  # steps, on whether to stop
-_EVALUATION_EPISODES = 8  # episodes in memory at a time; the batches are what processes share out
-_EVALUATION_SEED = 0  # of the noise of every evaluation, so that two checkpoints meet the same draws
-_KEPT = ("best_elbo_nats_per_image", "training_seconds")  # in a checkpoint, beside the trainer's state
+_AGREE_EVERY = 10  # steps between agreements of several processes on whether to stop
+_EVALUATION_EPISODES = 8  # per batch; the processes share the batches
+_EVALUATION_SEED = 0  # every evaluation has the same random draws: checkpoints are compared fairly
+_SAVED = ("best_elbo_nats_per_image", "training_seconds")  # attributes saved in a checkpoint
 
 
 class TrainingRun:
-    """A pair in training, and its folder; of several processes, the first alone writes to it."""
+    """A pair in training, and its run folder; only the first of several processes writes to it.
+
+    The folder is not changed before data, device, configuration and checkpoint have been checked.
+
+    Args:
+        folder: the run folder.
+        config: a resolved configuration.
+        resume: continue from the folder's last checkpoint.
+        processes: those that train together.
+
+    Raises:
+        InputError: data that cannot be loaded, a checkpoint that does not fit, or a folder that is not new.
+    """
 
     def __init__(
         self, folder: RunFolder, config: Config, resume: bool = False, processes: Processes = SINGLE_PROCESS
     ) -> None:
-        """Prepare a run; its folder is touched when everything that can be refused has been."""
         self.folder, self.config, self.processes = folder, config, processes
         if processes.is_first:
             _note_shared_blocks(config)
@@ -56,11 +67,13 @@ class TrainingRun:
         self.episodes = self._load_episodes(device)
         with processes.sync_errors():
             self.pair = build(config, self.episodes.train.image_shape, device)
-        torch.manual_seed(seed_of(config.seed, processes.rank))  # the same parameters in all, other noise in each
+        torch.manual_seed(
+            seed_of(config.seed, processes.rank)
+        )  # the same parameters in all processes, other draws in each
         self.best_elbo_nats_per_image = float("-inf")
-        self.best_step = 0  # of the best checkpoint, once it is loaded
-        self.training_seconds = 0.0  # of steps alone, over all sessions of the run
-        with processes.sync_errors():  # what is refused before the processes share the pair is refused by all
+        self.best_step = 0  # of the best checkpoint; set by `finish`
+        self.training_seconds = 0.0  # of steps only, over all sessions of the run
+        with processes.sync_errors():  # before the processes share the pair, all raise the error of one
             self.trainer = build_trainer(config, self.pair, self.episodes.train, processes)
             if resume:
                 self._load()
@@ -69,7 +82,7 @@ class TrainingRun:
                 self._prepare_folder(resume)
 
     def _load_episodes(self, device: torch.device) -> Episodes:
-        """Load the data; the first process before the others if it may download what these then find."""
+        """Load the data. If it may be downloaded, the first process loads before the others."""
         processes, episodes = self.processes, None
         last = 1 if DATASETS[self.config.data.dataset].downloads else 0
         for turn in range(last + 1):
@@ -87,10 +100,13 @@ class TrainingRun:
         self.folder.write_config(self.config.to_json(), self.pair.sizes())
 
     def train(self, interruption: Interruption) -> int:
-        """Step to the end of the plan, or to an interruption; either leaves a checkpoint.
+        """Train until the last step or an interruption; both leave a checkpoint.
 
         Returns:
-            The signal that interrupted it, or 0.
+            The number of the signal that interrupted training, or 0.
+
+        Raises:
+            DivergenceError: a loss, a gradient or a parameter is not finite.
         """
         trainer, steps = self.trainer, self.config.training.steps
         if trainer.step == 0:
@@ -123,17 +139,17 @@ class TrainingRun:
         return SummaryWriter(str(self.folder.tensorboard), purge_step=self.trainer.step + 1)
 
     def _is_stopped(self, interruption: Interruption) -> bool:
-        """Whether to stop; several processes agree on that every few steps."""
+        """Whether to stop; several processes agree every few steps."""
         if self.processes.count > 1 and self.trainer.step % _AGREE_EVERY:
             return False
         return bool(interruption.agreed_signal())
 
     def _evaluate(self, board: SummaryWriter | None, bar: Any) -> None:
-        """Look at the validation set, keep the best checkpoint beside the last, and draw."""
+        """Validate, save the last and the best checkpoint, and plot the figures."""
         with self.pair.evaluating():
-            self._look(board, bar)
+            self._validate(board, bar)
 
-    def _look(self, board: SummaryWriter | None, bar: Any) -> None:
+    def _validate(self, board: SummaryWriter | None, bar: Any) -> None:
         try:
             left_out = self.config.training.left_out
             results = held_out_elbo(self.pair, self.episodes.validation, self.processes, left_out=left_out)
@@ -145,7 +161,7 @@ class TrainingRun:
         elbo = self._trained_elbo(results)
         if elbo > self.best_elbo_nats_per_image:
             self.best_elbo_nats_per_image = elbo
-            # Before the other: a run that is killed between the two repeats the steps, and finds it again.
+            # best.pt first: a run killed before the other is written repeats these steps, and writes both again.
             self._write(self.folder.best, {"step": self.trainer.step, "pair": self.pair.state_dict()})
         self.save()
         if board is not None:
@@ -153,9 +169,9 @@ class TrainingRun:
                 board.add_figure(name, figure, self.trainer.step)
 
     def _trained_elbo(self, results: dict[str, float]) -> float:
-        """The ELBO by which checkpoints are chosen: all counts for as much as in training.
+        """The ELBO that chooses the best checkpoint, with the weights of training.
 
-        A random memory's own KL may count for less than in the ELBO, and images left out are among those trained on.
+        A random memory's own KL is weighted by --kl-memory-weight, and images left out by their share.
         """
         kl = results.get("kl_memory_nats_per_image", 0.0)
         elbo = results["elbo_nats_per_image"] + (1 - self.config.training.kl_memory_weight) * kl
@@ -170,9 +186,9 @@ class TrainingRun:
             board.add_scalar(f"{split}/{name}", value, self.trainer.step)
 
     def save(self) -> None:
-        """Save everything that the next step depends on."""
-        kept = {name: getattr(self, name) for name in _KEPT}
-        self._write(self.folder.checkpoint, {**self.trainer.state_dict(), **kept})
+        """Save the last checkpoint: the state that the next step depends on."""
+        saved = {name: getattr(self, name) for name in _SAVED}
+        self._write(self.folder.checkpoint, {**self.trainer.state_dict(), **saved})
 
     def _write(self, path: Path, state: dict[str, Any]) -> None:
         if self.processes.is_first:
@@ -182,12 +198,12 @@ class TrainingRun:
         """Continue from the last checkpoint.
 
         Raises:
-            InputError: the file is missing, damaged, of a run of another shape, or beyond the steps asked for.
+            InputError: a missing or damaged file, parameters of other shapes, or more steps taken than --steps.
         """
         state = load_checkpoint(self.folder.checkpoint)
         with fitting(self.folder.checkpoint):
             self.trainer.load_state_dict(state)
-            for name in _KEPT:
+            for name in _SAVED:
                 setattr(self, name, state[name])
         if self.config.training.steps < self.trainer.step:
             raise InputError(
@@ -196,7 +212,7 @@ class TrainingRun:
             )
 
     def finish(self) -> None:
-        """Score the test set once, with the best checkpoint; draw with it, and say where everything is."""
+        """Evaluate the best checkpoint on the test set; plot its figures, and print the results and the run folder."""
         with self.processes.sync_errors():
             step = self.best_step = load_pair(self.pair, self.folder.best)
         results = held_out_elbo(self.pair, self.episodes.test, self.processes, True, self.config.training.left_out)
@@ -205,10 +221,10 @@ class TrainingRun:
         self.folder.log(step, "test", results)
         plot_figures(self.folder, self.pair, self.episodes.validation)
         print(f"test: {describe(results)} (checkpoint of step {step}, the best on the validation set)")
-        gain, given = (results.get(f"{name}_nats_per_image") for name in ("memory_gain", "conditional_elbo"))
+        gain, conditional = (results.get(f"{name}_nats_per_image") for name in ("memory_gain", "conditional_elbo"))
         print(
             f"Test ELBO {results['elbo_nats_per_image']:.2f} nats per image, "
-            f"{'' if given is None else f'{given:.2f} given the memory, '}"
+            f"{'' if conditional is None else f'{conditional:.2f} given the memory, '}"
             f"memory gain {'not measured' if gain is None else f'{gain:.2f} nats per image'}, "
             f"run folder {self.folder.path}"
         )
@@ -221,7 +237,21 @@ def held_out_elbo(
     progress: bool = False,
     left_out: int = 0,
 ) -> dict[str, float]:
-    """ELBO terms and memory gain of all episodes, leaving the random state of training untouched."""
+    """Mean ELBO terms and memory gain over held-out episodes; the random state of training does not change.
+
+    Args:
+        pair: model and guide.
+        episodes: held-out episodes.
+        processes: those that share the episodes.
+        progress: whether to show a progress bar.
+        left_out: images of each episode to read from a memory that was not written from them.
+
+    Returns:
+        Quantities by name with unit, see `mean_elbo`.
+
+    Raises:
+        DivergenceError: an ELBO is not finite.
+    """
     total = -(-len(episodes) // _EVALUATION_EPISODES)
     batches = tqdm(episodes.batches(_EVALUATION_EPISODES), "test", total, disable=not progress, leave=False)
     with pyro.validation_enabled(False):
@@ -229,46 +259,46 @@ def held_out_elbo(
 
 
 def train(config: Config | None = None, out: Path | str | None = None, *, resume: bool = False) -> Run:
-    """Train a model/guide pair, score its ELBO on the test set, and open the run.
+    """Train a model/guide pair, and evaluate its best checkpoint on the test set.
 
-    Ctrl-C ends training after the step under way, and saves it; call again with `resume=True` to go on.
+    Ctrl-C stops training after the current step and saves it; call again with `resume=True` to continue.
 
     Args:
-        config: what to train; `Config()`, on the handwritten digits, if None.
-        out: run folder; runs/DATASET-WRITE-TIME if None.
-        resume: go on with the run in that folder.
+        config: the configuration; None: `Config()`, which trains on the digits.
+        out: run folder; None: runs/DATASET-WRITE-TIME.
+        resume: continue the run in that folder.
 
     Returns:
         The run, with the pair of its best checkpoint.
 
     Raises:
-        InputError: data, a device or a folder that cannot be had.
-        DivergenceError: a loss, a gradient or a parameter that is not finite.
-        KeyboardInterrupt: training was interrupted; it is saved.
+        InputError: data that cannot be loaded, a device that is missing, or a folder that cannot be used.
+        DivergenceError: a loss, a gradient or a parameter is not finite.
+        KeyboardInterrupt: training was interrupted; its state is saved.
     """
     config = resolve(Config() if config is None else config)
     run = TrainingRun(RunFolder(out or default_folder(config)), config, resume)
-    with listening() as interruption:
+    with _interruption() as interruption:
         if run.train(interruption):
             raise KeyboardInterrupt(f"saved after step {run.trainer.step} in {run.folder.path}; resume=True goes on")
     run.finish()
     return Run(run.folder, config, run.pair.eval(), run.best_step)
 
 
-def listening() -> AbstractContextManager[Interruption]:
-    """What listens to Ctrl-C and SIGTERM; in a thread that gets no signals, nothing does."""
+def _interruption() -> AbstractContextManager[Interruption]:
+    """An `Interruption` that handles Ctrl-C and SIGTERM, in the main thread; elsewhere it has no handlers."""
     main = threading.current_thread() is threading.main_thread()
     return Interruption() if main else nullcontext(Interruption())
 
 
 def default_folder(config: Config) -> Path:
-    """The folder of a run that is given none: runs/DATASET-WRITE-TIME, or with the model's name for the write's."""
-    own = config.memory.write if config.program.model == ProgramConfig().model else config.program.model
-    return Path("runs") / f"{config.data.dataset}-{own}-{datetime.now():%Y%m%d-%H%M%S}"
+    """The default run folder: runs/DATASET-WRITE-TIME for Kanerva++, runs/DATASET-MODEL-TIME for other models."""
+    name = config.memory.write if config.program.model == ProgramConfig().model else config.program.model
+    return Path("runs") / f"{config.data.dataset}-{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _note_shared_blocks(config: Config) -> None:
-    """Say so where images have to share blocks."""
+    """Print a note if the reads of an episode have to share blocks."""
     reads, blocks = config.data.episode_length * config.memory.reads, config.memory.layout.blocks
     if has_blocks(config) and reads > blocks:
         remark = f"note: {reads} reads of an episode share the memory's {blocks} blocks, which hold averages"

@@ -29,32 +29,32 @@ OTHERS = [model for model in MODELS if model != "kanerva_plus_plus"]
 SENTENCE = re.compile(r"--([a-z-]+): expected \S[^\n]*, found \S[^\n]*")
 # fmt: off
 SHARED = (
-    "--{}: expected none where {} reads of an episode share the memory's 32 blocks, which hold means then, "
+    "--{}: expected none where {} reads of an episode share 32 blocks, which then hold means, "
     "found {}"
 )
-IDLE = "--{}: expected {}, its default, with --model {}, which has no use for it, found {}"
+IDLE = "--{}: expected {}, its default, with --model {}, which does not use it, found {}"
 CONFLICTS: list[tuple[dict[str, Any], str]] = [
     ({"key_guide": "flow"},
      "--key-guide: expected mean_field with --write allocate, whose keys point at blocks, found flow"),
     ({"key_prior": "vamp"},
-     "--key-prior: expected a prior that is not made of the guide's keys with --write allocate, found vamp"),
+     "--key-prior: expected a prior that does not use the guide's keys with --write allocate, found vamp"),
     ({"write": "allocate_by_content", "key_guide": "low_rank"},
      "--key-guide: expected mean_field with --write allocate_by_content, whose keys point at blocks, found low_rank"),
     ({"model": "pseudo_inverse_memory", "key_prior": "vamp"},
-     "--key-prior: expected a prior that is not made of the guide's keys with --model pseudo_inverse_memory, found "
+     "--key-prior: expected a prior that does not use the guide's keys with --model pseudo_inverse_memory, found "
      "vamp"),
     ({"latent_prior": "standard_normal", "latent_context": "image_and_read"},
      "--latent-context: expected image, since nothing is read, found image_and_read"),
     (LEARNED | MEAN_FIELD | {"key_prior": "flow"},
-     "--key-prior: expected a normal with --objective mean_field, whose KLs are closed, found flow"),
+     "--key-prior: expected a normal with --objective mean_field, which needs KLs in closed form, found flow"),
     (LEARNED | MEAN_FIELD | {"key_guide": "flow"},
-     "--key-guide: expected a normal with --objective mean_field, whose KLs are closed, found flow"),
+     "--key-guide: expected a normal with --objective mean_field, which needs KLs in closed form, found flow"),
     (MEAN_FIELD | {"latent_guide": "flow"},
-     "--latent-guide: expected a normal with --objective mean_field, whose KLs are closed, found flow"),
+     "--latent-guide: expected a normal with --objective mean_field, which needs KLs in closed form, found flow"),
     (MEAN_FIELD | {"key_prior": "learned_gaussian"},
-     "--key-prior: expected standard_normal with --objective mean_field, for keys of blocks, found learned_gaussian"),
+     "--key-prior: expected standard_normal with --objective mean_field, for keys that point at blocks, found learned_gaussian"),
     ({"objective": "dreg", "latent_context": "image_and_read"},
-     "--latent-context: expected image with --objective dreg, whose draws may not depend on each other, found "
+     "--latent-context: expected image with --objective dreg, which needs independent draws, found "
      "image_and_read"),
     ({"particles": 2}, "--particles: expected 1 with --objective trace, found 2"),
     (MEAN_FIELD | {"particles": 8}, "--particles: expected 1 with --objective mean_field, found 8"),
@@ -73,13 +73,13 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
      "--width: expected a multiple of 4 with --episode-encoder attention, found 30"),
     ({"networks": "conv", "width": 24}, "--width: expected a multiple of 16 with --networks conv, found 24"),
     ({"image_size": 32},
-     "--image-size: expected 28, its default, with --dataset digits, whose images have a size of their own, found 32"),
+     "--image-size: expected 28, its default, with --dataset digits, whose images have a fixed size, found 32"),
     *(({"write": write, "latent_size": 7},
        f"--latent-size: expected the 100 scalars of a read with --write {write}, found 7") for write in WRITES),
     *(({"write": write, "latent_size": 100, "signs_per_scalar": 4},
        f"--latent-size: expected the 400 signs of a read with --write {write}, found 100") for write in WRITES),
     ({"signs_per_scalar": 16, "memory_width": 65, "block_width": 1},
-     "--signs-per-scalar: expected fewer for a memory of 65 pixels along a side, as reads round positions in it, found "
+     "--signs-per-scalar: expected fewer for a memory of 65 pixels along a side, where reads round positions, found "
      "16"),
     ({"signs_per_scalar": 1, "episode_length": 33}, SHARED.format("signs-per-scalar", 33, 1)),
     (LEARNED | {"signs_per_scalar": 16, "reads": 2}, SHARED.format("signs-per-scalar", 64, 16)),
@@ -88,10 +88,10 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
     (SEMANTIC | {"reads": 2}, "--reads: expected 1 with --semantic-reads, found 2"),
     (SEMANTIC | {"latent_prior": "standard_normal"},
      "--latent-prior: expected memory with --semantic-reads, found standard_normal"),
-    ({"semantic_reads": 0.25}, "--left-out: expected images to learn from beside --semantic-reads, found 0"),
+    ({"semantic_reads": 0.25}, "--left-out: expected at least 1 with --semantic-reads, found 0"),
     ({"left_out": 2}, "--left-out: expected 0 without --semantic-reads, found 2"),
     (SEMANTIC | {"objective": "dreg"},
-     "--objective: expected one whose draws may depend on each other with --semantic-reads, found dreg"),
+     "--objective: expected one that does not need independent draws with --semantic-reads, found dreg"),
     ({"memory_width": 42},
      "memory 20x42 (height x width): expected whole multiples of the block 5x5, since blocks are allocated side by "
      "side"),
@@ -268,10 +268,10 @@ def test_bits_are_two_to_sixteen(bits):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        *(({"model": model}, f"--content-bits: expected none with --model {model}, which has no use for it, found 5")
+        *(({"model": model}, f"--content-bits: expected none with --model {model}, which does not use it, found 5")
           for model in OTHERS),
         ({"signs_per_scalar": 4},
-         "--content-bits: expected none with --signs-per-scalar, which says the bits, found 5"),
+         "--content-bits: expected none with --signs-per-scalar, which sets the bits, found 5"),
         ({"episode_length": 33}, SHARED.format("content-bits", 33, 5)),
         (LEARNED | {"episode_length": 33}, SHARED.format("content-bits", 33, 5)),
         ({"write": "allocate_by_content", "reads": 2}, SHARED.format("content-bits", 64, 5)),
