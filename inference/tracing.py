@@ -1,4 +1,10 @@
-"""Running a guide and its model together: the one place that knows how the two are traced."""
+"""Traces of a guide and its model, with what is computed from them.
+
+- Traces: `trace_pair` runs the guide, and the model with the same values; only this module knows how.
+- ELBO terms: `elbo_terms`, `ElboTerms` and their running means.
+- Records: dataclasses of tensors, joined tensor by tensor (`combine`, `concatenate`).
+- Random state: saving, restoring and seeding it.
+"""
 
 from __future__ import annotations
 
@@ -18,70 +24,26 @@ from torch import Tensor
 
 from kpp_pyro.fast_pyro import unrecorded_parameters
 
-Record = TypeVar("Record")
-
-
-def combine(records: Sequence[Record], join: Callable[[Sequence[Tensor]], Tensor]) -> Record:
-    """One record from records of the same form, by joining their tensors one by one."""
-    first: Any = records[0]
-    rest: Any = records
-    if isinstance(first, Tensor):
-        return join(rest)  # type: ignore[return-value]
-    if isinstance(first, dict):
-        return {key: combine([record[key] for record in rest], join) for key in first}  # type: ignore[return-value]
-    if isinstance(first, tuple):
-        return tuple(combine(parts, join) for parts in zip(*rest, strict=True))  # type: ignore[return-value]
-    fields = [field.name for field in dataclasses.fields(first)]
-    return type(first)(*(combine([getattr(record, name) for record in rest], join) for name in fields))
-
-
-def concatenate(records: Sequence[Record]) -> Record:
-    """Records of several sets of data as one, along the first axis of every tensor."""
-    return combine(records, lambda values: torch.cat(list(values)))
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """Return torch's random state, of the CPU and of the device."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Go on from a random state."""
-    torch.set_rng_state(state["cpu"].cpu())
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
-
-
-def seed_of(*numbers: int) -> int:
-    """A seed for each tuple of numbers, such as a run's seed and a process or a batch of it."""
-    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1  # below 2^63, as torch's generators take it
-
-
-@contextmanager
-def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw from a seed inside, and leave the random state outside untouched."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
 PyroProgram = Callable[..., object]  # a Pyro model or guide, called as (episode, memory=None)
 PLATE_NESTING = 2  # "episodes" at dim -2, "images" at dim -1
 PARTICLE_DIM = -3  # left of "episodes" at -2 and "images" at -1
 
+Record = TypeVar("Record")
+
+
+# Traces
+
 
 @dataclass(frozen=True)
 class SiteLogProbs:
-    """Log-probabilities of one run in nats, each (..., B, T), or (..., B, 1) of a site that an episode's images share.
+    """Log-probabilities of one run in nats.
+
+    Each is (..., B, T); or (..., B, 1) at a site that the images of an episode share.
 
     Attributes:
         image: ln p(x | latents), (..., B, T).
-        prior: of every latent site under the model; one with a flat prior is left out, its constant being dropped.
-        posterior: of the same sites under the guide.
+        prior: ln p of every latent site under the model, without sites with a flat prior, whose constant is dropped.
+        posterior: ln q of the same sites under the guide.
     """
 
     image: Tensor
@@ -91,13 +53,13 @@ class SiteLogProbs:
 
 @dataclass(frozen=True)
 class TracedPair:
-    """A run of the guide, and of the model with the same values."""
+    """Traces of a run of the guide, and of the model with the same values."""
 
     model: poutine.Trace
     guide: poutine.Trace
 
     def value(self, site: str) -> Tensor:
-        """Value of a site, latent or observed."""
+        """Value at a site, latent or observed."""
         return site_value(self.model, site)
 
     def mean(self, site: str) -> Tensor:
@@ -105,12 +67,18 @@ class TracedPair:
         return site_mean(self.model, site)
 
     def latent_sites(self) -> list[str]:
-        """Latent sites with a proper prior, in the guide's order."""
+        """Names of the latent sites with a proper prior, in the guide's order."""
         return [
             name
             for name in self.guide.stochastic_nodes
             if not isinstance(self.model.nodes[name]["fn"], ImproperUniform)
             and not (self.guide.nodes[name]["infer"] or {}).get("_deterministic")
+        ]
+
+    def points(self) -> list[str]:
+        """Names of the latent sites with a proper prior at which the guide has a point (`Delta`), not a density."""
+        return [
+            name for name in self.latent_sites() if isinstance(base_distribution(self.guide.nodes[name]["fn"]), Delta)
         ]
 
     def log_probs(self) -> SiteLogProbs:
@@ -123,12 +91,6 @@ class TracedPair:
             {name: self.model.nodes[name]["log_prob"] for name in sites},
             {name: self.guide.nodes[name]["log_prob"] for name in sites},
         )
-
-    def points(self) -> list[str]:
-        """Latent sites with a proper prior for which the guide has a point (`Delta`) and no density."""
-        return [
-            name for name in self.latent_sites() if isinstance(base_distribution(self.guide.nodes[name]["fn"]), Delta)
-        ]
 
 
 def trace_pair(
@@ -145,49 +107,49 @@ def trace_pair(
         model: Pyro model.
         guide: its guide.
         episode: images (B, T, C, H, W).
-        memory: (B, 1, ...) to read from; without it, `episode` is written and read back.
+        memory: (B, 1, ...) to read from; None if `episode` is written and read back.
         particles: K draws at once, under a plate at dim -3: values (K, B, T, ...).
-        from_prior: latent sites that the model draws instead, from their prior given the guide's values of the others.
+        from_prior: latent sites drawn by the model instead, from their prior given the guide's values at the others.
     """
     if particles is not None:
         model, guide = in_particle_plate(model, particles), in_particle_plate(guide, particles)
-    drawn = poutine.block(guide, hide=list(from_prior)) if from_prior else guide
-    guide_trace = traced(drawn, episode, memory)
+    sampled = poutine.block(guide, hide=list(from_prior)) if from_prior else guide
+    guide_trace = traced(sampled, episode, memory)
     model_trace = traced(poutine.replay(model, trace=guide_trace), episode, memory)
-    pair = TracedPair(prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace))
-    return retrace_guide(pair, guide, episode, memory) if from_prior else pair
+    traces = TracedPair(prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace))
+    return retrace_guide(traces, guide, episode, memory) if from_prior else traces
 
 
 def retrace_guide(
-    pair: TracedPair,
+    traces: TracedPair,
     guide: PyroProgram,
     episode: Tensor,
     memory: Tensor | None = None,
     particles: int | None = None,
 ) -> TracedPair:
-    """The same run of the model, seen by another guide: with the model's values, and the guide's own densities."""
+    """The same trace of the model, with a trace of another guide that is run on the model's values."""
     if particles is not None:
         guide = in_particle_plate(guide, particles)
-    trace = traced(poutine.replay(guide, trace=pair.model), episode, memory)
-    return TracedPair(pair.model, prune_subsample_sites(trace))
+    trace = traced(poutine.replay(guide, trace=traces.model), episode, memory)
+    return TracedPair(traces.model, prune_subsample_sites(trace))
 
 
 def amortized(guide: PyroProgram, episode: Tensor, memory: Tensor | None = None) -> PyroProgram:
-    """The guide's posterior of these images; it encodes and writes once, where the guide knows how to (`amortize`)."""
+    """The guide's posterior of these images as a program; a guide with `amortize` encodes and writes only once."""
     amortize = getattr(guide, "amortize", None)
     return guide if amortize is None else amortize(episode, memory)
 
 
 @torch.no_grad()
 def written_memory(guide: PyroProgram, episode: Tensor, seed: int | None = None) -> Tensor:
-    """Memory (B, 1, ...) that the guide writes from episodes (B, T, C, H, W).
+    """Memories (B, 1, ...) that the guide writes from episodes (B, T, C, H, W).
 
-    A guide that knows how to (`write_memory`) draws neither keys nor latents for it; another runs whole.
+    A guide with `write_memory` draws no keys and no latents; any other guide is run.
 
     Args:
         guide: Pyro guide.
-        episode: what to write.
-        seed: of the draw of a random memory, see `models.memory_model.MemoryGuide.write_memory`.
+        episode: images to write.
+        seed: seed of a random memory's draw, see `models.memory_model.MemoryGuide.write_memory`.
     """
     write_memory = getattr(guide, "write_memory", None)
     if write_memory is not None:
@@ -203,13 +165,13 @@ def traced(program: PyroProgram, *arguments: Any) -> poutine.Trace:
 
 
 def site_value(trace: poutine.Trace, site: str) -> Tensor:
-    """Value of a site of a trace."""
+    """Value at a site of a trace."""
     node: dict[str, Any] = trace.nodes[site]  # type: ignore[assignment]
     return node["value"]
 
 
 def site_mean(trace: poutine.Trace, site: str) -> Tensor:
-    """Mean of the distribution of a site of a trace."""
+    """Mean of the distribution at a site of a trace."""
     node: dict[str, Any] = trace.nodes[site]  # type: ignore[assignment]
     return node["fn"].mean
 
@@ -225,10 +187,13 @@ def in_particle_plate(program: PyroProgram, particles: int) -> PyroProgram:
 
 
 def base_distribution(distribution: Any) -> Any:
-    """The distribution under the wrappers that plates and `to_event` put around it."""
+    """The distribution inside the wrappers of plates and `to_event`."""
     while hasattr(distribution, "base_dist"):
         distribution = distribution.base_dist
     return distribution
+
+
+# ELBO terms
 
 
 @dataclass(frozen=True)
@@ -237,9 +202,8 @@ class ElboTerms:
 
     Attributes:
         elbo: (B, T), or scalar once averaged; higher is better.
-        reconstruction: E[ln p(x|z)], of the observed image.
-        kl: E[ln q - ln p] of every latent site with a proper prior, by its name; of one that the images of an episode
-            share, 1/T of it.
+        reconstruction: E[ln p(x|z)] of the observed image.
+        kl: E[ln q - ln p] by latent site with a proper prior; at a site that T images share, 1/T of it.
     """
 
     elbo: Tensor
@@ -248,16 +212,16 @@ class ElboTerms:
 
     @property
     def conditional_elbo(self) -> Tensor:
-        """The ELBO given the memory, which a random one's own KL is no part of."""
+        """The ELBO given the memory: without KL(q(M|X) || p(M)) of a random memory."""
         return self.elbo + self.kl["memory"] if "memory" in self.kl else self.elbo
 
     def mean(self) -> ElboTerms:
-        """Average over the images."""
+        """Averages over the images."""
         kl = {name: value.mean() for name, value in self.kl.items()}
         return ElboTerms(self.elbo.mean(), self.reconstruction.mean(), kl)
 
     def as_dict(self) -> dict[str, float]:
-        """Every averaged term under its full name."""
+        """Every averaged term, by its name with its unit."""
         terms = {"elbo": self.elbo, "reconstruction": self.reconstruction}
         terms |= {"conditional_elbo": self.conditional_elbo} if "memory" in self.kl else {}
         terms |= {f"kl_{name}": value for name, value in self.kl.items()}
@@ -266,27 +230,24 @@ class ElboTerms:
 
 @torch.no_grad()
 def elbo_terms(model: PyroProgram, guide: PyroProgram, episode: Tensor, memory: Tensor | None = None) -> ElboTerms:
-    """Estimate each image's ELBO terms with one draw of the guide, without KL weights.
+    """Estimate the ELBO terms (B, T) of each image with one draw of the guide, without KL weights.
 
     Args:
         model: Pyro model, sites batched (B, T) or (B, 1), the observed one named "image".
         guide: its guide.
         episode: images (B, T, C, H, W).
-        memory: (B, 1, ...) to read `episode` from as cues; without it, `episode` is written and read back.
-
-    Returns:
-        Terms of shape (B, T).
+        memory: (B, 1, ...) to read `episode` from as cues; None if `episode` is written and read back.
     """
     return terms_of(trace_pair(model, guide, episode, memory).log_probs())
 
 
 def terms_of(log_probs: SiteLogProbs) -> ElboTerms:
-    """Sort the log-probabilities of draws of the guide into ELBO terms (..., B, T)."""
+    """ELBO terms (..., B, T) from the log-probabilities of draws of the guide."""
     kl = {}
     for name, posterior in log_probs.posterior.items():
-        gap = posterior - log_probs.prior[name]
-        share = gap.shape[-1] / log_probs.image.shape[-1]  # 1/T for a site that the episode shares
-        kl[name] = (gap * share).expand_as(log_probs.image)
+        difference = posterior - log_probs.prior[name]
+        share = difference.shape[-1] / log_probs.image.shape[-1]  # 1/T at a site that the images share
+        kl[name] = (difference * share).expand_as(log_probs.image)
     return ElboTerms(log_probs.image - sum(kl.values()), log_probs.image, kl)
 
 
@@ -304,11 +265,68 @@ class ElboMeans:
         self.count += count
 
     def merge(self, other: ElboMeans) -> None:
-        """Add all that another one holds."""
+        """Add all values of other running means."""
         if other.sums is not None:
             self.add(other.sums, lambda value: value, other.count)
 
     def means(self) -> ElboTerms:
-        """Means of all that was added, which is at least one value."""
+        """Means of all values added; at least one is required."""
         assert self.sums is not None
         return combine([self.sums], lambda values: values[0] / self.count)
+
+
+# Records
+
+
+def combine(records: Sequence[Record], join: Callable[[Sequence[Tensor]], Tensor]) -> Record:
+    """One record from records of the same structure, by joining their corresponding tensors.
+
+    A record is a tensor, or a dataclass, tuple or dictionary of records.
+    """
+    first: Any = records[0]
+    rest: Any = records
+    if isinstance(first, Tensor):
+        return join(rest)  # type: ignore[return-value]
+    if isinstance(first, dict):
+        return {key: combine([record[key] for record in rest], join) for key in first}  # type: ignore[return-value]
+    if isinstance(first, tuple):
+        return tuple(combine(parts, join) for parts in zip(*rest, strict=True))  # type: ignore[return-value]
+    fields = [field.name for field in dataclasses.fields(first)]
+    return type(first)(*(combine([getattr(record, name) for record in rest], join) for name in fields))
+
+
+def concatenate(records: Sequence[Record]) -> Record:
+    """One record from several, concatenated along the first axis of every tensor."""
+    return combine(records, lambda values: torch.cat(list(values)))
+
+
+# Random state
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Torch's random state, of the CPU and of a CUDA device."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Set torch's random state to one that `random_state` returned."""
+    torch.set_rng_state(state["cpu"].cpu())
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed for a tuple of numbers, such as a run's seed and the index of a process or a batch."""
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1  # below 2^63, as torch's generators require
+
+
+@contextmanager
+def own_randomness(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's random state inside the block; the random state outside is left unchanged."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -1,6 +1,6 @@
-"""Objectives that a configuration may name: what is descended along, and what each of them asks for.
+"""Training objectives, by the name that a configuration uses (`--objective`).
 
-An objective is a file here, which registers it, and a line below, which imports the file.
+To add an objective, add a file that registers it in `OBJECTIVES`, and import the file below.
 """
 
 import inference.objectives.elbo

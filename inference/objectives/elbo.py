@@ -1,4 +1,4 @@
-"""The ELBO, from draws or with closed KLs."""
+"""The ELBO: every term from one draw (`trace`), or KLs in closed form (`mean_field`)."""
 
 from __future__ import annotations
 

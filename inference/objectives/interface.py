@@ -1,4 +1,4 @@
-"""What is registered of objectives."""
+"""The registry of objectives."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from kpp_pyro.errors import InputError
 
 @dataclass(frozen=True)
 class ObjectiveKind:
-    """An objective, as it is registered.
+    """A registered objective.
 
     Attributes:
-        make: the objective, of `max_plate_nesting`, `particles` if it takes some, and `alpha` if it has an order.
+        make: builds the objective from `max_plate_nesting`, and from `particles` and `alpha` where it takes them.
         closed_kls: whether it needs KLs in closed form.
-        independent_draws: whether the draws of an image may not depend on one another in the guide.
-        takes_particles: whether it is of K draws of each image.
-        takes_alpha: whether it has an order.
-        capturable: whether a step of it can be captured as a CUDA graph.
+        independent_draws: whether it needs a guide in which an image's draws do not depend on one another.
+        takes_particles: whether it takes K draws of each image.
+        takes_alpha: whether it has an order alpha.
+        capturable: whether a training step can be captured as a CUDA graph.
     """
 
     make: Callable[..., ELBO]
@@ -34,20 +34,20 @@ class ObjectiveKind:
 
 
 OBJECTIVES: dict[str, ObjectiveKind] = {}
-"""Objectives by name; the file of each one registers it."""
+"""Objectives by name."""
 
 
 def make_objective(name: str, plate_nesting: int = PLATE_NESTING, particles: int = 1, alpha: float = 0.0) -> ELBO:
-    """Return a new objective; it belongs to one model/guide pair, as it caches their plates.
+    """Build an objective for one model/guide pair; it caches the pair's plates.
 
     Args:
-        name: of `OBJECTIVES`.
-        plate_nesting: of the model.
-        particles: K, draws of each image, of an objective that takes some.
-        alpha: order, of an objective that has one.
+        name: key of `OBJECTIVES`.
+        plate_nesting: plate nesting of the model.
+        particles: K, draws of each image; 1 unless the objective takes particles.
+        alpha: order of the Renyi divergence; 0 unless the objective has an order.
 
     Raises:
-        InputError: particles or an alpha that the objective cannot use.
+        InputError: particles or an alpha that the objective does not take.
     """
     kind = OBJECTIVES[name]
     options: dict[str, Any] = {}

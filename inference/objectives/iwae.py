@@ -1,12 +1,13 @@
-"""Bounds of K particles of every image, to train with: Renyi's, of which IWAE is one, and IWAE's better gradient.
+"""Bounds with K particles for each image: the Renyi bound, IWAE (a special case), and IWAE's DReG gradient.
 
-Given the memory the images are independent, so that each has particles and weights of its own. What an episode's images
-share, the memory, is drawn once and stays outside the logarithm; it has no density where its prior is flat:
+Given the memory the images are independent, so that each image has its own particles and importance weights. The
+memory, which an episode's images share, is drawn once, and its density stays outside the logarithm. A memory with a
+flat prior has no such terms:
 
     bound = E_q(M) [ sum_t L_t(M) - ln q(M) + ln p(M) ]
     L_t   = 1/(1 - alpha) ln 1/K sum_k w_tk^(1 - alpha),   w_tk = p(x_t, latents_tk | M) / q(latents_tk)
 
-KL weights (`ScaleSites`) scale the terms of ln w. Encoder and write run once, whatever K is.
+KL weights (`ScaleSites`) scale the terms of ln w. Encoder and write run once for any K.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from inference.tracing import PyroProgram, TracedPair, base_distribution, trace_
 from kpp_pyro.errors import InputError
 from kpp_pyro.fast_pyro import Plate
 
-_IMAGES = "images"  # the plate of what each image has of its own
-_DEPENDENT = "guide: expected draws of an image that do not depend on one another for dreg, found {}; iwae allows it"
+_IMAGES = "images"  # the plate of an image's own sites
+_DEPENDENT = "guide: expected draws of an image that do not depend on one another for dreg, found {}; iwae allows them"
 
 
 class ImageParticles(Plate):
-    """A plate of particles that holds only what is inside the plate "images", though it is around the whole program."""
+    """A plate of particles around a whole program that applies only to sites inside the plate "images"."""
 
     def _process_message(self, msg: Any) -> None:
         if _is_of_an_image(msg):
@@ -44,16 +45,16 @@ class ImageParticles(Plate):
 class RenyiBound(ELBO):
     """The variational Renyi bound of each image (Li & Turner 2016); with alpha = 0, IWAE (Burda et al. 2016).
 
-    It falls with alpha. As K grows, it goes to ln p(x|M) at 0, and above that for alpha below 0; at 1 it is the ELBO,
-    the mean of ln w. Draws have to be reparametrised.
+    The bound decreases with alpha. With alpha = 1 it is the ELBO, the mean of ln w. As K grows, it converges to
+    ln p(x|M) for alpha = 0, and exceeds ln p(x|M) for alpha < 0. Draws must be reparametrised.
 
     Args:
-        max_plate_nesting: of the model; the particles are left of that.
-        particles: K, of each image.
-        alpha: order of the divergence, any number.
+        max_plate_nesting: plate nesting of the model; the particle plate is to the left.
+        particles: K, particles of each image.
+        alpha: order of the Renyi divergence, any finite number.
 
     Raises:
-        InputError: K below one, or an alpha that is not finite; when run, draws that carry no gradient.
+        InputError: K below one, or an alpha that is not finite; when run, draws that are not reparametrised.
     """
 
     def __init__(self, max_plate_nesting: int, particles: int = 1, alpha: float = 0.0) -> None:
@@ -65,12 +66,11 @@ class RenyiBound(ELBO):
         self.alpha = alpha
 
     def differentiable_loss(self, model: PyroProgram, guide: PyroProgram, *args: Any, **kwargs: Any) -> Tensor:
-        """Return minus the bound, summed over the images, with a draw of the memory and K of every image's latents."""
+        """Minus the bound, summed over the images; one draw of the memory, and K of each image's latents."""
         model_trace, guide_trace = self._get_trace(model, guide, args, kwargs)
-        pair = TracedPair(model_trace, guide_trace)
-        sites = pair.latent_sites()
-        joint = _nodes(pair.model, (*pair.model.observation_nodes, *sites))
-        posterior = _nodes(pair.guide, sites)
+        sites = TracedPair(model_trace, guide_trace).latent_sites()
+        joint = _nodes(model_trace, (*model_trace.observation_nodes, *sites))
+        posterior = _nodes(guide_trace, sites)
         terms = [(site, _log_prob(site, site["value"])) for site in joint]
         terms += [(site, -self.log_posterior(site)) for site in posterior]
         log_weights: Any = sum(term for site, term in terms if _is_of_an_image(site))  # (K, B, T)
@@ -79,92 +79,97 @@ class RenyiBound(ELBO):
         return -(self.log_mean(log_weights).sum() + shared)
 
     def log_posterior(self, site: Any) -> Tensor:
-        """Log-density of a draw of the guide, (K, B, T), or (B, 1) of one that the images share."""
+        """Log-density of a draw of the guide, (K, B, T); or (B, 1) at a site that the images share."""
         return _log_prob(site, site["value"])
 
     def log_mean(self, log_weights: Tensor) -> Tensor:
-        """L_t (B, T) of ln w (K, B, T)."""
+        """L_t, (B, T), from ln w, (K, B, T)."""
         order = 1 - self.alpha
         mean = log_weights.mean(0)
         if order == 0:
             return mean
-        beyond = (order * (log_weights - mean)).logsumexp(0) - math.log(len(log_weights))  # small where alpha is near 1
-        return mean + beyond / order
+        excess = (order * (log_weights - mean)).logsumexp(0) - math.log(len(log_weights))  # small for alpha near 1
+        return mean + excess / order
 
     def weigh_gradients(self, sites: Iterable[Any], log_weights: Tensor) -> None:
-        """Change how much of the gradient passes the guide's draws at the images' sites: not at all."""
+        """Reweight the gradients through the guide's draws at the images' sites; here, leave them unchanged."""
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[poutine.Trace, poutine.Trace]:
-        pair = trace_pair(self._of_particles(model), self._of_particles(guide), *args, **kwargs)
-        drawn = _nodes(pair.guide, pair.guide.stochastic_nodes)
+        traces = trace_pair(self._in_particle_plate(model), self._in_particle_plate(guide), *args, **kwargs)
+        sites = _nodes(traces.guide, traces.guide.stochastic_nodes)
         others = {
-            site["name"]: type(base_distribution(site["fn"])).__name__ for site in drawn if not site["fn"].has_rsample
+            site["name"]: type(base_distribution(site["fn"])).__name__ for site in sites if not site["fn"].has_rsample
         }
         if others:
             names, kinds = ", ".join(others), ", ".join(others.values())
-            raise InputError(f"guide: expected reparametrised draws at {names}, found {kinds}, whose carry no gradient")
+            raise InputError(f"guide: expected reparametrised draws at {names}, found {kinds}, without gradients")
         if is_validation_enabled():
-            self._check(pair)
-        return pair.model, pair.guide
+            self._check(traces)
+        return traces.model, traces.guide
 
-    def _of_particles(self, program: PyroProgram) -> PyroProgram:
+    def _in_particle_plate(self, program: PyroProgram) -> PyroProgram:
         def run(*args: Any, **kwargs: Any) -> object:
             with ImageParticles("particles", self.num_particles, dim=-1 - self.max_plate_nesting):
                 return program(*args, **kwargs)
 
         return run
 
-    def _check(self, pair: TracedPair) -> None:
-        """Check what Pyro's objectives do."""
+    def _check(self, traces: TracedPair) -> None:
+        """Make the checks of Pyro's own objectives."""
         nesting = self.max_plate_nesting + 1
-        check_model_guide_match(pair.model, pair.guide, nesting)
-        for trace in (pair.model, pair.guide):
+        check_model_guide_match(traces.model, traces.guide, nesting)
+        for trace in (traces.model, traces.guide):
             trace.compute_log_prob()
             for site in _nodes(trace, (*trace.observation_nodes, *trace.stochastic_nodes)):
                 check_site_shape(site, nesting)
 
 
 class DReGBound(RenyiBound):
-    """IWAE with the doubly reparametrised gradient (Tucker et al. 2019), whose expectation is the same.
+    """IWAE with the doubly reparametrised gradient (DReG, Tucker et al. 2019), unbiased as IWAE's own.
 
-    The gradient of ln w with respect to a draw is weighted by the square of the normalised weight w~, and what reaches
-    the guide's parameters through its density alone is left out: their mean is the same, and the signal no longer
-    drowns in noise as K grows. With K = 1 that is "sticking the landing" (Roeder et al. 2017).
+    The gradient of ln w with respect to a draw is weighted by w~^2, the square of the normalised importance weight. The
+    score term, the gradient of ln q with respect to the guide's parameters at a fixed draw, is omitted. The expectation
+    is unchanged, and the signal-to-noise ratio does not fall as K grows. With K = 1 this is "sticking the landing"
+    (Roeder et al. 2017).
 
-    Everything else has plain weights: the model's parameters, and a memory, which is no draw of an image. To the images
-    it is what a parameter of the model is; where q(y|X, M) looks at it, it is one of the guide as well, and what passes
-    from it through the draws has squared weights. If it is drawn, its own term is that of an ELBO.
+    All other gradients are weighted by w~: those of the model's parameters, and those that reach the memory through
+    p(z|M, y). Those that reach the memory through draws from q(y|X, M) are weighted by w~^2. A random memory's own term
+    has the gradient of an ELBO.
 
-    The draws of an image must not depend on one another in the guide (`latent_sees_read`): the density of one would
+    An image's draws must not depend on one another in the guide (`latent_sees_read`): the density of one draw would
     then be differentiated through another (Bauer & Mnih 2021).
 
+    Args:
+        max_plate_nesting: plate nesting of the model; the particle plate is to the left.
+        particles: K, particles of each image.
+
     Raises:
-        InputError: as `RenyiBound`, or a guide whose draws depend on one another.
+        InputError: as `RenyiBound`, or a guide in which an image's draws depend on one another.
     """
 
     def __init__(self, max_plate_nesting: int, particles: int = 1) -> None:
         super().__init__(max_plate_nesting, particles)
 
     def __call__(self, model: nn.Module, guide: nn.Module) -> ELBOModule:
-        """Return the loss of a pair."""
+        """The loss of a model and its guide."""
         if getattr(guide, "latent_sees_read", False):
             raise InputError(_DEPENDENT.format("q(z | x, M, y)"))
         return super().__call__(model, guide)
 
     def log_posterior(self, site: Any) -> Tensor:
-        """Log-density of a draw; of an image's, with the gradient that goes through the draw alone."""
+        """Log-density of a draw; at an image's sites, its gradient passes through the draw only."""
         draw = site["value"]
         if not _is_of_an_image(site):
             return _log_prob(site, draw)
-        # As a new tensor: for the draw itself, a transform may know what it was made from, and go round it.
+        # A view: for the draw itself, a transform may have cached its argument, and the gradient would bypass the draw.
         path, score = _log_prob(site, draw.view_as(draw)), _log_prob(site, draw.detach())
         return path - score + score.detach()
 
     def weigh_gradients(self, sites: Iterable[Any], log_weights: Tensor) -> None:
-        """Give the gradients that pass the draws the other factor w~; the logarithm of the mean has given the first.
+        """Multiply the gradients through the draws by w~; the logarithm of the mean has given the first factor w~.
 
-        Where the density of a site has the weight b in ln w, as KL weights give it, b w~ (1 - w~) is what its score
-        comes to, so that the factor is 1 - b (1 - w~).
+        Let b be the weight of a site's density in ln w, as set by KL weights. In expectation, the omitted score term is
+        b w~ (1 - w~) times the gradient through the draw. Subtracting it from w~ leaves w~ (1 - b (1 - w~)).
         """
         others = 1 - log_weights.softmax(0)  # (K, B, T)
         for site in sites:
@@ -174,9 +179,9 @@ class DReGBound(RenyiBound):
                 shaped = factor.view(*factor.shape, *[1] * (draw.dim() - factor.dim()))
                 draw.register_hook(lambda gradient, factor=shaped: gradient * factor)
 
-    def _check(self, pair: TracedPair) -> None:
-        super()._check(pair)
-        own = [site for site in _nodes(pair.guide, pair.latent_sites()) if _is_of_an_image(site)]
+    def _check(self, traces: TracedPair) -> None:
+        super()._check(traces)
+        own = [site for site in _nodes(traces.guide, traces.latent_sites()) if _is_of_an_image(site)]
         draws = {site["name"]: site["value"] for site in own if site["value"].requires_grad}
         scores: Any = sum(_log_prob(site, site["value"].detach()).sum() for site in own)
         if draws and scores.requires_grad:

@@ -1,4 +1,4 @@
-"""The loss of images that were left out of the memory, beside that of those that were written."""
+"""The loss of written images plus the loss of left-out images."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from inference.tracing import amortized, site_value, traced
 
 
 class WithLeftOut(nn.Module):
-    """A pair's loss of images that were written, plus that of the last of an episode, which are left out of the memory.
+    """The loss of an episode's written images, plus the loss of its last images as cues, which are left out.
 
     Args:
-        pair: an objective's model and guide.
-        left_out: images of an episode that are not written.
+        loss: an objective, bound to a model and its guide.
+        left_out: number of images of an episode that are not written.
     """
 
-    def __init__(self, pair: ELBOModule, left_out: int) -> None:
+    def __init__(self, loss: ELBOModule, left_out: int) -> None:
         super().__init__()
-        self.pair, self.left_out = pair, left_out
+        self.loss, self.left_out = loss, left_out
 
     def forward(self, episode: Tensor) -> Tensor:
-        """Loss of an episode (B, T + left out, C, H, W); what is written learns from both."""
+        """Loss of an episode (B, T + left_out, C, H, W); the gradients of both terms reach the write."""
         written, cues = episode[:, : -self.left_out], episode[:, -self.left_out :]
-        model, guide = self.pair.model, self.pair.guide
-        of_written = amortized(guide, written)
-        memory = site_value(traced(of_written, written), "memory")
-        objective: Any = self.pair.elbo
-        of_cues = objective.differentiable_loss(model, guide, cues, memory)
-        return objective.differentiable_loss(model, of_written, written) + of_cues
+        model, guide = self.loss.model, self.loss.guide
+        posterior = amortized(guide, written)
+        memory = site_value(traced(posterior, written), "memory")
+        objective: Any = self.loss.elbo
+        loss_of_cues = objective.differentiable_loss(model, guide, cues, memory)
+        return objective.differentiable_loss(model, posterior, written) + loss_of_cues
