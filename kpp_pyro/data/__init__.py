@@ -1,8 +1,9 @@
-"""Data sets of images, and the episodes that are made of them.
+"""Data sets of images, and episodes of their images.
 
-A folder of pictures of any size stays on disk: `find_pictures`, `decode_pictures` and `FolderSampler` (`folder.py`).
+The pictures of a folder are decoded while training: `find_pictures`, `decode_pictures` and `FolderSampler`
+(`folder.py`). Other data sets are loaded as a whole.
 
-To add a data set, write a loader `(data_dir: Path) -> ImageSplits` in a file of its own (`digits.py` is the
+To add a data set, write a loader `(data_dir: Path) -> ImageSplits` in a file of this folder (`digits.py` is the
 shortest), register it there, and import the file below.
 """
 

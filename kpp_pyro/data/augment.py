@@ -1,4 +1,4 @@
-"""Small random shifts and rotations: more training images than were drawn."""
+"""Data augmentation by small random shifts and rotations."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ def augment(
     max_shift_pixels: float = 2.0,
     max_rotation_degrees: float = 10.0,
 ) -> Tensor:
-    """Shift and rotate each image by its own amount, uniform within the limits.
+    """Shift and rotate each image by random amounts, uniform within the limits.
 
-    pixels: float (N, C, H, W). Returns the same shape, type and device.
+    Args:
+        pixels: float (N, C, H, W).
+        generator: of the random amounts.
+        max_shift_pixels: largest shift along each axis.
+        max_rotation_degrees: largest rotation in each direction.
+
+    Returns:
+        Images of the same shape, type and device.
     """
     uniform = torch.rand(len(pixels), 3, generator=generator, device=generator.device)
     uniform = uniform.to(pixels.device, pixels.dtype) * 2 - 1  # (N, 3) in [-1, 1)
@@ -25,17 +32,21 @@ def augment(
 
 
 def warp(pixels: Tensor, shift_pixels: Tensor, rotation_radians: Tensor) -> Tensor:
-    """Rotate each image about its centre, then shift it; bilinear, with zeros from outside.
+    """Rotate each image about its centre, then shift it; bilinear interpolation, zeros outside the image.
 
-    pixels: float (N, C, H, W).
-    shift_pixels: (N, 2), to the right and down.
-    rotation_radians: (N,), counter-clockwise as one looks at the image, like torch.rot90.
+    Args:
+        pixels: float (N, C, H, W).
+        shift_pixels: (N, 2), to the right and down.
+        rotation_radians: (N,), counter-clockwise as in torch.rot90.
+
+    Returns:
+        Images (N, C, H, W).
     """
     height, width = pixels.shape[-2:]
     cos, sin = rotation_radians.cos(), rotation_radians.sin()  # (N,)
     right, down = shift_pixels.unbind(-1)  # (N,)
-    # Each output pixel asks where it came from: source = R^-1 (output - shift), with y pointing down.
-    # affine_grid counts lengths in half widths and half heights, hence the ratios off the diagonal.
+    # The grid maps output to source coordinates: source = R^-1 (output - shift), with y pointing down.
+    # affine_grid measures lengths in half widths and half heights, hence the ratios off the diagonal.
     to_x = [cos, -sin * height / width, (sin * down - cos * right) * 2 / width]
     to_y = [sin * width / height, cos, -(sin * right + cos * down) * 2 / height]
     inverse = torch.stack([torch.stack(to_x, -1), torch.stack(to_y, -1)], -2)  # (N, 2, 3)

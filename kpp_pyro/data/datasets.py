@@ -1,4 +1,4 @@
-"""The registry of data sets: the file of each one registers it, and `kpp_pyro/data/__init__.py` imports the file."""
+"""The registry of data sets, and `load_dataset`, which loads one by its name."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from kpp_pyro.errors import InputError
 
 @dataclass(frozen=True)
 class DataSource:
-    """A data set, as it is registered.
+    """A registered data set.
 
     Attributes:
-        load: its three splits, of the folder of the data sets; None of a tree of pictures, which stays on disk.
-        downloads: whether it is downloaded to that folder where it is not there.
+        load: from the folder of all data sets to the three splits; None for pictures that are decoded while training.
+        downloads: whether `load` downloads missing files to that folder.
     """
 
     load: Callable[[Path], ImageSplits] | None
@@ -25,13 +25,18 @@ class DataSource:
 
 
 DATASETS: dict[str, DataSource] = {}
+"""Data sets by name; each is registered by its own file, which `kpp_pyro/data/__init__.py` imports."""
 
 
 def load_dataset(name: str, data_dir: Path | str) -> ImageSplits:
-    """Load a data set from its folder under `data_dir`, or download it there.
+    """Load a data set from its folder below `data_dir`; missing files may be downloaded to it.
+
+    Args:
+        name: in `DATASETS`, of a data set that has a loader.
+        data_dir: folder of all data sets.
 
     Raises:
-        InputError: a name that is not in `DATASETS`, one of pictures that stay on disk, or what the loader finds wrong.
+        InputError: another name, or files that are missing or invalid.
     """
     try:
         require_name(name, [known for known, source in DATASETS.items() if source.load])

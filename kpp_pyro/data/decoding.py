@@ -1,4 +1,4 @@
-"""Worker processes that decode pictures in a given order, ahead of being asked, and what they could not read."""
+"""Decoding of pictures by worker processes: rows of pictures, prefetched in a given order, and decoding errors."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from kpp_pyro.data.picture_files import read_picture
 from kpp_pyro.errors import InputError
 from kpp_pyro.likelihoods.bernoulli import binarize_alone
 
-MOST_UNREADABLE = 0.01  # of a split's images
-_FEWEST_TRIED = 100  # images, before a part of a split says anything about all of it
-_DEVIATIONS = 5  # of a count by chance
-_NAMED = 10
-_SUBSTITUTE_SEED = 1  # beside the numbers of the row
-_TRIES = 100  # substitutes of a row: where as many cannot be read, there are too many anyhow
+MOST_UNREADABLE = 0.01  # largest share of a split's images that may be unreadable
+_FEWEST_TRIED = 100  # images that are decoded before their share of unreadable ones is tested
+_DEVIATIONS = 5  # standard deviations of the count of unreadable images in that test
+_NAMED = 10  # unreadable files whose names are printed
+_SUBSTITUTE_SEED = 1  # combined with the numbers of a row
+_TRIES = 100  # substitutes that are tried for a row
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A row of images.
+    """A decoded row of images.
 
     Attributes:
-        pixels: uint8 (T, 1, H, W); what a `Decoding` hands out is overwritten when the next row is asked for.
-        failures: why an image cannot be read, by its number; a sentence that names the file.
+        pixels: uint8 (T, 1, H, W); if a `Decoding` returned them, its next row overwrites them.
+        failures: error sentences, which name the file, by the numbers of unreadable images.
     """
 
     pixels: Tensor
@@ -46,15 +46,15 @@ class Decoded:
 
 
 class Decoder(Dataset[Decoded]):
-    """Reads rows of images by their numbers; what comes out depends on the row alone, whichever process reads it.
+    """Decodes rows of images by their numbers. The result depends on the row alone, not on the process.
 
     Args:
         folder: of the files.
         names: of the files, relative to the folder.
         image_size: H and W.
-        static: binarize each image with the bits of its number.
-        substituted: put other images in the place of those that cannot be read; otherwise they are black.
-        classes: of every image, (N,), to take only substitutes of the row's classes.
+        static: binarize each image statically, by its number (`binarize_alone`).
+        substituted: replace unreadable images by other images; if False, they are black.
+        classes: class of every image, (N,), to choose substitutes from the row's classes only; from all images if None.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Decoder(Dataset[Decoded]):
         self.static, self.substituted, self.classes = static, substituted, classes
 
     def __getitem__(self, numbers: list[int]) -> Decoded:
-        """Read the images of a row, T numbers."""
+        """Decode the images of a row of T numbers."""
         failures = dict[int, str]()
         pixels = torch.zeros(len(numbers), 1, self.image_size, self.image_size, dtype=torch.uint8)
         missing = [place for place, number in enumerate(numbers) if not self._read(number, pixels[place], failures)]
@@ -79,15 +79,15 @@ class Decoder(Dataset[Decoded]):
         return Decoded(pixels, failures)
 
     def _substitute(self, numbers: list[int], missing: list[int], pixels: Tensor, failures: dict[int, str]) -> None:
-        """Fill the places of a row that are missing."""
+        """Fill the missing places of a row with substitutes, or else with copies of the row's readable images."""
         candidates = islice(self._candidates(numbers), _TRIES)
-        whole = [place for place in range(len(numbers)) if place not in missing]
-        for turn, place in enumerate(missing):
-            if not any(self._read(number, pixels[place], failures) for number in candidates) and whole:
-                pixels[place] = pixels[whole[turn % len(whole)]]
+        readable = [place for place in range(len(numbers)) if place not in missing]
+        for index, place in enumerate(missing):
+            if not any(self._read(number, pixels[place], failures) for number in candidates) and readable:
+                pixels[place] = pixels[readable[index % len(readable)]]
 
     def _read(self, number: int, pixels: Tensor, failures: dict[int, str]) -> bool:
-        """Read an image into `pixels` (1, H, W); whether it could be read."""
+        """Decode an image into `pixels` (1, H, W). Returns whether it is readable."""
         try:
             intensities = read_picture(self.folder / self.names[number], (self.image_size, self.image_size))
         except InputError as error:
@@ -98,28 +98,28 @@ class Decoder(Dataset[Decoded]):
         return True
 
     def _candidates(self, numbers: list[int]) -> Iterator[int]:
-        """Images that may stand in for one of the row, from a place among them that the row decides."""
+        """Numbers of possible substitutes, none of the row, from a pseudo-random start that depends on the row."""
         if self.classes is None:
             among: Sequence[int] = range(len(self.names))
         else:
             among = np.flatnonzero(np.isin(self.classes, self.classes[numbers])).tolist()
         start = int(np.random.default_rng([_SUBSTITUTE_SEED, *numbers]).integers(len(among)))
-        taken = set(numbers)
-        walk = (among[(start + step) % len(among)] for step in range(len(among)))
-        return (number for number in walk if number not in taken)
+        own = set(numbers)
+        rotated = (among[(start + step) % len(among)] for step in range(len(among)))
+        return (number for number in rotated if number not in own)
 
 
 class _Slots(Dataset[tuple[int, int, dict[int, str]]]):
-    """A decoder that leaves the pixels of a row in a slot of memory that all processes share, (slots, T, 1, H, W).
+    """A decoder that writes the pixels of a row to a slot of shared memory, (slots, T, 1, H, W).
 
-    A pipe would hold two episodes: whoever waits for more of them waits for the worker to be given a core.
+    A pipe would hold two episodes only: its reader would wait for the worker to be scheduled.
     """
 
     def __init__(self, decoder: Decoder, shared: Tensor) -> None:
         self.decoder, self.shared = decoder, shared
 
     def __getitem__(self, request: tuple[int, list[int]]) -> tuple[int, int, dict[int, str]]:
-        """Read a row into a slot: the slot, the length of the row, and what could not be read."""
+        """Decode a row into a slot. Returns the slot, the length of the row and its failures."""
         slot, numbers = request
         decoded = self.decoder[numbers]
         self.shared[slot, : len(numbers)] = decoded.pixels
@@ -127,42 +127,42 @@ class _Slots(Dataset[tuple[int, int, dict[int, str]]]):
 
 
 class Decoding(Iterator[Decoded]):
-    """Processes that read the rows of a decoder ahead of being asked; they come in the order of the rows.
+    """An iterator over decoded rows, in the order of the rows, which worker processes prefetch.
 
-    The processes end when this is closed, is no longer referred to, or when the program ends.
+    The processes end when the iterator is closed or garbage-collected, or when the program exits.
 
     Args:
-        decoder: reads the rows.
-        rows: image numbers, (T,) each; taken as far ahead as they are decoded.
+        decoder: decodes the rows.
+        rows: image numbers, (T,) each; consumed as far ahead as rows are prefetched.
         longest: T of the longest row.
         workers: number of processes.
-        ahead: rows that each of them has in hand at most.
+        ahead: largest number of prefetched rows of each process.
     """
 
     def __init__(self, decoder: Decoder, rows: Iterable[Tensor], longest: int, workers: int, ahead: int = 2) -> None:
         self._folder = decoder.folder
-        slots, size = workers * ahead + 1, decoder.image_size  # one more: a row is begun before another is copied
+        slots, size = workers * ahead + 1, decoder.image_size  # + 1 for the row that the caller holds
         self._shared = torch.empty(slots, longest, 1, size, size, dtype=torch.uint8).share_memory_()
-        requests = ((turn % slots, row.tolist()) for turn, row in enumerate(rows))
+        requests = ((index % slots, row.tolist()) for index, row in enumerate(rows))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # more processes than cores are the user's business
+            warnings.simplefilter("ignore")  # torch's, about more processes than cores
             loader = DataLoader(
                 _Slots(decoder, self._shared),
                 batch_size=None,
                 sampler=requests,  # type: ignore[arg-type]  # an iterable is enough
                 num_workers=workers,
-                collate_fn=_as_it_is,
+                collate_fn=_unchanged,
                 prefetch_factor=ahead,
-                worker_init_fn=_begin_work,
-                generator=torch.Generator(),  # it draws seeds, which are not the run's to lose
+                worker_init_fn=_initialise_worker,
+                generator=torch.Generator(),  # for the workers' seeds: the global random state stays unchanged
             )
             before = multiprocessing.active_children()
             self._results: Iterator[Any] | None = iter(loader)
             self._processes = [child for child in multiprocessing.active_children() if child not in before]
-        atexit.register(_close, weakref.ref(self))  # before multiprocessing's own clean-up, which would wait
+        atexit.register(_close, weakref.ref(self))  # runs before multiprocessing's own clean-up, which would wait
 
     def __enter__(self) -> Decoding:
-        """Begin to read."""
+        """Return the iterator."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -170,10 +170,10 @@ class Decoding(Iterator[Decoded]):
         self.close()
 
     def __next__(self) -> Decoded:
-        """Wait for the next row.
+        """Wait for the next row and return it.
 
         Raises:
-            InputError: one of the processes was killed.
+            InputError: a worker process was killed.
         """
         if self._results is None:
             raise StopIteration
@@ -190,11 +190,11 @@ class Decoding(Iterator[Decoded]):
         self.close()
 
     def close(self) -> None:
-        """End the processes, though an error that was raised by them may still refer to them."""
+        """End the processes, even if a traceback still refers to them."""
         shut_down = getattr(getattr(self, "_results", None), "_shutdown_workers", None)
         self._results = None
         if shut_down is not None:
-            shut_down()  # asks them, waits for five seconds, and sends a SIGTERM, which they leave to others
+            shut_down()  # tells the workers to end, waits five seconds and sends SIGTERM, which they ignore
         for process in getattr(self, "_processes", ()):
             if process.is_alive():
                 process.kill()
@@ -203,45 +203,47 @@ class Decoding(Iterator[Decoded]):
 
 
 def is_lost_worker(error: RuntimeError) -> bool:
-    """Whether this is what torch raises, wherever the program happens to be, when a worker process was killed."""
+    """Whether torch raised the error because a worker process was killed; it may do so anywhere in the program."""
     return str(error).startswith("DataLoader worker")
 
 
 def describe_lost_worker(error: RuntimeError) -> str:
-    """What to do about it."""
+    """The message for a killed worker process, with advice."""
     reason = str(error).strip().removesuffix(".")
     return f"expected every process that decodes to go on, found that {reason}; fewer --workers take less memory"
 
 
 def _close(reference: weakref.ref[Decoding]) -> None:
+    """Close a `Decoding` that still exists."""
     decoding = reference()
     if decoding is not None:
         decoding.close()
 
 
-def _as_it_is(answer: Any) -> Any:
-    return answer
+def _unchanged(row: Any) -> Any:
+    """Collate nothing: a row is a whole batch."""
+    return row
 
 
-def _begin_work(_number: int) -> None:
-    """Leave Ctrl-C and SIGTERM, which a terminal and a job's manager send to all, to the process that asked."""
+def _initialise_worker(_number: int) -> None:
+    """Ignore SIGINT and SIGTERM, which terminals and job managers send to all processes; the parent handles them."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    warnings.simplefilter("ignore")  # of PIL, about pictures that it reads nonetheless
+    warnings.simplefilter("ignore")  # PIL's, about unusual pictures that it decodes
 
 
 class Unreadable:
-    """The images of a split that could not be read: named, counted, and refused where they are too many.
+    """The unreadable images of a split: prints their names, counts them, and raises an error if there are too many.
 
-    Too many are more than 1 % of the split. While a part of it has been tried, of 100 images or more, they are too many
-    above 1 % of these and five standard deviations of such a count: above 6 of 100, 25 of 1,000, 150 of 10,000.
+    There are too many above 1 % of the split. After n >= 100 images were tried, there are also too many above
+    0.01 n + 5 sqrt(0.01 n), five standard deviations of such a count: above 6 of 100, 25 of 1,000, 150 of 10,000.
 
     Args:
         folder: of the split.
-        num_images: that it should hold.
+        num_images: number of images of the split.
 
     Attributes:
-        reasons: why an image cannot be read, by its number; a sentence that names the file.
+        reasons: error sentences, which name the file, by the numbers of unreadable images.
     """
 
     def __init__(self, folder: Path, num_images: int) -> None:
@@ -250,45 +252,50 @@ class Unreadable:
         self._tried = torch.zeros(num_images, dtype=torch.bool)
 
     def __len__(self) -> int:
-        """Number of images that could not be read."""
+        """Number of unreadable images."""
         return len(self.reasons)
 
     def note(self, tried: Tensor, failures: Mapping[int, str]) -> None:
-        """Take down which images were tried, and which of them could not be read.
+        """Record which images were tried, and which of them are unreadable.
+
+        Args:
+            tried: image numbers.
+            failures: error sentences by the numbers of unreadable images.
 
         Raises:
-            InputError: too many.
+            InputError: too many images are unreadable.
         """
         self._tried[tried] = True
         new = {number: reason for number, reason in failures.items() if number not in self.reasons}
         for number, reason in new.items():
             self.reasons[number] = reason
             self._tried[number] = True
-            self._name(reason)
+            self._print_name(reason)
         if new:
             self._require_few()
 
     def summarize(self) -> None:
-        """Say how many there are, if there are any."""
+        """Print the number of unreadable images, if there are any."""
         if self.reasons:
-            _say(f"{self.folder}: {len(self)} of {len(self._tried)} pictures cannot be read and are left out")
+            _print(f"{self.folder}: {len(self)} of {len(self._tried)} pictures cannot be read and are left out")
 
-    def _name(self, reason: str) -> None:
+    def _print_name(self, reason: str) -> None:
         if len(self) <= _NAMED:
-            _say(f"skipped unreadable picture {len(self)}: {reason}")
+            _print(f"skipped unreadable picture {len(self)}: {reason}")
         if len(self) == _NAMED:
-            _say(f"{self.folder}: more of them are counted without being named")
+            _print(f"{self.folder}: further unreadable pictures are counted, but not named")
 
     def _require_few(self) -> None:
         tried = int(self._tried.sum())
-        by_chance = MOST_UNREADABLE * tried + _DEVIATIONS * (MOST_UNREADABLE * tried) ** 0.5
-        too_many_of_part = tried >= _FEWEST_TRIED and len(self) > by_chance
-        if too_many_of_part or len(self) > MOST_UNREADABLE * len(self._tried):
+        most_by_chance = MOST_UNREADABLE * tried + _DEVIATIONS * (MOST_UNREADABLE * tried) ** 0.5
+        too_many_of_tried = tried >= _FEWEST_TRIED and len(self) > most_by_chance
+        if too_many_of_tried or len(self) > MOST_UNREADABLE * len(self._tried):
             raise InputError(
                 f"{self.folder}: expected at most {MOST_UNREADABLE:.0%} of the pictures to be unreadable, found "
                 f"{len(self)} among {tried} of {len(self._tried)} tried, such as {next(iter(self.reasons.values()))}"
             )
 
 
-def _say(line: str) -> None:
-    tqdm.write(line, file=sys.stderr)  # above a progress bar, where there is one
+def _print(line: str) -> None:
+    """Print a line to stderr, above a progress bar if there is one."""
+    tqdm.write(line, file=sys.stderr)

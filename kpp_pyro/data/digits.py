@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits that come with scikit-learn: no download, for tests and first runs."""
+"""The 1,797 handwritten digits of scikit-learn: no download, for tests and first runs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from kpp_pyro.data.images import ImageSplits, LabelledImages
 SIZE_PIXELS = 16
 SPLIT_SEED = 0
 _LARGEST_VALUE = 16
-_CONTRAST = 4.0  # each pixel is a count of ink in a 4x4 block of a bitmap; this brings back the bitmap's sharp edges
+_CONTRAST = 4.0  # sharpens edges: each 8x8 pixel counts the black pixels in a 4x4 block of a bitmap
 
 
 def load_digits(data_dir: Path) -> ImageSplits:
     """Load the digits, resized from 8x8 to 16x16 (bicubic, contrast raised): uint8 (N, 1, 16, 16), labels 0..9.
 
-    The data set has no split of its own: after one shuffle with `SPLIT_SEED` the last fifth (359) is the test
-    set, the last tenth of the rest (143) the validation set, and 1,295 images are left to train on.
-    `data_dir` is not used: the images are part of scikit-learn.
+    scikit-learn does not split them. After one shuffle with `SPLIT_SEED`, the last fifth (359) is the test set, the
+    last tenth of the rest (143) is the validation set, and the other 1,295 images are the training set.
+
+    Args:
+        data_dir: not used, since the images are part of scikit-learn.
     """
-    from sklearn.datasets import load_digits as sklearn_digits  # here, since it takes seconds
+    from sklearn.datasets import load_digits as sklearn_digits  # not at the top: it takes seconds
 
     values, labels = sklearn_digits(return_X_y=True)
     grey = torch.from_numpy(values).reshape(-1, 1, 8, 8) / _LARGEST_VALUE

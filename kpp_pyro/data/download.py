@@ -1,4 +1,4 @@
-"""Downloading that leaves either whole files or nothing."""
+"""Atomic downloads: after an error, no partial files are left."""
 
 from __future__ import annotations
 
@@ -12,22 +12,27 @@ from kpp_pyro.errors import InputError
 
 
 def download_files(folder: Path, names: Sequence[str], fetch: Callable[[Path], Path], source: str) -> None:
-    """Bring the files `names` into `folder`, each renamed into place once all have arrived.
+    """Download files into `folder`: into a temporary folder first, from which they are moved when all are complete.
 
-    fetch: downloads into the temporary folder it is given and returns the folder the files ended up in.
-    source: where a person gets the files by hand, for the error message.
-    Raises InputError, naming `folder` and `source`, without a network or a place to write.
+    Args:
+        folder: of the files.
+        names: of the files.
+        fetch: downloads into the temporary folder that it is called with, and returns the folder of the files.
+        source: address for a download by hand, for the error message.
+
+    Raises:
+        InputError: the download fails or the folder cannot be written to. The message names `folder` and `source`.
     """
     nearest = next(place for place in (folder, *folder.parents) if place.exists())
     if not nearest.is_dir():
         raise InputError(f"{folder}: expected a folder with {', '.join(names)}, found that {nearest} is a file")
     try:
-        # On the file system of `folder`, so that renaming is atomic; and a failure leaves no empty folder.
+        # On the file system of `folder`, so that renaming is atomic. `folder` is not created before success.
         with TemporaryDirectory(dir=nearest, prefix=".download-") as temporary:
-            arrived = fetch(Path(temporary))
+            downloaded = fetch(Path(temporary))
             folder.mkdir(parents=True, exist_ok=True)
             for name in names:
-                os.replace(arrived / name, folder / name)
+                os.replace(downloaded / name, folder / name)
     except (OSError, RuntimeError, HTTPException) as error:
         reason = " ".join(str(error).split())
         raise InputError(

@@ -24,9 +24,12 @@ _GZIP_SIGNATURE = b"\x1f\x8b"
 def read_idx(path: Path | str) -> Tensor:
     """Read a plain or gzipped IDX file of unsigned bytes.
 
-    Returns uint8, (N, H, W) for images and (N,) for labels.
-    Raises InputError, naming the file, when it is missing, is a truncated or corrupt gzip, is not IDX,
-    or holds more or fewer bytes than its header says.
+    Returns:
+        uint8: (N, H, W) for images, (N,) for labels.
+
+    Raises:
+        InputError: the file is missing, a truncated or corrupt gzip file, no IDX file, or of another length than its
+            header says. The message names the file.
     """
     content = _read_bytes(Path(path))
     magic = int.from_bytes(content[:4], "big")
@@ -43,12 +46,12 @@ def read_idx(path: Path | str) -> Tensor:
             f"{path}: the header announces sizes {tuple(sizes)}, so expected {expected} bytes "
             f"and at least one value, found {len(content)} bytes"
         )
-    # A bytearray, because torch warns about a buffer that it could not write to.
+    # A bytearray, since torch warns about read-only buffers.
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header_bytes).reshape(sizes)
 
 
 def _read_bytes(path: Path) -> bytes:
-    """Return the file's bytes, decompressed where they are gzipped, whatever the file is called."""
+    """Bytes of the file, decompressed if they start with the signature of gzip."""
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Images with class labels, and the three parts a data set is split into."""
+"""Images with class labels, and the three splits of a data set."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from kpp_pyro.errors import InputError
 class LabelledImages:
     """Grey or colour images with one class label each, on one device.
 
-    images: uint8 (N, C, H, W), intensities 0..255.
-    labels: int64 (N,), class numbers.
-    Raises InputError when a type, a shape, the number of images or the device disagrees.
+    Attributes:
+        images: intensities 0..255, uint8 (N, C, H, W).
+        labels: class numbers, int64 (N,).
+
+    Raises:
+        InputError: a type, a shape, the number of labels or the device is wrong.
     """
 
     images: Tensor
     labels: Tensor
 
     def __post_init__(self) -> None:
-        """Check types and shapes once, so that nobody downstream has to."""
+        """Check types, shapes and devices."""
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             raise InputError(f"images: expected a uint8 tensor (N, C, H, W), found {_describe(self.images)}")
         if self.labels.dtype != torch.int64 or self.labels.ndim != 1:
@@ -34,34 +37,38 @@ class LabelledImages:
             raise InputError(f"labels: expected on the images' device {self.images.device}, found {self.labels.device}")
 
     def __len__(self) -> int:
-        """Return the number of images."""
+        """Number of images."""
         return len(self.images)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Return (C, H, W) of one image."""
+        """Shape (C, H, W) of one image."""
         _, channels, height, width = self.images.shape
         return channels, height, width
 
     def dense_classes(self) -> Tensor:
-        """Return the labels renumbered 0, 1, 2, ... without gaps, (N,)."""
+        """Labels renumbered 0, 1, 2, ... without gaps, int64 (N,)."""
         return self.labels.unique(return_inverse=True)[1]
 
     def to(self, device: torch.device | str) -> LabelledImages:
-        """Return the same images on another device."""
+        """The same images on another device."""
         return LabelledImages(self.images.to(device), self.labels.to(device))
 
     def select(self, index: Tensor | slice) -> LabelledImages:
-        """Return the images at `index`: an int64 or bool tensor, or a slice."""
+        """The images at `index`, an int64 or bool tensor or a slice."""
         return LabelledImages(self.images[index], self.labels[index])
 
     def shuffled(self, seed: int) -> LabelledImages:
-        """Return all images in an order that depends on the seed alone, not on the device."""
+        """All images in a random order, which depends on the seed alone and not on the device."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return self.select(order.to(self.images.device))
 
     def split_last(self, count: int) -> tuple[LabelledImages, LabelledImages]:
-        """Return all but the last `count` images, and the last `count`."""
+        """All but the last `count` images, and the last `count` images.
+
+        Raises:
+            InputError: one of the two parts would be empty.
+        """
         if not 0 < count < len(self):
             raise InputError(f"Expected to split off between 1 and {len(self) - 1} images, found {count}")
         return self.select(slice(0, len(self) - count)), self.select(slice(len(self) - count, None))
@@ -69,7 +76,7 @@ class LabelledImages:
 
 @dataclass(frozen=True, eq=False)
 class ImageSplits:
-    """A data set in three parts that share no image: to fit, to choose by, and to report."""
+    """The disjoint training, validation and test images of a data set."""
 
     name: str
     train: LabelledImages

@@ -20,22 +20,25 @@ _PARTS = {
 
 
 def load_mnist(data_dir: Path) -> ImageSplits:
-    """Load MNIST (LeCun et al., 1998) from `data_dir`/MNIST/raw; see `_load`."""
+    """Load MNIST (LeCun et al., 1998) from `data_dir`/MNIST/raw, or download it there.
+
+    Returns:
+        uint8 (N, 1, 28, 28) with labels 0..9, in the published order: 50,000 training, 10,000 validation (the last of
+        the 60,000 published training images) and 10,000 test images.
+
+    Raises:
+        InputError: a file is missing or invalid, or the download fails. The message names the file.
+    """
     return _load("mnist", "MNIST", data_dir)
 
 
 def load_fashion_mnist(data_dir: Path) -> ImageSplits:
-    """Load Fashion-MNIST (Xiao et al., 2017) from `data_dir`/FashionMNIST/raw; see `_load`."""
+    """Load Fashion-MNIST (Xiao et al., 2017) from `data_dir`/FashionMNIST/raw, or download it; as `load_mnist`."""
     return _load("fashion_mnist", "FashionMNIST", data_dir)
 
 
 def _load(name: str, source: str, data_dir: Path) -> ImageSplits:
-    """Read the four IDX files, plain or gzipped; download them when none is there.
-
-    Returns uint8 (N, 1, 28, 28) with labels 0..9, in the published order: of the 60,000 training images the
-    last `VALIDATION_IMAGES` are the validation set and the first 50,000 are to train on; 10,000 test images.
-    Raises InputError, naming the file, when one is missing or malformed, or when downloading fails.
-    """
+    """Read the four IDX files, plain or gzipped; download them if none exists."""
     raw = Path(data_dir) / source / "raw"
     if not any(_find(raw, stem) for stems in _PARTS.values() for stem in stems):
         _download(raw, source)
@@ -70,13 +73,13 @@ def _read(raw: Path, stem: str) -> Tensor:
 
 
 def _find(raw: Path, stem: str) -> Path | None:
-    """Return the file that holds `stem`, unzipped (faster to read) rather than gzipped, or None."""
+    """Path of the file `stem`, or else of `stem`.gz, which is slower to read; None if neither exists."""
     return next((path for path in (raw / stem, raw / f"{stem}.gz") if path.is_file()), None)
 
 
 def _download(raw: Path, source: str) -> None:
-    """Fetch with torchvision, which tries the mirrors and checks the MD5 sums; keep only the .gz files."""
-    from torchvision import datasets  # here, since it takes seconds
+    """Download with torchvision, which tries mirrors and checks MD5 sums; keep only the .gz files."""
+    from torchvision import datasets  # not at the top: it takes seconds
 
     data_set = getattr(datasets, source)
 

@@ -25,10 +25,15 @@ _CHARACTER = ("targetchar", "testtargetchar")
 def load_omniglot(data_dir: Path) -> ImageSplits:
     """Load Omniglot (Lake et al., 2015) from `data_dir`/OMNIGLOT/chardata.mat, or download it there.
 
-    Returns uint8 (N, 1, 28, 28), ink bright on a dark ground. A label is a character (a pair of alphabet and
-    character within it), numbered from 0 over training and test images together.
-    The validation set is the last tenth of the training images after one shuffle with `SPLIT_SEED`.
-    Raises InputError, naming file and key, when the file cannot be had or is not laid out like Burda's.
+    A class is a character: a pair of an alphabet and a character in it. Classes are numbered from 0 over training and
+    test images together. The validation set is the last tenth of the training images after one shuffle with
+    `SPLIT_SEED`.
+
+    Returns:
+        uint8 (N, 1, 28, 28), bright strokes on a dark background.
+
+    Raises:
+        InputError: the file cannot be downloaded, or has not the layout of Burda et al. The message names file and key.
     """
     path = Path(data_dir) / "OMNIGLOT" / FILE_NAME
     if not path.is_file():
@@ -45,19 +50,19 @@ def load_omniglot(data_dir: Path) -> ImageSplits:
 
 
 def _fetch(temporary: Path) -> Path:
-    from torchvision.datasets.utils import download_url  # here, since it takes seconds
+    from torchvision.datasets.utils import download_url  # not at the top: it takes seconds
 
     download_url(URL, str(temporary), FILE_NAME)
     return temporary
 
 
 def _read_mat(path: Path) -> dict[str, np.ndarray]:
-    """Return the six arrays of the file, each two-dimensional and numeric."""
-    from scipy.io import loadmat  # here, as above
+    """The six arrays of the file, each two-dimensional and numeric."""
+    from scipy.io import loadmat  # not at the top: it takes seconds
 
     try:
         content = loadmat(path)
-    except Exception as error:  # scipy raises a dozen different types, depending on which byte is wrong
+    except Exception as error:  # scipy raises many types, depending on which byte is wrong
         raise InputError(f"{path}: expected a MATLAB file, found a corrupt or foreign one") from error
     arrays = {}
     for key in (*_PIXELS, *_ALPHABET, *_CHARACTER):
@@ -71,21 +76,21 @@ def _read_mat(path: Path) -> dict[str, np.ndarray]:
 
 
 def _images(path: Path, arrays: dict[str, np.ndarray], key: str) -> Tensor:
-    """Return uint8 (N, 1, 28, 28) from columns of intensities in [0, 1] in Fortran order."""
+    """Images, uint8 (N, 1, 28, 28), from columns of intensities in [0, 1] in Fortran order."""
     columns = arrays[key]  # (784, N)
     if columns.shape[0] != SIZE_PIXELS**2 or columns.shape[1] == 0:
         raise InputError(f"{path}: expected '{key}' to be ({SIZE_PIXELS**2}, N), found {_describe(columns)}")
-    if not (columns.min() >= 0 and columns.max() <= 1):  # written so that NaN fails too
+    if not (columns.min() >= 0 and columns.max() <= 1):  # refuses NaN, too
         raise InputError(
             f"{path}: expected '{key}' to hold numbers in [0, 1], found {columns.min()} to {columns.max()}"
         )
     grey = torch.from_numpy(np.rint(columns.T * 255.0).astype(np.uint8))  # (N, 784)
-    # Fortran order runs down the columns of an image first, so rows and columns change places.
+    # Fortran order is column by column, so rows and columns are swapped.
     return grey.reshape(-1, 1, SIZE_PIXELS, SIZE_PIXELS).transpose(-1, -2).contiguous()
 
 
 def _characters(path: Path, arrays: dict[str, np.ndarray], counts: list[int]) -> Tensor:
-    """Return int64 (N_train + N_test,), one number for each pair of alphabet and character."""
+    """Class numbers, int64 (N_train + N_test,): one for each pair of alphabet and character."""
     pairs = []
     for alphabet_key, character_key, count in zip(_ALPHABET, _CHARACTER, counts, strict=True):
         alphabet, character = arrays[alphabet_key] != 0, arrays[character_key]  # (A, N), (1, N)
