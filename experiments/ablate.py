@@ -1,10 +1,10 @@
-"""Train and score every cell of a grid in the same way, and say in one table what each choice is worth.
+"""Train and score every cell of a grid, and compare the cells in one table.
 
 python experiments/ablate.py experiments/configs/memories.yaml
 python experiments/ablate.py experiments/configs/memories.yaml --set dataset=mnist --set preset=small --out runs/mnist
 python experiments/ablate.py --vary write=allocate,allocate_by_content --vary memory_width=10,40 --seeds 3 --dry-run
 
-Run it again to go on, or to draw the table again: finished cells are kept.
+Run it again to continue, or to write the table again: finished cells are not repeated.
 """
 
 from __future__ import annotations
@@ -45,44 +45,51 @@ from kpp_pyro.plots import plot_ablation
 
 @dataclass(frozen=True)
 class Arguments:
-    """Train and score every cell of a grid in the same way, and say in one table what each choice is worth.
+    """Train and score every cell of a grid, and compare the cells in one table.
 
-    A cell is a combination of the grid's values with one seed: a run folder, made by svi_train.py and scored by
-    evaluate.py. Finished cells are kept and not run again; of a cell that fails, the sentence is kept, and the others
-    go on. The table and the figure are in OUT, the runs and their logs in OUT/cells.
+    A cell is a combination of the grid's values with one seed: a run, trained by svi_train.py and scored by
+    evaluate.py. Finished cells are not run again. If a cell fails, the table states its error, and the others
+    continue. The table and the figure are in OUT, the runs and their logs in OUT/cells.
     """
 
     grid: Annotated[Path | None, tyro.conf.Positional] = None
-    """Grid to run, a YAML file such as those in experiments/configs; without one, --vary says it all."""
+    """Grid to run: a YAML file such as those in experiments/configs. None: the axes of --vary."""
     vary: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """AXIS=VALUE,VALUE,...: vary this flag of svi_train.py, beside the axes of the grid; may be given again."""
+    """AXIS=VALUE,VALUE,...: vary this flag of svi_train.py, in addition to the grid's axes. Repeatable."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """NAME=VALUE: give this flag of svi_train.py to every cell; may be given again."""
+    """NAME=VALUE: give this flag of svi_train.py to every cell. Repeatable."""
     seeds: int | None = None
-    """Train each combination with the seeds 0, 1, ..., this many less one; as the grid says if None."""
+    """Number of seeds: train each combination with the seeds 0 to N - 1. None: the grid's seeds."""
     steps: int | None = None
-    """Budget of every cell, the same as --set steps=N."""
+    """Optimiser steps of every cell, the same as --set steps=N."""
     score_particles: int | None = None
-    """K, draws per image of the score; as the grid says if None."""
+    """K, draws per image of each score. None: the grid's."""
     score_limit: int | None = None
-    """Score only the first N test images; as the grid says if None."""
+    """Score only the first N test images. None: the grid's."""
     jobs: int = 1
-    """Cells that run at a time; they share out the cores, unless OMP_NUM_THREADS says otherwise."""
+    """Cells that run at the same time. Each gets an equal share of the cores, unless OMP_NUM_THREADS is set."""
     out: Path | None = None
-    """Folder of the ablation; runs/ablations/GRID if None."""
+    """Folder of the ablation. None: runs/ablations/GRID."""
     data_dir: Path | None = None
     """Folder of the data sets, the same as --set data_dir=DIR."""
     dry_run: bool = False
-    """List the cells, and the commands that are left to run of each, and stop."""
+    """Print the cells and the commands that each still needs, and stop."""
 
 
 @dataclass
 class Planned:
-    """A cell, how far it has come, and why it goes no further, if so."""
+    """A cell with its progress.
+
+    Attributes:
+        cell: the cell.
+        config: its configuration; None if its flags are invalid.
+        state: the work left; None if its flags are invalid.
+        failure: error message of a cell that failed or is invalid.
+    """
 
     cell: Cell
-    config: Config | None  # None: its flags are refused
-    state: State | None  # likewise
+    config: Config | None
+    state: State | None
     failure: str | None = None
 
 
@@ -91,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = tyro.cli(Arguments, args=argv)
     require_at_least(arguments, {"seeds": 1, "steps": 1, "score_particles": 1, "score_limit": 1, "jobs": 1})
     grid, out = make_grid(arguments), out_folder(arguments)
-    require_place(out)
+    require_folder(out)
     plan = make_plan(make_cells(grid, out))
     if arguments.dry_run:
         print(describe_plan(plan))
@@ -104,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stopped_by = run_plan(plan, arguments.jobs)
     publish(grid, plan, out, command)
     if stopped_by:
-        print(f"Interrupted; what is finished is kept. Go on with: {command}")
+        print(f"Interrupted; finished work is kept. Continue with: {command}")
         return exit_status(stopped_by)
     return int(any(planned.failure for planned in plan))
 
@@ -113,7 +120,7 @@ def make_grid(arguments: Arguments) -> Grid:
     """The grid of the file and the flags.
 
     Raises:
-        InputError: one of them cannot be read, or nothing varies.
+        InputError: an invalid file or flag, or no axis.
     """
     axes = " and ".join(text.partition("=")[0] for text in arguments.vary)
     grid = (read_grid(arguments.grid) if arguments.grid else Grid(f"Ablation of {axes}")).with_axes(arguments.vary)
@@ -129,14 +136,14 @@ def make_grid(arguments: Arguments) -> Grid:
 
 
 def out_folder(arguments: Arguments) -> Path:
-    """Folder of the ablation, by default named after the grid, or after what varies."""
+    """Folder of the ablation; its default name is that of the grid's file, or of the axes of --vary."""
     axes = [text.partition("=")[0] for text in arguments.vary]
     name = arguments.grid.stem if arguments.grid else "-".join(axes)
     return arguments.out or Path("runs") / "ablations" / name
 
 
-def require_place(out: Path) -> None:
-    """Raise InputError unless a folder is there, or can be made."""
+def require_folder(out: Path) -> None:
+    """Raise InputError unless the path is a folder or can become one."""
     with writing(out):
         nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     if not nearest.is_dir():
@@ -144,23 +151,23 @@ def require_place(out: Path) -> None:
 
 
 def make_plan(cells: Sequence[Cell]) -> list[Planned]:
-    """Look at how far all cells have come.
+    """Find the work left for every cell.
 
     Raises:
-        InputError: no cell can be run, two are the same, or a folder holds another run.
+        InputError: every cell is invalid, two cells are the same run, or a folder holds another run.
     """
     plan = [plan_cell(cell) for cell in cells]
     if not any(planned.config for planned in plan):
-        raise InputError(f"all {len(plan)} cells are refused, {plan[0].cell.name} for {plan[0].failure}")
+        raise InputError(f"all {len(plan)} cells are refused; {plan[0].cell.name}: {plan[0].failure}")
     require_no_twins([(planned.cell, planned.config) for planned in plan if planned.config])
     return plan
 
 
 def plan_cell(cell: Cell) -> Planned:
-    """Look at how far a cell has come; one whose flags are refused is not run.
+    """Find the work left for a cell; a cell with invalid flags keeps its error message.
 
     Raises:
-        InputError: its folder holds another run.
+        InputError: the cell's folder holds another run.
     """
     try:
         config = read_flags(cell.flags)
@@ -170,7 +177,7 @@ def plan_cell(cell: Cell) -> Planned:
 
 
 def describe_plan(plan: Sequence[Planned]) -> str:
-    """List the cells, with what is left to run of each, in a line for a shell or a scheduler."""
+    """List the cells, each with the shell command of its remaining work."""
     lines = []
     for planned in plan:
         lines.append(f"# {planned.cell.name}: {planned.state or f'refused: {planned.failure}'}")
@@ -180,7 +187,7 @@ def describe_plan(plan: Sequence[Planned]) -> str:
 
 
 def notes_on(plan: Sequence[Planned]) -> list[str]:
-    """A line for each KL that is not yet paid in full when training ends, with the cells where it is so."""
+    """A line for each KL weight below 1 at the end of training, with the cells concerned."""
     cells: dict[str, list[str]] = {}
     for planned in plan:
         for note in unfinished_schedules(planned.config) if planned.config else []:
@@ -189,7 +196,7 @@ def notes_on(plan: Sequence[Planned]) -> list[str]:
 
 
 def run_plan(plan: Sequence[Planned], jobs: int) -> int:
-    """Run what is left to run, with a bar over the cells; returns the signal that interrupted it, or 0."""
+    """Run the remaining work, with a progress bar; returns the number of the signal that interrupted it, or 0."""
     by_name = {planned.cell.name: planned for planned in plan}
     tasks = [
         Task(name, [runnable(command) for command in planned.cell.commands(planned.state)], planned.cell.log)
@@ -212,7 +219,7 @@ def run_plan(plan: Sequence[Planned], jobs: int) -> int:
 
 
 def publish(grid: Grid, plan: Sequence[Planned], out: Path, command: str) -> None:
-    """Write the table and the figure of what is finished, and print the table."""
+    """Write the table and the figure of the finished cells, and print the table."""
     measured = {p.cell.name: found for p in plan if p.state == "finished" and (found := measured_or_failed(p))}
     content = report_of(grid, plan, measured, command)
     text = describe_ablation(content)
@@ -227,7 +234,7 @@ def publish(grid: Grid, plan: Sequence[Planned], out: Path, command: str) -> Non
 
 
 def measured_or_failed(planned: Planned) -> Measured | None:
-    """What a finished cell measured; None, and its failure, if its files are damaged."""
+    """The results of a finished cell; None if its files are damaged, which sets `planned.failure`."""
     try:
         return read_measured(planned.cell)
     except InputError as error:
@@ -236,7 +243,7 @@ def measured_or_failed(planned: Planned) -> Measured | None:
 
 
 def report_of(grid: Grid, plan: Sequence[Planned], measured: dict[str, Measured], command: str) -> dict[str, Any]:
-    """Everything that is known of an ablation, as plain data."""
+    """The content of ablation.json."""
     stated: dict[str, list[Any]] = {}
     for one in measured.values():
         for name, value in one.stated.items():
@@ -267,7 +274,7 @@ def _cell_report(planned: Planned, measured: Measured | None) -> dict[str, Any]:
 
 
 def points_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the figure shows of the rows of the table; of one that is not finished, nothing."""
+    """The points of the figure: one for each row with a finished seed."""
     return [
         {
             "labels": row["labels"],
@@ -284,7 +291,7 @@ def points_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def numeric_axis(grid: Grid) -> str | None:
-    """The first axis of several numbers, if there is any."""
+    """The first axis with several numeric values, if any."""
     return next((name for name, axis in grid.axes.items() if len(axis) > 1 and is_numeric(list(axis))), None)
 
 

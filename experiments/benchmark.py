@@ -1,8 +1,8 @@
-"""Time a training step: what Pyro costs of it, where the rest goes, and what it grows with.
+"""Time a training step: the overhead of Pyro, the time of each part, and the growth with each size.
 
-python experiments/benchmark.py                    # everything, in some minutes; leave the machine alone meanwhile
-python experiments/benchmark.py --sections steps   # only the program against the ELBO written by hand
-python experiments/benchmark.py --sections memories --out memories.json   # only writing to and reading from memories
+python experiments/benchmark.py                    # everything, in some minutes; on an otherwise idle machine
+python experiments/benchmark.py --sections steps   # only the Pyro program against the ELBO by hand
+python experiments/benchmark.py --sections memories --out memories.json   # only writing and reading memories
 """
 
 from __future__ import annotations
@@ -31,36 +31,41 @@ from kpp_pyro.files.run_folder import environment, write_json
 from kpp_pyro.plots import plot_growth, plot_memory_costs
 
 Section = Literal["steps", "parts", "growth", "memories", "input"]
-_BARS = {"mnist": 1.05, "mnist medium": 1.05, "digits": 1.15}  # of the program's time over that by hand, on a CPU
-_CAPTURED_BAR = 1.02  # on a GPU, both captured
-_PICTURES = {"growth": (plot_growth, "growth"), "memories": (plot_memory_costs, "memory_costs")}
+_BARS = {
+    "mnist": 1.05,
+    "mnist medium": 1.05,
+    "digits": 1.15,
+}  # largest ratio of the step times, Pyro / by hand, on a CPU
+_CAPTURED_BAR = 1.02  # the same on a GPU, both captured
+_FIGURES = {"growth": (plot_growth, "growth"), "memories": (plot_memory_costs, "memory_costs")}
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Time a training step of the Pyro program in turns with one written by hand, and say where its time goes.
+    """Time a training step of the Pyro program in turns with one written by hand, and time its parts.
 
-    Needs no data set: images are noise of the right shape. Prints one table, and writes it with every timing's spread
-    to a JSON file, and growth and memories beside it as pictures. Ratios are medians over neighbouring timings.
+    Needs no data set: images are random. Prints a table, and writes a JSON file with the medians and quartiles; figures
+    of the sections growth and memories are written next to it. Ratios are medians over neighbouring timings.
     """
 
     out: Path = Path("benchmark.json")
-    """File to write; the pictures go beside it."""
+    """JSON file to write; the figures go to the same folder."""
     sections: tuple[Section, ...] = ("steps", "parts", "growth", "memories", "input")
-    """What to measure: the program against the ELBO by hand; where time goes; growth with T, batch, memory,
-    reads and particles; writing to and reading from every memory; waiting for a folder."""
+    """Measurements. steps: the Pyro program against the ELBO by hand. parts: the parts of a step. growth: time and
+    peak memory against T, B, memory size, reads and particles. memories: write, read and recall of every memory. input:
+    waiting for pictures of a folder."""
     repeats: int = 40
-    """Timings of each way; growth and memories take a fifth of them."""
+    """Timings of each implementation; growth, memories and input take a fifth as many."""
     device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
+    """Device to time: auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
     pictures: int = 2000
-    """JPEGs of the folder, made in a temporary one."""
+    """Number of JPEGs of the section input, written to a temporary folder."""
     picture_size: int = 256
-    """Their side in pixels."""
+    """Side of these JPEGs in pixels."""
     workers: int = 1
-    """Processes that decode them."""
+    """Processes that decode these JPEGs."""
     quick: bool = False
-    """Small sizes and few repeats, to see that everything works; the numbers mean nothing."""
+    """Test run with small sizes and few repeats; its numbers mean nothing."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,21 +73,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = tyro.cli(Arguments, args=argv)
     require_at_least(arguments, {"repeats": 1, "pictures": 64, "picture_size": 16, "workers": 1})
     if not arguments.out.parent.is_dir():
-        raise InputError(f"--out: expected a file in a folder that is there, found {arguments.out}")
+        raise InputError(f"--out: expected a file in an existing folder, found {arguments.out}")
     content = measure(arguments, str(resolve_device(arguments.device)))
     write_json(arguments.out, content)
     print(describe_benchmark(content))
     print(arguments.out)
-    for section, (draw, name) in _PICTURES.items():
+    for section, (plot, name) in _FIGURES.items():
         if section in content:
-            picture = arguments.out.with_name(f"{arguments.out.stem}_{name}.png")
-            draw(content[section], picture)
-            print(picture)
+            path = arguments.out.with_name(f"{arguments.out.stem}_{name}.png")
+            plot(content[section], path)
+            print(path)
     return 0
 
 
 def measure(arguments: Arguments, device: str) -> dict[str, Any]:
-    """Measure the sections that are asked for."""
+    """The content of the JSON file: each section of `arguments.sections`, and the settings."""
     repeats = 2 if arguments.quick else arguments.repeats
     few = max(2, repeats // 5)
     pictures = 64 if arguments.quick else arguments.pictures
@@ -108,7 +113,7 @@ def measure(arguments: Arguments, device: str) -> dict[str, Any]:
 
 
 def presets(device: str, medium: bool = False) -> dict[str, Config]:
-    """The configurations that are timed: the presets of a CPU, and on a GPU the largest too."""
+    """The timed configurations, by name; the largest only on a GPU."""
     found = {"digits": configuration("digits", device), "mnist": configuration("mnist", device)}
     if medium:
         found["mnist medium"] = configuration("mnist", device, preset="medium")

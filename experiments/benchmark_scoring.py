@@ -1,4 +1,4 @@
-"""Time the scorer of a run against the loop of published code, and measure the memory that it needs.
+"""Time the scorer of a run against the loops of published code, and measure its peak memory.
 
 python experiments/benchmark_scoring.py runs/mnist
 """
@@ -29,22 +29,22 @@ from inference.tracing import elbo_terms, own_randomness
 from kpp_pyro.files.run_folder import environment, write_json
 from models.pair import Pair
 
-_NAIVE_PASSES = 50  # in one timing; the loop's speed does not depend on how long it runs
+_NAIVE_PASSES = 50  # of a loop in one timing; its speed does not depend on their number
 _PEAK_PARTICLES = (100, 10_000)
 
 
 @dataclass(frozen=True)
 class Arguments(RunArguments):
-    """Time the scorer of a run against the loop of published code, on the same images and in turns.
+    """Time the scorer of a run in turns with the loops of published code, on the same images.
 
-    The loop encodes, writes, reads and decodes again for every particle of every image; a kinder one does so for every
-    particle, but for all images of an episode at once. Writes RUN/benchmark_scoring.json.
+    One loop encodes, writes, reads and decodes for every particle of every image; a faster one does so for every
+    particle, with all images of an episode at once. Writes RUN/benchmark_scoring.json.
     """
 
     particles: int = 1000
-    """K of the scorer."""
+    """K, draws per image of the scorer."""
     repeats: int = 5
-    """Timings of each, in turns; the medians are compared."""
+    """Timings of the scorer and of each loop; medians are compared."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,9 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def particle_images_per_second(program: Pair, episode: Tensor, arguments: Arguments) -> dict[str, list[float]]:
-    """Time every way of scoring in turns."""
-    model, guide = program.model, program.guide
+def particle_images_per_second(pair: Pair, episode: Tensor, arguments: Arguments) -> dict[str, list[float]]:
+    """Speed of the scorer and of each loop, timed in turns; one value per timing."""
+    model, guide = pair.model, pair.guide
     one = episode[:1]
     images = episode.shape[0] * episode.shape[1]
 
@@ -88,22 +88,22 @@ def particle_images_per_second(program: Pair, episode: Tensor, arguments: Argume
 
     def every_image() -> int:
         for _ in range(_NAIVE_PASSES):
-            elbo_terms(model, guide, one)  # the whole episode has to be written, for one image of it
+            elbo_terms(model, guide, one)  # one image of it is counted, but the whole episode is written
         return _NAIVE_PASSES
 
     def every_episode() -> int:
         return every_image() * one.shape[1]
 
-    ways: dict[str, Callable[[], int]] = {
+    scorers: dict[str, Callable[[], int]] = {
         "scorer": scorer,
         "loop over particles and images": every_image,
         "loop over particles": every_episode,
     }
-    rates: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in tqdm(range(arguments.repeats + 1), "timing", leave=False):  # the first warms up
-        for name, way in ways.items():
+    rates: dict[str, list[float]] = {name: [] for name in scorers}
+    for _ in tqdm(range(arguments.repeats + 1), "timing", leave=False):  # the first round is a warm-up
+        for name, run in scorers.items():
             began = time.perf_counter()
-            done = way()
+            done = run()
             if episode.is_cuda:
                 torch.cuda.synchronize()
             rates[name].append(done / (time.perf_counter() - began))
@@ -111,18 +111,18 @@ def particle_images_per_second(program: Pair, episode: Tensor, arguments: Argume
 
 
 @torch.no_grad()
-def peak_mebibytes(program: Pair, episode: Tensor, particles: int) -> float:
-    """Most memory that scoring with K particles takes, of the device or of this process, beyond what is held before.
+def peak_mebibytes(pair: Pair, episode: Tensor, particles: int) -> float:
+    """Increase of the peak memory, of the GPU or of this process, while K particles are scored, in MiB.
 
-    Where the peak cannot be forgotten (not Linux, not CUDA), only what exceeds everything before is seen.
+    Where the peak cannot be reset (neither Linux nor CUDA), it counts only what exceeds all earlier peaks.
     """
-    proposal = defensive_proposal(program.model, program.guide, episode)
+    proposal = defensive_proposal(pair.model, pair.guide, episode)
     if episode.is_cuda:
         torch.cuda.reset_peak_memory_stats(episode.device)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     before = _peak_bytes(episode)
-    importance_score(program.model, proposal, episode, particles=particles)
+    importance_score(pair.model, proposal, episode, particles=particles)
     return round((_peak_bytes(episode) - before) / 2**20, 1)
 
 
@@ -134,7 +134,7 @@ def _peak_bytes(episode: Tensor) -> int:
 
 
 def describe(content: dict[str, Any]) -> str:
-    """Say what was measured."""
+    """The measurements as text."""
     rates = content["particle_images_per_second"]
     lines = [f"K = {content['particles']:,}, {content['images']} images, {json.dumps(content['precision'])} networks"]
     lines += [

@@ -1,4 +1,4 @@
-"""Draw the learning curves of several runs in one figure.
+"""Plot the learning curves of several runs in one figure.
 
 python experiments/compare_runs.py runs/a runs/b --out curves.png
 """
@@ -21,12 +21,12 @@ from kpp_pyro.plots import plot_comparison
 
 @dataclass(frozen=True)
 class Arguments:
-    """Draw the -ELBO on the validation set of several runs against training time."""
+    """Plot the -ELBO on the validation set against training time, for several runs."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run folders; the figure names each by its folder."""
+    """Run folders; the legend has their names."""
     out: Path
-    """Figure to write, a .png."""
+    """Figure to write, a .png file."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.out.suffix != ".png":
         raise InputError(f"--out {arguments.out}: expected a name that ends in .png, found {arguments.out.suffix!r}")
     if len({path.name for path in arguments.runs}) < len(arguments.runs):
-        raise InputError("compare_runs: expected run folders of different names, found one name twice")
+        raise InputError("compare_runs: expected run folders of different names, found two of one name")
     metrics = {path.name: RunFolder.open(path).read_metrics() for path in arguments.runs}
     try:
         plot_comparison(metrics, arguments.out)

@@ -1,4 +1,4 @@
-"""Draw every figure of a run again, from its folder, with its best checkpoint.
+"""Plot every figure of a run again, from its folder and its best checkpoint.
 
 python experiments/draw_figures.py runs/mnist
 """
@@ -24,22 +24,22 @@ from inference.runs.plots import (
 
 @dataclass(frozen=True)
 class Arguments(RunArguments):
-    """Draw every figure of a run again, from its folder, with its best checkpoint."""
+    """Plot every figure of a run again, from its folder and its best checkpoint, into RUN/figures."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = tyro.cli(Arguments, args=argv)
     run = arguments.open_run()
-    drawn = plot_figures(run.folder, run.pair, run.episodes.validation)
-    drawn |= plot_memory_at_work(run)
+    figures = plot_figures(run.folder, run.pair, run.episodes.validation)
+    figures |= plot_memory_at_work(run)
     if run.folder.evaluation.exists():
-        drawn |= plot_score_figures(run.folder)
+        figures |= plot_score_figures(run.folder)
     if run.folder.denoising.exists():
-        drawn |= plot_denoising_figures(run)
+        figures |= plot_denoising_figures(run)
     if run.folder.generation.exists():
-        drawn |= plot_generation_figures(run)
-    for name in drawn:
+        figures |= plot_generation_figures(run)
+    for name in figures:
         print(run.folder.figures / f"{name}.png")
     return 0
 

@@ -1,8 +1,8 @@
-"""Score a run: importance-sampled ln p(x | M) of held-out images, beside the controls that say what it means.
+"""Score a run: importance-sampled ln p(x | M) of held-out images, and of controls.
 
 python experiments/evaluate.py runs/mnist --limit 1000
 python experiments/evaluate.py runs/mnist --particles 5000 --gaps
-torchrun --nproc-per-node 8 experiments/evaluate.py runs/mnist   # the same numbers, by 8 processes
+torchrun --nproc-per-node 8 experiments/evaluate.py runs/mnist   # the same numbers, from 8 processes
 """
 
 from __future__ import annotations
@@ -42,31 +42,31 @@ _POSTERIOR_DRAWS = 4000
 
 @dataclass(frozen=True)
 class Arguments(HeldOutArguments):
-    """Score a run: ln p(x | M) of held-out images by importance sampling, in nats per image, with an error bar.
+    """Score a run: ln p(x | M) of held-out images by importance sampling, in nats per image, with standard errors.
 
-    Beside the score of images read from the memory of their own episode stand three controls: a memory that the image
-    was left out of, another episode's, and none. Everything printed is also in RUN/evaluation.json.
+    M is the memory of the image's own episode. Three controls have other memories: of the other images of the episode,
+    of another episode, and an empty one. RUN/evaluation.json holds everything printed.
     """
 
     particles: int = 1000
     """K, draws per image."""
     limit: int | None = None
-    """Score only the first N images; all of them if None."""
+    """Score only the first N images of the split. None: all."""
     gaps: bool = False
-    """Refine the posterior of every image by itself, which splits ln p-hat_K - ELBO into amortisation and
-    approximation gap; the refined posteriors also help to draw."""
+    """Refine the posterior of each image by SVI. This splits ln p-hat_K - ELBO into amortisation and approximation gap;
+    the refined posteriors are added to the proposal."""
     refine_steps: int = 300
-    """Steps of that refinement."""
+    """SVI steps per image with --gaps."""
     control_particles: int = 200
-    """K of the controls, after a search of each; 0 leaves the controls out."""
+    """K, draws per image of each control, after a search for its keys. 0: no controls."""
     classes_per_episode: int | None = None
-    """Draw the images of an episode from this many classes; as in training if None."""
+    """Number of classes that the images of an episode are drawn from. None: as in training."""
     content_steps: int | None = None
-    """Gradient steps by which contents are improved before they are written; as the run's configuration if None."""
+    """Gradient steps that improve each image's content before it is written. None: as in the run's configuration."""
     content_bits: int | None = None
-    """Round every scalar that is written to so many bits (2 to 16); 32-bit floats if None."""
+    """Round every written scalar to this many bits, 2 to 16. None: 32-bit floats."""
     posterior_images: int = 8
-    """Keep posterior draws of the first N images in RUN/posterior.nc, for ArviZ; 0 keeps none."""
+    """Save posterior draws of the first N images to RUN/posterior.nc, for ArviZ. 0: none."""
 
 
 def main(argv: Sequence[str] | None = None, processes: Processes = SINGLE_PROCESS) -> int:
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None, processes: Processes = SINGLE_PROCES
         arguments = read_arguments(argv)
         arguments = replace(arguments, run=arguments.path(processes), pretrained=None)
     with processes.sync_errors():
-        run = open_scored(arguments, processes)
+        run = load_run(arguments, processes)
         episodes = arguments.episodes(run)
     scores = score_run(run, arguments, processes)
     if processes.is_first:
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None, processes: Processes = SINGLE_PROCES
 
 
 def read_arguments(argv: Sequence[str] | None) -> Arguments:
-    """Read the command line."""
+    """Parse and check the command line."""
     arguments = tyro.cli(Arguments, args=argv)
     require_at_least(
         arguments,
@@ -93,8 +93,8 @@ def read_arguments(argv: Sequence[str] | None) -> Arguments:
     return arguments
 
 
-def open_scored(arguments: Arguments, processes: Processes) -> Run:
-    """Open the run that the command line names."""
+def load_run(arguments: Arguments, processes: Processes) -> Run:
+    """Load the run, with the changes of the command line."""
     names = ("classes_per_episode", "content_steps")
     changes = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     run = arguments.open_run(processes, **changes)
@@ -104,7 +104,7 @@ def open_scored(arguments: Arguments, processes: Processes) -> Run:
 
 
 def score_run(run: Run, arguments: Arguments, processes: Processes = SINGLE_PROCESS) -> Scores:
-    """Score the images asked for, with a progress bar."""
+    """Score the images of the command line, with a progress bar."""
     return score(
         run,
         particles=arguments.particles,
@@ -136,15 +136,15 @@ def posterior_draws(run: Run, episodes: EpisodeSet, arguments: Arguments) -> Any
     model, guide = run.pair.model, run.pair.guide
     episode, _ = next(episodes.batches(1))
     with own_randomness(arguments.seed, run.pair.device), pyro.validation_enabled(False):
-        drawn = sample_memory(model, guide, episode)
-        memory = None if drawn is None else drawn.value
+        sampled = sample_memory(model, guide, episode)
+        memory = None if sampled is None else sampled.value
         proposal = widened_proposal(model, guide, episode, memory)
         draws = weighted_draws(model, proposal, episode, memory, particles=_POSTERIOR_DRAWS)
         return posterior_data(draws, episode, images=arguments.posterior_images)
 
 
 def report(run: Run, arguments: Arguments, scores: Scores, processes: Processes = SINGLE_PROCESS) -> dict[str, Any]:
-    """Everything that is known of the scores, as plain data."""
+    """The content of evaluation.json."""
     own = scores.own
     pixels, images = math.prod(run.pair.model.image_shape), len(own.log_likelihood)
     controls = {name: score for name, score in scores.by_memory.items() if name != OWN}
@@ -175,7 +175,7 @@ def report(run: Run, arguments: Arguments, scores: Scores, processes: Processes 
 
 
 def memory_cost(scores: Scores) -> dict[str, float | None]:
-    """KL of a random memory, shared over the images of its episode, and their score with it paid."""
+    """KL of a random memory, divided by the images of its episode, and the score minus this KL."""
     if scores.memory_kl is None:
         return {"memory_kl_nats_per_image": None, "log_likelihood_with_memory_kl_nats_per_image": None}
     kl, score = scores.memory_kl.mean().item(), scores.own.log_likelihood.mean().item()

@@ -1,4 +1,4 @@
-"""Generation: samples of memories, a walk through their key space, and interpolation between written images.
+"""Generation: samples from memories, reads of a grid of keys, and interpolation between written images.
 
 python experiments/generate.py runs/mnist
 python experiments/generate.py runs/mnist --samples 5000 --clean-up 10
@@ -29,19 +29,20 @@ from kpp_pyro.files.run_folder import environment, write_json
 
 @dataclass(frozen=True)
 class Arguments(HeldOutArguments):
-    """Generate from memories of held-out episodes: keys from the prior, a walk through key space, interpolation.
+    """Generate images from memories of held-out episodes: keys from the prior, then latents and images.
 
-    How many of the written images the samples bring back (coverage), how many samples are near none of them (novelty),
-    and how far they are from written and from training images, with and without iterated clean-up. Everything printed
-    is also in RUN/generate.json; figures are in RUN/figures.
+    Measures the share of written images that samples reproduce (coverage), the share of samples near no written image
+    (novelty), and the distances to written and to training images, each also after iterative reading (clean-up).
+    RUN/generate.json holds everything printed; RUN/figures holds the figures, with a walk through keys and
+    interpolations.
     """
 
     samples: int = 1000
-    """Images drawn from each memory."""
+    """Images sampled from each memory."""
     memories: int = 8
-    """Episodes, each written to a memory of its own."""
+    """Number of held-out episodes, each written to its own memory."""
     clean_up: int = 5
-    """Reads of the iterated clean-up, each with the image before as its cue."""
+    """Reads of the clean-up: a sample is the first cue, and each result the next."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,27 +65,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def report(run: Run, episodes: EpisodeSet, arguments: Arguments) -> dict[str, Any]:
-    """Everything that is found, as plain data."""
-    images, counted = next(episodes.batches(arguments.memories + 1))  # one more, for the strangers of the last
+    """The content of generate.json."""
+    images, counted = next(episodes.batches(arguments.memories + 1))  # one more, for the last control
     training = run.episodes.train.thresholded()
     to_training = nearest(images[:-1].flatten(0, 1), training)
     near = near_distance(to_training)
-    found: dict[str, list[Generation]] = {"prior": [], "cleaned_up": []}
+    measured: dict[str, list[Generation]] = {"prior": [], "cleaned_up": []}
     with own_randomness(arguments.seed, run.pair.device):
         for index in tqdm(range(arguments.memories), unit="memory", desc="generating", dynamic_ncols=True):
             memory = run.memory.write(images[index])
             drawn = run.memory.generate(memory, arguments.samples).images
             cleaned = run.memory.recall(memory, drawn, arguments.clean_up)[-1].images
             for name, samples in (("prior", drawn), ("cleaned_up", cleaned)):
-                strangers = images[index + 1][counted[index + 1]]  # without the filling of a short episode
-                found[name].append(measure(samples, images[index], strangers, training, near))
-    asked = {name: getattr(arguments, name) for name in ("samples", "memories", "clean_up")}
+                others = images[index + 1][counted[index + 1]]  # without the padding of a short episode
+                measured[name].append(measure(samples, images[index], others, training, near))
+    given = {name: getattr(arguments, name) for name in ("samples", "memories", "clean_up")}
     return {
-        "settings": {**arguments.settings(run), **asked},
+        "settings": {**arguments.settings(run), **given},
         "near_wrong_pixels": near,
         "written_to_nearest_training_wrong_pixels": to_training.distance.mean().item(),
         "written_to_nearest_training_standard_error": standard_error(to_training.distance.double()),
-        "results": {name: summarize_generation(memories) for name, memories in found.items()},
+        "results": {name: summarize_generation(memories) for name, memories in measured.items()},
         "environment": environment(),
     }
 

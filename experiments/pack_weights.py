@@ -1,4 +1,4 @@
-"""Make a file of a run's best weights, small enough for a repository, with the configuration to use them.
+"""Pack a run for a repository: its best parameters in a small file, and its configuration.
 
 python experiments/pack_weights.py runs/mnist --out experiments/pretrained/mnist --content-steps 20
 """
@@ -19,14 +19,14 @@ from inference.runs.pretrained import pack
 
 @dataclass(frozen=True)
 class Arguments:
-    """Make a file of a run's best weights, with the configuration to use them: a folder for `--pretrained`."""
+    """Pack a run's best parameters and its configuration into a folder of experiments/pretrained, for --pretrained."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """Run folder."""
+    """Run folder to pack."""
     out: Path
     """Folder to write config.json and weights.safetensors to."""
     content_steps: int | None = None
-    """Gradient steps by which contents are improved before they are written; as the run's configuration if None."""
+    """Gradient steps that improve each image's content before it is written. None: as in the run's configuration."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,12 +1,12 @@
-"""Train a memory model by stochastic variational inference: Kanerva++, unless --model names a rival.
+"""Train a memory model by stochastic variational inference: Kanerva++, or another --model.
 
 python experiments/svi_train.py                                        # handwritten digits, no download
 python experiments/svi_train.py --dataset mnist --data-dir DIR --steps 20000 --out runs/mnist
-python experiments/svi_train.py --model dynamic_kanerva_machine        # a rival, under the same networks
-python experiments/svi_train.py --dataset folder --data-dir DIR        # your own, in DIR/train and DIR/test
-python experiments/svi_train.py --config runs/mnist/config.json --seed 1   # as another run, but for what is given
-python experiments/svi_train.py --resume runs/mnist                    # go on after an interruption
-torchrun --nproc-per-node 8 experiments/svi_train.py ...               # the same, shared by 8 processes
+python experiments/svi_train.py --model dynamic_kanerva_machine        # another model, with the same networks
+python experiments/svi_train.py --dataset folder --data-dir DIR        # your own pictures, in DIR/train and DIR/test
+python experiments/svi_train.py --config runs/mnist/config.json --seed 1   # as another run, with another seed
+python experiments/svi_train.py --resume runs/mnist                    # continue after an interruption
+torchrun --nproc-per-node 8 experiments/svi_train.py ...               # the same, with 8 processes
 """
 
 from __future__ import annotations
@@ -33,50 +33,58 @@ from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import RunFolder
 
 _RESUME = "python experiments/svi_train.py --resume"
-_RESUMABLE = ("steps", "evaluate_every", "capture", "data_dir", "workers")  # what may change when a run goes on
-_DESCRIPTION = """Train a memory model on episodes of images, by SVI in Pyro: Kanerva++, unless --model names a rival.
+_RESUMABLE = (
+    "steps",
+    "evaluate_every",
+    "capture",
+    "data_dir",
+    "workers",
+)  # fields that may change when a run is resumed
+_DESCRIPTION = """Train a memory model on episodes of images, by SVI in Pyro: Kanerva++, or another --model.
 
-Defaults, then the presets of --dataset, --model, --write and --objective, then what is given. --dry-run says what comes
-of it."""
-_OWN = {
+The presets of --dataset, --model, --write and --objective replace defaults, and given flags replace both. --dry-run
+prints the resulting configuration."""
+_SCRIPT_FLAGS = {
     "out": Annotated[
         Path,
         tyro.conf.arg(
-            help="Run folder.", help_behavior_hint="(default: runs/DATASET-WRITE-TIME, or with the model's name)"
+            help="Run folder to create.",
+            help_behavior_hint="(default: runs/DATASET-WRITE-TIME, or -MODEL- for other models)",
         ),
     ],
     "resume": Annotated[
         Path,
         tyro.conf.arg(
-            help="Go on with the run in this folder; only --steps, --evaluate-every, --capture, --data-dir and "
-            "--workers may be given anew. The learning rate falls over --steps in all: with more it rises again.",
+            help="Continue the run in this folder. Of the other flags, only --steps, --evaluate-every, --capture, "
+            "--data-dir and --workers may be given. The learning rate falls to zero over all --steps: with more, it "
+            "rises again.",
             help_behavior_hint="(default: a new run)",
         ),
     ],
     "config": Annotated[
         Path,
         tyro.conf.arg(
-            help="Begin with this configuration: the config.json of a run, or a YAML file of flags.",
+            help="Take the fields from the config.json of a run, or from a YAML file; given flags replace them.",
             help_behavior_hint="(default: the presets')",
         ),
     ],
     "dry_run": Annotated[
-        bool, tyro.conf.arg(help="Print the configuration and stop.", help_behavior_hint="(default: False)")
+        bool, tyro.conf.arg(help="Print the configuration as JSON, and stop.", help_behavior_hint="(default: False)")
     ],
 }
 
 
 def main(argv: Sequence[str] | None = None, processes: Processes = SINGLE_PROCESS) -> int:
-    """Run the script, as one of several processes if there are any; returns its exit status."""
+    """Run the script, as one of the processes of torchrun if any; returns its exit status."""
     with processes.sync_errors():
         given = parse(argv)
         resume, dry_run = given.pop("resume", None), given.pop("dry_run", False)
-        folder, config = old_run(resume, given) if resume else new_run(given, processes)
+        folder, config = resumed_run(resume, given) if resume else new_run(given, processes)
         config = resolve(config, processes)
     if dry_run:
         print(json.dumps(config.to_json(), indent=2))
         return 0
-    folder = RunFolder(processes.from_first(folder.path))  # its name may hold the time
+    folder = RunFolder(processes.from_first(folder.path))  # the default name contains the time
     run = TrainingRun(folder, config, resume is not None, processes)
     with Interruption(processes) as interruption:
         stopped_by = run.train(interruption)
@@ -92,12 +100,12 @@ def main(argv: Sequence[str] | None = None, processes: Processes = SINGLE_PROCES
 
 
 def parse(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """What a command line gives, by name; wrong flags end the program with status 2 and the nearest right one."""
-    return parse_flags(_DESCRIPTION, _OWN, argv)
+    """The given flags, by name; an unknown flag ends the program with status 2 and a suggestion."""
+    return parse_flags(_DESCRIPTION, _SCRIPT_FLAGS, argv)
 
 
 def new_run(given: dict[str, Any], processes: Processes = SINGLE_PROCESS) -> tuple[RunFolder, Config]:
-    """Folder, not made yet, and configuration of a new run."""
+    """Folder, not created yet, and configuration of a new run."""
     fields = {name: value for name, value in given.items() if name not in ("out", "config")}
     file = given.get("config")
     config = Config.preset(**fields) if file is None else Config.read(file, **fields)
@@ -107,12 +115,16 @@ def new_run(given: dict[str, Any], processes: Processes = SINGLE_PROCESS) -> tup
     return folder, config
 
 
-def old_run(path: Path, given: dict[str, Any]) -> tuple[RunFolder, Config]:
-    """Folder and configuration of the run to resume, with what may change of it and was given."""
-    odd = [name for name in given if name not in _RESUMABLE]
-    if odd:
-        allowed, found = (", ".join(flag(name) for name in names) for names in (_RESUMABLE, odd))
-        raise InputError(f"--resume: expected no other flags beside it but {allowed}, found {found}")
+def resumed_run(path: Path, given: dict[str, Any]) -> tuple[RunFolder, Config]:
+    """Folder and configuration of the run to resume, with the given changes.
+
+    Raises:
+        InputError: no run, or a flag that may not change.
+    """
+    fixed = [name for name in given if name not in _RESUMABLE]
+    if fixed:
+        allowed, found = (", ".join(flag(name) for name in names) for names in (_RESUMABLE, fixed))
+        raise InputError(f"--resume: expected no other flags than {allowed}, found {found}")
     folder, config = read_run(path)
     return folder, config.replace(**given)
 

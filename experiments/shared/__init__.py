@@ -1,4 +1,4 @@
-"""What the scripts share."""
+"""Code that several scripts share."""
 
 from __future__ import annotations
 

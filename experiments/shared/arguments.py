@@ -1,4 +1,4 @@
-"""What the scripts that look at a run have in common: arguments, and what a report on held-out images has to state."""
+"""Arguments of the scripts that read a run, and the settings that their reports state."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import tyro
 from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs.load import Run, load
 from inference.runs.pretrained import UNPACKED, unpack
+from kpp_pyro.config_part import flag
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.errors import InputError
 from models.config import ProgramConfig
@@ -19,23 +20,23 @@ from models.config import ProgramConfig
 
 @dataclass(frozen=True)
 class RunArguments:
-    """A run to look at, and where."""
+    """A trained run, the device, and the folder of its data set."""
 
     run: Annotated[Path | None, tyro.conf.Positional] = None
     """Run folder."""
     pretrained: str | None = None
-    """Use weights that come with the project in place of a run: mnist or omniglot. They are unpacked to
-    runs/pretrained/NAME, a run folder as any other."""
+    """Use a pretrained run of the project instead of RUN: mnist or omniglot. It is unpacked to runs/pretrained/NAME;
+    results are written there."""
     device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
+    """Device to use: auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
     data_dir: Path | None = None
-    """Folder of the data sets; the run's own if None."""
+    """Folder of the data sets. None: that of training."""
 
     def path(self, processes: Processes = SINGLE_PROCESS) -> Path:
-        """The run folder, unpacked if it has to be, by the first process: others have to wait for it.
+        """The run folder; the first process unpacks a pretrained run, and the others have to wait.
 
         Raises:
-            InputError: no run and no pretrained weights are named, or both.
+            InputError: neither RUN nor --pretrained is given, or both.
         """
         if (self.run is None) == (self.pretrained is None):
             found = "neither" if self.run is None else "both"
@@ -47,7 +48,7 @@ class RunArguments:
         return UNPACKED / self.pretrained
 
     def open_run(self, processes: Processes = SINGLE_PROCESS, **changes: object) -> Run:
-        """Open it, if what is found out can be written to it; see `inference.load`."""
+        """Load the run (see `inference.load`), and check that its folder can be written to."""
         run = load(self.path(processes), self.device, self.data_dir, processes, **changes)
         run.folder.require_writable()
         return run
@@ -55,19 +56,19 @@ class RunArguments:
 
 @dataclass(frozen=True)
 class HeldOutArguments(RunArguments):
-    """A run to look at, on held-out images."""
+    """A trained run, and the held-out images to use."""
 
     split: Literal["test", "validation"] = "test"
-    """Which held-out images."""
+    """Split of the held-out images."""
     seed: int = 0
-    """Of all that is drawn: the same seed gives the same numbers, on a CPU with as many threads."""
+    """Seed of all random draws. On a CPU with as many threads, the same seed gives the same numbers."""
 
     def episodes(self, run: Run) -> EpisodeSet:
         """The episodes of the split."""
         return run.episodes.of(self.split)
 
     def settings(self, run: Run) -> dict[str, Any]:
-        """What any table of results on them has to state."""
+        """The settings that every report on held-out images states."""
         data, memory = run.config.data, run.config.memory
         return {
             "dataset": data.dataset,
@@ -88,21 +89,25 @@ class HeldOutArguments(RunArguments):
 
 
 def require_at_least(arguments: object, least: Mapping[str, int]) -> None:
-    """Raise InputError, naming the flag, for a number below the least by the field's name; None is let pass."""
+    """Raise InputError, naming the flag, for a number below its least value; None is valid.
+
+    Args:
+        arguments: of a script.
+        least: least value by the name of the argument.
+    """
     for name, smallest in least.items():
         value = getattr(arguments, name)
-        flag = f"--{name.replace('_', '-')}"
         if value is not None and value < smallest:
-            raise InputError(f"{flag}: expected at least {smallest}, found {value}")
+            raise InputError(f"{flag(name)}: expected at least {smallest}, found {value}")
         if value is not None and value >= 2**63:
-            raise InputError(f"{flag}: expected less than 2^63, found {value}")
+            raise InputError(f"{flag(name)}: expected less than 2^63, found {value}")
 
 
 def describe_images(settings: Mapping[str, Any]) -> str:
-    """Say what `HeldOutArguments.settings` holds, in the heading of a table."""
-    classes, own_write = settings["classes_per_episode"], settings["model"] == ProgramConfig().model
-    details = [settings["write" if own_write else "model"]]
-    if own_write and settings["reads"] > 1:
+    """`HeldOutArguments.settings` as text, for the heading of a table."""
+    classes, has_write = settings["classes_per_episode"], settings["model"] == ProgramConfig().model
+    details = [settings["write" if has_write else "model"]]
+    if has_write and settings["reads"] > 1:
         details.append(f"{settings['reads']} blocks per image")
     for name, what in {"signs_per_scalar": "signs to a scalar", "content_steps": "content steps"}.items():
         if settings.get(name):
@@ -115,5 +120,5 @@ def describe_images(settings: Mapping[str, Any]) -> str:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A number of a report, which may not be known."""
+    """A number as text; ? for None, an unknown value."""
     return "?" if value is None else f"{value:.{digits}f}"

@@ -1,4 +1,4 @@
-"""What was generated from memories, as a short text."""
+"""The printed table of `generate.py`: coverage, novelty and distances of samples."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Any
 from experiments.shared.arguments import describe_images, number
 
 _ROWS = {
-    "coverage_share": "of the written images, brought back (coverage)",
-    "coverage_of_strangers_share": "of another episode's images, the same by chance",
-    "novel_share": "of the samples near no written image (novelty)",
-    "novel_and_far_from_training_share": "of the samples near no training image either",
+    "coverage_share": "written images reproduced (coverage)",
+    "coverage_of_strangers_share": "images of another episode reproduced, by chance",
+    "novel_share": "samples near no written image (novelty)",
+    "novel_and_far_from_training_share": "samples near no written and no training image",
     "wrong_pixels_to_nearest_written": "wrong pixels to the nearest written image",
     "wrong_pixels_to_nearest_training": "wrong pixels to the nearest training image",
 }
 
 
 def describe_generation(content: dict[str, Any]) -> str:
-    """Say what generate.json holds."""
+    """The content of generate.json as text."""
     settings, results = content["settings"], content["results"]
-    lines = [_heading(settings), "", f"{'':<50}{'keys of the prior':>19}{_cleaned(settings):>19}"]
+    lines = [_heading(settings), "", f"{'':<50}{'keys from the prior':>19}{_cleaned(settings):>19}"]
     for name, meaning in _ROWS.items():
         cells = [_cell(results[kind], name) for kind in ("prior", "cleaned_up")]
         lines.append(f"{meaning:<50}" + "".join(f"{cell:>19}" for cell in cells))
@@ -33,7 +33,7 @@ def describe_generation(content: dict[str, Any]) -> str:
 
 def _heading(settings: dict[str, Any]) -> str:
     return (
-        f"{settings['samples']:,} samples of each of {settings['memories']} memories of {describe_images(settings)}, "
+        f"{settings['samples']:,} samples from each of {settings['memories']} memories of {describe_images(settings)}, "
         f"seed {settings['seed']}; ± standard error over memories:"
     )
 

@@ -1,4 +1,4 @@
-"""The scores of a run as a short text."""
+"""The printed table of `evaluate.py`: scores and how reliable they are."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from inference.importance.scoring import MEANINGS, OWN
 
 _NO_MEMORY = "ln p(x_t): this model has no memory"
 _ADVICE = (
-    "this number is not to be trusted: k-hat is above 0.7 for {share:.0%} of the images, so that a few draws decide "
-    "it. It is a lower bound; more --particles raise it, and {more}"
+    "the score is unreliable: k-hat is above 0.7 for {share:.0%} of the images, whose estimates depend on a few draws. "
+    "It is a lower bound; more --particles raise it, and {more}"
 )
 
 
 def describe_scores(content: dict[str, Any]) -> str:
-    """Say what evaluation.json holds, and how far it can be trusted."""
+    """The content of evaluation.json as text, with a warning where the score is unreliable."""
     settings, scores = content["settings"], content["scores"]
     has_memory = settings["memory_scalars"] > 0
     lines = [_heading(settings), ""]
     for name, score in scores.items():
-        why = "k-hat not known" if math.isnan(score["pareto_k_median"]) else "k-hat > 0.7"
+        why = "k-hat unknown" if math.isnan(score["pareto_k_median"]) else "k-hat > 0.7"
         mark = "" if score["trustworthy"] else f"  (lower bound, {why})"
         value, error = score["log_likelihood_nats_per_image"], score["log_likelihood_standard_error"]
         lines.append(f"  {name.replace('_', ' '):<9} {value:>10.2f} ± {number(error)} nats per image{mark}")
         lines.append(f"            {MEANINGS[name] if has_memory else _NO_MEMORY}")
     if has_memory:
         limit = content["limit_nats_per_image"]
-        lines.append(f"  -ln T     {limit:>10.2f}   a perfect memory that still has to say which image")
+        lines.append(f"  -ln T     {limit:>10.2f}   the limit of a perfect memory: the choice of the image")
     own = scores[OWN]
     lines += [
         "",
@@ -40,16 +40,16 @@ def describe_scores(content: dict[str, Any]) -> str:
     ]
     if content["memory_kl_nats_per_image"] is not None:
         lines.append(
-            f"The memory is random: these scores are conditional on a draw of it. Its own KL is "
-            f"{content['memory_kl_nats_per_image']:.2f} nats per image; with that paid, own is "
+            f"The memory is random, and the scores are conditional on a draw of it. Its own KL is "
+            f"{content['memory_kl_nats_per_image']:.2f} nats per image; with this KL included, own is "
             f"{content['log_likelihood_with_memory_kl_nats_per_image']:.2f}."
         )
     if content["gaps"]:
         lines.append(_gaps(content["gaps"]))
     if math.isnan(own["pareto_k_median"]):
-        lines.append("WARNING: it takes more --particles to tell k-hat, and so whether this number can be trusted.")
+        lines.append("WARNING: k-hat, and so the reliability of the score, needs more --particles to be estimated.")
     elif not own["trustworthy"]:
-        more = "look at RUN/figures/pareto_k.png." if content["gaps"] else "--gaps draws from refined posteriors."
+        more = "RUN/figures/pareto_k.png shows k-hat." if content["gaps"] else "--gaps adds refined posteriors."
         lines.append("WARNING: " + _ADVICE.format(share=own["pareto_k_above_0.7_share"], more=more))
     seconds, rate = content["seconds"], content["particle_images_per_second"]
     controls = f", {sum(seconds.values()) - seconds[OWN]:.0f} s for the controls" if len(seconds) > 1 else ""

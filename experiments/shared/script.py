@@ -1,4 +1,4 @@
-"""What every script does alike: how it ends on bad input, divergence and signals, and how processes share it."""
+"""Running a script: exit status on bad input, divergence and signals, with one process or several."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ _SHARED = "svi_train.py and evaluate.py"
 
 
 def run_script(main: Callable[[], int]) -> int:
-    """Run a script's main, which knows of one process only, as `run_shared_script` does."""
-    return run_shared_script(alone(main))
+    """Run the main of a script for one process, see `run_shared_script`; returns the exit status."""
+    return run_shared_script(single_process(main))
 
 
-def alone(main: Callable[[], int]) -> Callable[[Processes], int]:
-    """The main of a script that several processes cannot share: it refuses them."""
+def single_process(main: Callable[[], int]) -> Callable[[Processes], int]:
+    """A main for `run_shared_script` that raises InputError with several processes."""
 
     def run(processes: Processes) -> int:
         if processes.count == 1:
             return main()
         name = Path(sys.argv[0]).name
-        error = InputError(f"{name}: expected one process, found {processes.count}; torchrun is for {_SHARED} alone")
+        error = InputError(f"{name}: expected one process, found {processes.count}; torchrun works with {_SHARED} only")
         raise error if processes.is_first else ReportedError(error)
 
     return run
 
 
 def run_shared_script(main: Callable[[Processes], int]) -> int:
-    """Run a script's main, in each process that `torchrun` has started, and return its exit status.
+    """Run a script's main in each process that `torchrun` has started; returns its exit status.
 
-    Errors that a user can act on become one sentence. Only the first process has anything to say, but for an error
-    that it does not know of.
+    An InputError or DivergenceError is printed as one sentence. Only the first process prints, except for an error that
+    occurs in another process only.
     """
     with contextlib.suppress(_FailedError), joined_processes() as processes:
         status = run_main(main, processes)
         sys.stdout.flush()
         processes.end_in_order()
         if status:
-            raise _FailedError  # the others may not know of it, and not come to the end of the group
+            raise _FailedError  # the others may not know of it, and never reach the end of the group
     return status
 
 
@@ -56,8 +56,8 @@ class _FailedError(Exception):
 
 
 def run_main(main: Callable[[Processes], int], processes: Processes) -> int:
-    """Run a main, and turn the errors that a user can act on into one sentence and an exit status."""
-    who = "" if processes.is_first else f"process {processes.rank}: "
+    """Run a main; an InputError or DivergenceError becomes one printed sentence and an exit status."""
+    prefix = "" if processes.is_first else f"process {processes.rank}: "
     try:
         with contextlib.nullcontext() if processes.is_first else _silence():
             return main(processes)
@@ -65,16 +65,16 @@ def run_main(main: Callable[[Processes], int], processes: Processes) -> int:
         return _status_of(error.error)
     except (InputError, DivergenceError) as error:
         kept = "; checkpoint.pt is the last good one" if isinstance(error, DivergenceError) else ""
-        print(f"error: {who}{error}{kept}", file=sys.stderr)
+        print(f"error: {prefix}{error}{kept}", file=sys.stderr)
         return _status_of(error)
     except RuntimeError as error:
         if not is_lost_worker(error):
             raise
-        print(f"error: {who}{describe_lost_worker(error)}", file=sys.stderr)
+        print(f"error: {prefix}{describe_lost_worker(error)}", file=sys.stderr)
         return 2
-    except SystemExit as end:  # of the parser, which has said why
+    except SystemExit as end:  # of the parser, which has printed the error
         return int(end.code or 0)
-    except BrokenPipeError:  # the reader of our output has seen enough, as in `... --help | head`
+    except BrokenPipeError:  # the reader of the output has closed it, as in `... --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -89,6 +89,6 @@ def _status_of(error: Exception) -> int:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Let nothing that is printed inside be seen; an exception that leaves it is."""
+    """Discard everything printed inside; exceptions pass through."""
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         yield

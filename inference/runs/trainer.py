@@ -269,8 +269,8 @@ class Trainer:
         """Take one step.
 
         Raises:
-            DivergenceError: the loss or its gradient is not finite; a non-finite gradient has changed no parameter. On a
-                GPU, or with several processes, the error is raised up to 25 steps later.
+            DivergenceError: the loss or its gradient is not finite; that step has changed no parameter. On a GPU, or
+                with several processes, the error is raised up to 25 steps later.
         """
         drawn = self._draw()
         with pyro.validation_enabled(self.step < _VALIDATED_STEPS):
@@ -329,7 +329,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state: bit for bit on a CPU with as many processes; a new process has its own random state."""
+        """Continue from a state: bit for bit on a CPU with as many processes; an added process draws anew."""
         self.step, self.waited_seconds = state["step"], state["waited_seconds"]
         self.pair.load_state_dict(state["pair"])
         settings = self.optimizer.state_dict()["param_groups"]  # from the plan, not from the saved state

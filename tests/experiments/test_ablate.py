@@ -33,7 +33,6 @@ from experiments.shared.ablation.results import (
 from experiments.shared.ablation.running import Task, run_tasks, threads_of_each
 from experiments.shared.ablation.table import as_csv, describe_ablation
 from experiments.svi_train import new_run, parse
-from inference.runs.config import Config
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import environment, write_json
 from kpp_pyro.plots import plot_ablation
@@ -161,7 +160,7 @@ def test_flags_that_make_no_grid_get_one_sentence(arguments, named, tmp_path):
 def test_a_grid_whose_every_cell_is_refused_is_refused_itself(dry, tmp_path):
     sentence = refused(run("ablate.py", "--vary", "temporal_shift=0.6,0.7", *dry, cwd=tmp_path))
     reason = "--temporal-shift: expected at most 0.5, found 0.6"
-    assert sentence == f"error: all 2 cells are refused, temporal_shift=0.6,seed=0 for {reason}"
+    assert sentence == f"error: all 2 cells are refused; temporal_shift=0.6,seed=0: {reason}"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -224,9 +223,8 @@ def cell(tmp_path: Path) -> Cell:
 
 def leave(cell: Cell, steps: int = 5, done: bool = False, images: int | None = None, **settings: Any) -> None:
     """Leave what a run of this cell leaves; `images` are those scored, if it is."""
-    values = {name: value for name, value in Config().flat().items() if name not in ("key_prior", "workers")}
-    values |= read_flags(cell.flags).flat() | {"steps": steps, "device": "cuda:7", "data_dir": "/elsewhere"}
-    write_after_making(cell.folder / "config.json", {"config": {"data": values}})
+    config = read_flags(cell.flags).replace(steps=steps, device="cuda:7", data_dir="/elsewhere")
+    write_after_making(cell.folder / "config.json", {"config": config.to_json()})
     records = [{"step": 5, "split": "validation", "training_seconds": 1.5}, *([{"step": 5, "split": "test"}] * done)]
     (cell.folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     if images is not None:

@@ -167,4 +167,4 @@ class _Counting(TorchDispatchMode):
 
 def test_a_file_in_no_folder_is_refused(tmp_path: Path) -> None:
     sentence = refused(run("benchmark.py", "--out", tmp_path / "none" / "benchmark.json"))
-    assert "--out: expected a file in a folder that is there" in sentence
+    assert "--out: expected a file in an existing folder" in sentence

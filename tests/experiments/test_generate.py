@@ -128,7 +128,7 @@ def test_what_is_printed_is_in_the_file(generated, learned):
         "coverage_share": "coverage",
         "coverage_of_strangers_share": "by chance",
         "novel_share": "novelty",
-        "novel_and_far_from_training_share": "near no training image",
+        "novel_and_far_from_training_share": "no training image",
         "wrong_pixels_to_nearest_written": "nearest written image",
         "wrong_pixels_to_nearest_training": "nearest training image",
     }

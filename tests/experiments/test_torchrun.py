@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.shared.script import alone
+from experiments.shared.script import single_process
 from inference.errors import ReportedError
 from inference.processes import Processes
 from inference.runs.resolve import require_device_each
@@ -196,7 +196,7 @@ def test_ctrl_c_reaches_all_processes_at_once_and_leaves_a_run_to_go_on_with(tmp
 
 
 def test_scripts_for_one_process_refuse_several():
-    main = alone(lambda: 0)
+    main = single_process(lambda: 0)
     assert main(Processes()) == 0
     with pytest.raises(InputError, match="expected one process, found 2"):
         main(Processes(0, 2))

@@ -1,1 +1,1 @@
-"""What `experiments/ablate.py` is made of: grids, their cells, how these run, and the table of what they scored."""
+"""The parts of `experiments/ablate.py`: grids, cells, running them, results, and the table."""

@@ -1,11 +1,11 @@
-"""The cells of a grid: how each is called, which commands make it, and how far it has come."""
+"""The cells of a grid: their names, their commands, and the work left."""
 
 from __future__ import annotations
 
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,19 +22,19 @@ from kpp_pyro.files.run_folder import RunFolder
 State = Literal["to train", "to resume", "to score", "finished"]
 
 _SCRIPTS = Path(__file__).parents[2]
-_FREE = ("data_dir", "workers", "capture")  # flags that change where and how fast, but no result
+_FREE = ("data_dir", "workers", "capture")  # fields that change no result
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A combination of a grid with one seed.
+    """A combination of a grid's values, with one seed.
 
     Attributes:
-        labels: of the value on every axis, by the axis.
-        seed: of its run.
-        flags: of `svi_train.py`.
+        labels: label of the value on each axis, by the name of the axis.
+        seed: seed of the run.
+        flags: flags of `svi_train.py`.
         score: flags of `evaluate.py`.
-        folder: its run folder.
+        folder: run folder.
     """
 
     labels: dict[str, str]
@@ -45,37 +45,37 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What it is called in lists, and its folder."""
+        """Name of the cell and of its folder."""
         return self.folder.name
 
     @property
     def log(self) -> Path:
-        """File with what its commands print."""
+        """File with the output of the cell's commands."""
         return self.folder.with_name(f"{self.name}.log")
 
     def train_command(self) -> list[str]:
-        """Command that trains it."""
+        """Command that trains the cell."""
         return ["svi_train.py", *command_line(self.flags), "--out", str(self.folder)]
 
     def resume_command(self) -> list[str]:
-        """Command that goes on with its training."""
+        """Command that resumes training."""
         data_dir: Flags = {"data_dir": self.flags["data_dir"]} if "data_dir" in self.flags else {}
         return ["svi_train.py", "--resume", str(self.folder), *command_line(data_dir)]
 
     def score_command(self) -> list[str]:
-        """Command that scores it."""
+        """Command that scores the run."""
         score = {name: str(value) for name, value in self.score.items()}
-        here: Flags = {name: self.flags[name] for name in ("device", "data_dir") if name in self.flags}
-        return ["evaluate.py", str(self.folder), *command_line({**score, "posterior_images": "0", **here})]
+        machine: Flags = {name: self.flags[name] for name in ("device", "data_dir") if name in self.flags}
+        return ["evaluate.py", str(self.folder), *command_line({**score, "posterior_images": "0", **machine})]
 
     def commands(self, state: State) -> list[list[str]]:
-        """What is left to run, in order."""
+        """Commands left to run from a state, in order."""
         train = {"to train": [self.train_command()], "to resume": [self.resume_command()]}.get(state, [])
         return [] if state == "finished" else [*train, self.score_command()]
 
 
 def make_cells(grid: Grid, out: Path) -> list[Cell]:
-    """Every cell of a grid, those of a combination beside each other.
+    """Every cell of a grid; the seeds of a combination are consecutive.
 
     Raises:
         InputError: two cells would have the same folder.
@@ -93,25 +93,25 @@ def make_cells(grid: Grid, out: Path) -> list[Cell]:
 
 
 def command_line(flags: Flags) -> list[str]:
-    """Flags as arguments; those that are true or false stand alone."""
+    """Flags as command-line arguments; true and false become --flag and --no-flag."""
     return [argument for name, value in flags.items() for argument in _arguments(name.replace("_", "-"), value)]
 
 
 def shown(command: list[str]) -> str:
-    """A command, to be pasted into a shell in the root of the repository."""
+    """A command as text, for a shell in the root of the repository."""
     return shlex.join(["python", f"experiments/{command[0]}", *command[1:]])
 
 
 def runnable(command: list[str]) -> list[str]:
-    """A command, to be run from any folder by this interpreter."""
+    """A command for this interpreter, from any folder."""
     return [sys.executable, str(_SCRIPTS / command[0]), *command[1:]]
 
 
 def read_flags(flags: Flags) -> Config:
-    """The configuration that flags stand for: the presets, and the flags.
+    """The configuration that `svi_train.py` makes of flags.
 
     Raises:
-        InputError: `svi_train.py` would refuse them.
+        InputError: invalid flags.
     """
     config = Config.preset(**{name: None if value == "None" else value for name, value in flags.items()})
     resolve(config)
@@ -119,10 +119,10 @@ def read_flags(flags: Flags) -> Config:
 
 
 def require_no_twins(configured: Sequence[tuple[Cell, Config]]) -> None:
-    """Raise InputError for two cells that would be the same run, as with 1e-3 and 0.001.
+    """Raise InputError for two cells with equal configurations, such as 1e-3 and 0.001.
 
     Args:
-        configured: cells, each with the configuration that its flags stand for.
+        configured: cells, each with its configuration.
     """
     seen: dict[tuple[Any, ...], Cell] = {}
     for cell, config in configured:
@@ -134,7 +134,7 @@ def require_no_twins(configured: Sequence[tuple[Cell, Config]]) -> None:
 
 
 def unfinished_schedules(config: Config) -> list[str]:
-    """Sentences on the KLs whose weight is not 1 at the end of training."""
+    """A sentence on each KL weight that is below 1 at the end of training."""
     steps = config.training.steps
     weights = {name: schedule.weight(steps) for name, schedule in kl_schedules(config.training).items()}
     return [
@@ -145,7 +145,7 @@ def unfinished_schedules(config: Config) -> list[str]:
 
 
 def state_of(cell: Cell, config: Config) -> State:
-    """How far a cell with this configuration has come, by what its run folder holds.
+    """The work left for a cell with this configuration, according to its run folder.
 
     Raises:
         InputError: the folder holds a run of another configuration.
@@ -160,10 +160,10 @@ def state_of(cell: Cell, config: Config) -> State:
 
 
 def _is_scored(cell: Cell, config: Config, run: RunFolder) -> bool:
-    """Whether the scores in the folder are what the cell asks for."""
+    """Whether the folder's evaluation.json has the cell's score settings."""
     settings = run.read_evaluation().get("settings", {})
-    asked = {"split": "test", **{name: value for name, value in cell.score.items() if name != "limit"}}
-    if any(settings.get(name) != value for name, value in asked.items()):
+    required = {"split": "test", **{name: value for name, value in cell.score.items() if name != "limit"}}
+    if any(settings.get(name) != value for name, value in required.items()):
         return False
     limit, images = cell.score["limit"], settings.get("images", 0)
     return bool(images == limit or (images < limit and images == _test_images(config.data.dataset, _data_dir(config))))
@@ -179,34 +179,16 @@ def _data_dir(config: Config) -> Path:
 
 
 def _require_same(cell: Cell, config: Config, run: RunFolder) -> None:
-    """Raise InputError unless a run has the configuration of a cell.
-
-    What the machine decides, and a field that an older version did not know, is let pass unless the cell sets it.
-    """
-    expected, found = _leaves_of(config.to_json()), _leaves_of(run.read_config())
+    """Raise InputError unless a run has the configuration of a cell; "auto" may have been resolved to any value."""
+    expected, found = config.flat(), Config.from_json(run.read_config(), run.config).flat()
+    expected["data_dir"] = _data_dir(config)
     free = [name for name in _FREE if DATASETS[config.data.dataset].load or name != "data_dir"]
     for name, value in expected.items():
-        if name in free or value == "auto" or (name not in found and name not in cell.flags):
-            continue
-        wanted = str(_data_dir(config)) if name == "data_dir" else value
-        if name not in found or found[name] != wanted:
+        if name not in free and value not in ("auto", found[name]):
             raise InputError(
-                f"{cell.folder}: expected a run with {name} {wanted}, found {found.get(name, 'none')}; "
+                f"{cell.folder}: expected a run with {name} {value}, found {found[name]}; "
                 "choose another --out, or delete that folder"
             )
-
-
-def _leaves_of(content: dict[str, Any]) -> dict[str, Any]:
-    """Every field of a configuration by its name, as JSON has it."""
-    return dict(_leaves(content))
-
-
-def _leaves(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in content.items():
-        if isinstance(value, dict):
-            yield from _leaves(value)
-        else:
-            yield name, value
 
 
 def _file_name(parts: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""A grid: which flags of `svi_train.py` vary, and what all of its cells share."""
+"""A grid: the flags of `svi_train.py` that vary, and those that all cells share."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from inference.runs.config import Config
 from inference.runs.presets import read_yaml
 from kpp_pyro.errors import InputError
 
-Flags = dict[str, str]  # by the name of a field of the configuration, as it stands on a command line
-Axis = dict[str, Flags]  # by the label of a value
+Flags = dict[str, str]  # by the name of a field; values as on a command line
+Axis = dict[str, Flags]  # the flags that each value sets, by the value's label
 
 _KEYS = ("title", "base", "vary", "seeds", "score")
 _SCORE = {"particles": 200, "limit": 512, "control_particles": 0}
@@ -26,13 +26,13 @@ _FIELDS = Config().flat()
 
 @dataclass(frozen=True)
 class Grid:
-    """Every combination of the values of some axes, each with several seeds.
+    """Every combination of the values of some axes, with several seeds.
 
     Attributes:
-        title: what is asked.
+        title: title of the table and the figure.
         base: flags that all cells share, unless an axis sets them.
-        axes: by name, of the labels of its values, the flags that each sets.
-        seeds: each combination is trained with each.
+        axes: axes by name.
+        seeds: every combination is trained with each of them.
         score: flags of `evaluate.py`, by name.
     """
 
@@ -43,7 +43,7 @@ class Grid:
     score: dict[str, int] = field(default_factory=lambda: dict(_SCORE))
 
     def combinations(self) -> Iterator[dict[str, str]]:
-        """Every choice of a label from each axis, by the names of the axes; the last axis changes fastest."""
+        """Every choice of one label per axis, by the name of the axis; the last axis changes fastest."""
         for labels in itertools.product(*self.axes.values()):
             yield dict(zip(self.axes, labels, strict=True))
 
@@ -55,17 +55,17 @@ class Grid:
         return {**flags, "seed": str(seed)}
 
     def with_axes(self, given: Sequence[str]) -> Grid:
-        """Add or replace axes by what `--vary` says, `NAME=VALUE,VALUE`."""
+        """Add or replace axes by the texts of `--vary`, `NAME=VALUE,VALUE`."""
         pairs = [_pair(text, "--vary", "AXIS=VALUE,VALUE,...") for text in given]
         names = [name for name, _ in pairs]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice:
             raise InputError(f"--vary {twice}: expected all values of an axis in one list, found the axis twice")
         axes = {name: _axis(name, values.split(",") if values else [], "--vary") for name, values in pairs}
-        return self._with(axes=_apart(self.axes | axes, "--vary"))
+        return self._with(axes=_disjoint(self.axes | axes, "--vary"))
 
     def with_base(self, given: Sequence[str], source: str = "--set") -> Grid:
-        """Replace flags that all cells share by what `--set` says, `NAME=VALUE`."""
+        """Replace flags that all cells share by the texts of `--set`, `NAME=VALUE`."""
         base = _flags(dict(_pair(text, source, "NAME=VALUE") for text in given), source)
         for name, axis in self.axes.items():
             clash = next((flag for flags in axis.values() for flag in flags if flag in base), None)
@@ -78,7 +78,7 @@ class Grid:
         return self._with(seeds=_seeds(number, "--seeds"))
 
     def with_score(self, **given: int | None) -> Grid:
-        """Replace what is given of the flags of `evaluate.py`."""
+        """Replace the given flags of `evaluate.py`; None leaves one unchanged."""
         named = {name: value for name, value in given.items() if value is not None}
         return self._with(score=self.score | _score(named, "the flags"))
 
@@ -90,7 +90,7 @@ def read_grid(path: Path) -> Grid:
     """Read a grid from a YAML file.
 
     Raises:
-        InputError: the file cannot be read, is not YAML, or holds what no grid has.
+        InputError: a file that cannot be read, is not YAML, or has an unknown key or an invalid value.
     """
     content = read_yaml(path)
     _require_known(content, _KEYS, str(path))
@@ -98,7 +98,7 @@ def read_grid(path: Path) -> Grid:
     return Grid(
         str(content.get("title", path.stem)),
         _flags(_mapping(content.get("base", {}), f"{path}: base"), f"{path}: base"),
-        _apart(
+        _disjoint(
             {str(name): _axis(str(name), values, f"{path}: vary") for name, values in vary.items()}, f"{path}: vary"
         ),
         _seeds(content.get("seeds", 1), f"{path}: seeds"),
@@ -114,8 +114,8 @@ def is_numeric(labels: Sequence[str]) -> bool:
         return False
 
 
-def _apart(axes: dict[str, Axis], source: str) -> dict[str, Axis]:
-    """The axes, unless two set the same flag: a cell would have the one's value and the other's label."""
+def _disjoint(axes: dict[str, Axis], source: str) -> dict[str, Axis]:
+    """The axes; raises InputError if two set the same flag, since the label of one would then be wrong."""
     owners: dict[str, str] = {}
     for name, axis in axes.items():
         for flag in dict.fromkeys(flag for flags in axis.values() for flag in flags):
@@ -126,10 +126,10 @@ def _apart(axes: dict[str, Axis], source: str) -> dict[str, Axis]:
 
 
 def _axis(name: str, values: Any, source: str) -> Axis:
-    """An axis: a list of values of the flag of its name, or labels with the flags that each stands for."""
+    """An axis: a list of values of the flag with its name, or labels with the flags that each sets."""
     source = f"{source} {name}"
     if not isinstance(values, list | dict) or not values:
-        raise InputError(f"{source}: expected a list of values, or labels with flags of each, found {values!r}")
+        raise InputError(f"{source}: expected a list of values, or labels with their flags, found {values!r}")
     if isinstance(values, dict):
         pairs = [(str(label), _flags(_mapping(flags, f"{source}: {label}"), source)) for label, flags in values.items()]
     else:
@@ -141,7 +141,7 @@ def _axis(name: str, values: Any, source: str) -> Axis:
 
 
 def _flags(values: Mapping[Any, Any], source: str) -> Flags:
-    """Flags as they stand on a command line, with names that `svi_train.py` has."""
+    """Flags as on a command line; raises InputError for a name that `svi_train.py` does not have."""
     names = [str(name).replace("-", "_") for name in values]
     _require_known(names, [name for name in _FIELDS if name != "seed"], source)
     return {name: _text(name, value, source) for name, value in zip(names, values.values(), strict=True)}
@@ -159,7 +159,7 @@ def _text(name: str, value: Any, source: str) -> str:
 def _seeds(value: Any, source: str) -> tuple[int, ...]:
     seeds = list(range(value)) if _is_count(value) else value
     if not isinstance(seeds, list) or not seeds or not all(_is_count(seed) for seed in seeds):
-        raise InputError(f"{source}: expected how many, at least 1, or a list of seeds, found {value!r}")
+        raise InputError(f"{source}: expected a number of at least 1, or a list of seeds, found {value!r}")
     if len(set(seeds)) < len(seeds):
         raise InputError(f"{source}: expected different seeds, found {value!r}")
     return tuple(seeds)
@@ -191,7 +191,7 @@ def _mapping(value: Any, source: str) -> dict[Any, Any]:
 
 
 def _require_known(names: Any, known: Sequence[str], source: str) -> None:
-    """Raise InputError for a name that is not known, with the nearest that is."""
+    """Raise InputError, with the nearest known name, for an unknown name."""
     for name in names:
         if name not in known:
             near = get_close_matches(str(name), known, n=1)

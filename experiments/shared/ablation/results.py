@@ -1,4 +1,4 @@
-"""What finished cells measured, and the mean and standard error of it over seeds."""
+"""Results of finished cells, and their means and standard errors over seeds."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ SECONDS = "training_seconds"
 
 @dataclass(frozen=True)
 class Measured:
-    """What a finished cell measured.
+    """Results of a finished cell.
 
     Attributes:
-        quantities: by name with unit; those that are not known, or not a matter of this model, are left out.
-        trustworthy: whether k-hat is low enough; otherwise the cost is known to be no more than that.
+        quantities: by name with unit, without those that are unknown or do not apply to the model.
+        trustworthy: whether k-hat is low enough; otherwise the cost is only an upper bound.
         limit: ln T, nats per image.
-        stated: settings that a table has to state.
+        stated: settings that the table states.
     """
 
     quantities: dict[str, float]
@@ -38,10 +38,10 @@ class Measured:
 
 
 def read_measured(cell: Cell) -> Measured:
-    """Read what the scripts left in a finished cell's folder.
+    """Read the results in a finished cell's folder.
 
     Raises:
-        InputError: a file there is not what they write.
+        InputError: a damaged file, or one of another version.
     """
     run = RunFolder.open(cell.folder)
     evaluation, config = run.read_evaluation(), run.read_config()
@@ -75,11 +75,11 @@ _STATED = ("dataset", "split", "binarization", "images", "particles", "episode_l
 
 
 def summarize_rows(cells: Sequence[Cell], measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
-    """One row for each combination: means and standard errors over the seeds that are finished.
+    """One row per combination: means and standard errors over the finished seeds.
 
     Args:
-        cells: of a grid.
-        measured: what was measured, by the name of the cell, of those that are finished.
+        cells: every cell of a grid.
+        measured: results of the finished cells, by the name of the cell.
     """
     combinations: dict[tuple[tuple[str, str], ...], list[Cell]] = {}
     for cell in cells:
@@ -105,7 +105,7 @@ def _row(labels: dict[str, str], seeds: int, found: Sequence[Measured]) -> dict[
 
 
 def standard_error_over_seeds(values: Sequence[float]) -> float | None:
-    """Standard error of the mean; of a single value it is not known."""
+    """Standard error of the mean; None for a single value."""
     return None if len(values) < 2 else statistics.stdev(values) / math.sqrt(len(values))
 
 
@@ -114,13 +114,13 @@ def _negative(value: float | None) -> float | None:
 
 
 def _last(run: RunFolder, name: str, split: str) -> float | None:
-    """The last value of a quantity that training logged of a split."""
+    """The last value of a quantity in the run's metrics of a split."""
     values = [record[name] for record in run.read_metrics() if record["split"] == split and name in record]
     return values[-1] if values else None
 
 
 def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """What it ran on, in words."""
+    """Hardware, versions and commit as text."""
     libraries = environment["libraries"]
     threads = environment["cpu_threads"]
     cpu = f"{environment['machine']} CPU, {threads} thread{'' if threads == 1 else 's'} each"

@@ -1,4 +1,4 @@
-"""Running the commands of cells: several at a time, each with a log of its own, until done or told to stop."""
+"""Running the commands of cells: several at a time, each with its own log, until finished or interrupted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from inference.runs.interruption import Interruption
 from kpp_pyro.files.atomic import writing
 
-_LOOK_EVERY = 0.1  # seconds
+_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Task:
     """Commands to run one after the other, as long as they succeed.
 
     Attributes:
-        name: what it is reported as.
+        name: name in reports.
         commands: programs with their arguments.
-        log: file that everything they print is added to.
+        log: file that their output is appended to.
     """
 
     name: str
@@ -35,28 +35,33 @@ class Task:
 
 
 def run_tasks(tasks: Sequence[Task], jobs: int, report: Callable[[Task, str | None], None]) -> int:
-    """Run tasks, `jobs` at a time, and report each with None, or the sentence that says why it failed.
+    """Run tasks, `jobs` at a time.
 
-    The first Ctrl-C or SIGTERM is passed on to what runs, and waited for; a second ends that at once.
+    The first Ctrl-C or SIGTERM is passed on to the running commands, which may finish; a second one kills them.
+
+    Args:
+        tasks: what to run.
+        jobs: number of tasks that run at the same time.
+        report: called at the end of each task, with None or its error message.
 
     Returns:
-        The signal that interrupted it, or 0; tasks that it cut short are not reported.
+        The number of the signal that interrupted the tasks, or 0; interrupted tasks are not reported.
     """
-    waiting, running, told = list(tasks), list[_Running](), False
+    waiting, running, signalled = list(tasks), list[_Running](), False
     with Interruption() as interruption:
         try:
             while running or (waiting and not interruption.signal):
                 while waiting and len(running) < jobs and not interruption.signal:
                     running.append(_Running(waiting.pop(0), threads_of_each(jobs)))
-                if interruption.signal and not told:
-                    told = True
+                if interruption.signal and not signalled:
+                    signalled = True
                     for task in running:
                         task.process.send_signal(interruption.signal)
-                for ended in [task for task in running if not task.goes_on(stopping=bool(interruption.signal))]:
+                for ended in [task for task in running if not task.is_running(stopping=bool(interruption.signal))]:
                     running.remove(ended)
                     if ended.is_done or not interruption.signal:
                         report(ended.task, ended.failure())
-                time.sleep(_LOOK_EVERY)
+                time.sleep(_POLL_SECONDS)
         finally:
             for task in running:
                 task.kill()
@@ -64,13 +69,13 @@ def run_tasks(tasks: Sequence[Task], jobs: int, report: Callable[[Task, str | No
 
 
 def threads_of_each(jobs: int) -> int:
-    """Threads for each of several processes, so that they share out the cores of this machine."""
+    """Threads for each of several processes that share the cores of this machine."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // jobs)
 
 
 class _Running:
-    """A task, at one of its commands."""
+    """A task while one of its commands runs."""
 
     def __init__(self, task: Task, threads: int) -> None:
         self.task, self._left = task, list(task.commands)
@@ -80,7 +85,7 @@ class _Running:
         self._start()
 
     def _start(self) -> None:
-        """Start the next command, in a session of its own: Ctrl-C in the terminal reaches it through us alone."""
+        """Start the next command in its own session, so that Ctrl-C in the terminal does not reach it directly."""
         self.command = self._left.pop(0)
         with writing(self.task.log), self.task.log.open("ab") as log:
             log.write(f"$ {shlex.join(self.command)}\n".encode())
@@ -94,15 +99,15 @@ class _Running:
                 start_new_session=True,
             )
 
-    def goes_on(self, stopping: bool) -> bool:
-        """Whether a command runs; starts the next after one that succeeded, unless it is to stop."""
+    def is_running(self, stopping: bool) -> bool:
+        """Whether a command runs; after one that succeeded, this starts the next unless stopping."""
         if self.process.poll() == 0 and self._left and not stopping:
             self._start()
         return self.process.poll() is None
 
     def kill(self) -> None:
-        """End the command at once, with all that it has started: its session is a process group."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended
+        """Kill the command and its child processes: its session is a process group."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # already ended
             os.killpg(self.process.pid, signal.SIGKILL)
 
     @property
@@ -111,13 +116,14 @@ class _Running:
         return self.process.returncode == 0 and not self._left
 
     def failure(self) -> str | None:
-        """Why the task ended before its end: the last sentence that the command says of an error."""
+        """The error message of an unfinished task: the last error in the command's output, or its exit status."""
         if self.is_done:
             return None
-        said = self.task.log.read_bytes()[self._log_began :].decode(errors="replace")
-        sentences = re.findall(r"(?:^|[\r\n])error: (.+)", said) or re.findall(r"^[\w.]*Error: .+", said, re.MULTILINE)
+        output = self.task.log.read_bytes()[self._log_began :].decode(errors="replace")
+        sentences = re.findall(r"(?:^|[\r\n])error: (.+)", output) or re.findall(
+            r"^[\w.]*Error: .+", output, re.MULTILINE
+        )
         script = next((Path(part).name for part in self.command if part.endswith(".py")), self.command[0])
         status = self.process.returncode
-        how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
-        how = sentences[-1] if sentences else how
-        return f"{script}: {how}"
+        ending = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+        return f"{script}: {sentences[-1] if sentences else ending}"

@@ -10,12 +10,12 @@ from typing import Any
 from experiments.shared.ablation.results import COST, COST_WITH_MEMORY, GAIN, NEGATIVE_ELBO, SECONDS, UNTRUSTED
 from experiments.shared.arguments import number
 
-_WITH_ERRORS = {COST: "−ln p̂", COST_WITH_MEMORY: "−ln p̂ with the memory's KL paid", NEGATIVE_ELBO: "−ELBO given M"}
-_NOT_OF_THIS_MODEL = "–"
+_WITH_ERRORS = {COST: "−ln p̂", COST_WITH_MEMORY: "−ln p̂ with the memory's KL", NEGATIVE_ELBO: "−ELBO given M"}
+_NOT_APPLICABLE = "–"
 
 
 def describe_ablation(content: Mapping[str, Any]) -> str:
-    """Say everything that `ablation.json` holds in Markdown."""
+    """The content of ablation.json as Markdown."""
     rows, failed = content["rows"], [cell for cell in content["cells"] if cell["failure"]]
     lines = [f"# {content['title']}", "", *_heading(content), ""]
     lines += _markdown([_titles(rows), *(_texts(rows, row) for row in rows)])
@@ -25,7 +25,7 @@ def describe_ablation(content: Mapping[str, Any]) -> str:
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The same numbers, unrounded, with a column of standard errors for each mean that is of several seeds."""
+    """The rows as CSV: unrounded means, and the standard error of each over seeds."""
     quantities = _quantities(rows)
     titles = [*rows[0]["labels"], "seeds", "seeds_finished", "trustworthy", "limit_nats_per_image"]
     titles += [title for name in quantities for title in (name, f"{name}_standard_error")]
@@ -49,9 +49,9 @@ def _heading(content: Mapping[str, Any]) -> list[str]:
         f"{_all(stated['images'])} {_all(stated['split'])} images of {_all(stated['dataset'])} "
         f"({_all(stated['binarization'])} binarization), T = {_all(stated['episode_length'])} images per episode, "
         f"{_all(stated['steps'])} steps, K = {_all(stated['particles'])} particles. "
-        "Nats per image, lower is better; mean ± standard error over seeds (? where there is one seed), "
-        "≤ where k-hat is above 0.7 for too many images, so that the number is only known to be no more. "
-        f"To say which image of the episode costs ln T = {', '.join(number(limit) for limit in limits)}.",
+        "Nats per image, lower is better; mean ± standard error over seeds (? with one seed). "
+        "≤ marks an upper bound: k-hat is above 0.7 for too many images. "
+        f"The choice of an image of the episode costs ln T = {', '.join(number(limit) for limit in limits)}.",
         "",
         f"{_all(stated['hardware'])}, {_all(stated['precision'])}; {_all(stated['versions'])}; "
         f"commit {_all(stated['commit'])}.",
@@ -61,7 +61,7 @@ def _heading(content: Mapping[str, Any]) -> list[str]:
 
 
 def _all(values: Sequence[Any]) -> str:
-    """What all cells have in common, or everything that they have."""
+    """The value that all cells share, or all values."""
     return ", ".join(f"{value:,}" if isinstance(value, int) else str(value) for value in values)
 
 
@@ -81,7 +81,7 @@ def _titles(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _texts(rows: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> list[str]:
-    """A row, as the cells of the table."""
+    """A row of the table, one text per column."""
     seeds = f"{row['seeds_finished']}" + ("" if row["seeds_finished"] == row["seeds"] else f" of {row['seeds']}")
     return [*row["labels"].values(), seeds, *(_text(row, name) for name in _quantities(rows))]
 
@@ -89,7 +89,7 @@ def _texts(rows: Sequence[Mapping[str, Any]], row: Mapping[str, Any]) -> list[st
 def _text(row: Mapping[str, Any], name: str) -> str:
     value, error = row["mean"].get(name), row["standard_error"].get(name)
     if value is None:
-        return _NOT_OF_THIS_MODEL if row["seeds_finished"] else "?"
+        return _NOT_APPLICABLE if row["seeds_finished"] else "?"
     if name in _WITH_ERRORS:
         bound = "" if row["trustworthy"] or name == NEGATIVE_ELBO else "≤ "
         return f"{bound}{number(value)} ± {number(error)}"

@@ -52,7 +52,8 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
     (MEAN_FIELD | {"latent_guide": "flow"},
      "--latent-guide: expected a normal with --objective mean_field, which needs KLs in closed form, found flow"),
     (MEAN_FIELD | {"key_prior": "learned_gaussian"},
-     "--key-prior: expected standard_normal with --objective mean_field, for keys that point at blocks, found learned_gaussian"),
+     "--key-prior: expected standard_normal with --objective mean_field, for keys that point at blocks, found "
+     "learned_gaussian"),
     ({"objective": "dreg", "latent_context": "image_and_read"},
      "--latent-context: expected image with --objective dreg, which needs independent draws, found "
      "image_and_read"),
