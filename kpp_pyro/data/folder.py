@@ -1,7 +1,7 @@
-"""Any tree of pictures as a data set: train/, test/ and, if there is one, validation/, with or without class folders.
+"""The data set `folder`: pictures in train/, test/ and (optional) validation/, with or without class folders.
 
-Held-out pictures are decoded once, into memory; training pictures stay on disk, and `FolderSampler` has worker
-processes decode the next episodes while a step is taken.
+Held-out pictures are decoded once (`decode_pictures`). Training pictures stay on disk: the worker processes of
+`FolderSampler` decode the next episodes during a training step.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from kpp_pyro.likelihoods.bernoulli import Binarization, require_binarization
 
 SPLIT_SEED = 0
 MOST_VALIDATION_IMAGES = 10_000
-_AT_ONCE = 32  # held-out pictures that a worker decodes at a time
-_STEPS_AHEAD = 2  # steps of training whose episodes are decoded before they are asked for
+_ROW_LENGTH = 32  # held-out pictures that a worker decodes at a time
+_STEPS_AHEAD = 2  # training steps whose episodes are prefetched
 
 
 @dataclass(frozen=True, eq=False)
 class PictureFiles:
-    """The files of a split, on disk.
+    """The picture files of a split.
 
     Attributes:
-        folder: where they are, with their class folders.
+        folder: of the split, with its class folders.
         names: of the files, relative to `folder`.
-        labels: class number of each, int64 (N,).
+        labels: class number of each file, int64 (N,).
     """
 
     folder: Path
@@ -54,13 +54,13 @@ class PictureFiles:
         return PictureFiles(self.folder, [self.names[number] for number in index.tolist()], self.labels[index])
 
     def dense_classes(self) -> Tensor:
-        """The labels renumbered 0, 1, 2, ... without gaps, (N,)."""
+        """Labels renumbered 0, 1, 2, ... without gaps, int64 (N,)."""
         return self.labels.unique(return_inverse=True)[1]
 
 
 @dataclass(frozen=True, eq=False)
 class FolderSplits:
-    """The pictures of a folder in three parts: to fit, to choose by, and to report."""
+    """The disjoint training, validation and test pictures of a folder."""
 
     train: PictureFiles
     validation: PictureFiles
@@ -70,16 +70,16 @@ class FolderSplits:
 def find_pictures(data_dir: Path | str) -> FolderSplits:
     """Find the pictures below `data_dir`/train, `data_dir`/test and `data_dir`/validation.
 
-    A picture's class is the folder right below these that it is in, at any depth; those in none are a class of their
-    own. Hidden files and folders, and files of other kinds, are left alone. Without a folder validation/ a tenth of the
-    training pictures, chosen with `SPLIT_SEED`, and at most `MOST_VALIDATION_IMAGES`, are held out.
+    A class is a folder directly below these, with all pictures in it at any depth. Pictures outside such folders form
+    one more class. Hidden files and folders, and files of other types, are ignored. Without a folder validation/, a
+    tenth of the training pictures (at most `MOST_VALIDATION_IMAGES`), chosen with `SPLIT_SEED`, is the validation set.
 
     Raises:
-        InputError: a folder is missing, cannot be read, or holds no picture.
+        InputError: a folder is missing, cannot be read, or contains no picture.
     """
     data_dir = Path(data_dir)
-    wanted = ["train", "test", *(["validation"] if (data_dir / "validation").is_dir() else [])]
-    names = {split: _find(data_dir / split) for split in wanted}
+    splits = ["train", "test", *(["validation"] if (data_dir / "validation").is_dir() else [])]
+    names = {split: _find(data_dir / split) for split in splits}
     classes = sorted({_class(name) for listed in names.values() for name in listed})
     numbers = {name: number for number, name in enumerate(classes)}
     found = {
@@ -93,10 +93,10 @@ def find_pictures(data_dir: Path | str) -> FolderSplits:
 
 
 def _find(folder: Path) -> list[str]:
-    """Names of all pictures below a folder, relative to it, sorted.
+    """Sorted names of all pictures below a folder, relative to it.
 
-    Links to folders are followed where nothing else leads to the same place; of several such links, the one that is
-    nearest to the folder, then the first by name.
+    A symbolic link to a folder is followed only if no other path leads to that folder. Of several links to one folder,
+    the least deep one is followed, then the first by name.
     """
     if not folder.is_dir():
         raise InputError(
@@ -113,10 +113,10 @@ def _find(folder: Path) -> list[str]:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """A folder and those below, each once under one name, with their files; hidden ones are left out."""
+    """A folder and all folders below it, without hidden ones, each once, with the names of their files."""
     tops, seen = deque([str(folder)]), set[str]()
     while tops:
-        for place, folders, files in os.walk(tops.popleft(), onerror=_refuse):  # links wait until it is through
+        for place, folders, files in os.walk(tops.popleft(), onerror=_refuse):  # links are followed afterwards
             if (real := os.path.realpath(place)) in seen:
                 folders.clear()
                 continue
@@ -131,11 +131,12 @@ def _refuse(error: OSError) -> None:
 
 
 def _class(name: str) -> str:
+    """Name of the class folder of a file, or ""."""
     return name.split("/")[0] if "/" in name else ""
 
 
 def _hold_out(training: PictureFiles) -> tuple[PictureFiles, PictureFiles]:
-    """Training and validation pictures, both in the order of their names."""
+    """Split off a validation set: training and validation pictures, both in the order of their names."""
     count = min(len(training) // 10, MOST_VALIDATION_IMAGES)
     if count == 0:
         raise InputError(
@@ -148,26 +149,26 @@ def _hold_out(training: PictureFiles) -> tuple[PictureFiles, PictureFiles]:
 def decode_pictures(
     files: PictureFiles, image_size: int, workers: int, binarization: Binarization | None = None
 ) -> LabelledImages:
-    """Decode all pictures that can be read, with worker processes and a progress bar.
+    """Decode all readable pictures, with worker processes and a progress bar.
 
     Args:
-        files: where they are.
+        files: the pictures.
         image_size: H and W.
         workers: number of processes.
-        binarization: `static` to draw each image's bits as `FolderSampler` does.
+        binarization: "static" to binarize each image by its number, as `FolderSampler` does.
 
     Returns:
-        Images of one channel, (N, 1, H, W), in the order of the files.
+        Images of one channel, uint8 (N, 1, H, W), in the order of the files.
 
     Raises:
-        InputError: more than 1 % of them cannot be read.
+        InputError: more than 1 % of the pictures are unreadable (see `Unreadable`).
     """
     decoder = Decoder(files.folder, files.names, image_size, binarization == "static")
     unreadable = Unreadable(files.folder, len(files))
     images = torch.empty(len(files), 1, image_size, image_size, dtype=torch.uint8)
-    rows = torch.arange(len(files)).split(_AT_ONCE)
+    rows = torch.arange(len(files)).split(_ROW_LENGTH)
     with (
-        Decoding(decoder, rows, _AT_ONCE, min(workers, len(rows))) as decoding,
+        Decoding(decoder, rows, _ROW_LENGTH, min(workers, len(rows))) as decoding,
         tqdm(total=len(files), unit="image", desc=f"decoding {files.folder.name}", leave=False) as bar,
     ):
         for row, decoded in zip(rows, decoding, strict=True):
@@ -175,41 +176,40 @@ def decode_pictures(
             unreadable.note(row, decoded.failures)
             bar.update(len(row))
     unreadable.summarize()
-    kept = torch.ones(len(files), dtype=torch.bool)
-    kept[list(unreadable.reasons)] = False
-    return LabelledImages(images[kept], files.labels[kept])
+    readable = torch.ones(len(files), dtype=torch.bool)
+    readable[list(unreadable.reasons)] = False
+    return LabelledImages(images[readable], files.labels[readable])
 
 
 class FolderSampler:
-    """Training episodes of T distinct pictures of a folder, drawn at random without end and decoded ahead.
+    """An endless stream of random training episodes of T distinct pictures, which worker processes prefetch.
 
-    Has the interface of `EpisodeSampler` and the same order, but `draw` returns pixels: worker processes, which are
-    started by the first draw, decode those of the next steps meanwhile, so that no more than these are in memory.
-    Every pass over the pictures decodes them anew.
+    The interface and the order are those of `EpisodeSampler`, but `draw` returns pixels. The first draw starts the
+    workers. Only the pictures of the next steps are in memory; every pass over the pictures decodes them again.
 
-    A picture that cannot be read is named (the first ten), counted, and replaced in its episode by another one that is
-    not in it, of the episode's classes if `classes_per_episode` is given; which one depends on the episode alone. Where
-    no other is to be found, one of the episode stands in it twice; where that has none either, it is black. More than
-    1 % of them are an error, see `Unreadable`.
+    An unreadable picture is counted, and the first ten are named. In its episode it is replaced by a picture that is
+    not in the episode, and of the episode's classes if `classes_per_episode` is given; the choice depends on the
+    episode alone. If there is none, it is replaced by a copy of a picture of the episode; if there is none, by a black
+    image. More than 1 % of unreadable pictures are an error, see `Unreadable`.
 
-    With `static` an image's bits are drawn once by its number in the split (`binarize_alone`), not by its place in a
-    tensor of all images. `augment` moves the binarized images with `static`, and the grey ones otherwise.
+    Binarization "static" draws an image's bits by its number in the split (`binarize_alone`). With "static",
+    `augment` moves the binarized images; otherwise it moves the grey images before they are binarized.
 
     Args:
         files: the training pictures.
         image_size: H and W.
-        workers: decoding processes.
-        device: where episodes are rendered.
+        workers: number of decoding processes.
+        device: of the rendered episodes.
         episode_length: T.
         binarization: of the pixels.
         seed: of the order and of the pixels.
-        classes_per_episode: draw that many distinct classes for each episode, and its images from those alone.
-        augment: shift and rotate the images at random before they are binarized.
-        rank: this process.
+        classes_per_episode: number of distinct classes of each episode; classes are ignored if None.
+        augment: shift and rotate the images at random.
+        rank: of this process.
         ranks: number of processes that share the order.
 
     Raises:
-        InputError: an episode that these pictures cannot fill, or an unknown binarization.
+        InputError: too few pictures for an episode, an unknown binarization, or no workers.
     """
 
     def __init__(
@@ -240,15 +240,15 @@ class FolderSampler:
         among = None if classes_per_episode is None else classes.numpy()
         self._decoder = Decoder(files.folder, files.names, image_size, binarization == "static", True, among)
         self._decoding: Decoding | None = None
-        self._ahead: deque[tuple[dict[str, Tensor], Tensor]] = deque()  # rows under way, and the order before each
+        self._ahead: deque[tuple[dict[str, Tensor], Tensor]] = deque()  # prefetched rows, with the order before each
 
     def draw(self, num_episodes: int) -> Tensor:
-        """Pixels of this process's next episodes, uint8 (B, T, 1, H, W) on the CPU, with B = `num_episodes`.
+        """Pixels of this process's next B = `num_episodes` episodes, uint8 (B, T, 1, H, W) on the CPU.
 
         They are in pinned memory if episodes are rendered on a GPU.
 
         Raises:
-            InputError: no episodes, too many pictures that cannot be read, or a worker that was killed.
+            InputError: `num_episodes` below 1, too many unreadable pictures, or a killed worker process.
         """
         require_positive("num_episodes", num_episodes)
         decoding = self._decoding = self._decoding or self._begin(num_episodes)
@@ -258,36 +258,38 @@ class FolderSampler:
             for place in range(num_episodes):
                 drawn[place] = self._next(decoding)
         except InputError:
-            self.close()  # not when the error is forgotten
+            self.close()  # now, not when the error's traceback is collected
             raise
         return drawn
 
     def _begin(self, num_episodes: int) -> Decoding:
+        """Start the workers, which prefetch the episodes of the next steps."""
         rows, length = _rows(self.order, self._ahead), self.order.episode_length
         ahead = max(2, math.ceil(_STEPS_AHEAD * num_episodes / self._workers))  # of each worker
         return Decoding(self._decoder, rows, length, self._workers, ahead)
 
     def _next(self, decoding: Decoding) -> Tensor:
+        """Pixels of the next episode, (T, 1, H, W)."""
         decoded = next(decoding)
         _, row = self._ahead.popleft()
         self.unreadable.note(row, decoded.failures)
         return decoded.pixels
 
     def render(self, drawn: Tensor) -> Tensor:
-        """Turn what was drawn, moved to the device, into episodes: float32 (B, T, 1, H, W) in {0, 1}."""
+        """Binarize drawn pixels, which were moved to the device: episodes, float32 (B, T, 1, H, W) in {0, 1}."""
         return self.rendering(drawn)
 
     def sample(self, num_episodes: int) -> Tensor:
-        """Draw and render: float32 (B, T, 1, H, W) in {0, 1} with B = `num_episodes`, on the device."""
+        """Draw and render B = `num_episodes` episodes: float32 (B, T, 1, H, W) in {0, 1}, on the device."""
         return self.render(self.draw(num_episodes).to(self._device))
 
     def thresholded(self) -> Tensor:
-        """Every picture that can be read once, decoded now and cut at 1/2: bool (N, 1, H, W) on the device."""
-        everything = decode_pictures(self._files, self.image_shape[-1], self._workers, self._binarization)
-        return everything.images.to(self._device) > 127
+        """All readable pictures, decoded and compared with 1/2: bool (N, 1, H, W) on the device."""
+        pictures = decode_pictures(self._files, self.image_shape[-1], self._workers, self._binarization)
+        return pictures.images.to(self._device) > 127
 
     def close(self) -> None:
-        """End the workers. Drawing goes on with new ones, where it stopped."""
+        """End the workers. A later draw starts new ones and continues the order."""
         if self._decoding is not None:
             self._decoding.close()
             self._decoding = None
@@ -296,7 +298,7 @@ class FolderSampler:
             self._ahead.clear()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All random state as of the next episode to be handed out, whatever has been decoded ahead."""
+        """All random state before the next episode that `draw` returns; prefetched episodes do not count."""
         order = self._ahead[0][0] if self._ahead else self.order.state_dict()
         return {**order, "pixels": self.rendering.generator.get_state()}
 
@@ -304,20 +306,20 @@ class FolderSampler:
         """Restore `state_dict()`.
 
         Raises:
-            InputError: not the state of a sampler of as many pictures, or one that this device's generator cannot take.
+            InputError: the state of another number of pictures, or of another type of device.
         """
         require_keys(state, self.state_dict())
         self.rendering.load_state(state["pixels"])
         self.load_order(state)
 
     def load_order(self, state: dict[str, Tensor]) -> None:
-        """Continue the order of another process's `state_dict()`, with pixels of one's own."""
+        """Continue the order of another process's `state_dict()`; pixels are still drawn from the own generator."""
         self.close()
         self.order.load_state_dict(state)
 
 
 def _rows(order: EpisodeOrder, ahead: deque[tuple[dict[str, Tensor], Tensor]]) -> Iterator[Tensor]:
-    """Rows of an order without end, noted in `ahead`; no method, so that nothing keeps a dropped sampler alive."""
+    """Endless rows of an order, recorded in `ahead`. Not a method: a reference would keep a deleted sampler alive."""
     while True:
         before = order.state_dict()
         (row,) = order.draw(1)

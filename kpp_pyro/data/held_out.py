@@ -1,7 +1,6 @@
-"""Episodes: sets of T images that are written to one memory.
+"""Episodes of held-out images: a fixed partition of the images into sets of T, each written to one memory.
 
-`EpisodeSampler` draws them at random without end, to train on; `EpisodeSet` deals every image out exactly
-once, to score. Both keep the images as one uint8 tensor on its device and index and binarize them there.
+Training episodes are in `sampler.py`.
 """
 
 from __future__ import annotations
@@ -13,24 +12,30 @@ import torch
 from torch import Tensor
 
 from kpp_pyro.data.images import LabelledImages
-from kpp_pyro.data.sampler import (
-    prepare,
-    require_episode,
-    require_positive,
-)
+from kpp_pyro.data.sampler import prepare, require_episode, require_positive
 from kpp_pyro.likelihoods.bernoulli import Binarization, binarize
 
 
 class EpisodeSet:
-    """Evaluation episodes that hold every image exactly once, in an order that depends on `seed` alone.
+    """Episodes of T distinct images in which every image counts exactly once; their order depends on `seed` alone.
 
-    A last, short episode is filled up from the images that were dealt first; the filling does not count.
-    classes_per_episode: the shuffled classes are grouped by that many (the last group may have fewer), each
-        group's images are cut into episodes, and the episodes of all groups are shuffled. A short episode is
-        filled up from its own group; where that holds fewer than T images, with images of other classes. No image
-        stands in an episode twice: one that is left out of a memory must not be in it all the same.
-    max_episodes: keep only the first ones, for a quick look.
-    Raises InputError, naming the flag, for an episode that these images cannot fill.
+    A short last episode is padded with the images of the first episodes; padding does not count.
+
+    With `classes_per_episode`, the shuffled classes are divided into groups of that many classes (the last group may
+    have fewer). The images of each group are cut into episodes, and the episodes of all groups are shuffled. A short
+    episode is padded with images of its own group, or with images of other classes if the group has fewer than T
+    images. No image is in an episode twice, since a left-out image must not be in the memory.
+
+    Args:
+        images: the images; they and the episodes stay on their device.
+        episode_length: T.
+        binarization: of the pixels.
+        seed: of the order, and of the pixels with binarization "dynamic".
+        classes_per_episode: number of classes of each episode; classes are ignored if None.
+        max_episodes: keep only the first ones.
+
+    Raises:
+        InputError: too few images or classes for an episode. The message names the flag.
     """
 
     def __init__(
@@ -42,7 +47,6 @@ class EpisodeSet:
         classes_per_episode: int | None = None,
         max_episodes: int | None = None,
     ) -> None:
-        """Check the request, prepare the images and deal them out."""
         classes = images.dense_classes().cpu()  # (N,)
         require_episode(classes, episode_length, classes_per_episode)
         if max_episodes is not None:
@@ -51,28 +55,30 @@ class EpisodeSet:
         self.image_shape = images.image_shape
         self._images, self._how = prepare(images.images, binarization)
         self._seed = seed
-        index, counted = _deal(classes, episode_length, classes_per_episode, seed)
+        index, counted = _partition(classes, episode_length, classes_per_episode, seed)
         self._index = index[:max_episodes].to(images.images.device)  # (E, T)
         self._counted = counted[:max_episodes].to(images.images.device)  # (E, T)
 
     def __len__(self) -> int:
-        """Return the number of episodes."""
+        """Number of episodes."""
         return len(self._index)
 
     @property
     def num_images(self) -> int:
-        """Return the number of images that count."""
+        """Number of images that count, without padding."""
         return int(self._counted.sum())
 
     def first(self) -> Tensor:
-        """Return the images of the first episode: float32 (T, C, H, W) in {0, 1}."""
+        """Images of the first episode, float32 (T, C, H, W) in {0, 1}."""
         return next(self.batches(1))[0][0]
 
     def batches(self, num_episodes: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Go through the episodes once, B = `num_episodes` at a time (the last batch may be smaller).
+        """All episodes, B = `num_episodes` at a time; the last batch may be smaller.
 
-        Yields episodes float32 (B, T, C, H, W) in {0, 1} and counted bool (B, T), False for filling.
-        Every pass yields the same bits, whatever B and the device, dynamic binarization included.
+        The bits do not depend on B or on the device, and are the same in every pass, also with binarization "dynamic".
+
+        Yields:
+            Episodes, float32 (B, T, C, H, W) in {0, 1}, and whether each image counts, bool (B, T): False for padding.
         """
         require_positive("num_episodes", num_episodes)
         generator = torch.Generator().manual_seed(self._seed)
@@ -81,43 +87,53 @@ class EpisodeSet:
 
 
 def first_images(batches: Iterable[tuple[Tensor, Tensor]], limit: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of an `EpisodeSet` as long as their images are among the first `limit`; later ones do not count.
+    """The first batches of an `EpisodeSet`, in which only the first `limit` images count.
 
-    At least two episodes of a batch are kept, where it has them, so that each has another one beside it.
+    Episodes without images that count are left out, but a batch keeps at least two of its episodes: the second provides
+    the memory of another episode for the first.
+
+    Args:
+        batches: episodes (B, T, C, H, W) and whether their images count, bool (B, T).
+        limit: number of images.
+
+    Yields:
+        Batches as in `batches`.
     """
-    left = limit
+    remaining = limit
     for episode, counted in batches:
         rank = counted.flatten().cumsum(0).view_as(counted)
-        counted = counted & (rank <= left)
-        left -= int(counted.sum())
-        wanted = max(2, int(counted.any(1).sum()))
-        yield episode[:wanted], counted[:wanted]
-        if left == 0:
+        counted = counted & (rank <= remaining)
+        remaining -= int(counted.sum())
+        kept = max(2, int(counted.any(1).sum()))
+        yield episode[:kept], counted[:kept]
+        if remaining == 0:
             return
 
 
-def _deal(classes: Tensor, episode_length: int, classes_per_episode: int | None, seed: int) -> tuple[Tensor, Tensor]:
-    """Return indices and counted, both (E, T): every image once, and filling that does not count."""
+def _partition(
+    classes: Tensor, episode_length: int, classes_per_episode: int | None, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Image numbers, int64 (E, T), and whether they count, bool (E, T): every image once, and padding."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(classes), generator=generator)  # (N,)
     if classes_per_episode is None:
         return _cut(order, episode_length)
-    rank = torch.randperm(int(classes.max()) + 1, generator=generator)  # (classes,), places when shuffled
+    rank = torch.randperm(int(classes.max()) + 1, generator=generator)  # (classes,), positions in the shuffled order
     group = rank[classes[order]] // classes_per_episode  # (N,)
     members = order[group.argsort(stable=True)].split(group.bincount().tolist())
     episodes = [_cut(own, episode_length, order[group != number]) for number, own in enumerate(members)]
     index, counted = (torch.cat(part) for part in zip(*episodes, strict=True))
-    shuffle = torch.randperm(len(index), generator=generator)  # or the first episodes would be all one group
+    shuffle = torch.randperm(len(index), generator=generator)  # otherwise the first episodes are of one group
     return index[shuffle], counted[shuffle]
 
 
 def _cut(order: Tensor, episode_length: int, others: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Cut M image indices into episodes (E, T), filled up from the start again, or with others where M < T."""
+    """Cut M image numbers into episodes (E, T), padded with the first numbers, or with `others` if M < T."""
     place = torch.arange(math.ceil(len(order) / episode_length) * episode_length).view(-1, episode_length)
-    filling = order if others is None or len(order) >= episode_length else others
-    return torch.cat([order, filling])[: place.numel()].view_as(place), place < len(order)
+    padding = order if others is None or len(order) >= episode_length else others
+    return torch.cat([order, padding])[: place.numel()].view_as(place), place < len(order)
 
 
 def _grey(images: Tensor, index: Tensor) -> Tensor:
-    """Return intensities in [0, 1], float32 (B, T, C, H, W), of the images at index (B, T)."""
+    """Intensities in [0, 1] of the images at index (B, T), float32 (B, T, C, H, W)."""
     return images[index].float() / 255
