@@ -1,1 +1,1 @@
-"""importance."""
+"""Importance-sampled ln p(x | M): the estimator, proposals from refinement and search, and scores of episodes."""

@@ -1,10 +1,13 @@
-"""The score of a set of episodes, beside the controls that say what it means."""
+"""Scores of many episodes and their controls; batches of episodes, sharded over processes.
+
+- Batches: `Batch`, `shard` and `gather`.
+- Scores: `score_episodes`, and the tables' numbers from `summarize` and `inference_gap`.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,18 +26,31 @@ from inference.importance.search import refined_proposal, searching_proposal
 from inference.processes import SINGLE_PROCESS, Processes
 from inference.tracing import PyroProgram, combine, concatenate, own_randomness, seed_of, trace_pair, written_memory
 
+OWN = "own"
+MEANINGS = {
+    OWN: "ln p(x_t | M(X)): the memory that the image's own episode wrote, this image among others",
+    "left_out": "ln p(x_t | M(X without x_t)): the memory of the other images of its episode",
+    "other": "ln p(x_t | M(X' without one)): the memory of another episode, of as many images as in left_out",
+    "empty": "ln p(x_t | M = 0): an empty memory; of a random memory, its prior's mean",
+}
+LARGEST_PARETO_K = 0.7  # k-hat above which an estimate is unreliable
+TOLERATED_SHARE = 0.05  # of images with a larger k-hat
+
 Found = TypeVar("Found")
+
+
+# Batches
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Episodes to score together.
+    """B episodes to score together.
 
     Attributes:
         episode: images (B, T, C, H, W).
-        counted: which of them count, (B, T).
-        before: the last episode of the batch before, (1, T, C, H, W); None in the first batch.
-        seed: of all that is drawn for the batch; its own, whichever process scores it.
+        counted: bool, (B, T), True for images that count; the others fill short episodes.
+        before: the last episode of the previous batch, (1, T, C, H, W); None in the first batch.
+        seed: the batch's own seed of all draws, independent of the process that scores it.
     """
 
     episode: Tensor
@@ -46,7 +62,7 @@ class Batch:
 def shard(
     episodes: Iterable[tuple[Tensor, Tensor]], seed: int, processes: Processes = SINGLE_PROCESS
 ) -> Iterator[Batch]:
-    """Deal batches of images and of which of them count: of n processes each gets every n-th."""
+    """This process's batches, every n-th for n processes, from batches of images and of which of them count."""
     before: Tensor | None = None
     for number, (episode, counted) in enumerate(episodes):
         if number % processes.count == processes.rank:
@@ -54,41 +70,39 @@ def shard(
         before = episode[-1:]
 
 
-def of_all(value: Found, processes: Processes) -> list[Found]:
-    """Values of all processes, in their order; every process has to call this."""
-    return [value] if processes.count == 1 else processes.gather(value)
-
-
-def synced(processes: Processes) -> AbstractContextManager[None]:
-    """A block whose errors all processes meet together, see `Processes.sync_errors`."""
-    return nullcontext() if processes.count == 1 else processes.sync_errors()
-
-
 def gather(found: Sequence[Found], processes: Processes = SINGLE_PROCESS) -> list[Found]:
-    """What every process found in its batches, in the order of the batches; every process has to call this."""
-    hands = of_all(list(found), processes)
-    return [hands[number % len(hands)][number // len(hands)] for number in range(sum(map(len, hands)))]
+    """Results of all batches in order, from each process's results of its `shard`; every process must call this."""
+    shards = processes.gather(list(found))
+    return [shards[number % len(shards)][number // len(shards)] for number in range(sum(map(len, shards)))]
 
 
-OWN = "own"
-MEANINGS = {
-    OWN: "ln p(x_t | M(X)): the memory that the image's own episode wrote, this image among others",
-    "left_out": "ln p(x_t | M(X without x_t)): what the memory knows of an image that it has not seen",
-    "other": "ln p(x_t | M(X' without one)): the memory of another episode, of as many images as in left_out",
-    "empty": "ln p(x_t | M = 0): no memory at all; of a random memory, its prior's mean",
-}
-LARGEST_PARETO_K = 0.7  # above, an estimate is not to be trusted
-TOLERATED_SHARE = 0.05  # of images above
+def previous_memories(memory: Tensor, previous: Tensor | None) -> Tensor | None:
+    """Memory of the previous episode for each of B episodes, (B, ...).
+
+    Args:
+        memory: memories of the B episodes, (B, ...).
+        previous: memory of the last episode of the previous batch, (1, ...). None in the first batch, whose first
+            episode takes the memory of its last one.
+
+    Returns:
+        None where there is no other episode, or the memory has no scalars.
+    """
+    if (previous is None and len(memory) == 1) or not memory.numel():
+        return None
+    return torch.cat([memory[-1:] if previous is None else previous, memory[:-1]])
+
+
+# Scores
 
 
 @dataclass(frozen=True)
 class ScoringPlan:
-    """How to score.
+    """Numbers of particles and steps of a score.
 
     Attributes:
         particles: K.
-        refine_steps: of each image's own posterior, which its proposal then holds; 0 leaves the guide as it is.
-        control_particles: K of the controls; 0 leaves them out.
+        refine_steps: Adam steps that refine each image's posterior for its proposal; 0 for the guide alone.
+        control_particles: K of the controls; 0 for no controls.
     """
 
     particles: int = 1000
@@ -98,13 +112,14 @@ class ScoringPlan:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of N images.
+    """Scores ln p(x | M) of N images, in nats.
 
     Attributes:
-        by_memory: score of every image read from its own memory ("own") and from those of `MEANINGS`.
+        by_memory: scores (N,) by the memory that the images are read from: "own", and the controls "left_out", "other"
+            and "empty", see `MEANINGS`.
         seconds: time that each of them took.
-        memory_kl: KL(q(M|X) || p(M)) of the own memory, where it is random, shared over the T images, (N,); it is no
-            part of the scores, which are conditional on a draw of the memory.
+        memory_kl: KL(q(M|X) || p(M)) / T in nats of each image's own memory, (N,); None where it is deterministic. The
+            scores do not include it: they are conditional on a draw of the memory.
     """
 
     by_memory: dict[str, ImportanceScore]
@@ -113,7 +128,7 @@ class Scores:
 
     @property
     def own(self) -> ImportanceScore:
-        """Score of the images read from the memory that they were written to."""
+        """Scores of the images read from the memory that they were written to."""
         return self.by_memory[OWN]
 
 
@@ -126,40 +141,44 @@ def score_episodes(
     seed: int = 0,
     processes: Processes = SINGLE_PROCESS,
 ) -> Scores:
-    """Score the counted images of many episodes, read from their own memory and from those of `MEANINGS`.
+    """Score the counted images of many episodes, read from the memories of `MEANINGS`.
 
-    "other" is written without one of its images too: in a memory of blocks an empty block explains strange images
-    better than a full one, and the two controls would not compare. A single episode has no "other"; images alone in
-    their episode have neither "other" nor "left_out", and a memory of no scalars has no control at all. A random memory
-    is drawn once for each of them. The scores do not depend on how many processes share the batches, nor on the random
-    state, which stays as it is.
+    The memory of "other" is also written without one of its images: in a memory of blocks, an empty block explains an
+    image of another episode better than a full one does, and "other" and "left_out" would not be comparable.
+
+    A single episode has no "other". An image alone in its episode has neither "other" nor "left_out". A memory of no
+    scalars has no controls. A random memory is drawn once for each score. The scores depend neither on the number of
+    processes nor on the random state, which is left unchanged.
 
     Args:
         model: Pyro model in which images are independent given the memory.
         guide: its guide.
         episodes: batches of images (B, T, C, H, W) and of which of them count (B, T); the same in every process.
-        plan: how.
-        seed: of the draws.
-        processes: those that share the batches.
+        plan: numbers of particles and steps.
+        seed: seed of all draws.
+        processes: processes that share the batches.
 
     Returns:
-        Scores of the N counted images, in their order, on the CPU, with the times of the slowest process.
+        Scores of the N counted images, in order, on the CPU, with the times of the slowest process.
+
+    Raises:
+        InputError: see `importance_score`.
     """
-    with synced(processes):
-        dealt = [_score_batch(model, guide, batch, plan) for batch in shard(episodes, seed, processes)]
-    batches = gather([scores.by_memory for scores in dealt], processes)
-    whole = [name for name in MEANINGS if all(name in batch for batch in batches)]
-    times = of_all([scores.seconds for scores in dealt], processes)
-    memory_kls = [value for value in gather([scores.memory_kl for scores in dealt], processes) if value is not None]
+    with processes.sync_errors():
+        scored = [_score_batch(model, guide, batch, plan) for batch in shard(episodes, seed, processes)]
+    batches = gather([scores.by_memory for scores in scored], processes)
+    names = [name for name in MEANINGS if all(name in batch for batch in batches)]
+    times = processes.gather([scores.seconds for scores in scored])
+    kls = [value for value in gather([scores.memory_kl for scores in scored], processes) if value is not None]
     return Scores(
-        {name: concatenate([batch[name] for batch in batches]) for name in whole},
-        {name: max(sum(batch.get(name, 0.0) for batch in own) for own in times) for name in whole},
-        torch.cat(memory_kls) if memory_kls else None,
+        {name: concatenate([batch[name] for batch in batches]) for name in names},
+        {name: max(sum(batch.get(name, 0.0) for batch in of_process) for of_process in times) for name in names},
+        torch.cat(kls) if kls else None,
     )
 
 
 def _score_batch(model: PyroProgram, guide: PyroProgram, batch: Batch, plan: ScoringPlan) -> Scores:
-    """Scores of the counted images of a batch; the first control's time has that of writing the memories of all."""
+    """Scores of a batch's counted images; the first control's time includes writing the memories of all controls."""
     chosen, found, seconds = batch.counted.flatten(), {}, {}
     began = time.perf_counter()
 
@@ -169,20 +188,20 @@ def _score_batch(model: PyroProgram, guide: PyroProgram, batch: Batch, plan: Sco
         seconds[name], began = time.perf_counter() - began, time.perf_counter()
 
     with own_randomness(batch.seed, batch.episode.device):
-        drawn = sample_memory(model, guide, batch.episode)
-        note(OWN, _score_own(model, guide, batch.episode, drawn, plan))
+        sampled = sample_memory(model, guide, batch.episode)
+        note(OWN, _score_own(model, guide, batch.episode, sampled, plan))
         if plan.control_particles:
             for name, memories in _control_memories(model, guide, batch).items():
                 note(name, _score_control(model, guide, batch.episode, memories, plan.control_particles))
-    return Scores(found, seconds, None if drawn is None else _per_image(drawn.kl, batch)[chosen].cpu())
+    return Scores(found, seconds, None if sampled is None else _per_image(sampled.kl, batch)[chosen].cpu())
 
 
 @dataclass(frozen=True)
 class SampledMemory:
-    """Random memories that episodes wrote, and what they cost.
+    """Draws of random memories, and their KLs.
 
     Attributes:
-        value: (B, 1, ...).
+        value: memories (B, 1, ...).
         kl: KL(q(M|X) || p(M)) in nats, (B, 1); its estimate from this draw, where there is no closed form.
     """
 
@@ -192,13 +211,13 @@ class SampledMemory:
 
 @torch.no_grad()
 def sample_memory(model: PyroProgram, guide: PyroProgram, episode: Tensor) -> SampledMemory | None:
-    """Draw the memories that episodes (B, T, C, H, W) write; None where they are deterministic, and written anew."""
-    pair = trace_pair(model, guide, episode)
-    if "memory" not in pair.latent_sites():
+    """Draw M ~ q(M | X) of episodes (B, T, C, H, W); None where the memory is deterministic."""
+    traces = trace_pair(model, guide, episode)
+    if "memory" not in traces.latent_sites():
         return None
-    posterior: Any = pair.guide.nodes["memory"]["fn"]
-    prior: Any = pair.model.nodes["memory"]["fn"]
-    value = pair.value("memory")
+    posterior: Any = traces.guide.nodes["memory"]["fn"]
+    prior: Any = traces.model.nodes["memory"]["fn"]
+    value = traces.value("memory")
     try:
         kl = kl_divergence(posterior, prior)
     except NotImplementedError:
@@ -207,12 +226,12 @@ def sample_memory(model: PyroProgram, guide: PyroProgram, episode: Tensor) -> Sa
 
 
 def _per_image(kl: Tensor, batch: Batch) -> Tensor:
-    """1/T of KLs (B, 1) for every image, flat."""
+    """1/T of the KLs (B, 1), for every image, (B T,)."""
     return (kl / batch.episode.shape[1]).expand(batch.episode.shape[:2]).flatten()
 
 
 def _control_memories(model: PyroProgram, guide: PyroProgram, batch: Batch) -> dict[str, Tensor]:
-    """Memories of the controls for every image, (B, T, 1, ...)."""
+    """By control, a memory for every image, (B, T, 1, ...)."""
     own = written_memory(guide, batch.episode)  # (B, 1, ...)
     if not own.numel():
         return {}
@@ -229,13 +248,13 @@ def _control_memories(model: PyroProgram, guide: PyroProgram, batch: Batch) -> d
 
 
 def _empty_memory(model: PyroProgram, guide: PyroProgram, episode: Tensor) -> Tensor:
-    """A memory (B, 1, ...) that nothing was written to: its prior's mean, or zero if that is flat."""
-    pair = trace_pair(model, guide, episode)
-    return pair.mean("memory") if "memory" in pair.latent_sites() else torch.zeros_like(pair.value("memory"))
+    """Empty memories (B, 1, ...): the mean of p(M), or zero if p(M) is flat."""
+    traces = trace_pair(model, guide, episode)
+    return traces.mean("memory") if "memory" in traces.latent_sites() else torch.zeros_like(traces.value("memory"))
 
 
 def leave_one_out_memories(guide: PyroProgram, episode: Tensor) -> Tensor:
-    """Memories (B, T, 1, ...) that episodes (B, T, C, H, W) write, each without the image t that it is for; T > 1."""
+    """Memories (B, T, 1, ...) of episodes (B, T, C, H, W), T > 1: memory t is written from all images but image t."""
     images = episode.shape[1]
     index = torch.arange(images, device=episode.device)
     rest = index.expand(images, -1)[index[:, None] != index].view(images, images - 1)  # (T, T - 1)
@@ -248,10 +267,10 @@ def leave_one_out_memories(guide: PyroProgram, episode: Tensor) -> Tensor:
 
 
 def _score_own(
-    model: PyroProgram, guide: PyroProgram, episode: Tensor, drawn: SampledMemory | None, plan: ScoringPlan
+    model: PyroProgram, guide: PyroProgram, episode: Tensor, sampled: SampledMemory | None, plan: ScoringPlan
 ) -> ImportanceScore:
-    """Score images read from the memory that they wrote; a random one is given, so that they are independent."""
-    memory = None if drawn is None else drawn.value
+    """Score images read from their own memory; a random memory is sampled and given, so that they are independent."""
+    memory = None if sampled is None else sampled.value
     proposal = (
         refined_proposal(model, guide, episode, memory, plan.refine_steps)
         if plan.refine_steps
@@ -263,16 +282,16 @@ def _score_own(
 def _score_control(
     model: PyroProgram, guide: PyroProgram, episode: Tensor, memories: Tensor, particles: int
 ) -> ImportanceScore:
-    """Score every image (B, T, ...) with a memory of its own (B, T, 1, ...), as an episode of one cue."""
+    """Score every image (B, T, ...) given its control memory (B, T, 1, ...), as an episode of one cue."""
     cues, memory = episode.flatten(0, 1).unsqueeze(1), memories.flatten(0, 1)
     proposal = searching_proposal(model, guide, cues, memory)
     return importance_score(model, proposal, cues, memory, particles=particles)
 
 
 def summarize(score: ImportanceScore) -> dict[str, Any]:
-    """Averages over N images in nats per image, with their errors, and how far they can be trusted."""
+    """Averages over N images in nats per image, with standard errors and diagnostics of the importance weights."""
     images = score.log_likelihood.numel()
-    shaky = (~(score.pareto_k <= LARGEST_PARETO_K)).double().mean().item()  # one that is not known is not trusted
+    unreliable = (~(score.pareto_k <= LARGEST_PARETO_K)).double().mean().item()  # NaN counts as unreliable
     return {
         "log_likelihood_nats_per_image": score.log_likelihood.mean().item(),
         "log_likelihood_standard_error": score.standard_error,
@@ -280,8 +299,8 @@ def summarize(score: ImportanceScore) -> dict[str, Any]:
         **score.elbo.mean().as_dict(),
         "effective_sample_size_median": score.effective_sample_size.median().item(),
         "pareto_k_median": score.pareto_k.nanmedian().item(),
-        "pareto_k_above_0.7_share": shaky,
-        "trustworthy": shaky <= TOLERATED_SHARE,
+        "pareto_k_above_0.7_share": unreliable,
+        "trustworthy": unreliable <= TOLERATED_SHARE,
         "bounds": [
             {
                 "particles": particles,
@@ -294,9 +313,10 @@ def summarize(score: ImportanceScore) -> dict[str, Any]:
 
 
 def inference_gap(score: ImportanceScore) -> dict[str, float]:
-    """Split ln p-hat_K - ELBO of a score by `refined_proposal` into its gaps, in nats per image.
+    """Amortisation and approximation gap of a score by `refined_proposal`, in nats per image; they add up to
+    ln p-hat_K - ELBO.
 
-    Sites of q that are no independent normals (`low_rank`, `flow`) are not refined: all of their gap counts as
+    Sites whose q is not an independent normal (`low_rank`, `flow`) are not refined; their whole gap counts as
     approximation gap.
     """
     amortised, refined = (elbo.elbo for elbo in score.elbos)
@@ -311,12 +331,5 @@ def inference_gap(score: ImportanceScore) -> dict[str, float]:
 
 
 def _of_images(score: ImportanceScore, chosen: Tensor) -> ImportanceScore:
-    """Scores of some of B x T images, flat, on the CPU."""
+    """Scores of the chosen images, bool (B T,), on the CPU."""
     return combine([score], lambda values: values[0].flatten()[chosen].cpu())
-
-
-def previous_memories(memory: Tensor, previous: Tensor | None) -> Tensor | None:
-    """Memory of the episode before each, (B, 1, ...); None where there is no other episode at all, or no memory."""
-    if (previous is None and len(memory) == 1) or not memory.numel():
-        return None
-    return torch.cat([memory[-1:] if previous is None else previous, memory[:-1]])

@@ -1,4 +1,4 @@
-"""Refinement: a posterior for each image by itself, by SVI on variational parameters of its own."""
+"""Proposals fitted to each image by SVI on its own variational parameters: a refined guide, and a memory search."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from inference.tracing import (
 )
 from kpp_pyro.fast_pyro import unrecorded_parameters
 
-_FITTING_RATE, _SEARCHING_RATE = 0.03, 0.1  # of Adam, from a fitted guide and from a draw
-_MOMENT_DRAWS = 256
-_FOUND_SCALE = 0.001  # around a draw, of all sites but the last, in their prior's; a read may change fast with its key
+_REFINING_RATE, _SEARCHING_RATE = 0.03, 0.1  # Adam's learning rate, from a fitted guide and from a single draw
+_MOMENT_DRAWS = 256  # draws that estimate a standard deviation
+_START_SCALE = 0.001  # relative to the prior's scale, at all sites but the last: a read may change fast with its key
 
 
 def refine(
@@ -49,20 +49,20 @@ def refine(
     steps: int,
     learning_rate: float,
 ) -> dict[str, Move]:
-    """Maximise each image's own ELBO over where its own normals go, for all B x T images at once.
+    """Maximise each image's ELBO over its own normals, for all B x T images at once.
 
     Args:
-        model: Pyro model; its parameters stay as they are.
-        guide: a program for these very images, see `amortized`; sites that `start` leaves out stay as they are. Those
-            that cannot be reparametrised must not depend on parameters.
-        start: by site, where the normals begin; (K, B, T, *event) if model and guide run under a plate of particles.
+        model: Pyro model; its parameters are not changed.
+        guide: a program for the given images, see `amortized`. Sites that are not in `start` are not changed; those of
+            them that are not reparametrised must not depend on parameters.
+        start: initial normals by site, (B, T, *event); (K, B, T, *event) under a plate of K particles.
         episode: images (B, T, C, H, W).
-        memory: (B, 1, ...) to read from, if the guide is not to write.
-        steps: of Adam.
-        learning_rate: in standard deviations at the start; falls to zero.
+        memory: (B, 1, ...) to read from; None if the guide writes.
+        steps: number of Adam steps.
+        learning_rate: initial learning rate, in initial standard deviations; decreases linearly to zero.
 
     Returns:
-        Where the normals end.
+        The refined normals, by site.
     """
     if not start:
         return {}
@@ -70,7 +70,7 @@ def refine(
     scales = {name: torch.zeros_like(move.log_scale, requires_grad=True) for name, move in start.items()}
     parameters = [*shifts.values(), *scales.values()]
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-    # With closed KLs there is less noise, which matters near an optimum. There may be a plate of particles.
+    # Closed KLs reduce gradient variance, which matters near an optimum. The extra plate is that of particles.
     objective: Any = make_objective("mean_field", PLATE_NESTING + 1)
 
     def moves() -> dict[str, Move]:
@@ -83,7 +83,7 @@ def refine(
         optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
         with torch.enable_grad(), unrecorded_parameters():
             moved = MoveNormals(moves())(guide)
-            loss = objective.differentiable_loss(model, moved, episode, memory)  # a sum: images do not mix
+            loss = objective.differentiable_loss(model, moved, episode, memory)  # a sum over independent images
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient
         optimizer.step()
@@ -95,22 +95,29 @@ def refine(
 def refined_proposal(
     model: PyroProgram, guide: PyroProgram, episode: Tensor, memory: Tensor | None = None, steps: int = 300
 ) -> Proposal:
-    """The guide, the guide refined within its own family, and a little of the prior.
+    """The guide, the guide refined for each image within its own family, and a small share of the prior.
 
-    The ELBOs of its first two parts and ln p-hat_K split the inference gap (Cremer, Li & Duvenaud 2018): the
-    amortisation gap is the second ELBO minus the first, the approximation gap ln p(x|M) minus the second, which also
-    holds what single-draw gradients leave undone. Sites whose posterior is not normal stay as they are.
+    The ELBOs of the first two parts and ln p-hat_K split the inference gap (Cremer, Li & Duvenaud 2018). The
+    amortisation gap is the second ELBO minus the first. The approximation gap is ln p(x|M) minus the second ELBO; it
+    includes the error of an incomplete optimisation. Sites whose posterior is not normal are not refined.
+
+    Args:
+        model: Pyro model.
+        guide: its guide.
+        episode: images (B, T, C, H, W).
+        memory: (B, 1, ...) to read from; None if the guide writes.
+        steps: number of Adam steps.
     """
-    bound = amortized(guide, episode, memory)
-    sites = tuple(latent_sites(model, bound, episode, memory))
-    pair = trace_pair(model, bound, episode, memory)
+    posterior = amortized(guide, episode, memory)
+    sites = tuple(latent_sites(model, posterior, episode, memory))
+    traces = trace_pair(model, posterior, episode, memory)
     start = {}
     for name in sites:
-        fn: Any = pair.guide.nodes[name]["fn"]
+        fn: Any = traces.guide.nodes[name]["fn"]
         if isinstance(base_distribution(fn), Normal):
             start[name] = Move(torch.zeros_like(fn.mean), torch.zeros_like(fn.mean))
-    moves = refine(model, bound, start, episode, memory, steps=steps, learning_rate=_FITTING_RATE)
-    return Proposal((Part(0.49, bound), Part(0.5, MoveNormals(moves)(bound)), Part(0.01, bound, sites)))
+    moves = refine(model, posterior, start, episode, memory, steps=steps, learning_rate=_REFINING_RATE)
+    return Proposal((Part(0.49, posterior), Part(0.5, MoveNormals(moves)(posterior)), Part(0.01, posterior, sites)))
 
 
 @torch.no_grad()
@@ -123,59 +130,61 @@ def searching_proposal(
     starts: int = 4,
     steps: int = 50,
 ) -> Proposal:
-    """A proposal that looks for what a memory holds that is like an image which may not be in it.
+    """A proposal that searches a memory for the best read of an image that may not have been written to it.
 
-    Its pilots are the guide's cues, cues with what they read, p(z|M,y), and the prior. They are dealt out into groups;
-    the pilot of greatest weight of each is where a refinement starts, of the model's own prior moved there: z stays
-    relative to what y reads, so that no key is a catastrophe. The best of the refinements goes on. It and the three
-    kinds of pilots make up the mixture, so that the weights stay bounded.
+    1. Pilot draws come from three parts: the guide; the guide's keys with z ~ p(z|M, y); and the prior.
+    2. The pilots are divided into groups. The pilot of largest weight in each group starts a refinement, of the model's
+       prior moved to that pilot. The prior of z is relative to what y reads, so that a wrong key does not make z
+       improbable.
+    3. The refinement with the best ELBO is continued.
+    4. The proposal is a mixture of it and the three parts of the pilots, which keep the importance weights bounded.
 
     Args:
         model: Pyro model with normal priors.
         guide: its guide.
         episode: cues (B, T, C, H, W).
         memory: (B, 1, ...).
-        pilots: draws to choose from.
-        starts: groups.
-        steps: of the refinement of each group's best, and again of the best of all.
+        pilots: number of pilot draws.
+        starts: number of groups.
+        steps: Adam steps of each group's refinement, and again of the best one.
     """
-    bound = amortized(guide, episode, memory)
-    sites = tuple(latent_sites(model, bound, episode, memory))
-    parts = (Part(0.2, bound), Part(0.3, bound, sites[-1:]), Part(0.5, bound, sites))
+    posterior = amortized(guide, episode, memory)
+    sites = tuple(latent_sites(model, posterior, episode, memory))
+    parts = (Part(0.2, posterior), Part(0.3, posterior, sites[-1:]), Part(0.5, posterior, sites))
     draws = weighted_draws(model, Proposal(parts), episode, memory, particles=pilots)
     prior = poutine.block(model, expose=list(sites))
-    found = _around(model, _best_of_groups(draws, starts), episode, memory)
-    rivals = in_particle_plate(model, starts), in_particle_plate(prior, starts)
-    found = refine(*rivals, found, episode, memory, steps=steps, learning_rate=_SEARCHING_RATE)
-    best = _elbo(*rivals, found, episode, memory).argmax(0)  # (B, T)
-    winner = {name: Move(_pick(move.shift, best), _pick(move.log_scale, best)) for name, move in found.items()}
-    moves = refine(model, prior, winner, episode, memory, steps=steps, learning_rate=_SEARCHING_RATE)
+    start = _moves_to(model, _best_of_groups(draws, starts), episode, memory)
+    grouped = in_particle_plate(model, starts), in_particle_plate(prior, starts)
+    refined = refine(*grouped, start, episode, memory, steps=steps, learning_rate=_SEARCHING_RATE)
+    index = _elbo(*grouped, refined, episode, memory).argmax(0)  # (B, T)
+    best = {name: Move(_pick(move.shift, index), _pick(move.log_scale, index)) for name, move in refined.items()}
+    moves = refine(model, prior, best, episode, memory, steps=steps, learning_rate=_SEARCHING_RATE)
     rest = (Part(0.3 * part.share, part.guide, part.from_prior) for part in parts)
     return Proposal((Part(0.7, MoveNormals(moves)(prior)), *rest))
 
 
 def _best_of_groups(draws: WeightedDraws, groups: int) -> dict[str, Tensor]:
-    """Values (groups, B, T, *event) of every image's draw of greatest weight among each of some groups of draws."""
+    """Values (groups, B, T, *event) of the draw of largest weight in each group of draws, for every image."""
     best = [draws.log_weights[group::groups].argmax(0) * groups + group for group in range(groups)]  # (B, T) each
     return {name: torch.stack([_pick(value, index) for index in best]) for name, value in draws.values.items()}
 
 
 def _pick(values: Tensor, index: Tensor) -> Tensor:
-    """Values (B, T, ...) at every image's own index (B, T) into the first dimension of (K, B, T, ...)."""
+    """Values (B, T, ...) at each image's index (B, T) into the first dimension of values (K, B, T, ...)."""
     shaped = index.view(1, *index.shape, *[1] * (values.dim() - 3)).expand(1, *values.shape[1:])
     return values.gather(0, shaped)[0]
 
 
-def _around(model: PyroProgram, values: dict[str, Tensor], episode: Tensor, memory: Tensor) -> dict[str, Move]:
-    """Moves of the model's prior to the surroundings of values (K, B, T, *event)."""
-    held = in_particle_plate(poutine.condition(model, data=values), len(next(iter(values.values()))))
-    trace = traced(held, episode, memory)
+def _moves_to(model: PyroProgram, values: dict[str, Tensor], episode: Tensor, memory: Tensor) -> dict[str, Move]:
+    """Moves of the model's prior to values (K, B, T, *event)."""
+    conditioned = in_particle_plate(poutine.condition(model, data=values), len(next(iter(values.values()))))
+    trace = traced(conditioned, episode, memory)
     moves = {}
     for name, value in values.items():
         fn: Any = trace.nodes[name]["fn"]
-        scale = 1.0 if name == list(values)[-1] else _FOUND_SCALE
+        scale = 1.0 if name == list(values)[-1] else _START_SCALE
         known = moments(fn)
-        if known is None:  # estimates differ from call to call: they say how wide to begin, and not where
+        if known is None:  # estimates differ between calls, and are good enough for a scale only
             moves[name] = Move(value, (scale * fn.sample((_MOMENT_DRAWS,)).std(0)).log())
         else:
             mean, deviation = known
@@ -186,7 +195,7 @@ def _around(model: PyroProgram, values: dict[str, Tensor], episode: Tensor, memo
 def _elbo(
     model: PyroProgram, prior: PyroProgram, moves: dict[str, Move], episode: Tensor, memory: Tensor, draws: int = 8
 ) -> Tensor:
-    """ELBO (K, B, T) of every one of K moved priors."""
+    """ELBO (K, B, T) of each of K moved priors, averaged over draws."""
     moved = MoveNormals(moves)(prior)
-    runs = (trace_pair(model, moved, episode, memory).log_probs() for _ in range(draws))
-    return sum(terms_of(run).elbo for run in runs) / draws  # type: ignore[return-value]
+    log_probs = (trace_pair(model, moved, episode, memory).log_probs() for _ in range(draws))
+    return sum(terms_of(run).elbo for run in log_probs) / draws  # type: ignore[return-value]

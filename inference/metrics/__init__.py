@@ -1,1 +1,1 @@
-"""metrics."""
+"""Metrics of a trained pair: held-out ELBO, denoising and generation."""

@@ -1,4 +1,4 @@
-"""The ELBO of every image, term by term, and what the memory contributes to it."""
+"""The mean ELBO of held-out images, its terms, and the memory gain."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from inference.errors import DivergenceError
-from inference.importance.scoring import Batch, gather, previous_memories, shard, synced
+from inference.importance.scoring import Batch, gather, previous_memories, shard
 from inference.processes import SINGLE_PROCESS, Processes
 from inference.tracing import (
     ElboMeans,
@@ -34,36 +34,38 @@ def mean_elbo(
 ) -> dict[str, float]:
     """Average the ELBO terms and the memory gain over the counted images of many episodes.
 
-    The memory gain is the ELBO given the episode's own memory minus the ELBO given the memory of the episode before it
-    (the first takes the last of its batch). A memory's own KL, if it is random, is in the ELBO and not in the gain.
-    With a single episode, or a memory of no scalars, there is no other memory and no gain is reported, nor where the
-    ELBO given another memory is beyond all numbers: how badly strangers are read is no reason to stop. The ELBO of
-    images left out is that of the last ones, given a memory that only the images before them wrote.
-    The results do not depend on how many processes share the batches, nor on the random state, which stays as it is.
+    The memory gain is the conditional ELBO given the episode's own memory, minus that given the memory of the previous
+    episode (for the first episode, of the last one in its batch). It does not include the KL of a random memory. It is
+    reported only where every image has another memory, of at least one scalar, and the mean ELBO given it is finite.
+
+    The left-out ELBO is that of the last `left_out` images of each episode, read from a memory of the images before
+    them.
+
+    The results depend neither on the number of processes nor on the random state, which is left unchanged.
 
     Args:
         model: Pyro model.
         guide: its guide.
         episodes: batches of images (B, T, C, H, W) and of which of them count (B, T); the same in every process.
-        seed: of the noise.
-        processes: those that share the batches.
-        left_out: images of an episode to leave out for that, at most half of them.
+        seed: seed of all draws.
+        processes: processes that share the batches.
+        left_out: number of left-out images of an episode; reduced to half of a shorter episode.
 
     Returns:
-        Quantities by their full name, in nats per image.
+        Averages by name, in nats per image.
 
     Raises:
-        DivergenceError: an ELBO of images that were written, or were left out, is not finite.
+        DivergenceError: the ELBO of a written or a left-out image is not finite.
     """
-    with synced(processes):
-        found = [_evaluate_batch(model, guide, batch, left_out) for batch in shard(episodes, seed, processes)]
-    own, other, strangers = (ElboMeans() for _ in range(3))
+    with processes.sync_errors():
+        found = [_batch_means(model, guide, batch, left_out) for batch in shard(episodes, seed, processes)]
+    own, other, left_out_means = (ElboMeans() for _ in range(3))
     for batch in gather(found, processes):
-        for means, of_batch in zip((own, other, strangers), batch, strict=True):
-            means.merge(of_batch)
+        for means, batch_means in zip((own, other, left_out_means), batch, strict=True):
+            means.merge(batch_means)
     results = own.means().as_dict()
-    if strangers.count:
-        results["left_out_elbo_nats_per_image"] = strangers.means().elbo.item()
+    if left_out_means.count:
+        results["left_out_elbo_nats_per_image"] = left_out_means.means().elbo.item()
     if other.count == own.count:
         gain = (own.means().conditional_elbo - other.means().conditional_elbo).item()
         if math.isfinite(gain):
@@ -71,28 +73,28 @@ def mean_elbo(
     return results
 
 
-def _evaluate_batch(
+def _batch_means(
     model: PyroProgram, guide: PyroProgram, batch: Batch, left_out: int
 ) -> tuple[ElboMeans, ElboMeans, ElboMeans]:
-    """ELBO terms with the own memory, with that of the episode before if there is one, and of images left out."""
-    own, other, strangers = ElboMeans(), ElboMeans(), ElboMeans()
+    """ELBO terms given the own memory and given the previous episode's, and those of left-out images."""
+    own, other, left_out_means = ElboMeans(), ElboMeans(), ElboMeans()
     with own_randomness(batch.seed, batch.episode.device):
-        pair = trace_pair(model, guide, batch.episode)
-        _add_counted(own, terms_of(pair.log_probs()), batch.counted)
+        traces = trace_pair(model, guide, batch.episode)
+        _add_counted(own, terms_of(traces.log_probs()), batch.counted)
         before = None if batch.before is None else written_memory(guide, batch.before)
-        others = previous_memories(pair.value("memory"), before)
+        others = previous_memories(traces.value("memory"), before)
         if others is not None:
             _add_counted(other, elbo_terms(model, guide, batch.episode, others), batch.counted, finite=False)
         kept = batch.episode.shape[1] - min(left_out, batch.episode.shape[1] // 2)
         if batch.counted[:, kept:].any():
             memory = written_memory(guide, batch.episode[:, :kept])
             terms = elbo_terms(model, guide, batch.episode[:, kept:], memory)
-            _add_counted(strangers, terms, batch.counted[:, kept:])
-    return own, other, strangers
+            _add_counted(left_out_means, terms, batch.counted[:, kept:])
+    return own, other, left_out_means
 
 
 def describe(results: dict[str, float]) -> str:
-    """Say quantities in nats per image in one line."""
+    """One line of text with quantities in nats per image."""
     named = ((name.removesuffix("_nats_per_image").replace("_", " "), value) for name, value in results.items())
     return ", ".join(f"{name} {value:.2f}" for name, value in named) + " nats per image"
 

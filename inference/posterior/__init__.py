@@ -1,1 +1,1 @@
-"""posterior."""
+"""Posterior draws of latents: ArviZ data and NUTS."""
