@@ -18,12 +18,12 @@ import tyro
 
 from experiments.shared.arguments import require_at_least
 from experiments.shared.script import run_script
-from experiments.shared.speed.contenders import configuration
 from experiments.shared.speed.growth import PARTICLES, axes, measure_growth
 from experiments.shared.speed.input import time_input
 from experiments.shared.speed.memories import LENGTHS, measure_memories
 from experiments.shared.speed.steps import time_parts, time_steps
 from experiments.shared.speed.table import describe_benchmark
+from experiments.shared.speed.workload import configuration
 from inference.runs.config import Config
 from inference.runs.resolve import resolve_device
 from kpp_pyro.errors import InputError

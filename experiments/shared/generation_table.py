@@ -8,7 +8,7 @@ from experiments.shared.arguments import describe_images, number
 
 _ROWS = {
     "coverage_share": "written images reproduced (coverage)",
-    "coverage_of_strangers_share": "images of another episode reproduced, by chance",
+    "coverage_of_other_episode_share": "images of another episode reproduced, by chance",
     "novel_share": "samples near no written image (novelty)",
     "novel_and_far_from_training_share": "samples near no written and no training image",
     "wrong_pixels_to_nearest_written": "wrong pixels to the nearest written image",

@@ -21,7 +21,7 @@ QUICK = ["--samples", "40", "--memories", "3", "--clean-up", "2"]
 FIGURES = {"coverage.png", "generation.png", "key_walk.png", "interpolation.png"}
 SHARES = (
     "coverage_share",
-    "coverage_of_strangers_share",
+    "coverage_of_other_episode_share",
     "novel_share",
     "novel_and_far_from_training_share",
 )
@@ -103,7 +103,7 @@ def test_samples_are_those_of_each_memory_against_its_own_images_and_the_next_ep
         result = content["results"][kind]
         own = [nearest(drawn[index], images[index]) for index in range(3)]
         strange = [nearest(drawn[index], images[index + 1]) for index in range(3)]
-        for name, of in (("coverage_share", own), ("coverage_of_strangers_share", strange)):
+        for name, of in (("coverage_share", own), ("coverage_of_other_episode_share", strange)):
             covered = [len(set(one.index[one.distance <= near].tolist())) / 16 for one in of]
             assert result[name] == pytest.approx(sum(covered) / 3)
         distances = torch.cat([one.distance for one in own])
@@ -115,7 +115,7 @@ def test_samples_are_those_of_each_memory_against_its_own_images_and_the_next_ep
 
 def test_a_memory_brings_back_its_own_images_and_not_those_of_another(generated):
     for result in generated[0]["results"].values():
-        assert result["coverage_share"] > result["coverage_of_strangers_share"]
+        assert result["coverage_share"] > result["coverage_of_other_episode_share"]
     prior, cleaned = (generated[0]["results"][kind] for kind in ("prior", "cleaned_up"))
     assert cleaned["wrong_pixels_to_nearest_written"] < prior["wrong_pixels_to_nearest_written"]
 
@@ -126,7 +126,7 @@ def test_what_is_printed_is_in_the_file(generated, learned):
         assert stated in process.stdout
     meanings = {
         "coverage_share": "coverage",
-        "coverage_of_strangers_share": "by chance",
+        "coverage_of_other_episode_share": "by chance",
         "novel_share": "novelty",
         "novel_and_far_from_training_share": "no training image",
         "wrong_pixels_to_nearest_written": "nearest written image",

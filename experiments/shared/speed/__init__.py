@@ -1,1 +1,1 @@
-"""What `experiments/benchmark.py` measures, one question a file."""
+"""The measurements of `experiments/benchmark.py`."""

@@ -1,4 +1,4 @@
-"""How step time and peak memory grow with T, the memory's size, the reads, the batch and the particles."""
+"""Growth of step time and peak memory with T, B, the memory's size, the reads and the particles."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from experiments.shared.speed.contenders import configuration, new_program, pyro_trainer, random_images
 from experiments.shared.speed.timing import alternate
+from experiments.shared.speed.workload import configuration, new_pair, pyro_trainer, random_images
 from inference.importance.estimator import defensive_proposal, importance_score
 from inference.runs.config import Config
 from kpp_pyro.data import EpisodeSet
@@ -28,14 +28,14 @@ _QUANTITIES = ("milliseconds", "peak_mebibytes")
 
 @dataclass(frozen=True)
 class Axis:
-    """One number that grows while the others stay.
+    """A size that grows while the others stay.
 
     Attributes:
-        label: what grows.
-        write: how the memory is written.
-        sizes: the numbers.
-        changes: the fields of the configuration that a number sets.
-        unit: what a number of one stands for.
+        label: name of the size.
+        write: the write of the memory.
+        sizes: values of the size, in units.
+        changes: fields of the configuration that a value sets.
+        unit: what a value of one counts for.
     """
 
     label: str
@@ -46,23 +46,23 @@ class Axis:
 
 
 def axes(quick: bool) -> list[Axis]:
-    """Everything that a step can grow with; only the ends of the sizes, if it is to be quick."""
-    ends = slice(0, 2) if quick else slice(None)
+    """The axes of a training step; with the two smallest sizes only if quick."""
+    kept = slice(0, 2) if quick else slice(None)
     doublings = [2**power for power in range(10)]
-    lengths, batches, few = doublings[3:][ends], doublings[:7][ends], doublings[:5][ends]
+    lengths, batches, few = doublings[3:][kept], doublings[:7][kept], doublings[:5][kept]
     found = []
     for write in ("allocate", "feed_forward"):
         found += [
             Axis("T, images per episode", write, lengths, lambda length: {"episode_length": length}),
             Axis("B, episodes per step", write, batches, lambda batch: {"episodes_per_step": batch}),
-            Axis("memory, scalars", write, [4**power for power in range(5)][ends], _memories(write), unit=3_200),
+            Axis("memory, scalars", write, [4**power for power in range(5)][kept], _memory_sides(write), unit=3_200),
             Axis("R, reads per image", write, few, lambda number: {"reads": number}),
         ]
     return found
 
 
-def _memories(write: str) -> Callable[[int], dict[str, Any]]:
-    """Memories of so many times the default's scalars, in its shape."""
+def _memory_sides(write: str) -> Callable[[int], dict[str, Any]]:
+    """Fields of a memory with a multiple of the default's scalars, in the same aspect ratio."""
     height, width = (20, 40) if write == "allocate" else (4, 8)
     return lambda times: {"memory_height": height * math.isqrt(times), "memory_width": width * math.isqrt(times)}
 
@@ -70,7 +70,10 @@ def _memories(write: str) -> Callable[[int], dict[str, Any]]:
 def measure_growth(
     device: str, repeats: int, along: Sequence[Axis], particles: Sequence[int] = PARTICLES
 ) -> list[dict[str, Any]]:
-    """Time and peak memory of an eager step along every axis, from MNIST's size and the tiny preset, B = 4, T = 32."""
+    """Time and peak memory of an eager step along every axis, and of scoring by particles.
+
+    The other sizes are those of MNIST with the tiny preset, B = 4, T = 32.
+    """
     results = []
     for axis in along:
         points = [_step_point(axis, size, device, repeats) for size in axis.sizes]
@@ -102,13 +105,13 @@ def _step_point(axis: Axis, size: int, device: str, repeats: int) -> dict[str, f
 def _score_point(particles: int, device: str, repeats: int) -> dict[str, float]:
     config = _base(device, "allocate")
     images = random_images(config, num_images=64)
-    program, on = new_program(config, images), torch.device(config.device)
+    pair, on = new_pair(config, images), torch.device(config.device)
     episode, _ = next(EpisodeSet(images, config.data.episode_length).batches(2))
 
     def score() -> None:
         with torch.no_grad(), pyro.validation_enabled(False):
-            proposal = defensive_proposal(program.model, program.guide, episode)
-            importance_score(program.model, proposal, episode, particles=particles)
+            proposal = defensive_proposal(pair.model, pair.guide, episode)
+            importance_score(pair.model, proposal, episode, particles=particles)
 
     seconds = alternate({"scoring": score}, min(repeats, 3), 1, on)["scoring"]
     return _point(particles, seconds, peak_mebibytes(score, on))
@@ -123,7 +126,7 @@ def _point(size: int, seconds: list[float], mebibytes: float) -> dict[str, float
 
 
 def peak_mebibytes(run: Callable[[], object], device: torch.device) -> float:
-    """Most memory that tensors made while something runs take at any time."""
+    """Peak memory of the tensors that a function allocates, in MiB."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -135,7 +138,7 @@ def peak_mebibytes(run: Callable[[], object], device: torch.device) -> float:
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Follows the storage of every tensor that is made until it is freed; on a CPU, no allocator keeps that account."""
+    """Counts the bytes of all live tensors made inside, and their peak; torch counts them on CUDA only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,7 +146,7 @@ class _LiveBytes(TorchDispatchMode):
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, operation: Any, types: Any, inputs: Any = (), options: Any = None) -> Any:
-        self._add(inputs, counted=False)  # what was there before
+        self._add(inputs, counted=False)  # tensors from outside
         made = operation(*inputs, **(options or {}))
         self._add(made)
         return made
@@ -151,9 +154,9 @@ class _LiveBytes(TorchDispatchMode):
     def _add(self, tensors: Any, counted: bool = True) -> None:
         for tensor in tree_leaves(tensors):
             if isinstance(tensor, torch.Tensor):
-                self._follow(tensor.untyped_storage(), counted)
+                self._track(tensor.untyped_storage(), counted)
 
-    def _follow(self, storage: torch.UntypedStorage, counted: bool) -> None:
+    def _track(self, storage: torch.UntypedStorage, counted: bool) -> None:
         number, size = id(storage), counted * storage.nbytes()
         if number in self._known:
             return
@@ -168,7 +171,7 @@ class _LiveBytes(TorchDispatchMode):
 
 
 def slopes(points: Sequence[dict[str, float]], quantities: Sequence[str] = _QUANTITIES) -> dict[str, float]:
-    """Power of the size with which quantities grow, between the two largest sizes."""
+    """Exponents p of quantities ~ size^p, between the two largest sizes."""
     before, last = points[-2:]
     step = math.log(last["size"] / before["size"])
     return {f"{name}_power": round(math.log(last[name] / before[name]) / step, 2) for name in quantities}

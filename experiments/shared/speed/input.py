@@ -1,4 +1,4 @@
-"""Whether training on a folder of pictures waits for them."""
+"""The time that training waits for the pictures of a folder."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from experiments.shared.speed.contenders import configuration, new_program, random_images
 from experiments.shared.speed.timing import alternate, medians, ratio, spread
+from experiments.shared.speed.workload import configuration, new_pair, random_images
 from inference.runs.build_trainer import build_trainer
 from inference.runs.config import Config
 from inference.runs.trainer import Trainer
@@ -29,10 +29,10 @@ def time_input(device: str, repeats: int, pictures: int, picture_size: int, work
     """Time steps on JPEGs from a folder in turns with steps on images in memory.
 
     Args:
-        device: of the steps, which are those of the MNIST preset.
-        repeats: timings of each.
-        pictures: number of JPEGs, made for it; they are in the system's cache, so that no disk is measured.
-        picture_size: their side in pixels.
+        device: device of the steps, which are those of the MNIST preset.
+        repeats: timings of each source.
+        pictures: number of JPEGs, written to a temporary folder; the system's cache holds them, so no disk is measured.
+        picture_size: side of the JPEGs in pixels.
         workers: decoding processes.
     """
     config = configuration("mnist", device)
@@ -40,10 +40,11 @@ def time_input(device: str, repeats: int, pictures: int, picture_size: int, work
     images_per_step = config.training.episodes_per_step * config.data.episode_length
     with tempfile.TemporaryDirectory() as folder, pyro.validation_enabled(False):
         sources = _sources(config, images, make_pictures(Path(folder), pictures, picture_size), workers)
-        waits = {
-            name: Waits(build_trainer(config, new_program(config, images), source)) for name, source in sources.items()
+        trainers = {
+            name: TimedTrainer(build_trainer(config, new_pair(config, images), source))
+            for name, source in sources.items()
         }
-        seconds = alternate({name: wait.step for name, wait in waits.items()}, repeats, _CALLS, on)
+        seconds = alternate({name: timed.step for name, timed in trainers.items()}, repeats, _CALLS, on)
         for source in sources.values():
             source.close()
     return {
@@ -55,36 +56,43 @@ def time_input(device: str, repeats: int, pictures: int, picture_size: int, work
         "milliseconds": medians(seconds),
         "ratios": {f"{DECODED} / {IN_MEMORY}": ratio(seconds, DECODED, IN_MEMORY)},
         "waited_milliseconds_per_step": {
-            name: spread(wait.seconds[-repeats * _CALLS :], 1e3) for name, wait in waits.items()
+            name: spread(timed.waits[-repeats * _CALLS :], 1e3) for name, timed in trainers.items()
         },
     }
 
 
-class Waits:
-    """A trainer whose every step notes how long it waited for data."""
+class TimedTrainer:
+    """A trainer that records how long each step waits for data.
+
+    Args:
+        trainer: takes the steps.
+
+    Attributes:
+        waits: seconds, one number per step.
+    """
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
-        self.seconds: list[float] = []
+        self.waits: list[float] = []
 
     def step(self) -> None:
         """Take a step."""
         before = self.trainer.waited_seconds
         self.trainer.train_step()
-        self.seconds.append(self.trainer.waited_seconds - before)
+        self.waits.append(self.trainer.waited_seconds - before)
 
 
 def _sources(config: Config, images: LabelledImages, files: PictureFiles, workers: int) -> dict[str, Any]:
     length, side, on = config.data.episode_length, images.image_shape[-1], images.images.device
-    drawn: tuple[int, Binarization, int] = (length, "dynamic", config.seed)
+    sampling: tuple[int, Binarization, int] = (length, "dynamic", config.seed)
     return {
-        IN_MEMORY: EpisodeSampler(images, *drawn),
-        DECODED: FolderSampler(files, side, workers, on, *drawn),
+        IN_MEMORY: EpisodeSampler(images, *sampling),
+        DECODED: FolderSampler(files, side, workers, on, *sampling),
     }
 
 
 def make_pictures(folder: Path, number: int, side: int) -> PictureFiles:
-    """Write JPEGs of smooth noise, which are as large as photographs of their size."""
+    """Write JPEGs of smooth noise; their files are as large as those of photographs."""
     generator = np.random.default_rng(0)
     names = [f"{index:06d}.jpg" for index in range(number)]
     for name in tqdm(names, "pictures", leave=False):

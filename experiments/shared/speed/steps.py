@@ -1,4 +1,4 @@
-"""What a training step costs, what Pyro costs of it, and where the rest goes."""
+"""Time of a training step, the overhead of Pyro, and the time of each part."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pyro
 import torch
 
-from experiments.shared.speed.contenders import new_program, pyro_trainer, random_images, step_by_hand
 from experiments.shared.speed.timing import alternate, backward, leaf, leaves, medians, ratio
+from experiments.shared.speed.workload import new_pair, pyro_trainer, random_images, step_by_hand
 from inference.runs.config import Config
 from inference.runs.trainer import Trainer
 from kpp_pyro.memory.blocks import read
@@ -19,18 +19,18 @@ _CALLS = 5  # steps in one timing
 
 
 def time_steps(config: Config, repeats: int) -> dict[str, Any]:
-    """Time the program's step against the one by hand; on CUDA, both also captured."""
+    """Time the step of the Pyro program and the step by hand; on CUDA, both also captured."""
     images = random_images(config)
     device = torch.device(config.device)
     with pyro.validation_enabled(False):
-        ways = _ways(config, images, "off", "")
+        steps = _steps(config, images, "off", "")
         if device.type == "cuda":
-            ways |= _ways(config, images, "on", " captured")
-        seconds = alternate(ways, repeats, _CALLS, device)
+            steps |= _steps(config, images, "on", " captured")
+        seconds = alternate(steps, repeats, _CALLS, device)
     per_step = config.training.episodes_per_step * config.data.episode_length
     return {
         "images_per_step": per_step,
-        "parameters": new_program(config, images).sizes()["parameters"],
+        "parameters": new_pair(config, images).sizes()["parameters"],
         "milliseconds": medians(seconds),
         "images_per_second": {name: round(per_step / statistics.median(s)) for name, s in seconds.items()},
         "ratios": {
@@ -41,7 +41,7 @@ def time_steps(config: Config, repeats: int) -> dict[str, Any]:
     }
 
 
-def _ways(config: Config, images: Any, capture: str, suffix: str) -> dict[str, Callable[[], object]]:
+def _steps(config: Config, images: Any, capture: str, suffix: str) -> dict[str, Callable[[], object]]:
     config = config.replace(capture=capture)
     return {
         f"pyro{suffix}": pyro_trainer(config, images).train_step,
@@ -50,25 +50,26 @@ def _ways(config: Config, images: Any, capture: str, suffix: str) -> dict[str, C
 
 
 def time_parts(config: Config, repeats: int) -> dict[str, Any]:
-    """Time the parts of an eager step by themselves, forwards and backwards, in turns with the whole.
+    """Time the parts of an eager step independently, forwards and backwards, in turns with the whole step.
 
-    What the parts leave of the step by hand are draws and densities; what that leaves of the program's is Pyro.
+    Two parts are differences. Draws and densities: the step by hand minus the timed parts. Pyro: the step of the
+    program minus the step by hand.
     """
     config = config.replace(capture="off")
     images, device = random_images(config), torch.device(config.device)
     trainer = pyro_trainer(config, images)
-    trainer.train_step()  # gives the optimiser gradients and a state
+    trainer.train_step()  # creates gradients and the optimiser's state
     with pyro.validation_enabled(False):
-        ways = {"pyro": pyro_trainer(config, images).train_step, "by hand": step_by_hand(config, images)}
-        seconds = alternate({**ways, **_parts(config, trainer)}, repeats, _CALLS, device)
-    middle = {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
-    whole, by_hand = middle.pop("pyro"), middle.pop("by hand")
-    shares = {**middle, "draws and densities": by_hand - sum(middle.values()), "Pyro": whole - by_hand}
-    return {"whole_milliseconds": round(whole, 3), "milliseconds": {n: round(v, 3) for n, v in shares.items()}}
+        steps = {"pyro": pyro_trainer(config, images).train_step, "by hand": step_by_hand(config, images)}
+        seconds = alternate({**steps, **_parts(config, trainer)}, repeats, _CALLS, device)
+    median = {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
+    whole, by_hand = median.pop("pyro"), median.pop("by hand")
+    parts = {**median, "draws and densities": by_hand - sum(median.values()), "Pyro": whole - by_hand}
+    return {"whole_milliseconds": round(whole, 3), "milliseconds": {n: round(v, 3) for n, v in parts.items()}}
 
 
 def _parts(config: Config, trainer: Trainer) -> dict[str, Callable[[], object]]:
-    """Data, networks, write and read, and the optimiser: each alone."""
+    """Data, networks, write and read, and optimiser, as functions to time."""
     model: Any = trainer.pair.model
     guide: Any = trainer.pair.guide
     episodes, device = trainer.episodes, torch.device(config.device)

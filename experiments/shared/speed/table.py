@@ -1,18 +1,18 @@
-"""The table of a benchmark."""
+"""The printed table of `benchmark.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from experiments.shared.speed.memories import ACTS
+from experiments.shared.speed.memories import OPERATIONS
 
-Row = tuple[str, str, str]  # what, the number, and what it is made of or should be
+Row = tuple[str, str, str]  # quantity, median, and a note
 
 
 def describe_benchmark(content: Mapping[str, Any]) -> str:
-    """Say everything that `benchmark.json` holds in one table."""
-    rows = [("measured", "median", "quartiles, and what it is"), *_rows(content)]
+    """The content of benchmark.json as a table."""
+    rows = [("measured", "median", "quartiles, or details"), *_rows(content)]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(f"{what:<{widths[0]}}  {number:>{widths[1]}}  {note}".rstrip() for what, number, note in rows)
 
@@ -28,7 +28,7 @@ def _rows(content: Mapping[str, Any]) -> Iterator[Row]:
         last = line["points"][-1]
         note = f"{last['milliseconds']:,.1f} ms and {last['peak_mebibytes']:,.0f} MiB at {last['size']:,}"
         powers = f"{line['milliseconds_power']:.2f}, {line['peak_mebibytes_power']:.2f}"
-        yield f"powers of time and memory in {line['axis']} ({line['write']})", powers, note
+        yield f"exponents of time and memory in {line['axis']} ({line['write']})", powers, note
     for memory in content.get("memories", ()):
         yield from _memory_rows(memory)
     if "input" in content:
@@ -38,7 +38,7 @@ def _rows(content: Mapping[str, Any]) -> Iterator[Row]:
 def _step_rows(name: str, step: Mapping[str, Any]) -> Iterator[Row]:
     for ratio, values in step["ratios"].items():
         bar = step.get("bars", {}).get(ratio)
-        goal = "" if bar is None else f"; at most {bar} wanted: {'yes' if values['median'] <= bar else 'NO'}"
+        goal = "" if bar is None else f"; goal: at most {bar}, {'met' if values['median'] <= bar else 'MISSED'}"
         yield f"{name}: {ratio}", f"{values['median']:.3f}", _quartiles(values) + goal
     for way, values in step["milliseconds"].items():
         rate = f"{step['images_per_second'][way]:,} images a second"
@@ -46,12 +46,12 @@ def _step_rows(name: str, step: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _memory_rows(memory: Mapping[str, Any]) -> Iterator[Row]:
-    for act in ACTS:
-        times = {point["size"]: f"{point[f'{act}_milliseconds']:.3f}" for point in memory["points"]}
+    for kind in OPERATIONS:
+        times = {point["size"]: f"{point[f'{kind}_milliseconds']:.3f}" for point in memory["points"]}
         *smaller, largest = times
         before = ", ".join(f"{times[size]} at {size}" for size in smaller)
-        note = f"an episode of {largest}; {before}; power {memory[f'{act}_milliseconds_power']:.2f}"
-        yield f"{act}, {memory['memory']}", f"{times[largest]} ms", note
+        note = f"an episode of {largest}; {before}; exponent {memory[f'{kind}_milliseconds_power']:.2f}"
+        yield f"{kind}, {memory['memory']}", f"{times[largest]} ms", note
 
 
 def _input_rows(found: Mapping[str, Any]) -> Iterator[Row]:
