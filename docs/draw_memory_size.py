@@ -1,4 +1,4 @@
-"""Cost of an image against the scalars of a memory, of all memories in one figure.
+"""Plot the cost of an image, -ln p(x | M), against the scalars of a memory, for all memories.
 
 python experiments/ablate.py experiments/configs/memory_size.yaml --seeds 1 --data-dir DIR --out runs/blocks
 python experiments/ablate.py experiments/configs/memory_size_rivals.yaml --seeds 1 --data-dir DIR --out runs/rivals
@@ -23,29 +23,38 @@ from experiments.shared.script import run_script
 from kpp_pyro.errors import InputError
 from kpp_pyro.plots.drawing import save
 
-PUBLISHED = {"Kanerva++, published": 41.58, "Pseudo-Inverse Memory, published": 31.48}  # of memories of unstated size
+PUBLISHED = {
+    "Kanerva++, published": 41.58,
+    "Pseudo-Inverse Memory, published": 31.48,
+}  # nats per image; the papers do not state the memory's size
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Draw the cost of an image against the scalars of a memory, and print it as a Markdown table."""
+    """Plot the cost of an image against the scalars of a memory, and print a Markdown table."""
 
     ablations: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders of ablations, with an axis "memory scalars"."""
+    """Folders of ablations with an axis "memory scalars"."""
     out: Path = Path("memory_size.png")
-    """The figure."""
+    """Figure to write."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """What an image costs with a memory of some size, in nats; exact if k-hat says that it is more than a bound."""
+    """Results for one memory size, in nats per image.
+
+    Attributes:
+        cost: -ln p(x | M), or an upper bound of it.
+        negative_elbo: -ELBO given the memory.
+        is_exact: whether k-hat is low enough for the cost to be more than a bound.
+    """
 
     cost: float
     negative_elbo: float
     is_exact: bool
 
 
-Costs = Mapping[str, Mapping[int, Point]]  # by the memory's name and its scalars
+Costs = Mapping[str, Mapping[int, Point]]  # by the name of the memory and its scalars
 
 
 def main() -> int:
@@ -53,7 +62,7 @@ def main() -> int:
     arguments = tyro.cli(Arguments)
     costs = read_costs(arguments.ablations)
     print(table(costs))
-    draw(costs, arguments.out)
+    plot(costs, arguments.out)
     print(arguments.out)
     return 0
 
@@ -62,7 +71,7 @@ def read_costs(folders: Sequence[Path]) -> Costs:
     """Read the finished rows of ablations.
 
     Raises:
-        InputError: no folder, or one without what `ablate.py` writes.
+        InputError: no folder, or one without a valid ablation.json.
     """
     if not folders:
         raise InputError("ABLATIONS: expected folders of ablations, found none")
@@ -81,15 +90,15 @@ def read_costs(folders: Sequence[Path]) -> Costs:
     return costs
 
 
-def draw(costs: Costs, path: Path) -> None:
-    """One line for each memory; hollow where the true cost is lower."""
+def plot(costs: Costs, path: Path) -> None:
+    """Plot one line per memory; hollow points are upper bounds."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axis: Any = figure.subplots()
     for name, found in costs.items():
         line = sorted(found.items())
-        (drawn,) = axis.plot([scalars for scalars, _ in line], [point.cost for _, point in line], label=name)
+        (curve,) = axis.plot([scalars for scalars, _ in line], [point.cost for _, point in line], label=name)
         for scalars, point in line:
-            axis.plot(scalars, point.cost, "o", color=drawn.get_color(), fillstyle="full" if point.is_exact else "none")
+            axis.plot(scalars, point.cost, "o", color=curve.get_color(), fillstyle="full" if point.is_exact else "none")
     for (name, cost), style in zip(PUBLISHED.items(), ("--", ":"), strict=True):
         axis.axhline(cost, color="grey", linestyle=style, label=name)
     axis.set(xscale="log", xlabel="scalars of memory, T = 32", ylabel="-ln p(x | M), nats per image", ylim=(0, None))
@@ -98,7 +107,7 @@ def draw(costs: Costs, path: Path) -> None:
 
 
 def table(costs: Costs) -> str:
-    """Markdown, one row for each memory and size."""
+    """A Markdown table with one row per memory and size."""
     lines = ["| memory | scalars | −ln p̂ | −ELBO |", "|---|---:|---:|---:|"]
     for name, found in costs.items():
         for scalars, point in sorted(found.items()):

@@ -1,9 +1,9 @@
-"""What `objectives.md` measured: how much of a gradient is signal, IWAE's and the doubly reparametrised one.
+"""Measure the signal-to-noise ratio of the gradients of IWAE and DReG, for `objectives.md`.
 
 export OMP_NUM_THREADS=1 PYTHONPATH=.
 python docs/measure_gradient_noise.py
 
-Prints a Markdown table, and draws `docs/figures/gradient_snr.png`.
+Prints a Markdown table, and plots `docs/figures/gradient_snr.png`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,22 @@ SEED = 0
 PARTICLES = (1, 4, 16, 64, 256)
 OBJECTIVES = ("iwae", "dreg")
 TRAINING_STEPS = 400
-SIZE, IMAGES = 20, 32  # of the toy: numbers of an image, images of its episode
+SIZE, IMAGES = 20, 32  # of the toy: numbers in an image, images in its episode
 FIGURE = Path(__file__).parent / "figures" / "gradient_snr.png"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A pair, an episode to take gradients of, and groups of the guide's parameters."""
+    """A pair, an episode, and groups of the guide's parameters.
+
+    Attributes:
+        name: name in the table.
+        model: Pyro model.
+        guide: its guide.
+        episode: (B, T, ...), data of the bound.
+        groups: parameters whose ratios are averaged, by name.
+        runs: gradients that are sampled.
+    """
 
     name: str
     model: nn.Module
@@ -63,7 +72,7 @@ class ToyModel(nn.Module):
 
 
 class ToyGuide(nn.Module):
-    """M = W mean_t x_t, z_t ~ N(A x_t + F M + c, 2/3 I): a hundredth off the exact posterior's A = F = I/2 and c = 0.
+    """M = W mean_t x_t, z_t ~ N(A x_t + F M + c, 2/3 I), near the exact posterior: A = F = I/2 + N(0, 0.01^2), c likewise.
 
     As in Rainforth et al. (2018) and Tucker et al. (2019), but for the memory.
     """
@@ -86,7 +95,7 @@ class ToyGuide(nn.Module):
 
 
 def toy() -> Case:
-    """The conjugate toy, on data of its model."""
+    """The conjugate toy, on data from its model."""
     torch.manual_seed(SEED)
     guide = ToyGuide()
     episode = torch.randn(1, 1, SIZE) + math.sqrt(2) * torch.randn(1, IMAGES, SIZE)
@@ -95,7 +104,7 @@ def toy() -> Case:
 
 
 def trained() -> Case:
-    """A feed-forward Kanerva++ after a few hundred steps on the digits with all KLs, and an episode of them."""
+    """Kanerva++ with the write feed_forward, after 400 steps on the digits with KL weights of 1."""
     config = Config.preset(
         write="feed_forward",
         steps=TRAINING_STEPS,
@@ -106,22 +115,22 @@ def trained() -> Case:
     )
     device = torch.device("cpu")
     episodes = build_episodes(config, device).train
-    program = build(config, episodes.image_shape, device)
-    trainer = build_trainer(config, program, episodes)
+    pair = build(config, episodes.image_shape, device)
+    trainer = build_trainer(config, pair, episodes)
     for _ in range(TRAINING_STEPS):
         result = trainer.train_step()
     print(f"trained for {TRAINING_STEPS} steps: loss {result.loss.item():.1f} nats per image")
     episode = episodes.render(episodes.draw(1))
-    write = program.guide.write
+    write = pair.guide.write
     posterior = [write.key_shift, *write.to_key_scale.parameters(), *write.to_content.parameters()]  # type: ignore[union-attr]
     own = {id(parameter) for parameter in posterior}
-    rest = [parameter for parameter in program.guide.parameters() if id(parameter) not in own]
+    rest = [parameter for parameter in pair.guide.parameters() if id(parameter) not in own]
     groups = {"q(y), q(z)": posterior, "encoder, write": rest}
-    return Case("Kanerva++, digits", program.model, program.guide, episode, groups, runs=100)
+    return Case("Kanerva++, digits", pair.model, pair.guide, episode, groups, runs=100)
 
 
 def signal_to_noise(case: Case, name: str, particles: int) -> dict[str, float]:
-    """|mean| / standard deviation of the gradient over runs, averaged over the numbers of every group of parameters."""
+    """|mean| / standard deviation of the gradient over runs, averaged over each group of parameters."""
     bound = make_objective(name, particles=particles)(case.model, case.guide)
     parameters = [parameter for group in case.groups.values() for parameter in group]
     sums = [torch.zeros(2, *parameter.shape, dtype=torch.float64) for parameter in parameters]
@@ -130,17 +139,17 @@ def signal_to_noise(case: Case, name: str, particles: int) -> dict[str, float]:
         gradients = torch.autograd.grad(bound(case.episode), parameters)
         for total, gradient in zip(sums, gradients, strict=True):
             total += torch.stack([gradient, gradient.double().square()])
-    found, place = {}, iter(sums)
+    ratios, group_sums = {}, iter(sums)
     for group, members in case.groups.items():
-        mean, square = (torch.cat([next(place).reshape(2, -1) for _ in members], 1) / case.runs).unbind()
+        mean, square = (torch.cat([next(group_sums).reshape(2, -1) for _ in members], 1) / case.runs).unbind()
         deviation = ((square - mean.square()).clamp(min=0) * case.runs / (case.runs - 1)).sqrt()
-        moving = deviation > 0  # a ReLU's dead unit has no gradient at all
-        found[group] = (mean[moving].abs() / deviation[moving]).mean().item()
-    return found
+        active = deviation > 0  # the gradient of a dead ReLU is always 0
+        ratios[group] = (mean[active].abs() / deviation[active]).mean().item()
+    return ratios
 
 
-def measured(make: Callable[[], Case]) -> tuple[Case, dict[tuple[str, str, int], float]]:
-    """Signal to noise of a case, by group, objective and particles; printed as rows of a table."""
+def measure(make: Callable[[], Case]) -> tuple[Case, dict[tuple[str, str, int], float]]:
+    """A case and its ratios by group, objective and particles; prints them as rows of the table."""
     case, found = make(), {}
     for name in OBJECTIVES:
         seconds = {}
@@ -156,8 +165,8 @@ def measured(make: Callable[[], Case]) -> tuple[Case, dict[tuple[str, str, int],
     return case, found
 
 
-def draw(results: list[tuple[Case, dict[tuple[str, str, int], float]]]) -> None:
-    """Draw signal to noise against K: a case a panel, a group a colour, an objective a style of line."""
+def plot(results: list[tuple[Case, dict[tuple[str, str, int], float]]]) -> None:
+    """Plot the ratios against K: a panel per case, a colour per group, a line style per objective."""
     figure = Figure((8.4, 3.6), layout="constrained")
     for axis, (case, found) in zip(figure.subplots(1, len(results)), results, strict=True):
         for number, group in enumerate(case.groups):
@@ -185,4 +194,4 @@ if __name__ == "__main__":
     pyro.enable_validation(False)
     print(f"| case | parameters of | objective | {' | '.join(f'K = {particles}' for particles in PARTICLES)} |")
     print(f"|---|---|---|{'---:|' * len(PARTICLES)}")
-    draw([measured(make) for make in (toy, trained)])
+    plot([measure(make) for make in (toy, trained)])

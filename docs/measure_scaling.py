@@ -1,4 +1,4 @@
-"""What `scaling.md` measured: synthetic 28x28 images, T = 32, one thread a process, bfloat16 networks.
+"""Measurements of `scaling.md`: random 28x28 images, T = 32, one thread per process, bfloat16 networks.
 
 export OMP_NUM_THREADS=1 PYTHONPATH=.
 python docs/measure_scaling.py sizes | input | evaluation | pauses
@@ -39,30 +39,30 @@ SHAPE = (1, 28, 28)
 
 
 def images(number: int, shape: tuple[int, int, int] = SHAPE) -> LabelledImages:
-    """Grey noise to train on."""
+    """Random grey images to train on."""
     grey = torch.randint(0, 256, (number, *shape), generator=torch.Generator().manual_seed(0))
     return LabelledImages(grey.to(torch.uint8), torch.zeros(number, dtype=torch.long))
 
 
 def config_of(networks: str, preset: str, episodes_per_step: int = 8) -> Config:
-    """Configuration of a preset."""
+    """Configuration of a preset of the networks."""
     named = {"networks": networks, "preset": preset, "episodes_per_step": episodes_per_step}
     return Config.preset("mnist", precision="bfloat16", **named)
 
 
-def program_of(config: Config) -> Pair:
-    """Model and guide, not trained."""
+def pair_of(config: Config) -> Pair:
+    """An untrained pair."""
     return build(config, SHAPE, torch.device("cpu"))
 
 
 def trainer_of(config: Config, processes: Processes = SINGLE_PROCESS) -> Trainer:
-    """Trainer on a data set of the size of MNIST."""
+    """Trainer on as many images as MNIST has."""
     sampler = EpisodeSampler(images(60_000), 32, "dynamic", 0, rank=processes.rank, ranks=processes.count)
-    return build_trainer(config, program_of(config), sampler, processes)
+    return build_trainer(config, pair_of(config), sampler, processes)
 
 
 def milliseconds(run: Callable[[], object], times: int) -> str:
-    """Time a call."""
+    """Median and fastest time of a call, as text."""
     found = []
     for _ in range(times):
         began = time.perf_counter()
@@ -72,7 +72,7 @@ def milliseconds(run: Callable[[], object], times: int) -> str:
 
 
 def sizes() -> None:
-    """Bytes of gradients, and matrix products and convolutions of a step."""
+    """Print the bytes of the gradients and the FLOPs of a step, for each preset."""
     for networks in ("mlp", "conv"):
         for preset in ("tiny", "small", "medium", "base"):
             trainer = trainer_of(config_of(networks, preset, 1))
@@ -84,7 +84,7 @@ def sizes() -> None:
 
 
 def step(networks: str, preset: str, episodes_per_step: str) -> None:
-    """Time a step."""
+    """Time a step of all processes."""
     with joined_processes() as processes:
         trainer = trainer_of(config_of(networks, preset, int(episodes_per_step)), processes)
         for _ in range(3):
@@ -95,7 +95,7 @@ def step(networks: str, preset: str, episodes_per_step: str) -> None:
 
 
 def reduce() -> None:
-    """Time all-reduces, and the gathering of a small object."""
+    """Time all-reduces of several sizes, and the gather of a number."""
     with joined_processes() as processes:
         for megabytes in (0.001, 1, 5, 10, 40, 100, 300):
             value = torch.zeros(int(megabytes * 1e6 / 4))
@@ -108,7 +108,7 @@ def reduce() -> None:
 
 
 def read_input() -> None:
-    """Time what episodes are made of."""
+    """Time drawing and rendering episodes, and decoding a JPEG."""
     sampler = EpisodeSampler(images(60_000), 32, "dynamic", 0)
     drawn = sampler.draw(8)
     print(f"draw 256 images: {milliseconds(lambda: sampler.draw(8), 60)}")
@@ -125,25 +125,25 @@ def read_input() -> None:
 
 
 def evaluation() -> None:
-    """Time evaluations and scores."""
+    """Time an evaluation of the ELBO, and a score."""
     for preset in ("tiny", "medium", "base"):
-        program, episodes = program_of(config_of("mlp", preset)), EpisodeSet(images(1024), 32)
-        found = milliseconds(lambda p=program, e=episodes: held_out_elbo(p, e), 3)
+        pair, episodes = pair_of(config_of("mlp", preset)), EpisodeSet(images(1024), 32)
+        found = milliseconds(lambda p=pair, e=episodes: held_out_elbo(p, e), 3)
         print(f"evaluate 1,024 images, mlp {preset}: {found}")
-    program, batches = program_of(config_of("mlp", "medium")), list(EpisodeSet(images(64), 32).batches(2))
+    pair, batches = pair_of(config_of("mlp", "medium")), list(EpisodeSet(images(64), 32).batches(2))
     plan = ScoringPlan(1000, 0, 200)
-    found = milliseconds(lambda: score_episodes(program.model, program.guide, batches, plan), 3)
+    found = milliseconds(lambda: score_episodes(pair.model, pair.guide, batches, plan), 3)
     print(f"score 64 images, mlp medium, K = 1000, controls with 200: {found}")
 
 
 def pauses() -> None:
-    """Time what the first process does while the others wait."""
+    """Time the work of the first process for which the others wait."""
     trainer, folder = trainer_of(config_of("mlp", "medium")), RunFolder(Path(tempfile.mkdtemp()) / "run")
     folder.create()
     trainer.train_step()
-    program, episodes = program_of(config_of("mlp", "medium")), EpisodeSet(images(1024), 32)
-    folder.log(1, "validation", {**held_out_elbo(program, episodes), "training_seconds": 1.0})
-    print(f"figures: {milliseconds(lambda: plot_figures(folder, program, episodes), 5)}")
+    pair, episodes = pair_of(config_of("mlp", "medium")), EpisodeSet(images(1024), 32)
+    folder.log(1, "validation", {**held_out_elbo(pair, episodes), "training_seconds": 1.0})
+    print(f"figures: {milliseconds(lambda: plot_figures(folder, pair, episodes), 5)}")
     found = milliseconds(lambda: save_checkpoint(folder.checkpoint, trainer.state_dict()), 5)
     print(f"checkpoint of {folder.checkpoint.stat().st_size / 1e6:.1f} MB: {found}")
     state = io.BytesIO()

@@ -41,7 +41,7 @@ def test_rows_of_all_ablations_are_in_one_table_and_what_is_not_trusted_is_a_bou
         "| signs | 3,200 | 13.0 | 14.0 |",
         "| rival | 1,000 | 91.2 | 92.2 |",
     ]
-    script.draw(costs, tmp_path / "figure.png")
+    script.plot(costs, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 1000
 
 
