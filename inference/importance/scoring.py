@@ -313,11 +313,10 @@ def summarize(score: ImportanceScore) -> dict[str, Any]:
 
 
 def inference_gap(score: ImportanceScore) -> dict[str, float]:
-    """Amortisation and approximation gap of a score by `refined_proposal`, in nats per image; they add up to
-    ln p-hat_K - ELBO.
+    """Amortisation and approximation gap of a score by `refined_proposal`, in nats per image.
 
-    Sites whose q is not an independent normal (`low_rank`, `flow`) are not refined; their whole gap counts as
-    approximation gap.
+    The two add up to ln p-hat_K - ELBO. Sites whose q is not an independent normal (`low_rank`, `flow`) are not
+    refined; their whole gap counts as approximation gap.
     """
     amortised, refined = (elbo.elbo for elbo in score.elbos)
     return {

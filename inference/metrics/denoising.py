@@ -1,4 +1,4 @@
-"""How well damaged copies of written images are recalled, read by read, and against what."""
+"""Errors of iterative reading from corrupted copies of written images, after each read, with controls."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from kpp_pyro.corruptions import Corrupted
 
 @dataclass(frozen=True)
 class Errors:
-    """Errors of images after each of S steps.
+    """Errors of estimated images after each of S steps.
 
     Attributes:
-        wrong_pixels: pixels whose more probable value is not the clean image's, (S, B, T).
-        nats: -ln p(x | z) of the clean image x, (S, B, T).
-        found: whether no other image of the episode is nearer to what came out, (S, B, T).
+        wrong_pixels: number of pixels whose mode is not the clean image's value, (S, B, T).
+        nats: -ln p(x | z) of the clean image x, in nats, (S, B, T).
+        found: bool, whether no other image of the episode is nearer to the estimate, (S, B, T).
     """
 
     wrong_pixels: Tensor
@@ -32,15 +32,15 @@ class Errors:
 
 @dataclass(frozen=True)
 class Denoising:
-    """Errors of B x T cues, by how they were turned into images.
+    """Errors of B x T cues, by method.
 
     Attributes:
-        cue: pixels of the cue itself that are wrong, (B, T).
+        cue: number of wrong pixels of the cue itself, (B, T).
         recall: iterative reading.
-        completion: iterative reading that knows which pixels are missing; of a noise that hides none, the same.
-        memoryless: the same networks without the memory, iterated alike; no correction of q(z|x) by what is read.
-        nearest: the written image nearest to the cue in its visible pixels, an oracle that has kept all images; one
-            step, its wrong pixels against that image itself, its nats against what the memory reads for it.
+        completion: iterative reading with known missing pixels; the same as `recall` where the corruption hides none.
+        memoryless: the same networks without the memory, iterated alike, see `TrainedMemory.autoencode`.
+        nearest: the written image nearest to the cue in the visible pixels, an oracle that keeps all images; one step.
+            Its wrong pixels are those of that image; its nats are those of the memory's read of that image.
     """
 
     cue: Tensor
@@ -51,29 +51,33 @@ class Denoising:
 
 
 @torch.no_grad()
-def denoise(memories: TrainedMemory, images: Tensor, damaged: Corrupted, steps: int) -> Denoising:
-    """Write images (B, T, C, H, W), and recall them from damaged copies of the same shape."""
+def denoise(memories: TrainedMemory, images: Tensor, corrupted: Corrupted, steps: int) -> Denoising:
+    """Write images (B, T, C, H, W), and recall them from corrupted copies of the same shape.
+
+    Raises:
+        InputError: see `TrainedMemory.recall`.
+    """
     memory = memories.write(images)
-    recall = memories.recall(memory, damaged.images, steps)
-    hides = bool(damaged.hidden.any())
-    completion = memories.complete(memory, damaged.images, damaged.hidden, steps) if hides else recall
-    nearest = _nearest(damaged.images, images, ~damaged.hidden)  # (B, T)
+    recall = memories.recall(memory, corrupted.images, steps)
+    hides = bool(corrupted.hidden.any())
+    completion = memories.complete(memory, corrupted.images, corrupted.hidden, steps) if hides else recall
+    nearest = _nearest(corrupted.images, images, ~corrupted.hidden)  # (B, T)
     clean = memories.recall(memory, images)[0]
     chosen = combine([clean], lambda values: _chosen(values[0], nearest))
     nats = -memories.log_likelihood(images, chosen)
     return Denoising(
-        wrong_pixels(damaged.images, images),
+        wrong_pixels(corrupted.images, images),
         _errors(memories, images, recall),
         _errors(memories, images, completion),
-        _errors(memories, images, memories.autoencode(damaged.images, steps)),
+        _errors(memories, images, memories.autoencode(corrupted.images, steps)),
         Errors(wrong_pixels(_chosen(images, nearest), images)[None], nats[None], _own(nearest)[None]),
     )
 
 
 def summarize_errors(errors: Errors) -> dict[str, list[float]]:
-    """Means over the images after each step, of `Errors` of flat images (S, N).
+    """Means and standard errors over the images after each step, from `Errors` (S, N).
 
-    Standard errors take the images as independent, although those of an episode share a memory.
+    Standard errors treat images as independent, although those of an episode share a memory.
     """
     named = {"wrong_pixels_per_image": errors.wrong_pixels, "nats_per_image": errors.nats, "found_share": errors.found}
     summary = {}
@@ -84,9 +88,9 @@ def summarize_errors(errors: Errors) -> dict[str, list[float]]:
 
 
 def compare_first_with_last(errors: Errors) -> dict[str, Any]:
-    """What iterating changes, pair by pair: `Errors` of flat images (S, N).
+    """Paired differences of the last read minus the first, from `Errors` (S, N).
 
-    `drifted` is the share of images that one read finds and the last has left for another, `rescued` the reverse.
+    `drifted` is the share of images that are found by the first read and not by the last, `rescued` the reverse.
     """
     first, last = errors.found[0], errors.found[-1]
     change = (errors.wrong_pixels[-1] - errors.wrong_pixels[0]).double()
@@ -105,7 +109,7 @@ def compare_first_with_last(errors: Errors) -> dict[str, Any]:
 
 
 def of_images(parts: Sequence[tuple[Denoising, Tensor]]) -> Denoising:
-    """Join batches of episodes, each with which of its images count (B, T): every error (S, N), the cue's (N,)."""
+    """Join batches, each with its `counted` (B, T), to errors (S, N) of the N counted images; `cue` is (N,)."""
     masks = [counted.cpu() for _, counted in parts]
 
     def join(values: Sequence[Tensor]) -> Tensor:
@@ -122,12 +126,12 @@ def _errors(memories: TrainedMemory, images: Tensor, results: Sequence[Decoded])
 
 
 def wrong_pixels(estimate: Tensor, images: Tensor) -> Tensor:
-    """Pixels of estimates (..., C, H, W) that are on another side of 1/2 than the images', (...)."""
+    """Number of pixels (...) that differ between estimates and images (..., C, H, W), after thresholding at 1/2."""
     return ((estimate > 0.5) != (images > 0.5)).flatten(-3).sum(-1)
 
 
 def _nearest(estimate: Tensor, images: Tensor, visible: Tensor | None = None) -> Tensor:
-    """Index (B, T) of the episode's image (B, T, C, H, W) nearest to each estimate; of equals, its own."""
+    """Index (B, T) of the episode's image nearest to each estimate (B, T, C, H, W); its own image in ties."""
     seen = torch.ones_like(estimate) if visible is None else visible.to(estimate)
     estimate, seen, candidates = estimate.flatten(2), seen.flatten(2), images.flatten(2)
     square = (seen * estimate.square()).sum(-1, keepdim=True)
@@ -137,9 +141,10 @@ def _nearest(estimate: Tensor, images: Tensor, visible: Tensor | None = None) ->
 
 
 def _own(index: Tensor) -> Tensor:
+    """Whether indices (B, T) are those of the estimates' own images, (B, T)."""
     return index == torch.arange(index.shape[1], device=index.device)
 
 
 def _chosen(values: Tensor, index: Tensor) -> Tensor:
-    """values (B, T, ...) at index (B, T)."""
+    """Values (B, T, ...) at indices (B, T) into the second axis."""
     return values[torch.arange(len(index), device=index.device)[:, None], index]

@@ -1,6 +1,6 @@
-"""What comes out of a memory through keys of the prior: how much of what was written, how much that is new.
+"""Coverage and novelty of the images that a memory generates through keys of the prior.
 
-All distances are numbers of pixels that differ between two images cut at 1/2.
+A distance is the number of pixels that differ between two images, after thresholding at 1/2.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from torch import Tensor
 
 from inference.importance.estimator import standard_error
 
-_AT_ONCE = 8192  # images that distances are taken to at a time
+_AT_ONCE = 8192  # images whose distances are computed at once; bounds the memory in use
 
 
 @dataclass(frozen=True)
 class Nearest:
-    """The nearest of M images to each of N.
+    """For each of N images, the nearest of M images.
 
     Attributes:
-        distance: wrong pixels, (N,).
-        index: which of the M, (N,).
+        distance: number of different pixels, (N,).
+        index: index of the nearest image, 0 to M - 1, (N,).
     """
 
     distance: Tensor
@@ -32,60 +32,68 @@ class Nearest:
 
 @dataclass(frozen=True)
 class Generation:
-    """N images generated from one memory of T written images.
+    """Distances of N samples from one memory of T written images.
 
     Attributes:
-        written: the written image nearest to each, distances (N,).
-        strangers: the same for the images of another episode, which the memory has not seen: what chance does.
-        training: the same for the training images.
-        near: distance up to which an image is near another.
+        written: the nearest written image of each sample.
+        other_episode: the nearest image of another episode, which was not written: a control for chance.
+        training: the nearest training image.
+        near: distance up to which a sample counts as near an image.
         images: T.
-        stranger_images: how many strangers there are.
+        other_episode_images: number of images of the other episode.
     """
 
     written: Nearest
-    strangers: Nearest
+    other_episode: Nearest
     training: Nearest
     near: float
     images: int
-    stranger_images: int
+    other_episode_images: int
 
 
 @torch.no_grad()
 def nearest(images: Tensor, others: Tensor) -> Nearest:
-    """The nearest of others (M, C, H, W) to each of images (N, C, H, W)."""
-    ink = (images > 0.5).flatten(1).float()
-    distance = torch.full((len(ink),), torch.inf, device=ink.device)
-    index = torch.zeros(len(ink), dtype=torch.int64, device=ink.device)
+    """For each of images (N, C, H, W), the nearest of others (M, C, H, W)."""
+    bits = (images > 0.5).flatten(1).float()
+    distance = torch.full((len(bits),), torch.inf, device=bits.device)
+    index = torch.zeros(len(bits), dtype=torch.int64, device=bits.device)
     for start in range(0, len(others), _AT_ONCE):
         other = (others[start : start + _AT_ONCE] > 0.5).flatten(1).float()
-        apart = ink.sum(1, keepdim=True) + other.sum(1) - 2 * ink @ other.mT  # (N, m)
-        least = apart.min(1)
+        distances = bits.sum(1, keepdim=True) + other.sum(1) - 2 * bits @ other.mT  # (N, m)
+        least = distances.min(1)
         index = torch.where(least.values < distance, least.indices + start, index)
         distance = torch.minimum(least.values, distance)
     return Nearest(distance, index)
 
 
 def near_distance(written_to_training: Nearest) -> float:
-    """Half the mean distance of written images to their nearest training image: nearer than that is the same image."""
+    """Half the mean distance of written images to their nearest training image, up to which images count as near."""
     return written_to_training.distance.mean().item() / 2
 
 
-def measure(samples: Tensor, written: Tensor, strangers: Tensor, training: Tensor, near: float) -> Generation:
-    """Measure samples (N, C, H, W) of a memory against what it holds, what it does not, and what trained it."""
+def measure(samples: Tensor, written: Tensor, other_episode: Tensor, training: Tensor, near: float) -> Generation:
+    """Distances of samples (N, C, H, W) to written images, to those of another episode, and to training images."""
     return Generation(
         nearest(samples, written),
-        nearest(samples, strangers),
+        nearest(samples, other_episode),
         nearest(samples, training),
         near,
         len(written),
-        len(strangers),
+        len(other_episode),
     )
 
 
 def covered(found: Nearest, images: int, near: float) -> Tensor:
-    """Share of the images that the first n samples bring back, for every n, (N,): each is the nearest, and near."""
-    first = torch.full((images,), len(found.index), dtype=torch.int64)  # sample that first brings back each image
+    """Coverage by the first n samples, for n = 1 .. N, (N,).
+
+    An image is covered by a sample that is near it and has it as its nearest image.
+
+    Args:
+        found: the nearest image of each of the N samples.
+        images: number of images.
+        near: largest distance that counts as near.
+    """
+    first = torch.full((images,), len(found.index), dtype=torch.int64)  # first sample that covers each image
     hits = (found.distance <= near).cpu()
     order = torch.arange(len(hits))[hits]
     first.scatter_reduce_(0, found.index.cpu()[hits], order, "amin")
@@ -93,12 +101,12 @@ def covered(found: Nearest, images: int, near: float) -> Tensor:
 
 
 def summarize_generation(memories: Sequence[Generation]) -> dict[str, Any]:
-    """Means over memories, with standard errors over them."""
+    """Means and standard errors over memories; shares are of images (coverage) or of samples (novelty)."""
     curves = torch.stack([covered(found.written, found.images, found.near) for found in memories])  # (memories, N)
-    chance = [covered(found.strangers, found.stranger_images, found.near)[-1] for found in memories]
+    chance = [covered(found.other_episode, found.other_episode_images, found.near)[-1] for found in memories]
     shares = {
         "coverage_share": curves[:, -1],
-        "coverage_of_strangers_share": torch.stack(chance),
+        "coverage_of_other_episode_share": torch.stack(chance),
         "novel_share": _over(memories, lambda found: (found.written.distance > found.near).double()),
         "novel_and_far_from_training_share": _over(memories, _far_from_all),
         "wrong_pixels_to_nearest_written": _over(memories, lambda found: found.written.distance.double()),
@@ -126,5 +134,5 @@ def _over(memories: Sequence[Generation], value: Callable[[Generation], Tensor])
 
 
 def _counts(memories: Sequence[Generation], of: Callable[[Generation], Nearest]) -> list[int]:
-    """Number of samples at 0, 1, 2, ... wrong pixels."""
+    """Number of samples at distances 0, 1, 2, ... from their nearest image."""
     return torch.bincount(torch.cat([of(found).distance.cpu().long() for found in memories])).tolist()

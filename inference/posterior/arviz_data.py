@@ -1,4 +1,4 @@
-"""The one place that knows ArviZ, whose interface changed between 0.x and 1.x; what is here works with both."""
+"""Weighted draws as ArviZ data; the only module that uses ArviZ, and works with both ArviZ 0.x and 1.x."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ with warnings.catch_warnings():
 ArvizData = Any  # az.InferenceData of ArviZ 0.x, xarray.DataTree of 1.x: data["posterior"]["key"] with either
 
 KEY_COORDINATES = ("scale", "x", "y")
-_BELOW_ONE = 1 - 2**-53
+_BELOW_ONE = 1 - 2**-53  # the largest float64 below one
 _SAMPLE = ("chain", "draw")
 _IN_NATS = {"log_joint", "log_proposal", "log_weight", "log_likelihood", "monte_carlo_error"}
 
@@ -34,13 +34,13 @@ def rhat_and_ess(draws: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDAr
     """Rank-normalised split R-hat and bulk effective sample size (Vehtari et al. 2021) of every scalar of an event.
 
     Args:
-        draws: (chains, draws, *event), 2 chains or more of 4 draws or more; with fewer ArviZ logs a warning.
+        draws: (chains, draws, *event), at least 2 chains of 4 draws; with fewer ArviZ logs a warning.
 
     Returns:
-        R-hat and effective sample size, (*event) each; NaN where there are too few draws, or they are all the same.
+        R-hat and effective sample size, (*event) each; NaN where there are too few draws, or all draws are equal.
     """
     dataset = az.convert_to_dataset({"draws": np.asarray(draws, dtype=np.float64)})
-    with np.errstate(invalid="ignore", divide="ignore"):  # where the draws are all the same
+    with np.errstate(invalid="ignore", divide="ignore"):  # where all draws are equal
         return az.rhat(dataset)["draws"].to_numpy(), az.ess(dataset)["draws"].to_numpy()
 
 
@@ -53,36 +53,37 @@ def posterior_data(
     draws: int | None = None,
     seed: int = 0,
 ) -> ArvizData:
-    """Turn weighted draws of the latents of images into ArviZ data.
+    """Turn weighted draws of images' latents into ArviZ data.
 
-    To ArviZ all draws count the same. The K draws of every image are therefore resampled by their weights, image by
-    image (given M the images are independent), put into random order and cut into chains. The groups:
+    ArviZ expects equally weighted draws. The K draws of every image are therefore resampled by their importance
+    weights, independently for each image (given M the images are independent), shuffled, and cut into chains. The
+    groups:
 
-    - `posterior`: every latent site, (chain, draw, image, *event), where the event of a key is (read, coordinate).
-    - `sample_stats`, (chain, draw, image): of these draws, in nats, `log_joint` ln p(x, latents | M), `log_proposal`
-      ln q(latents), and `log_weight`, the one less the other, which is spent: do not apply it again; and which of the
-      K draws it is, `particle`.
-    - `constant_data`, (image,): `log_likelihood` ln p-hat_K and its `monte_carlo_error` in nats, and of the weights
-      `effective_sample_size` and `pareto_k`. ArviZ's own group log_likelihood would be ln p(x | latents) of every
-      draw, which this is not, as the latents are integrated out.
-    - `observed_data`, (image,): `ink`, the mean pixel (of a binary image the share of ink). Pixels stay out.
+    - `posterior`: every latent site, (chain, draw, image, *event); the event of a key is (read, coordinate).
+    - `sample_stats`, (chain, draw, image): `log_joint` ln p(x, latents | M), `log_proposal` ln q(latents) and their
+      difference `log_weight`, in nats; `particle`, the index among the K draws. The resampling has used the weights: do
+      not apply them again.
+    - `constant_data`, (image,): `log_likelihood` ln p-hat_K and its `monte_carlo_error` in nats, and the weights'
+      `effective_sample_size` and `pareto_k`. This is not ArviZ's own group log_likelihood, which would be
+      ln p(x | latents) of every draw; here the latents are integrated out.
+    - `observed_data`, (image,): `ink`, the mean pixel (the share of ink in a binary image). Pixels are not included.
 
-    The coordinates `episode` and `position` say where image number `image` stood.
+    The coordinates `episode` and `position` of an image are its indices in (B, T).
 
-    The chains are not Markov chains: their R-hat is 1 however bad the weights are, and to ArviZ a draw that comes
-    twice counts as two. How good the draws are is in `constant_data`.
+    The chains are not Markov chains: their R-hat is near 1 for any weights, and ArviZ counts a repeated draw as
+    several. The quality of the draws is given in `constant_data`.
 
     Args:
         weighted: K draws of every image, (K, B, T).
         episode: the images, (B, T, C, H, W).
-        images: keep the first so many, episode by episode; all of them if None.
+        images: number of first images to keep, in the order of (B, T); None for all.
         chains: number of chains.
-        draws: of each chain; K / chains, rounded down, if None.
-        seed: of the resampling; the random state outside stays as it is.
+        draws: draws in each chain; None for K / chains, rounded down.
+        seed: seed of the resampling; the random state outside is left unchanged.
 
     Raises:
-        InputError: shapes that do not fit together, or a number out of range.
-        DivergenceError: weights of an image that are not numbers, or all zero.
+        InputError: shapes that do not match, or a number out of range.
+        DivergenceError: an image's weights are NaN, infinite or all zero.
     """
     _check_shapes(weighted, episode)
     particles, length = len(weighted.log_joint), episode.shape[1]
@@ -108,15 +109,19 @@ def posterior_data(
 
 
 def save(data: ArvizData, path: Path) -> None:
-    """Write ArviZ data to a netCDF file, whole or not at all."""
+    """Write ArviZ data to a netCDF file, by an atomic write.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     atomic_write(path, lambda temporary: data.to_netcdf(str(temporary), engine="h5netcdf"))
 
 
 def load(path: Path) -> ArvizData:
-    """Read into memory what `save` wrote, under either ArviZ.
+    """Read a file that `save` wrote into memory, also one of the other ArviZ version.
 
     Raises:
-        InputError: there is no such file, or it is not netCDF.
+        InputError: the file is missing, or is not netCDF.
     """
     try:
         with xr.open_datatree(path, engine="h5netcdf") as tree:
@@ -126,20 +131,20 @@ def load(path: Path) -> ArvizData:
 
 
 def resample(log_weights: Tensor, draws: int, seed: int) -> Tensor:
-    """Draw from K weighted particles of every datum with equal weights: systematic resampling, in random order.
+    """Resample K weighted particles of each of N data to equal weights: systematic resampling, in random order.
 
-    A particle of normalised weight w comes `draws` w times on average, and never a whole time more or less than that.
+    A particle of normalised weight w is drawn `draws` w times on average, and less than one time more or fewer.
 
     Args:
         log_weights: (K, N) in nats, normalised or not.
-        draws: how many.
-        seed: of the resampling; the random state outside stays as it is.
+        draws: number of draws.
+        seed: seed of the resampling; the random state outside is left unchanged.
 
     Returns:
-        Numbers of the particles (draws, N), each column on its own.
+        Indices of particles, (draws, N); the columns are independent.
 
     Raises:
-        DivergenceError: weights of a datum that are not numbers, or all zero.
+        DivergenceError: a datum's weights are NaN, infinite or all zero.
     """
     log_weights = log_weights.detach().double().cpu().T  # (N, K)
     wrong = ~log_weights.logsumexp(-1).isfinite()
@@ -169,12 +174,12 @@ def _check_counts(counts: Mapping[str, int | None]) -> None:
 
 
 def _flat(value: Tensor, axis: int = 0) -> Tensor:
-    """B and T, at an axis and the next, as one, on the CPU."""
+    """Axes B and T, at `axis` and the next, flattened to one; on the CPU."""
     return value.detach().cpu().flatten(axis, axis + 1)
 
 
 def _estimates(log_weights: Tensor) -> dict[str, Tensor]:
-    """What K weights (K, N) say of ln p(x | M) and of themselves, (N,) each."""
+    """ln p-hat_K and diagnostics, (N,) each, from log-weights (K, N)."""
     weights = WeightStream(len(log_weights), tail=True)
     weights.add(log_weights)
     return {
@@ -186,7 +191,7 @@ def _estimates(log_weights: Tensor) -> dict[str, Tensor]:
 
 
 def _dataset(values: Mapping[str, Tensor], dims: Sequence[str], where: Mapping[str, Tensor]) -> xr.Dataset:
-    """A group of values (*dims, *event); `where` is known of every image, (N,)."""
+    """A group of values (*dims, *event), with the coordinates `where` (N,) of the images."""
     group = xr.Dataset(
         {name: ((*dims, *_event_dims(name, value.shape[len(dims) :])), _array(value)) for name, value in values.items()}
     )
@@ -194,26 +199,26 @@ def _dataset(values: Mapping[str, Tensor], dims: Sequence[str], where: Mapping[s
         group[name].attrs["units"] = "nats"
     numbers = {str(name): np.arange(size) for name, size in group.sizes.items()}
     names = {"coordinate": list(KEY_COORDINATES)} if "coordinate" in group.sizes else {}
-    places = {name: ("image", _array(value)) for name, value in where.items()}
-    return group.assign_coords({**numbers, **names, **places})
+    positions = {name: ("image", _array(value)) for name, value in where.items()}
+    return group.assign_coords({**numbers, **names, **positions})
 
 
 def _event_dims(site: str, event_shape: Sequence[int]) -> list[str]:
-    """Names of the axes of an event: what they mean for a key, and otherwise as ArviZ names them."""
+    """Names of an event's axes: (read, coordinate) for a key of blocks, else ArviZ's default names."""
     if site == "key" and len(event_shape) == 2 and event_shape[-1] == len(KEY_COORDINATES):
         return ["read", "coordinate"]
     return [f"{site}_dim_{axis}" for axis in range(len(event_shape))]
 
 
 def _array(value: Tensor) -> NDArray:
-    """On the CPU, and half precision as float32: bfloat16 is unknown to NumPy, and float16 to netCDF."""
+    """A NumPy array; half precision as float32, since NumPy has no bfloat16, and netCDF no float16."""
     value = value.detach().cpu()
     return (value.float() if value.dtype in (torch.bfloat16, torch.float16) else value).numpy()
 
 
 def _assemble(groups: Mapping[str, xr.Dataset], attributes: Mapping[Any, Any] | None = None) -> ArvizData:
-    """The groups in the container of this ArviZ."""
-    if "InferenceData" in vars(az):  # 1.x knows the name too, but answers with a warning
+    """The groups in the container of the installed ArviZ."""
+    if "InferenceData" in vars(az):  # 1.x also answers to the name, with a warning
         content: dict[str, Any] = {"attrs": dict(attributes or {}), **groups}
         return az.InferenceData(**content)
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs=attributes), **groups})

@@ -1,6 +1,6 @@
-"""NUTS over the latents of one image given its memory: an independent look at what guide and importance weights say.
+"""NUTS over the latents of one image given its memory: a check of the guide and of importance weights.
 
-It runs on any model called as `(episode, memory=None)` whose latent sites are all continuous.
+Requires a model called as `(episode, memory=None)` whose latent sites are all continuous.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from inference.tracing import PARTICLE_DIM, PLATE_NESTING, PyroProgram, concaten
 from kpp_pyro.errors import InputError
 from kpp_pyro.fast_pyro import unrecorded_parameters
 
-DRAWS_AT_ONCE = 1000  # bounds the memory in use where draws are scored
+DRAWS_AT_ONCE = 1000  # bounds the memory in use where ln p(x, latents | M) of draws is computed
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class NutsResult:
     """Draws of p(latents | x, M), after the warm-up.
 
     Attributes:
-        draws: of every latent site, (chains, draws, *event).
+        draws: draws at every latent site, (chains, draws, *event).
         log_joint: ln p(x, latents | M) of every draw in nats, (chains, draws), float64.
         divergences: number of divergent transitions of every chain, (chains,).
         acceptance: mean acceptance probability of every chain, to three digits, (chains,).
-        step_size: of the leapfrog integrator, as the warm-up left it, (chains,).
+        step_size: step size of the leapfrog integrator after the warm-up, (chains,).
     """
 
     draws: dict[str, Tensor]
@@ -48,11 +48,11 @@ class NutsResult:
 
 @dataclass(frozen=True)
 class SiteConvergence:
-    """Convergence of one site, by the worst of its scalars.
+    """Convergence of one site, by its worst scalar.
 
     Attributes:
         r_hat: largest rank-normalised split R-hat; above 1.01 the chains have not mixed.
-        bulk_ess: smallest bulk effective sample size, of all chains together.
+        bulk_ess: smallest bulk effective sample size over all chains.
     """
 
     r_hat: float
@@ -73,14 +73,14 @@ def sample_posterior(
     seed: int = 0,
     progress: bool = True,
 ) -> NutsResult:
-    """Draw the latents of one image given its memory with NUTS (Hoffman & Gelman 2014), one chain after the other.
+    """Draw the latents of one image given its memory with NUTS (Hoffman & Gelman 2014), one chain after another.
 
-    The chains start from independent draws of the guide. Parameters and the random state outside stay as they are.
-    Energies have to be exact and the same each time: open the run in float32, or turn it to float64.
+    The chains start from independent draws of the guide. Parameters and the random state outside are left unchanged.
+    Energies must be exact and reproducible: load the run in float32, or convert it to float64.
 
-    With a memory of blocks the density of a key is flat in a block and falls off a cliff at its edges. There is
-    no U-turn before the cliff, so that most trajectories end at it and count as divergent: the draws stay valid, but
-    they mix slowly, and a chain stays in the block it started in. R-hat does not see a block where no chain started.
+    With a memory of blocks, the density of a key is flat inside a block and drops steeply at its edges. Trajectories
+    make no U-turn before an edge, so that most end there and count as divergent. The draws stay valid, but mix slowly,
+    and a chain stays in the block where it started. R-hat does not reveal a block in which no chain started.
 
     Args:
         model: Pyro model; plates "episodes" at dim -2, "images" at dim -1, the observed site named "image".
@@ -88,11 +88,12 @@ def sample_posterior(
         image: (C, H, W).
         memory: (1, 1, C_m, H_m, W_m), a batch of one.
         chains: number of chains.
-        draws: draws kept of each.
-        warmup: draws of each before these, which adapt step size and mass matrix.
-        target_acceptance: of the adapted step size; higher is slower, with fewer divergences where a density is smooth.
-        max_tree_depth: a draw takes less than 2^depth gradients.
-        seed: of starts and chains.
+        draws: draws kept of each chain.
+        warmup: discarded first draws of each chain, which adapt step size and mass matrix.
+        target_acceptance: acceptance probability that the step size is adapted to; higher is slower, with fewer
+            divergences where a density is smooth.
+        max_tree_depth: most doublings of a trajectory; a draw takes less than 2^depth gradients.
+        seed: seed of starts and chains.
         progress: whether to show a progress bar.
 
     Raises:
@@ -105,7 +106,9 @@ def sample_posterior(
         posterior = _Posterior.of(model, image.detach(), memory.detach())
         starts = posterior.starts(guide, chains)
         with tqdm(total=plan.total, unit="draw", dynamic_ncols=True, disable=not progress) as bar:
-            runs = [posterior.run(start, plan, _Record(bar, f"{n}/{chains}")) for n, start in enumerate(starts, 1)]
+            runs = [
+                posterior.run(start, plan, _ChainDiagnostics(bar, f"{n}/{chains}")) for n, start in enumerate(starts, 1)
+            ]
     return concatenate(runs)
 
 
@@ -142,7 +145,7 @@ class _Plan:
 
     @property
     def total(self) -> int:
-        """Draws of all chains, with the warm-up."""
+        """Number of draws of all chains, with the warm-up."""
         return self.chains * (self.warmup + self.draws)
 
 
@@ -153,15 +156,15 @@ def _check_shapes(image: Tensor, memory: Tensor) -> None:
         raise InputError(f"memory: expected a batch of one, (1, 1, C_m, H_m, W_m), found shape {tuple(memory.shape)}")
 
 
-class _Record:
-    """Keeps what NUTS last said of itself, as it forgets at the end of a run, and moves the bar of all chains on."""
+class _ChainDiagnostics:
+    """Pyro's hook after every draw: keeps NUTS' diagnostics, which NUTS drops after a run, and updates the bar."""
 
     def __init__(self, bar: Any, chain: str) -> None:
         self.bar, self.chain = bar, chain
         self.divergences, self.acceptance, self.step_size = 0, 0.0, 0.0
 
     def __call__(self, kernel: NUTS, draw: dict[str, Tensor], stage: str, index: int) -> None:
-        """Take what Pyro passes after every draw."""
+        """Update diagnostics and bar after a draw."""
         self.bar.set_description(f"NUTS chain {self.chain}, {stage.lower()}", refresh=False)
         self.bar.update()
         if stage == "Sample":
@@ -171,13 +174,13 @@ class _Record:
 
 @dataclass(frozen=True)
 class _Posterior:
-    """p(latents | x, M) of one image, up to its constant.
+    """p(latents | x, M) of one image, up to a constant.
 
     Attributes:
         model: Pyro model.
         episode: (1, 1, C, H, W).
         memory: (1, 1, ...).
-        priors: a distribution of every latent site, for its support and its event shape.
+        priors: by latent site, its distribution under the model, for support and event shape.
     """
 
     model: PyroProgram
@@ -188,7 +191,7 @@ class _Posterior:
     @staticmethod
     @torch.no_grad()
     def of(model: PyroProgram, image: Tensor, memory: Tensor) -> _Posterior:
-        """Find the latent sites of the model, and whether the image fits it."""
+        """Find the model's latent sites, and check the image's shape."""
         episode = image[None, None]
         trace = prune_subsample_sites(traced(model, episode, memory))
         nodes: dict[str, Any] = dict(trace.nodes)
@@ -200,8 +203,8 @@ class _Posterior:
     @torch.no_grad()
     def starts(self, guide: PyroProgram, chains: int) -> list[dict[str, Tensor]]:
         """Draws of the guide (1, 1, *event) by site, in unconstrained space."""
-        pair = trace_pair(self.model, guide, self.episode, self.memory, particles=chains)
-        values = {name: pair.value(name) for name in self.priors}
+        traces = trace_pair(self.model, guide, self.episode, self.memory, particles=chains)
+        values = {name: traces.value(name) for name in self.priors}
         log_joint = self.log_joint(values)
         if not log_joint.isfinite().all():
             raise DivergenceError(f"ln p(x, latents | M) is not finite where a chain starts: {log_joint.tolist()} nats")
@@ -210,7 +213,7 @@ class _Posterior:
 
     @torch.no_grad()
     def log_joint(self, values: dict[str, Tensor]) -> Tensor:
-        """ln p(x, latents | M) of values (N, 1, 1, *event), (N,)."""
+        """ln p(x, latents | M) in nats, (N,), of values (N, 1, 1, *event)."""
         with pyro.plate("particles", len(next(iter(values.values()))), dim=PARTICLE_DIM):
             trace = traced(poutine.condition(self.model, data=values), self.episode, self.memory)
         trace = prune_subsample_sites(trace)
@@ -218,21 +221,21 @@ class _Posterior:
         nodes: list[Any] = [node for node in trace.nodes.values() if node["type"] == "sample"]
         return sum(node["log_prob"].double().sum((-2, -1)) for node in nodes)  # type: ignore[return-value]
 
-    def run(self, start: dict[str, Tensor], plan: _Plan, record: _Record) -> NutsResult:
+    def run(self, start: dict[str, Tensor], plan: _Plan, diagnostics: _ChainDiagnostics) -> NutsResult:
         """Run one chain."""
-        values = self._draw(start, plan, record)
+        values = self._draw(start, plan, diagnostics)
         log_joint = torch.cat([self.log_joint(part) for part in _parts(values)])
         return NutsResult(
             {name: values[name].reshape(1, -1, *prior.event_shape) for name, prior in self.priors.items()},
             log_joint[None],
-            torch.tensor([record.divergences]),
-            torch.tensor([record.acceptance]),
-            torch.tensor([record.step_size]),
+            torch.tensor([diagnostics.divergences]),
+            torch.tensor([diagnostics.acceptance]),
+            torch.tensor([diagnostics.step_size]),
         )
 
     @torch.enable_grad()
     def _draw(self, start: dict[str, Tensor], plan: _Plan, hook: Callable[..., None]) -> dict[str, Tensor]:
-        """Draws (N, 1, 1, *event) by site. Pyro takes gradients of the sites only, and checks nothing meanwhile."""
+        """Draws (N, 1, 1, *event) by site; Pyro takes gradients of the sites only, and validates nothing meanwhile."""
         kernel = NUTS(
             self.model,
             max_plate_nesting=PLATE_NESTING,
@@ -246,6 +249,6 @@ class _Posterior:
 
 
 def _parts(values: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Cut draws (N, ...) by site into runs of DRAWS_AT_ONCE."""
+    """Split draws (N, ...) by site into chunks of `DRAWS_AT_ONCE`."""
     for parts in zip(*(value.split(DRAWS_AT_ONCE) for value in values.values()), strict=True):
         yield dict(zip(values, parts, strict=True))

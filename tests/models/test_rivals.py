@@ -233,7 +233,9 @@ def test_the_kanerva_machine_is_written_where_a_flow_of_keys_has_its_centre():
     keys = guide.key_posterior(encoding)
     assert (keys.mode - keys.loc).abs().max() > 0.1
     prior = model.linear.memory_loc, model.linear.memory_scale.square() * model.linear.identity
-    expected, _ = regressed(*prior, model.linear.row_weights(keys.mode), encoding.latent_loc, model.linear.noise.square())
+    expected, _ = regressed(
+        *prior, model.linear.row_weights(keys.mode), encoding.latent_loc, model.linear.noise.square()
+    )
     memory = guide.memory_posterior(encoding).mean
     torch.testing.assert_close(memory.squeeze(1), expected)
     heads = [coupling.nn.head.weight for coupling in guide.keys.flow.couplings]

@@ -172,7 +172,7 @@ def test_a_recall_is_of_what_was_written_in_whichever_way_a_block_would_be_read(
 
 
 @both_contents
-def test_a_damaged_copy_is_recalled_by_its_content_however_a_stranger_so_far_away_would_read(signs):
+def test_a_corrupted_copy_is_recalled_by_its_content_however_a_left_out_image_would_read(signs):
     program = semantic_program(signs_per_scalar=signs)
     memory = written(program, contents(program))
     cues = encoded(program, random_episodes(seed=8), (1 if signs else 4) * contents(program, seed=2))
@@ -207,7 +207,7 @@ def test_cues_read_blocks_in_the_ways_that_explain_their_latents_and_in_training
 
 @both_writes
 @both_contents
-def test_what_was_written_is_read_back_and_strangers_read_semantically(write, signs):
+def test_what_was_written_is_read_back_and_left_out_images_read_semantically(write, signs):
     program, episode = semantic_program(write, sharp_scale=0.1, signs_per_scalar=signs), random_episodes()
     loc = contents(program)
     encoding = encoded(program, episode, loc)

@@ -129,11 +129,13 @@ def test_the_order_of_samples_changes_the_way_but_not_the_end():
 # Everything of a memory
 
 
-def test_samples_are_measured_against_what_was_written_strangers_and_training_images():
-    samples, written, strangers, training = (random_images(n, seed) for n, seed in ((7, 1), (4, 2), (5, 3), (30, 4)))
-    found = measure(samples, written, strangers, training, 2.5)
+def test_samples_are_measured_against_what_was_written_another_episode_and_training_images():
+    samples, written, other_episode, training = (
+        random_images(n, seed) for n, seed in ((7, 1), (4, 2), (5, 3), (30, 4))
+    )
+    found = measure(samples, written, other_episode, training, 2.5)
     assert (found.near, found.images) == (2.5, 4)
-    for part, others in ((found.written, written), (found.strangers, strangers), (found.training, training)):
+    for part, others in ((found.written, written), (found.other_episode, other_episode), (found.training, training)):
         distances, indices = nearest_by_hand(samples, others)
         assert part.distance.tolist() == distances and part.index.tolist() == indices
 
@@ -152,7 +154,7 @@ def test_samples_that_are_the_written_images_cover_all_and_are_nothing_new():
     images = distinct_images(8)
     written, training = images[:4], images[4:]
     summary = summarize_generation([measure(written.flip(0), written, training, training, 3.0)] * 2)
-    assert summary["coverage_share"] == 1 and summary["coverage_of_strangers_share"] == 0
+    assert summary["coverage_share"] == 1 and summary["coverage_of_other_episode_share"] == 0
     assert summary["novel_share"] == summary["novel_and_far_from_training_share"] == 0
     assert summary["wrong_pixels_to_nearest_written"] == 0
     assert summary["coverage_by_samples"] == [0.25, 0.5, 0.75, 1]
@@ -162,7 +164,7 @@ def test_samples_that_are_the_written_images_cover_all_and_are_nothing_new():
 def test_samples_far_from_everything_cover_nothing_and_are_all_new():
     images = distinct_images(9)
     summary = summarize_generation([measure(images[:3], images[3:6], images[6:8], images[8:], 9.0)])
-    assert summary["coverage_share"] == summary["coverage_of_strangers_share"] == 0
+    assert summary["coverage_share"] == summary["coverage_of_other_episode_share"] == 0
     assert summary["novel_share"] == summary["novel_and_far_from_training_share"] == 1
     assert summary["coverage_by_samples"] == [0, 0, 0]
 
@@ -171,7 +173,7 @@ def test_samples_that_are_training_images_are_new_to_the_memory_only():
     images = distinct_images(8)
     summary = summarize_generation([measure(images[:3], images[3:6], images[:3], images[:4], 9.0)])
     assert (summary["novel_share"], summary["novel_and_far_from_training_share"]) == (1, 0)
-    assert summary["coverage_of_strangers_share"] == 1  # of as many images as were written
+    assert summary["coverage_of_other_episode_share"] == 1  # of as many images as were written
 
 
 # Means over memories
@@ -182,19 +184,19 @@ def two_memories():
     return [
         Generation(
             written=found_at([1, 3, 8], [0, 2, 1]),
-            strangers=found_at([3, 9, 9], [1, 0, 0]),
+            other_episode=found_at([3, 9, 9], [1, 0, 0]),
             training=found_at([2, 4, 4], [5, 6, 7]),
             near=3.0,
             images=4,
-            stranger_images=4,
+            other_episode_images=4,
         ),
         Generation(
             written=found_at([0, 5, 6], [3, 3, 3]),
-            strangers=found_at([9, 9, 9], [0, 1, 2]),
+            other_episode=found_at([9, 9, 9], [0, 1, 2]),
             training=found_at([9, 3, 7], [5, 6, 7]),
             near=3.0,
             images=4,
-            stranger_images=4,
+            other_episode_images=4,
         ),
     ]
 
@@ -203,7 +205,7 @@ def test_means_and_their_errors_are_those_over_memories():
     summary = summarize_generation(two_memories())
     by_hand = {
         "coverage_share": (2 / 4, 1 / 4),
-        "coverage_of_strangers_share": (1 / 4, 0 / 4),
+        "coverage_of_other_episode_share": (1 / 4, 0 / 4),
         "novel_share": (1 / 3, 2 / 3),
         "novel_and_far_from_training_share": (1 / 3, 1 / 3),
         "wrong_pixels_to_nearest_written": (12 / 3, 11 / 3),
@@ -228,8 +230,8 @@ def test_of_one_memory_no_error_is_known():
 def test_every_sample_of_every_memory_is_counted_at_one_distance():
     training, memories = random_images(50, 20), []
     for seed in range(3):
-        written, strangers = random_images(6, 30 + seed), random_images(6, 40 + seed)
-        memories.append(measure(random_images(25, 50 + seed), written, strangers, training, 8.0))
+        written, other_episode = random_images(6, 30 + seed), random_images(6, 40 + seed)
+        memories.append(measure(random_images(25, 50 + seed), written, other_episode, training, 8.0))
     summary = summarize_generation(memories)
     for of in ("written", "training"):
         counts = summary[f"samples_by_wrong_pixels_to_nearest_{of}"]

@@ -158,7 +158,7 @@ def test_gradients_are_finite_differences_also_through_the_memory(objective, mon
     model, write = program.model, program.guide.write
     parameters = {
         "contents": write.to_content.get_parameter("network.linear.bias"),
-        "latents of strangers": write.to_semantic.get_parameter("network.linear.bias"),
+        "latents of left-out images": write.to_semantic.get_parameter("network.linear.bias"),
         "what contents say of others": model.reading.get_parameter("network.head.weight"),
         "encoder": next(program.guide.encoder.parameters()),
     }
