@@ -1,9 +1,8 @@
-"""The block memory: its layout, the way a key becomes a place in it, and the read.
+"""The block memory of Kanerva++ (section 3 of the paper): its layout, the addressing of keys, and the read.
 
-A key holds three standard normal numbers per read, (scale, x, y). The normal CDF maps each to (0, 1), so that the
-key prior N(0, I) covers the memory evenly; an addressing turns them into an isotropic affine map; a bilinear spatial
-transformer (Jaderberg et al. 2015) reads an h x w block through it. Kanerva++, section 3. What a read does can be
-turned around: its adjoint writes a block through a key.
+A key holds three standard normal numbers per read, (scale, x, y). The normal CDF maps each to (0, 1), so that keys from
+the prior N(0, I) cover the memory evenly. The addressing maps these numbers to an isotropic affine map, by which a
+bilinear spatial transformer (Jaderberg et al. 2015) reads a block of h x w pixels.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from kpp_pyro.errors import InputError
 
-SCALE, X, Y = 0, 1, 2  # the coordinates of a key, in the order of its last axis
+SCALE, X, Y = 0, 1, 2  # indices into the last axis of a key
 KEY_SIZE = 3
 
 
@@ -25,7 +24,7 @@ class MemoryLayout:
     """Sizes of a memory of C_m x H_m x W_m scalars, read R times per image in blocks of C_m x h x w.
 
     Raises:
-        InputError: a size below one, or a block larger than the memory.
+        InputError: a size below 1, or a block larger than the memory.
     """
 
     channels: int
@@ -36,7 +35,7 @@ class MemoryLayout:
     reads: int = 1
 
     def __post_init__(self) -> None:
-        """Check the sizes against each other."""
+        """Check the sizes."""
         for name in ("channels", "height", "width", "block_height", "block_width", "reads"):
             if getattr(self, name) < 1:
                 raise InputError(f"memory {name}: expected at least 1, found {getattr(self, name)}")
@@ -58,27 +57,27 @@ class MemoryLayout:
 
     @property
     def read_scalars(self) -> int:
-        """Number of scalars that the R reads of one image return."""
+        """Number of scalars in the R reads of one image: R C_m h w."""
         return self.reads * self.channels * self.block_height * self.block_width
 
     @property
     def rows(self) -> int:
-        """Blocks that fit below each other."""
+        """Number of whole blocks from top to bottom."""
         return self.height // self.block_height
 
     @property
     def columns(self) -> int:
-        """Blocks that fit beside each other."""
+        """Number of whole blocks from left to right."""
         return self.width // self.block_width
 
     @property
     def blocks(self) -> int:
-        """Number of whole blocks, numbered row by row."""
+        """N, the number of whole blocks, which are numbered row by row."""
         return self.rows * self.columns
 
     @property
     def largest_zoom(self) -> float:
-        """Zoom at which a block first spans the memory in one direction."""
+        """Zoom at which a block spans the height or the width of the memory."""
         return min(self.height / self.block_height, self.width / self.block_width)
 
     def require_tiling(self) -> None:
@@ -92,12 +91,12 @@ class MemoryLayout:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a read samples the memory.
+    """The places in the memory at which keys read, in coordinates from -1 to 1 between the memory's edges.
 
     Attributes:
         zoom: memory pixels between neighbouring block pixels, 1 to `largest_zoom`, (..., R).
-        centre: the block's centre (x, y) in [-1, 1], the memory's edges, (..., R, 2).
-        half_extent: half the block's size (x, y) on the same scale, (..., R, 2).
+        centre: centre (x, y) of the block, (..., R, 2).
+        half_extent: half the size (x, y) of the block, (..., R, 2).
     """
 
     zoom: Tensor
@@ -107,13 +106,22 @@ class Placement:
 
 @dataclass(frozen=True)
 class Addressing:
-    """Turns keys into placements; scale and shift stay inside the memory for any key.
+    """The map from keys to placements. For any key, the block is inside the memory.
 
-    A read is flat inside a block and sharp at its edges, as a pointer is. (The paper's is smooth: zoom and shift are
-    linear in the CDF of the key.) The memory is cut into blocks; along x and y the centre stands still inside a block
-    and crosses to the next within `edge` of a block's width; the zoom is 1 for all but the largest `broad` fraction of
-    scales, from where it grows to span the memory. Below those, a `semantic` fraction of scales reads a block for what
-    it says of other images, see `SemanticReading`.
+    The memory is cut into N blocks. All keys inside a block read the same: along x and y, the centre is constant inside
+    a block and moves linearly to the next block within `edge` of a block's width. The zoom is 1, except for the largest
+    `broad` fraction of scales, over which it grows until the block spans the memory. (In the paper, zoom and shift are
+    linear in the CDF of the key, so that reads change smoothly.) The next largest `semantic` fraction of scales reads a
+    block semantically: it gives the prior of images that were not written, see `SemanticReading`.
+
+    Attributes:
+        layout: of the memory.
+        edge: width of the transition between two blocks, in widths of a block.
+        broad: prior probability of a scale that reads more than a block.
+        semantic: prior probability of a scale that reads a block semantically.
+
+    Raises:
+        InputError: a fraction outside its range.
     """
 
     layout: MemoryLayout
@@ -122,7 +130,7 @@ class Addressing:
     semantic: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the shares; without an edge the read would not be a function of the key at it."""
+        """Check the fractions; with an edge of 0 the read would be discontinuous."""
         if not (0 < self.edge < 1 and 0 <= self.broad < 1):
             raise InputError(
                 f"addressing: expected 0 < edge < 1 and 0 <= broad < 1, found edge {self.edge} and broad {self.broad}"
@@ -132,16 +140,16 @@ class Addressing:
 
     @property
     def sharp(self) -> float:
-        """Prior probability of a scale that reads one block, for what was written to it."""
+        """Prior probability of a scale that reads one block as it was written."""
         return 1 - self.broad - self.semantic
 
     def is_semantic(self, key: Tensor) -> Tensor:
-        """Which keys (..., R, 3) read a block for what it says of other images, (..., R)."""
+        """Whether keys (..., R, 3) read semantically, bool (..., R)."""
         uniform = torch.special.ndtr(key[..., SCALE])
         return (uniform > self.sharp) & (uniform <= 1 - self.broad)
 
     def place(self, key: Tensor) -> Placement:
-        """Place keys (..., R, 3), standard normal under the prior, in the memory."""
+        """Placement of keys (..., R, 3), which are standard normal under the prior."""
         uniform = torch.special.ndtr(key)
         layout = self.layout
         scale, x, y = uniform[..., SCALE], uniform[..., X], uniform[..., Y]
@@ -155,23 +163,23 @@ class Addressing:
 
     def boxes(self, key: Tensor) -> Tensor:
         """Boxes (left, top, width, height) in memory pixels that keys (..., R, 3) read, (..., R, 4)."""
-        place = self.place(key)
+        placement = self.place(key)
         size = key.new_tensor([self.layout.width, self.layout.height])
-        corner = (place.centre - place.half_extent + 1) / 2 * size
-        return torch.cat([corner, place.half_extent * size], -1)
+        corner = (placement.centre - placement.half_extent + 1) / 2 * size
+        return torch.cat([corner, placement.half_extent * size], -1)
 
     def key_grid(self, rows: int, columns: int, scale: float = 0.0) -> Tensor:
-        """Keys (rows * columns, R, 3) evenly spaced under the prior, row by row; all R reads are of the same place.
+        """Keys (rows * columns, R, 3), evenly spaced under the prior, row by row; all R reads of a key are equal.
 
-        With as many rows and columns as there are blocks, key n reads block n.
+        With as many rows and columns as the layout has, key n reads block n.
 
         Args:
-            rows: places along y.
-            columns: places along x.
-            scale: of all keys, the coordinate itself: 0 is the prior's median.
+            rows: number of keys along y.
+            columns: number of keys along x.
+            scale: coordinate SCALE of all keys; 0 is the prior's median.
 
         Raises:
-            InputError: no rows or columns.
+            InputError: `rows` or `columns` below 1.
         """
         if rows < 1 or columns < 1:
             raise InputError(f"key grid: expected at least one row and one column, found {rows}x{columns}")
@@ -181,36 +189,36 @@ class Addressing:
         return keys.flatten(0, 1).unsqueeze(-2).expand(-1, self.layout.reads, -1)
 
     def scale_at(self, share: float) -> float:
-        """Scale of the keys that zoom this share of the way from one block (0) to the memory (1)."""
+        """Coordinate SCALE of keys whose zoom is a share of the way from one block (0) to the whole memory (1)."""
         bounded = min(max(1 - self.broad * (1 - share), 1e-6), 1 - 1e-6)
         return float(torch.special.ndtri(torch.tensor(bounded, dtype=torch.float64)))
 
 
 def _staircase(uniform: Tensor, steps: int, edge: float) -> Tensor:
-    """Map (0, 1) onto [0, 1] through `steps` flat treads, joined by ramps `edge` of a tread wide."""
+    """Map (0, 1) onto [0, 1] by a staircase of `steps` constant values, with ramps of `edge` steps' width between."""
     if steps == 1:
         return torch.full_like(uniform, 0.5)
     position = uniform * steps
     nearest = position.detach().round().clamp(1, steps - 1)
-    tread = nearest - 0.5 + ((position - nearest) / edge).clamp(-0.5, 0.5)  # 0 ... steps - 1
-    return tread / (steps - 1)
+    value = nearest - 0.5 + ((position - nearest) / edge).clamp(-0.5, 0.5)  # 0 ... steps - 1
+    return value / (steps - 1)
 
 
 def read(memory: Tensor, key: Tensor, addressing: Addressing) -> Tensor:
-    """Read blocks of memory through keys, all images of all episodes in one call.
+    """Read blocks of memories at the places of keys, for all images of all episodes at once.
 
     Args:
         memory: (..., B, 1, C_m, H_m, W_m), float32 or float64.
         key: (..., B, T, R, 3); leading dimensions (particles) broadcast against the memory's.
-        addressing: how keys become places.
+        addressing: map from keys to places.
 
     Returns:
-        Blocks (..., B, T, R, C_m, h, w), bilinear in the memory, differentiable in both.
+        Blocks (..., B, T, R, C_m, h, w): linear in the memory, differentiable in memory and key.
     """
     layout = addressing.layout
-    place = addressing.place(key)
+    placement = addressing.place(key)
     down, across = _block_offsets(layout, key)
-    centre, extent = place.centre[..., None, None, :], place.half_extent[..., None, None, :]
+    centre, extent = placement.centre[..., None, None, :], placement.half_extent[..., None, None, :]
     grid = torch.stack(
         torch.broadcast_tensors(
             centre[..., 0] + extent[..., 0] * across,
@@ -232,7 +240,7 @@ def read(memory: Tensor, key: Tensor, addressing: Addressing) -> Tensor:
 
 
 def _block_offsets(layout: MemoryLayout, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the pixel centres of a block on [-1, 1]: down (h, 1) and across (1, w)."""
+    """Centres of a block's pixels in [-1, 1]: down (h, 1) and across (1, w)."""
 
     def centres(size: int) -> Tensor:
         return (2 * torch.arange(size, dtype=like.dtype, device=like.device) + 1) / size - 1
@@ -241,7 +249,7 @@ def _block_offsets(layout: MemoryLayout, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cut_blocks(memory: Tensor, layout: MemoryLayout) -> Tensor:
-    """Cut memories (..., C_m, H_m, W_m) into their blocks (..., N, C_m, h, w), row by row."""
+    """Cut memories (..., C_m, H_m, W_m), which blocks tile, into blocks (..., N, C_m, h, w), row by row."""
     tiles = memory.unflatten(-1, (layout.columns, layout.block_width))
     tiles = tiles.unflatten(-3, (layout.rows, layout.block_height))  # (..., C, rows, h, columns, w)
     return tiles.movedim((-4, -2), (-5, -4)).flatten(-5, -4)

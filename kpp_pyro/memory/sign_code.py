@@ -1,4 +1,4 @@
-"""Latents that are signs, many to every scalar of a memory: a 32-bit float holds more than one number's worth."""
+"""The sign code: latents of +1 or -1, several of which are packed into each scalar of a memory."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-MOST_SIGNS = 16  # of a float32's 24 bits: what a read mixes in by rounding positions has to stay below half a level
+MOST_SIGNS = 16  # of a float32's 24 bits: the rounding errors of a read must be smaller than half a level
 
 
 @dataclass(frozen=True)
 class SignCode:
-    """Packs `signs` latents of +1 or -1 into one scalar, as the binary digits of a level between -1 and 1.
+    """Packs P latents of +1 or -1 into one scalar v, as the binary digits of a level between -1 and 1.
 
         v = (2 k + 1) / 2^P - 1,   k = sum_i 2^(P - 1 - i) [z_i > 0]   for the P signs of a scalar
 
-    Levels are evenly spaced and none is zero, which is what a block that was never written to holds. A smooth decoder
-    cannot tell thousands of levels of one number apart; of P signs it sees each.
+    Levels are evenly spaced. None is zero, the value of unwritten blocks. A decoder gets the P unpacked signs, since a
+    smooth function of v would not separate thousands of levels.
 
     Attributes:
         signs: P, latents per scalar, 1 to 16.
@@ -26,19 +26,19 @@ class SignCode:
     signs: int
 
     def of(self, latent: Tensor) -> Tensor:
-        """Signs of latents, with the gradient of their hyperbolic tangent, straight through (Bengio et al. 2013)."""
+        """Signs of latents, with the straight-through gradient of their tanh (Bengio et al. 2013); same shape."""
         smooth = latent.tanh()
         return smooth + (torch.where(latent > 0, 1.0, -1.0).to(smooth.dtype) - smooth).detach()
 
     @torch.no_grad()
     def pack(self, latent: Tensor) -> Tensor:
-        """Latents (..., D) to scalars (..., D / P), by their signs; without a gradient."""
+        """Pack the signs of latents (..., D) into scalars (..., D / P); without a gradient."""
         digits = (latent > 0).unflatten(-1, (-1, self.signs)).to(latent.dtype)
         return (2 * (digits * self._places(latent)).sum(-1) + 1) / 2**self.signs - 1
 
     @torch.no_grad()
     def unpack(self, scalars: Tensor) -> Tensor:
-        """Scalars (..., S) to signs (..., P S), of the nearest levels; without a gradient."""
+        """Unpack scalars (..., S) to the signs (..., P S) of the nearest levels; without a gradient."""
         level = ((scalars.unsqueeze(-1) + 1) * 2 ** (self.signs - 1)).floor().clamp(0, 2**self.signs - 1)
         digits = (level / self._places(scalars)).floor() % 2
         return (2 * digits - 1).flatten(-2)

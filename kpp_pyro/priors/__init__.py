@@ -1,6 +1,6 @@
-"""Priors that a configuration may name: p(y) of keys, and p(z | M, y) of the latents of Kanerva++.
+"""Priors p(y) of keys, and p(z | M, y) of the latents of Kanerva++, registered by the name in a configuration.
 
-A prior is a file here, which registers it, and a line below, which imports the file.
+To add a prior, register it in a file of this folder and import the file below.
 """
 
 import kpp_pyro.priors.keys

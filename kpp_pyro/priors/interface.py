@@ -1,4 +1,4 @@
-"""What every prior of keys offers, and what a prior of latents is made of."""
+"""Base class of key priors, constructor arguments of latent priors, and the registries of both."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from kpp_pyro.memory.sign_code import SignCode
 
 
 class KeyPrior(nn.Module, ABC):
-    """p(y), of every key by itself.
+    """p(y); keys are independent.
 
     Args:
         key_shape: event shape of a key, such as (R, 3).
-        image_shape: (C, H, W), of the images that keys belong to.
+        image_shape: (C, H, W) of the images.
 
     Attributes:
-        closed_kl: whether `torch.distributions.kl_divergence` knows the KL of a normal to it.
-        made_of_guide: whether it is made of the guide's q(y|x), which must then need no memory.
+        closed_kl: whether `torch.distributions.kl_divergence` has a closed form for the KL of a normal to it.
+        made_of_guide: whether p(y) is computed from the guide's q(y | X), which must then not depend on a memory.
     """
 
     closed_kl: ClassVar[bool]
@@ -35,24 +35,24 @@ class KeyPrior(nn.Module, ABC):
 
     @abstractmethod
     def forward(self) -> Distribution:
-        """p(y): batch (), event `key_shape`."""
+        """p(y), batch shape (), event shape `key_shape`."""
 
     def bind_guide(self, key_posterior: Callable[[Tensor], Distribution]) -> None:
-        """Take note of the guide's q(y|X), from episodes (E, T, C, H, W) to batch (E, T), if it matters."""
+        """Store the guide's q(y | X) if `made_of_guide`; it maps episodes (E, T, C, H, W) to batch shape (E, T)."""
         return None
 
 
 @dataclass(frozen=True)
 class LatentPriorParts:
-    """What p(z | M, y) of Kanerva++ is made of.
+    """Constructor arguments of p(z | M, y) of Kanerva++.
 
     Attributes:
         layout: of the memory.
         latent_size: D.
         smallest_scale: lower bound of learned scales.
-        code: by which blocks hold signs; numbers if None.
-        semantic: whether keys may read a block for what it says of images that were not written.
-        width: units of its networks, if it has any.
+        code: sign code of the blocks' scalars; None if blocks hold latents unchanged.
+        semantic: whether keys may read a block semantically, see `SemanticReading`.
+        width: number of units of its networks, if it has any.
     """
 
     layout: MemoryLayout
@@ -64,6 +64,6 @@ class LatentPriorParts:
 
 
 KEY_PRIORS: dict[str, type[KeyPrior]] = {}
-"""Priors of keys by name; the file of each one registers it."""
+"""Priors of keys by name; each is registered by its own file."""
 LATENT_PRIORS: dict[str, Callable[[LatentPriorParts], nn.Module]] = {}
-"""Priors of latents by name: from their parts to a network with a `latent_size`, blocks to loc and scale."""
+"""Priors of latents by name. Each builds a network from blocks to loc and scale, with an attribute `latent_size`."""

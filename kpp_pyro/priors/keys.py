@@ -1,4 +1,4 @@
-"""Priors of keys, p(y)."""
+"""Priors of keys, p(y): standard normal, learned Gaussian, VampPrior and normalising flow."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class StandardNormalPrior(KeyPrior):
         self.register_buffer("scale", torch.ones(self.key_shape), persistent=False)
 
     def forward(self) -> Distribution:
-        """Nothing is learned."""
+        """N(0, I), without parameters."""
         return DiagonalNormal(self.loc, self.scale, len(self.key_shape))
 
 
 class LearnedGaussianPrior(KeyPrior):
-    """N(loc, diag(scale^2)), learned; starts as N(0, I)."""
+    """N(loc, diag(scale^2)) with learned loc and scale; N(0, I) at the start."""
 
     closed_kl = True
 
@@ -45,16 +45,16 @@ class LearnedGaussianPrior(KeyPrior):
         self.log_scale = nn.Parameter(torch.zeros(self.key_shape))
 
     def forward(self) -> Distribution:
-        """One location and scale for every scalar of a key."""
+        """The normal distribution, with one location and scale for every scalar of a key."""
         return DiagonalNormal(self.loc, self.log_scale.exp(), len(self.key_shape))
 
 
 class VampPrior(KeyPrior):
-    """What the guide says of keys, on average over learned pseudo-episodes (Tomczak & Welling 2018).
+    """The mean of the guide's q(y | X) over learned pseudo-episodes (VampPrior, Tomczak & Welling 2018).
 
         p(y) = 1/(E T) sum_{e,t} q(y_t | sigmoid(logits_e))
 
-    The guide stays another module's: its parameters are none of the prior's, but receive gradients through it.
+    The guide's parameters are not parameters of the prior, but receive gradients through it.
     """
 
     closed_kl = False
@@ -66,14 +66,14 @@ class VampPrior(KeyPrior):
         self._key_posterior: Callable[[Tensor], Distribution] | None = None
 
     def bind_guide(self, key_posterior: Callable[[Tensor], Distribution]) -> None:
-        """Take note of the guide's q(y|X), from episodes (E, T, C, H, W) to batch (E, T): a method, not a module."""
+        """Store the guide's q(y | X), a function (not a module) from episodes (E, T, C, H, W) to batch shape (E, T)."""
         self._key_posterior = key_posterior
 
     def forward(self) -> Distribution:
-        """Mixture of E T key posteriors.
+        """The uniform mixture of E T key posteriors.
 
         Raises:
-            InputError: it does not know the guide yet.
+            InputError: `bind_guide` was not called.
         """
         if self._key_posterior is None:
             raise InputError("key prior: expected bind_guide before its first use, found no key posterior")
@@ -81,7 +81,7 @@ class VampPrior(KeyPrior):
 
 
 class FlowPrior(KeyPrior):
-    """A normalising flow of N(0, I); starts near it."""
+    """A normalising flow of N(0, I), near the identity at the start."""
 
     closed_kl = False
     loc: Tensor
@@ -94,7 +94,7 @@ class FlowPrior(KeyPrior):
         self.register_buffer("scale", torch.ones(self.key_shape), persistent=False)
 
     def forward(self) -> Distribution:
-        """Flow of a standard normal."""
+        """The flow of a standard normal distribution."""
         return FlowNormal(self.loc, self.scale, self.flow(), len(self.key_shape))
 
 

@@ -1,4 +1,4 @@
-"""Priors of latents, p(z | M, y): networks from blocks (..., R, C_m, h, w) to loc and scale (..., D)."""
+"""Priors of latents, p(z | M, y): networks from read blocks (..., R, C_m, h, w) to loc and scale (..., D)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from kpp_pyro.priors.interface import LATENT_PRIORS, LatentPriorParts
 
 
 def prior_from_memory(parts: LatentPriorParts) -> nn.Module:
-    """N(read(M, y), sigma^2): a block holds a latent as it is."""
+    """N(read(M, y), sigma^2): the location is the read block or its signs. Optionally with semantic reads."""
     reading = IdentityReading(parts.layout, parts.smallest_scale, parts.code)
     return SemanticReading(reading, parts.width, parts.smallest_scale) if parts.semantic else reading
 
 
 def standard_normal_prior(parts: LatentPriorParts) -> nn.Module:
-    """N(0, I), whatever is read."""
+    """N(0, I), which does not depend on the read."""
     return NoReading(parts.latent_size)
 
 
