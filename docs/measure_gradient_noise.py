@@ -72,8 +72,9 @@ class ToyModel(nn.Module):
 
 
 class ToyGuide(nn.Module):
-    """M = W mean_t x_t, z_t ~ N(A x_t + F M + c, 2/3 I), near the exact posterior: A = F = I/2 + N(0, 0.01^2), c likewise.
+    """M = W mean_t x_t, z_t ~ N(A x_t + F M + c, 2/3 I), with normal noise of scale 0.01 in W, A, F and c.
 
+    Without the noise, A = F = I/2 and c = 0 are those of the exact posterior.
     As in Rainforth et al. (2018) and Tucker et al. (2019), but for the memory.
     """
 
