@@ -103,7 +103,7 @@ def latent_sites(model: PyroProgram, guide: PyroProgram, episode: Tensor, memory
     if traces.points():
         raise InputError(
             f"guide: expected densities, found a Delta at {', '.join(traces.points())}: "
-            "importance weights from a point mean nothing"
+            "a point has no importance weights"
         )
     return traces.latent_sites()
 

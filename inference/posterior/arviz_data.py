@@ -149,9 +149,8 @@ def resample(log_weights: Tensor, draws: int, seed: int) -> Tensor:
     log_weights = log_weights.detach().double().cpu().T  # (N, K)
     wrong = ~log_weights.logsumexp(-1).isfinite()
     if wrong.any():
-        raise DivergenceError(
-            f"importance weights: not numbers, or all zero, in columns {wrong.nonzero().flatten().tolist()}"
-        )
+        columns = wrong.nonzero().flatten().tolist()
+        raise DivergenceError(f"importance weights: found NaN, infinite or all zero in columns {columns}")
     generator = torch.Generator().manual_seed(seed)
     start = torch.rand(len(log_weights), 1, dtype=torch.float64, generator=generator)
     order = torch.rand(len(log_weights), draws, dtype=torch.float64, generator=generator).argsort(-1)

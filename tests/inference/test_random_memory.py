@@ -311,7 +311,7 @@ def attractor(model):
 
 
 @solved_keys
-def test_reading_again_brings_a_damaged_cue_nearer_to_the_pattern_that_was_stored(model):
+def test_reading_again_brings_a_corrupted_cue_nearer_to_the_pattern_that_was_stored(model):
     memories = attractor(model)
     if model == "pseudo_inverse_memory":
         memories.guide.raw_memory_scale.data.fill_(-9.0)

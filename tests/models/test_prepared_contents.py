@@ -1,4 +1,4 @@
-"""What guides write where contents are refined or rounded: only outside training, and exactly what was prepared."""
+"""Contents that take content steps or are rounded before writing: only outside training, and exactly as prepared."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_the_encoder_learns_through_what_was_prepared_and_the_decoder_is_left_al
 
 @every_program
 def test_grey_cues_are_written_recalled_and_autoencoded(changes):
-    """Pyro's checks are on, and a refinement asks for the Bernoulli's density of what is not binary."""
+    """Pyro's checks are on, and a content step asks for the Bernoulli's density of what is not binary."""
     program = looked_at(latent_context="image", **changes)
     memories, grey = TrainedMemory(program.model, program.guide), 0.2 + 0.6 * random_episodes()
     memory = memories.write(grey)

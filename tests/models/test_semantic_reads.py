@@ -1,4 +1,4 @@
-"""Reads of what a block says of other images: who reads so, through which networks, and from which blocks."""
+"""Semantic reads: which images read so, through which networks, and from which blocks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ both_contents = pytest.mark.parametrize("signs", [None, 4], ids=["numbers", "sig
 
 
 def semantic_program(write="allocate", sharp_scale=None, **changes):
-    """A program that is not in training, with latents as sharp as asked for where what was written is read."""
+    """A pair in eval mode; `sharp_scale` is the scale of latents that are read from written blocks."""
     program = small_pair(write, semantic_reads=SEMANTIC, left_out=2, episode_length=6, **changes)
     program.train(False)
     if sharp_scale is not None:
@@ -37,7 +37,7 @@ def semantic_program(write="allocate", sharp_scale=None, **changes):
 
 
 def encoded(program, cues, loc):
-    """What is known of cues, with contents of our own, as sure of them as a read is."""
+    """Encodings of cues with given contents, whose scale is that of a sharp read."""
     _, scale = program.model.reading.network.sharp(torch.zeros(1, *program.model.addressing.layout.block_shape))
     return replace(program.guide.encode(cues), latent_loc=loc, latent_scale=scale.detach().expand_as(loc))
 
@@ -54,7 +54,7 @@ def written(program, loc):
 
 
 def unsure_cues(program):
-    """A memory, and what is known of cues that might read many of its blocks in either way."""
+    """A memory, and encodings of cues that match many of its blocks, by sharp and by semantic reads."""
     memory = written(program, contents(program))
     encoding = encoded(program, random_episodes(seed=8), contents(program, seed=2))
     loc, scale = (part[:, :6].detach() for part in program.model.block_priors(memory, True))
@@ -62,7 +62,7 @@ def unsure_cues(program):
 
 
 def keys_of_blocks(program, uniform_scale):
-    """Keys (N, 1, 3) of every block, of a scale that the prior has below with this probability."""
+    """Keys (N, 1, 3) of every block, whose scale is the prior's quantile at `uniform_scale`."""
     layout = program.model.addressing.layout
     scale = torch.special.ndtri(torch.tensor(uniform_scale, dtype=torch.float64)).item()
     return program.model.addressing.key_grid(layout.rows, layout.columns, scale).double()

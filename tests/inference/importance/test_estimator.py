@@ -529,7 +529,7 @@ def test_a_point_in_place_of_a_density_is_refused(site):
         with _Replacing(points):
             program.guide(episode, memory)
 
-    with pytest.raises(InputError, match=f"found a Delta at {site}: importance weights from a point mean nothing"):
+    with pytest.raises(InputError, match=f"found a Delta at {site}: a point has no importance weights"):
         defensive_proposal(program.model, guide, episode)
 
 

@@ -1,4 +1,4 @@
-"""Recall from damaged cues: every error against slow loops, the oracle of written images, means and pairs by hand."""
+"""Recall from corrupted cues: every error against slow loops, the oracle of written images, means and pairs by hand."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def opened(write="allocate", **changes):
     return TrainedMemory(program.model, program.guide)
 
 
-def damaged_copies(images, noise):
+def corrupted_copies(images, noise):
     return corrupt(images, noise, NOISES[noise], torch.Generator().manual_seed(7))
 
 
-def undamaged(images):
+def uncorrupted(images):
     return Corrupted(images, torch.zeros_like(images, dtype=torch.bool))
 
 
@@ -72,24 +72,24 @@ def assert_errors(errors, decoded, memories, episodes):
 @pytest.mark.parametrize("noise", NOISES)
 def test_errors_after_every_read_are_those_of_slow_loops(write, noise):
     memories, episodes = opened(write), random_episodes(B, T)
-    damaged = damaged_copies(episodes, noise)
-    found = denoise(memories, episodes, damaged, S)
+    corrupted = corrupted_copies(episodes, noise)
+    found = denoise(memories, episodes, corrupted, S)
     memory = memories.write(episodes)
-    assert_errors(found.recall, memories.recall(memory, damaged.images, S), memories, episodes)
-    assert_errors(found.memoryless, memories.autoencode(damaged.images, S), memories, episodes)
-    completed = memories.complete(memory, damaged.images, damaged.hidden, S)
+    assert_errors(found.recall, memories.recall(memory, corrupted.images, S), memories, episodes)
+    assert_errors(found.memoryless, memories.autoencode(corrupted.images, S), memories, episodes)
+    completed = memories.complete(memory, corrupted.images, corrupted.hidden, S)
     assert_errors(found.completion, completed, memories, episodes)
     for b, t in EVERY:
-        assert found.cue[b, t] == apart(damaged.images[b, t], episodes[b, t])
+        assert found.cue[b, t] == apart(corrupted.images[b, t], episodes[b, t])
 
 
 @both_writes
 def test_completion_is_recall_where_nothing_is_hidden_and_only_there(write):
     memories, episodes = opened(write), random_episodes(B, T)
-    open_cues = denoise(memories, episodes, damaged_copies(episodes, "salt_and_pepper"), S)
+    open_cues = denoise(memories, episodes, corrupted_copies(episodes, "salt_and_pepper"), S)
     for name in ("wrong_pixels", "nats", "found"):
         assert torch.equal(getattr(open_cues.completion, name), getattr(open_cues.recall, name))
-    hiding = denoise(memories, episodes, damaged_copies(episodes, "mask"), S)
+    hiding = denoise(memories, episodes, corrupted_copies(episodes, "mask"), S)
     assert not torch.equal(hiding.completion.nats, hiding.recall.nats)
 
 
@@ -100,12 +100,12 @@ def test_the_nearest_written_image_is_that_of_brute_force(noise):
     ink = episodes[:, 0].flatten(1).topk(T).indices  # of each first image; the others lose one such pixel after another
     for b, t in EVERY:
         episodes[b, t] = episodes[b, 0].flatten().index_fill(0, ink[b, :t], 0.0).view(IMAGE_SHAPE)
-    damaged = damaged_copies(episodes, noise)  # of images so much alike that some cues are nearer to another
-    found = denoise(memories, episodes, damaged, S).nearest
+    corrupted = corrupted_copies(episodes, noise)  # of images so much alike that some cues are nearer to another
+    found = denoise(memories, episodes, corrupted, S).nearest
     clean = memories.recall(memories.write(episodes), episodes)[0]
     assert found.wrong_pixels.shape == found.nats.shape == found.found.shape == (1, B, T)
     for b, t in EVERY:
-        distances = nearest_written(damaged.images[b, t], damaged.hidden[b, t], episodes[b])
+        distances = nearest_written(corrupted.images[b, t], corrupted.hidden[b, t], episodes[b])
         best = t if distances[t] <= min(distances) + 1e-9 else distances.index(min(distances))
         assert found.found[0, b, t] == (best == t)
         assert found.wrong_pixels[0, b, t] == apart(episodes[b, best], episodes[b, t])
@@ -135,7 +135,7 @@ def test_hidden_pixels_do_not_decide_which_written_image_is_nearest():
     cues = torch.stack([halves(almost, white), halves(half, black)])[None]  # in what is visible each is the other
     other = denoise(memories, episode, Corrupted(cues, hidden), 1).nearest
     assert other.found.tolist() == [[[False, False]]] and other.wrong_pixels.tolist() == [[[129, 129]]]
-    seen = denoise(memories, episode, undamaged(cues), 1).nearest
+    seen = denoise(memories, episode, uncorrupted(cues), 1).nearest
     assert seen.found.all()  # with all pixels visible, the right half decides
 
 
@@ -143,8 +143,8 @@ def test_hidden_pixels_do_not_decide_which_written_image_is_nearest():
 def test_of_images_that_are_equally_near_an_image_finds_its_own(write):
     memories = opened(write)
     episodes = random_episodes(B, 1).expand(-1, T, -1, -1, -1).clone()  # T copies of one image
-    for damaged in (undamaged(episodes), damaged_copies(episodes, "speckle"), damaged_copies(episodes, "mask")):
-        found = denoise(memories, episodes, damaged, S)
+    for corrupted in (uncorrupted(episodes), corrupted_copies(episodes, "speckle"), corrupted_copies(episodes, "mask")):
+        found = denoise(memories, episodes, corrupted, S)
         for errors in (found.recall, found.completion, found.memoryless, found.nearest):
             assert errors.found.all()
         assert (found.nearest.wrong_pixels == 0).all()
@@ -156,16 +156,16 @@ def test_of_images_that_are_equally_near_an_image_finds_its_own(write):
 @both_writes
 def test_a_clean_cue_is_its_own_nearest_image(write):
     memories, episodes = opened(write), random_episodes(B, T)
-    found = denoise(memories, episodes, undamaged(episodes), S)
+    found = denoise(memories, episodes, uncorrupted(episodes), S)
     assert (found.cue == 0).all() and (found.nearest.wrong_pixels == 0).all() and found.nearest.found.all()
     torch.testing.assert_close(found.nearest.nats[0], found.recall.nats[0])  # one read of the clean image
 
 
 def test_errors_follow_their_images_when_an_episode_is_written_in_another_order():
     memories, episodes = opened(temporal_shift=0.0), random_episodes(B, T)
-    damaged, order = damaged_copies(episodes, "mask"), torch.tensor([2, 0, 3, 1])
-    found = denoise(memories, episodes, damaged, S)
-    moved = denoise(memories, episodes[:, order], Corrupted(damaged.images[:, order], damaged.hidden[:, order]), S)
+    corrupted, order = corrupted_copies(episodes, "mask"), torch.tensor([2, 0, 3, 1])
+    found = denoise(memories, episodes, corrupted, S)
+    moved = denoise(memories, episodes[:, order], Corrupted(corrupted.images[:, order], corrupted.hidden[:, order]), S)
     assert torch.equal(moved.memoryless.wrong_pixels, found.memoryless.wrong_pixels[..., order])
     assert torch.equal(moved.nearest.wrong_pixels, found.nearest.wrong_pixels[..., order])
     assert torch.equal(moved.cue, found.cue[:, order])
@@ -199,12 +199,12 @@ def test_batches_are_joined_and_what_does_not_count_is_left_out():
 
 def test_joined_batches_equal_one_large_batch():
     memories, episodes = opened(), random_episodes(B, T)
-    damaged = damaged_copies(episodes, "mask")
+    corrupted = corrupted_copies(episodes, "mask")
     counted = torch.ones(B, T, dtype=torch.bool)
-    whole = of_images([(denoise(memories, episodes, damaged, S), counted)])
+    whole = of_images([(denoise(memories, episodes, corrupted, S), counted)])
     parts = []
     for b in range(B):
-        one = Corrupted(damaged.images[b : b + 1], damaged.hidden[b : b + 1])
+        one = Corrupted(corrupted.images[b : b + 1], corrupted.hidden[b : b + 1])
         parts.append((denoise(memories, episodes[b : b + 1], one, S), counted[b : b + 1]))
     joined = of_images(parts)
     for kind in ("recall", "completion", "memoryless", "nearest"):

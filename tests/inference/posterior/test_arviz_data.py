@@ -258,5 +258,5 @@ def test_draws_of_other_images_or_of_whole_episodes_are_refused():
 def test_weights_that_mean_nothing_are_refused(bad):
     log_weights = torch.zeros(4, 3)
     log_weights[:, 1] = bad
-    with pytest.raises(DivergenceError, match=r"not numbers, or all zero, in columns \[1\]"):
+    with pytest.raises(DivergenceError, match=r"found NaN, infinite or all zero in columns \[1\]"):
         resample(log_weights, 4, seed=0)
