@@ -1,6 +1,6 @@
-"""Writes that a configuration may name: how an episode's encodings become a memory of blocks.
+"""Writes, registered by the name in a configuration: from the encodings of an episode to a memory of blocks.
 
-A write is a file here, which registers it, and a line below, which imports the file.
+To add a write, register it in a file of this folder and import the file below.
 """
 
 import kpp_pyro.writes.allocate_by_content

@@ -1,4 +1,4 @@
-"""Balanced assignments of rows to columns: soft ones by Sinkhorn's iterations, and hard ones made of them."""
+"""Balanced assignment of rows to columns: soft by Sinkhorn's iterations, and rounded to one column per row."""
 
 from __future__ import annotations
 
@@ -7,53 +7,55 @@ import math
 import torch
 from torch import Tensor
 
-_LEAST = 1e-30  # of a column's sum, of which the logarithm is taken
+_SMALLEST_SUM = 1e-30  # of a column, before its logarithm is taken
 
 
 def sinkhorn(scores: Tensor, steps: int, potential: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Assign S rows softly to N columns, S / N to each.
+    """Soft assignment of S rows to N columns, S / N rows to each column (Sinkhorn's iterations, Cuturi 2013).
 
         P = argmax_P  sum_sn P_sn (score_sn - ln P_sn)   where rows sum to one, and columns to S / N
 
-    Its rows are the softmax of scores plus a potential v_n of every column, which is found by turns (Cuturi 2013). All
-    is done in logarithms, so that scores may be sharp. It is the rows that are exact after the last step.
+    P is the softmax over columns of score_sn + v_n, with a potential v_n of every column. Each step updates v from the
+    sums of the columns, in logarithms, so that scores may be large. After the last step, rows sum exactly to one and
+    columns approximately to S / N.
 
     Args:
         scores: (..., S, N), already divided by a temperature.
-        steps: turns.
-        potential: where to start, (..., 1, N), such as the result for scores that are much like these; zero if None.
+        steps: number of steps.
+        potential: initial v, (..., 1, N), such as the result for similar scores; zero if None.
 
     Returns:
-        P (..., S, N), and the potential (..., 1, N).
+        P, (..., S, N), and v, (..., 1, N).
     """
     rows, columns = scores.shape[-2:]
-    found = scores.new_zeros(*scores.shape[:-2], 1, columns) if potential is None else potential
+    current = scores.new_zeros(*scores.shape[:-2], 1, columns) if potential is None else potential
     for _ in range(steps):
-        load = (scores + found).softmax(-1).sum(-2, keepdim=True)
-        found = found - load.clamp(min=_LEAST).log() + math.log(rows / columns)
-    return (scores + found).softmax(-1), found
+        sums = (scores + current).softmax(-1).sum(-2, keepdim=True)
+        current = current - sums.clamp(min=_SMALLEST_SUM).log() + math.log(rows / columns)
+    return (scores + current).softmax(-1), current
 
 
 def round_assignment(shares: Tensor) -> Tensor:
-    """Assign every row to one column, no more than S / N to each, rounded up.
+    """Round a soft assignment to one column per row, with at most ceil(S / N) rows per column.
 
-    Rows want the column that holds most of them. Those that are surest are served first; those that a column has no
-    room for fill what the others leave, from the first column on. It takes no loop, and does not wait for a device.
+    Each row prefers the column of its largest share. Rows are assigned in decreasing order of this share. When the
+    preferred column is full, a row gets the first column with free capacity. There is no loop over rows and no device
+    synchronisation.
 
     Args:
-        shares: a soft assignment (..., S, N).
+        shares: a soft assignment, (..., S, N).
 
     Returns:
-        Numbers of columns (..., S).
+        Column number of each row, (..., S).
     """
     rows, columns = shares.shape[-2:]
     capacity = -(-rows // columns)
-    sureness, wanted = shares.max(-1)
-    order = sureness.argsort(dim=-1, descending=True, stable=True)
-    wanted = wanted.gather(-1, order)  # from here on, rows are in this order
-    wants = wanted.unsqueeze(-1) == torch.arange(columns, device=shares.device)  # (..., S, N)
-    place_in_queue = wants.cumsum(-2).gather(-1, wanted.unsqueeze(-1)).squeeze(-1)  # 1, 2, ...
-    fits = place_in_queue <= capacity
-    room = (capacity - (wants & fits.unsqueeze(-1)).sum(-2)).cumsum(-1)  # in the columns up to this one, (..., N)
-    left = torch.searchsorted(room, (~fits).cumsum(-1))  # the first with room for as many as are left so far
-    return torch.empty_like(wanted).scatter(-1, order, torch.where(fits, wanted, left))
+    largest, preferred = shares.max(-1)
+    order = largest.argsort(dim=-1, descending=True, stable=True)
+    preferred = preferred.gather(-1, order)  # from here on, rows are in this order
+    prefers = preferred.unsqueeze(-1) == torch.arange(columns, device=shares.device)  # (..., S, N)
+    position = prefers.cumsum(-2).gather(-1, preferred.unsqueeze(-1)).squeeze(-1)  # 1, 2, ... in the column
+    fits = position <= capacity
+    free = (capacity - (prefers & fits.unsqueeze(-1)).sum(-2)).cumsum(-1)  # in columns 0 to n, (..., N)
+    other = torch.searchsorted(free, (~fits).cumsum(-1))  # the k-th row that does not fit gets the k-th free place
+    return torch.empty_like(preferred).scatter(-1, order, torch.where(fits, preferred, other))

@@ -1,4 +1,4 @@
-"""What writes to blocks of memory share: their contents, and how a cue finds the block that holds its own."""
+"""`BlockWrite`, the base of writes to whole blocks, with the matching of cues; and the write `allocate`."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from kpp_pyro.writes.interface import WRITES, Encoding, Write, WriteParts
 
 
 class BlockWrite(Write):
-    """A write that puts contents, the locations of q(z|X), into whole blocks, and knows in which.
+    """A write of contents, the locations of q(z | X), to whole blocks. Subclasses choose the blocks (`blocks_of`).
 
     Args:
-        layout: a memory that whole blocks tile.
-        encoding_size: F, of the encodings f_enc(X).
+        layout: of a memory that whole blocks tile.
+        encoding_size: F, the size of encodings f_enc(X).
         smallest_scale: lower bound of the latents' scale.
-        match_scale: least noise that a match of contents allows for, relative to the root mean square of the memory.
-        match_prior_prob: probability of a key from the prior where a block was found by a match.
+        match_scale: smallest noise that `match` assumes, relative to the root mean square of the memory.
+        match_prior_prob: probability of a key from the prior if the block was found by `match`.
         dtype: precision of the networks.
-        code: by which contents are signs, packed into the scalars of a block; as they are if None.
+        code: sign code that packs contents into a block's scalars; None to write contents unchanged.
         semantic: prior probability of keys that read a block semantically, see `SemanticReading`.
 
     Raises:
-        InputError: a memory that is not a whole number of blocks.
+        InputError: blocks do not tile the memory.
     """
 
     points_at_blocks = True
@@ -61,88 +61,93 @@ class BlockWrite(Write):
 
     @classmethod
     def of(cls, parts: WriteParts) -> BlockWrite:
-        """Make the write; a family of keys is not asked for."""
+        """Build the write; `parts.keys` is not used."""
         sizes = parts.layout, parts.encoding_size, parts.smallest_scale
         return cls(*sizes, dtype=parts.dtype, code=parts.code, semantic=parts.semantic)
 
     @abstractmethod
     def blocks_of(self, encoding: Encoding) -> Tensor:
-        """Block that every read of every written image is to find, (B, T, R)."""
+        """Block number of every read of every written image, (B, T, R)."""
 
     def forward(self, encoding: Encoding) -> Tensor:
-        """Write to every block the mean of the contents that are to be found in it, or zero."""
+        """Memories (B, 1, C_m, H_m, W_m) whose blocks are the means of the contents assigned to them, or zero."""
         contents = self.contents(encoding).flatten(3).flatten(1, 2)  # (B, T * R, S)
         assigned = self.assigned(encoding).to(contents.dtype)
-        held = assigned.mT @ contents / assigned.detach().sum(1).clamp(min=1).unsqueeze(-1)  # (B, N, S)
-        return join_blocks(held.unflatten(-1, self.layout.block_shape), self.layout).unsqueeze(1)
+        means = assigned.mT @ contents / assigned.detach().sum(1).clamp(min=1).unsqueeze(-1)  # (B, N, S)
+        return join_blocks(means.unflatten(-1, self.layout.block_shape), self.layout).unsqueeze(1)
 
     def assigned(self, encoding: Encoding) -> Tensor:
-        """Which block holds the content of which read, as ones among zeros, (B, T * R, N)."""
+        """One-hot block numbers of all reads, (B, T * R, N)."""
         numbers = torch.arange(self.layout.blocks, device=encoding.features.device)
         return self.blocks_of(encoding).flatten(1, 2).unsqueeze(-1) == numbers
 
     def encode(self, features: Tensor) -> Encoding:
-        """Add the parameters of q(z|X): its location is the content that is written."""
+        """Compute the parameters of q(z | X); its location is the content to write."""
         loc, scale = self.to_content(features)
         semantic = self.to_semantic(features) if self.to_semantic else None
         return Encoding(features, self.code.of(loc) if self.code else loc, scale, semantic)
 
     def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
-        """q(y|X, M): written images point to their own blocks, cues to those whose content matches theirs."""
+        """q(y | X, M): a `KnownBlockKey` for written images, a `BlockKey` with probabilities of `match` for cues."""
         if memory is not None:
             return BlockKey(self.match(encoding, memory), self.addressing, self.match_prior_prob)
         return KnownBlockKey(self.blocks_of(encoding), self.addressing, encoding.features.dtype)
 
     def match(self, encoding: Encoding, memory: Tensor) -> Tensor:
-        """Probability of every block to hold a cue's content, (B, T, R, N); blocks never written to hold none.
+        """Probability that a block holds a cue's content, (..., B, T, R, N); zero for unwritten blocks.
 
-        It is the posterior of the block under a uniform prior, were cues the contents plus normal noise. How much, the
-        cue itself says: the mean square of what its R reads are away from the nearest blocks, but no less than
-        `match_scale` times the root mean square of the memory. A damaged cue is unsure; what was read of it, less so.
+        This is the posterior of the block under a uniform prior, if a cue's content is the block's content plus normal
+        noise. The noise variance is estimated for each cue: the mean square difference between its R contents and their
+        nearest blocks, but at least (`match_scale` times the root mean square of the memory)^2. A corrupted cue
+        therefore gives less certain probabilities than an image read from the memory.
+
+        Args:
+            encoding: of the cues.
+            memory: (..., B, 1, C_m, H_m, W_m).
         """
         square, power = self._distances(encoding, memory)
         size = encoding.latent_loc.shape[-1] // self.layout.reads
-        away = square.min(-1, keepdim=True).values.mean(-2, keepdim=True) / size  # (..., B, T, 1, 1)
-        variance = torch.maximum(away, self.match_scale**2 * power)
+        nearest = square.min(-1, keepdim=True).values.mean(-2, keepdim=True) / size  # (..., B, T, 1, 1)
+        variance = torch.maximum(nearest, self.match_scale**2 * power)
         return (-square / (2 * variance)).softmax(-1)
 
     def _distances(self, encoding: Encoding, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Square distances of contents to those of blocks, (..., B, T, R, N), and the mean square of the latter."""
+        """Square distances of contents to blocks, (..., B, T, R, N), and mean square of blocks, (..., B, 1, 1, 1)."""
         cue = encoding.latent_loc.unflatten(-1, (self.layout.reads, -1))  # (B, T, R, D / R)
-        held = cut_blocks(memory.squeeze(-4), self.layout).flatten(-3)  # (..., B, N, S)
-        empty = ~held.any(-1) & held.flatten(-2).any(-1, keepdim=True)  # nobody's block, unless nothing was written
-        held = self.code.unpack(held) if self.code else held  # (..., B, N, D / R)
-        distance = torch.cdist(cue.flatten(-3, -2), held).unflatten(-2, cue.shape[-3:-1])  # (..., B, T, R, N)
-        square = distance.square().masked_fill(empty[..., None, None, :], torch.inf)
-        written = (~empty).sum(-1).clamp(min=1)  # a memory's blocks count that hold something, however many are free
-        power = held.square().mean(-1).masked_fill(empty, 0.0).sum(-1) / written  # (..., B)
+        blocks = cut_blocks(memory.squeeze(-4), self.layout).flatten(-3)  # (..., B, N, S)
+        unwritten = ~blocks.any(-1) & blocks.flatten(-2).any(-1, keepdim=True)  # no block of an empty memory
+        blocks = self.code.unpack(blocks) if self.code else blocks  # (..., B, N, D / R)
+        distance = torch.cdist(cue.flatten(-3, -2), blocks).unflatten(-2, cue.shape[-3:-1])  # (..., B, T, R, N)
+        square = distance.square().masked_fill(unwritten[..., None, None, :], torch.inf)
+        count = (~unwritten).sum(-1).clamp(min=1)
+        power = blocks.square().mean(-1).masked_fill(unwritten, 0.0).sum(-1) / count  # (..., B)
         return square, power.clamp(min=1e-12)[..., None, None, None]
 
     def contents(self, encoding: Encoding) -> Tensor:
-        """Contents as they are written, (B, T, R, C_m, h, w).
+        """Contents in the form in which they are written, (B, T, R, C_m, h, w): packed if they are signs.
 
         Raises:
-            InputError: images that would have to share blocks, whose contents are signs.
+            InputError: contents are signs, and there are more of them than blocks.
         """
         if self.code and encoding.images * self.layout.reads > self.layout.blocks:
             raise InputError(
-                f"episode: expected at most {self.layout.blocks // self.layout.reads} images, which the memory has "
-                f"blocks for, since a mean of packed signs says nothing, found {encoding.images}"
+                f"episode: expected at most {self.layout.blocks // self.layout.reads} images, since packed signs "
+                f"cannot share a block, found {encoding.images}"
             )
         scalars = self.code.pack(encoding.latent_loc) if self.code else encoding.latent_loc
         return scalars.unflatten(-1, (self.layout.reads, *self.layout.block_shape))
 
 
 class AllocateWrite(BlockWrite):
-    """Image t's content goes into a block of its own, and its key's posterior is centred on that block.
+    """Blocks are allocated in order: read r of image t gets block (t R + r) mod N.
 
-    Blocks are given out in order; read r of image t gets block (t R + r) mod N. With more reads than blocks, blocks
-    are shared: they hold the mean of what was written. This departs from the paper, whose write is `feed_forward`.
-    Arguments are those of `BlockWrite`.
+    With more reads than blocks, blocks are shared and hold the mean of their contents. The posterior of an image's key
+    is centred on its block. The paper's write is `feed_forward`; this one is not in the paper. Arguments are those of
+    `BlockWrite`.
     """
 
     def forward(self, encoding: Encoding) -> Tensor:
-        """Write every content into its block; blocks that nothing was written to are zero."""
+        """Memories (B, 1, C_m, H_m, W_m) with every content in its block; unwritten blocks are zero."""
         contents = self.contents(encoding).flatten(1, 2)  # (B, T * R, C_m, h, w)
         blocks = self.layout.blocks
         rounds = -(-contents.shape[1] // blocks)
@@ -154,12 +159,12 @@ class AllocateWrite(BlockWrite):
         return join_blocks(written, self.layout).unsqueeze(1)
 
     def blocks_of(self, encoding: Encoding) -> Tensor:
-        """Blocks in order, the same in every episode, (B, T, R)."""
+        """Block numbers in order, the same in every episode, (B, T, R)."""
         blocks = self.own_blocks(encoding.features.shape[1], encoding.features.device)
         return blocks.expand(encoding.features.shape[0], -1, -1)
 
     def own_blocks(self, images: int, device: torch.device | None = None) -> Tensor:
-        """Block of every read of every image of an episode, (T, R)."""
+        """Block number of every read of T = `images` images, (T, R)."""
         order = torch.arange(images * self.layout.reads, device=device)
         return order.remainder(self.layout.blocks).unflatten(0, (images, self.layout.reads))
 

@@ -1,4 +1,7 @@
-"""Contents that are improved before they are written: semi-amortised inference (Kim et al. 2018, arXiv:1802.02550)."""
+"""Content steps, which improve contents before they are written.
+
+This is semi-amortised inference (Kim et al. 2018, arXiv:1802.02550).
+"""
 
 from __future__ import annotations
 
@@ -10,24 +13,23 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
 
-_MOMENTUM, _SECOND_MOMENT = 0.8, 0.99  # of Adam, for tens of steps rather than thousands
+_MOMENTUM, _SECOND_MOMENT = 0.8, 0.99  # beta_1 and beta_2 of Adam, for tens of steps
 
 
 @dataclass(frozen=True)
 class LatentAscent:
-    """Gradient ascent of every image's latent on ln p(x | z), from where the encoder puts it.
+    """Gradient ascent of each image's latent on ln p(x | z), from the encoder's latent.
 
         z_0 = f_enc(x),   z_{i+1} = z_i + Adam(d ln p(x | z_i) / dz),   i < steps
 
-    The encoder gets its image about right; what it leaves to be said of this one image, its own gradient knows. A step
-    is as long as `step_size` times the root mean square of the episode's latents, whatever their scale.
-
-    The gradient of what follows passes to z_0 as if the steps had added a constant, which needs no second derivative.
+    The steps reduce the error that the encoder makes for the individual image. Adam's learning rate is `step_size`
+    times the root mean square of the episode's latents. The gradient of later computations passes to z_0 unchanged:
+    the sum of the steps counts as a constant, so that no second derivatives are needed.
 
     Attributes:
-        likelihood: p(x | z), latents (B, T, D) to event (C, H, W).
-        steps: of every image.
-        step_size: relative.
+        likelihood: p(x | z), from latents (B, T, D) to event shape (C, H, W).
+        steps: number of steps.
+        step_size: learning rate relative to the root mean square of the latents.
     """
 
     likelihood: Callable[[Tensor], Distribution]
@@ -36,29 +38,30 @@ class LatentAscent:
 
     def __call__(self, latent: Tensor, episode: Tensor) -> Tensor:
         """Improve latents (B, T, D) of an episode (B, T, C, H, W)."""
-        refined = latent.detach()
-        length = self.step_size * refined.square().mean((-2, -1), keepdim=True).sqrt()
-        first = second = torch.zeros_like(refined)
-        smallest = torch.finfo(second.dtype).tiny ** 0.5  # gradients below have no square
+        improved = latent.detach()
+        rate = self.step_size * improved.square().mean((-2, -1), keepdim=True).sqrt()
+        first = second = torch.zeros_like(improved)
+        smallest = torch.finfo(second.dtype).tiny ** 0.5  # the squares of smaller gradients underflow
         for step in range(1, self.steps + 1):
-            _, gradient = _ascent(self.likelihood, refined, episode)
+            _, gradient = _fit_and_gradient(self.likelihood, improved, episode)
             first = torch.lerp(gradient, first, _MOMENTUM)
             second = torch.lerp(gradient.square(), second, _SECOND_MOMENT)
             scale = (second / (1 - _SECOND_MOMENT**step)).sqrt().clamp(min=smallest)
-            refined = refined + length * first / (1 - _MOMENTUM**step) / scale
-        return latent + (refined - latent.detach())
+            improved = improved + rate * first / (1 - _MOMENTUM**step) / scale
+        return latent + (improved - latent.detach())
 
 
 @dataclass(frozen=True)
 class SignSearch:
-    """The same for latents that are signs: in every step one of each image's is turned over, if that helps.
+    """Greedy search for latents that are signs: each step flips one sign per image if that increases ln p(x | z).
 
-    Of those that have not been tried since the last success it is the one that promises most, by the gradient: turning
-    z_i over changes ln p(x | z) by about -2 z_i d ln p / dz_i. A step that does not help is taken back.
+    Flipping z_i changes ln p(x | z) by about -2 z_i d ln p / dz_i. A step flips the sign with the largest predicted
+    increase, among those that were not tried since the last successful step. A flip that decreases ln p(x | z) is
+    undone.
 
     Attributes:
-        likelihood: p(x | z), latents (B, T, D) to event (C, H, W).
-        steps: of every image.
+        likelihood: p(x | z), from latents (B, T, D) to event shape (C, H, W).
+        steps: number of steps.
     """
 
     likelihood: Callable[[Tensor], Distribution]
@@ -67,21 +70,23 @@ class SignSearch:
     def __call__(self, latent: Tensor, episode: Tensor) -> Tensor:
         """Improve signs (B, T, D) of an episode (B, T, C, H, W)."""
         signs = latent.detach()
-        fit, gradient = _ascent(self.likelihood, signs, episode)
+        fit, gradient = _fit_and_gradient(self.likelihood, signs, episode)
         tried = torch.zeros_like(signs, dtype=torch.bool)
         for _ in range(self.steps):
-            promise = (-signs * gradient).masked_fill(tried, -torch.inf)
-            turned = torch.zeros_like(tried).scatter(-1, promise.argmax(-1, keepdim=True), True)
-            proposed = torch.where(turned, -signs, signs)
-            its_fit, its_gradient = _ascent(self.likelihood, proposed, episode)
-            better = (its_fit > fit).unsqueeze(-1)
-            signs, gradient = torch.where(better, proposed, signs), torch.where(better, its_gradient, gradient)
-            fit, tried = torch.maximum(fit, its_fit), (tried | turned) & ~better
+            predicted_increase = (-signs * gradient).masked_fill(tried, -torch.inf)  # up to a factor of 2
+            flipped = torch.zeros_like(tried).scatter(-1, predicted_increase.argmax(-1, keepdim=True), True)
+            proposed = torch.where(flipped, -signs, signs)
+            new_fit, new_gradient = _fit_and_gradient(self.likelihood, proposed, episode)
+            better = (new_fit > fit).unsqueeze(-1)
+            signs, gradient = torch.where(better, proposed, signs), torch.where(better, new_gradient, gradient)
+            fit, tried = torch.maximum(fit, new_fit), (tried | flipped) & ~better
         return latent + (signs - latent.detach())
 
 
-def _ascent(likelihood: Callable[[Tensor], Distribution], latent: Tensor, episode: Tensor) -> tuple[Tensor, Tensor]:
-    """ln p(x | z) (B, T) and its gradient (B, T, D); grey images are no Bernoulli's, but have a cross-entropy too."""
+def _fit_and_gradient(
+    likelihood: Callable[[Tensor], Distribution], latent: Tensor, episode: Tensor
+) -> tuple[Tensor, Tensor]:
+    """ln p(x | z), (B, T), and its gradient, (B, T, D); without validation, since images may be grey."""
     with torch.enable_grad(), pyro.validation_enabled(False):
         latent = latent.detach().requires_grad_()
         fit = likelihood(latent).log_prob(episode)

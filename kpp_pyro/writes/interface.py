@@ -1,4 +1,4 @@
-"""What every write offers, whatever its networks: a memory, keys and latents for the images of an episode."""
+"""Base class of writes, their constructor arguments (`WriteParts`), encodings, and the registry."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from kpp_pyro.posteriors.interface import Posterior
 
 @dataclass(frozen=True)
 class Encoding:
-    """What is known of the images of an episode before any memory.
+    """Features of the images of an episode and the parameters of q(z | X), computed without a memory.
 
     Attributes:
         features: f_enc(X), (B, T, F).
-        latent_loc: location of q(z|X), (B, T, D); where keys may read semantically, of its half for other keys (D / 2).
-        latent_scale: scale of q(z|X), likewise.
-        semantic: location and scale (B, T, D / 2) of the half for keys that read semantically, if there are any.
+        latent_loc: location of q(z | X), (B, T, D). With semantic reads: of the half for other keys, (B, T, D / 2).
+        latent_scale: scale of q(z | X), the same shape.
+        semantic: with semantic reads, location and scale of the half for semantic keys, (B, T, D / 2) each.
     """
 
     features: Tensor
@@ -34,21 +34,21 @@ class Encoding:
 
     @property
     def images(self) -> int:
-        """T, the images of an episode."""
+        """T, the number of images per episode."""
         return self.features.shape[1]
 
 
 @dataclass(frozen=True)
 class WriteParts:
-    """What a write is made of.
+    """Constructor arguments of a write.
 
     Attributes:
         layout: of the memory.
-        encoding_size: F, of the encodings f_enc(X).
+        encoding_size: F, the size of encodings f_enc(X).
         smallest_scale: lower bound of the latents' scale.
-        keys: makes a family of q(y|X, M), of keys (R, 3), for a write whose keys are of one.
+        keys: builds the family of q(y | X, M) over keys (R, 3), for writes that use one.
         dtype: precision of the networks.
-        code: by which contents are signs, packed into the scalars of a block; as they are if None.
+        code: sign code that packs contents into a block's scalars; None to write contents unchanged.
         semantic: prior probability of keys that read a block semantically, see `SemanticReading`.
     """
 
@@ -62,12 +62,12 @@ class WriteParts:
 
 
 class Write(nn.Module, ABC):
-    """The networks behind q(M|X), q(y|X, M) and q(z|X), from the encodings f_enc(X).
+    """The networks of q(M | X), q(y | X, M) and q(z | X), from encodings f_enc(X) of an episode.
 
     Attributes:
-        addressing: how the memory that this write makes is to be read.
-        latent_size: D, the size of the latents whose posterior it gives, or of such a half.
-        points_at_blocks: whether q(y|X, M) says which block is read, and is of no other family.
+        addressing: addressing of the memory.
+        latent_size: D, the size of `Encoding.latent_loc`.
+        points_at_blocks: whether q(y | X, M) is a `BlockKey`, instead of a family of posteriors.
     """
 
     addressing: Addressing
@@ -77,24 +77,26 @@ class Write(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def of(cls, parts: WriteParts) -> Write:
-        """Make the write."""
+        """Build the write."""
 
     @abstractmethod
     def encode(self, features: Tensor) -> Encoding:
-        """Complete features f_enc(X), (B, T, F), with the parameters of q(z|X)."""
+        """Compute the parameters of q(z | X) from features f_enc(X), (B, T, F)."""
 
     @abstractmethod
     def forward(self, encoding: Encoding) -> Tensor:
-        """f_mem: encodings of episodes to memories (B, 1, C_m, H_m, W_m)."""
+        """f_mem: the memories of encoded episodes, (B, 1, C_m, H_m, W_m)."""
 
     @abstractmethod
     def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
-        """q(y | X, M), batch (B, T), event (R, 3).
+        """q(y | X, M), batch shape (B, T), event shape (R, 3).
 
-        Without a memory the images are those that were written and may be found by where they were put; with one,
-        (B, 1, C_m, H_m, W_m), they are cues, to be found in it by what they look like.
+        Args:
+            encoding: of the images.
+            memory: None if the images are those that were written: their blocks are known. Otherwise the images are
+                cues, whose blocks are found by their contents in this memory, (B, 1, C_m, H_m, W_m).
         """
 
 
 WRITES: dict[str, type[Write]] = {}
-"""Writes by name; the file of each one registers it."""
+"""Writes by name; each is registered by its own file."""
