@@ -55,9 +55,9 @@ class Arguments:
     grid: Annotated[Path | None, tyro.conf.Positional] = None
     """Grid to run: a YAML file such as those in experiments/configs. None: the axes of --vary."""
     vary: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """AXIS=VALUE,VALUE,...: vary this flag of svi_train.py, in addition to the grid's axes. Repeatable."""
+    """AXIS=VALUE,VALUE,...: vary this flag of svi_train.py, in addition to the grid's axes."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """NAME=VALUE: give this flag of svi_train.py to every cell. Repeatable."""
+    """NAME=VALUE: give this flag of svi_train.py to every cell."""
     seeds: int | None = None
     """Number of seeds: train each combination with the seeds 0 to N - 1. None: the grid's seeds."""
     steps: int | None = None

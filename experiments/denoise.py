@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from experiments.shared.arguments import HeldOutArguments, require_at_least
 from experiments.shared.denoise_table import describe_denoising
-from experiments.shared.script import run_script
+from experiments.shared.script import print_figures, run_script
 from inference.metrics.denoising import Denoising, compare_first_with_last, denoise, of_images, summarize_errors
 from inference.runs.load import Run
 from inference.runs.plots import plot_denoising_figures
@@ -58,8 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     content = report(run, arguments.episodes(run), arguments)
     write_json(run.folder.denoising, content)
     print(describe_denoising(run.folder.read_denoising()))
-    for name in plot_denoising_figures(run):
-        print(run.folder.figures / f"{name}.png")
+    print_figures(run.folder, plot_denoising_figures(run))
     return 0
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import tyro
 
 from experiments.shared.arguments import RunArguments
-from experiments.shared.script import run_script
+from experiments.shared.script import print_figures, run_script
 from inference.runs.plots import (
     plot_denoising_figures,
     plot_figures,
@@ -39,8 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures |= plot_denoising_figures(run)
     if run.folder.generation.exists():
         figures |= plot_generation_figures(run)
-    for name in figures:
-        print(run.folder.figures / f"{name}.png")
+    print_figures(run.folder, figures)
     return 0
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from experiments.shared.arguments import HeldOutArguments, require_at_least
 from experiments.shared.score_table import describe_scores
-from experiments.shared.script import run_shared_script
+from experiments.shared.script import print_figures, run_shared_script
 from inference.importance.estimator import weighted_draws, widened_proposal
 from inference.importance.scoring import (
     OWN,
@@ -127,8 +127,7 @@ def publish(
     if posterior is not None:
         save(posterior, run.folder.posterior)
     print(describe_scores(content))
-    for name in plot_score_figures(run.folder):
-        print(run.folder.figures / f"{name}.png")
+    print_figures(run.folder, plot_score_figures(run.folder))
 
 
 def posterior_draws(run: Run, episodes: EpisodeSet, arguments: Arguments) -> Any:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from experiments.shared.arguments import HeldOutArguments, require_at_least
 from experiments.shared.generation_table import describe_generation
-from experiments.shared.script import run_script
+from experiments.shared.script import print_figures, run_script
 from inference.importance.estimator import standard_error
 from inference.metrics.generation import Generation, measure, near_distance, nearest, summarize_generation
 from inference.runs.load import Run
@@ -59,14 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     content = report(run, episodes, arguments)
     write_json(run.folder.generation, content)
     print(describe_generation(run.folder.read_generation()))
-    for name in plot_generation_figures(run):
-        print(run.folder.figures / f"{name}.png")
+    print_figures(run.folder, plot_generation_figures(run))
     return 0
 
 
 def report(run: Run, episodes: EpisodeSet, arguments: Arguments) -> dict[str, Any]:
     """The content of generate.json."""
-    images, counted = next(episodes.batches(arguments.memories + 1))  # one more, for the last control
+    images, counted = next(episodes.batches(arguments.memories + 1))  # one more: another episode for the last memory
     training = run.episodes.train.thresholded()
     to_training = nearest(images[:-1].flatten(0, 1), training)
     near = near_distance(to_training)

@@ -23,7 +23,7 @@ class RunArguments:
     """A trained run, the device, and the folder of its data set."""
 
     run: Annotated[Path | None, tyro.conf.Positional] = None
-    """Run folder."""
+    """Run folder; needed unless --pretrained is given."""
     pretrained: str | None = None
     """Use a pretrained run of the project instead of RUN: mnist or omniglot. It is unpacked to runs/pretrained/NAME;
     results are written there."""

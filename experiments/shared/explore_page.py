@@ -167,7 +167,7 @@ def build_page(explorer: Explorer, name: str) -> gr.Blocks:
                 image = _slider(1, max(length, 2), 1, 1, "Image", "image", visible=length > 1)
             with gr.Column(scale=77, min_width=560):
                 _text(
-                    f"<h2>2. The memory and the key</h2><p>Each picture is a channel{view.share_shown()}, blue below "
+                    f"<h2>2. The memory and the key</h2><p>Each panel is a channel{view.share_shown()}, blue below "
                     "zero and red above. "
                     'Drag in it, or the sliders, to move <span class="key">the key</span>; <span class="own">the '
                     "chosen image’s own block</span> and, in grey, the others’ stay.</p>"

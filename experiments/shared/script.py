@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from inference.errors import DivergenceError, ReportedError
@@ -14,6 +14,7 @@ from inference.processes import Processes, joined_processes
 from inference.runs.interruption import exit_status
 from kpp_pyro.data.decoding import describe_lost_worker, is_lost_worker
 from kpp_pyro.errors import InputError
+from kpp_pyro.files.run_folder import RunFolder
 
 _SHARED = "svi_train.py and evaluate.py"
 
@@ -49,6 +50,12 @@ def run_shared_script(main: Callable[[Processes], int]) -> int:
         if status:
             raise _FailedError  # the others may not know of it, and never reach the end of the group
     return status
+
+
+def print_figures(folder: RunFolder, names: Iterable[str]) -> None:
+    """Print the paths of a run's figures, one per line."""
+    for name in names:
+        print(folder.figures / f"{name}.png")
 
 
 class _FailedError(Exception):

@@ -148,7 +148,7 @@ class Config(PairConfig):
 
 @contextmanager
 def naming(source: Path | str) -> Iterator[None]:
-    """Prefix the message of an InputError that is raised inside with a file's name."""
+    """Prefix the message of an InputError that is raised inside with its source: a file or flags."""
     try:
         yield
     except InputError as error:

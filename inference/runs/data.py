@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 
-from inference.runs.config import Config
+from inference.runs.config import Config, naming
 from kpp_pyro.data import DATASETS, EpisodeSampler, EpisodeSet, FolderSampler, decode_pictures, find_pictures
 from kpp_pyro.data.images import LabelledImages
 from kpp_pyro.errors import InputError
@@ -78,13 +77,9 @@ def _episode_set(config: Config, images: LabelledImages) -> EpisodeSet:
     return EpisodeSet(images, data.episode_length, data.test_binarize, config.seed, data.classes_per_episode)
 
 
-@contextmanager
-def _naming_left_out(config: Config) -> Iterator[None]:
-    """Name --left-out in an InputError about the length of training episodes."""
-    try:
-        yield
-    except InputError as error:
-        if not config.training.left_out:
-            raise
-        beside = f"--left-out {config.training.left_out} beside --episode-length {config.data.episode_length}"
-        raise InputError(f"{beside}: {error}") from error
+def _naming_left_out(config: Config) -> AbstractContextManager[None]:
+    """Names --left-out in an InputError about the length of training episodes."""
+    left_out = config.training.left_out
+    if not left_out:
+        return nullcontext()
+    return naming(f"--left-out {left_out} with --episode-length {config.data.episode_length}")

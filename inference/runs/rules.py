@@ -83,7 +83,8 @@ def _idle_fields(config: AllParts) -> Iterator[Conflict]:
         what = f"{standard['image_size']}, its default, with --dataset {dataset}, whose images have a fixed size"
         yield "image_size", what, values["image_size"]
     if encoder != "temporal_shift" and values["temporal_shift"] != standard["temporal_shift"]:
-        yield "temporal_shift", "--episode-encoder temporal_shift beside it", encoder
+        what = f"{standard['temporal_shift']}, its default, with --episode-encoder {encoder}, which does not use it"
+        yield "temporal_shift", what, values["temporal_shift"]
 
 
 def _conflicts_of_keys(config: AllParts) -> Iterator[Conflict]:
@@ -150,8 +151,10 @@ def _conflicts_of_objectives(config: AllParts) -> Iterator[Conflict]:
         yield "objective", what, training.objective
     if not objective.takes_particles and training.particles > 1:
         yield "particles", f"1 with --objective {training.objective}", training.particles
-    if not objective.takes_alpha and training.renyi_alpha != config.defaults()["renyi_alpha"]:
-        yield "renyi_alpha", "--objective renyi beside it", training.objective
+    order = config.defaults()["renyi_alpha"]
+    if not objective.takes_alpha and training.renyi_alpha != order:
+        what = f"{order}, its default, with --objective {training.objective}, which does not use it"
+        yield "renyi_alpha", what, training.renyi_alpha
 
 
 def _conflicts_of_networks(config: AllParts) -> Iterator[Conflict]:

@@ -202,7 +202,7 @@ class Stepper(Protocol):
     step: Step
 
     def __call__(self, drawn: Tensor, kl_weights: Mapping[str, float], learning_rate: float) -> StepResult:
-        """Take a step on what was drawn on the CPU."""
+        """Take a step on a draw on the CPU."""
 
 
 class EagerStepper:
@@ -214,7 +214,7 @@ class EagerStepper:
         self.step = step
 
     def __call__(self, drawn: Tensor, kl_weights: Mapping[str, float], learning_rate: float) -> StepResult:
-        """Take a step on what was drawn on the CPU."""
+        """Take a step on a draw on the CPU."""
         self.step.optimizer.param_groups[0]["lr"] = learning_rate
         return self.step(drawn.to(self.step.device, non_blocking=True), kl_weights)
 

@@ -59,9 +59,11 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
      "image_and_read"),
     ({"particles": 2}, "--particles: expected 1 with --objective trace, found 2"),
     (MEAN_FIELD | {"particles": 8}, "--particles: expected 1 with --objective mean_field, found 8"),
-    ({"objective": "iwae", "renyi_alpha": 0.25}, "--renyi-alpha: expected --objective renyi beside it, found iwae"),
+    ({"objective": "iwae", "renyi_alpha": 0.25},
+     "--renyi-alpha: expected 0.5, its default, with --objective iwae, which does not use it, found 0.25"),
     ({"episode_encoder": "attention", "temporal_shift": 0.25},
-     "--temporal-shift: expected --episode-encoder temporal_shift beside it, found attention"),
+     "--temporal-shift: expected 0.125, its default, with --episode-encoder attention, which does not use it, found "
+     "0.25"),
     (VAE | {"latent_size": 1, "latent_guide": "flow"},
      "--latent-guide: expected no flow of a single number, as latents are, found flow"),
     ({"memory_channels": 1, "block_height": 1, "block_width": 1, "latent_guide": "flow"},
