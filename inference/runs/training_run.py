@@ -67,9 +67,7 @@ class TrainingRun:
         self.episodes = self._load_episodes(device)
         with processes.sync_errors():
             self.pair = build(config, self.episodes.train.image_shape, device)
-        torch.manual_seed(
-            seed_of(config.seed, processes.rank)
-        )  # the same parameters in all processes, other draws in each
+        torch.manual_seed(seed_of(config.seed, processes.rank))  # equal parameters, but different draws in each process
         self.best_elbo_nats_per_image = float("-inf")
         self.best_step = 0  # of the best checkpoint; set by `finish`
         self.training_seconds = 0.0  # of steps only, over all sessions of the run

@@ -67,7 +67,7 @@ def noise_of_episodes(processes: Processes):
 
 
 def stepped(write: str, processes: Processes = SINGLE_PROCESS, steps: int = 3) -> dict[str, Any]:
-    """Steps of a small program with the noise fixed: parameters after them, and what is known of the last."""
+    """Steps of a small pair with the random draws fixed: parameters after them, and what is known of the last."""
     grey = (torch.rand(40, *IMAGE_SHAPE, generator=torch.Generator().manual_seed(3)) * 255).to(torch.uint8)
     images = LabelledImages(grey, torch.zeros(40, dtype=torch.long))
     sampler = EpisodeSampler(images, 6, "static", 0, rank=processes.rank, ranks=processes.count)
@@ -90,14 +90,14 @@ def quick_search():
 
 def scored(processes: Processes = SINGLE_PROCESS) -> dict[str, Any]:
     """Scores of five batches, some images of which do not count."""
-    program = small_pair("feed_forward")
-    program.model.float(), program.guide.float()
+    pair = small_pair("feed_forward")
+    pair.model.float(), pair.guide.float()
     torch.manual_seed(9)  # must not matter
     counted = torch.rand(9, 6, generator=torch.Generator().manual_seed(5)) < 0.8
     batches = list(zip(random_episodes(9).float().split(2), counted.split(2), strict=True))
     with quick_search():
-        scores = score_episodes(program.model, program.guide, batches, ScoringPlan(10, 0, 5), 3, processes)
-    results = mean_elbo(program.model, program.guide, batches, 3, processes)
+        scores = score_episodes(pair.model, pair.guide, batches, ScoringPlan(10, 0, 5), 3, processes)
+    results = mean_elbo(pair.model, pair.guide, batches, 3, processes)
     by_memory = {name: score.log_likelihood for name, score in scores.by_memory.items()}
     return {"results": results, "by_memory": by_memory, "counted": int(counted.sum())}
 

@@ -31,8 +31,8 @@ PLACES = [(0.0, 100.0, 0.0), (100.0, 0.0, 50.0), (31.4, 59.2, 99.7), (50.0, 50.0
 def explorer(request: pytest.FixtureRequest) -> Explorer:
     """A small memory as it is before training, whose keys are anywhere."""
     torch.manual_seed(0)
-    program = small_pair(request.param, reads=2)
-    trained_memory = TrainedMemory(program.model.float(), program.guide.float())
+    pair = small_pair(request.param, reads=2)
+    trained_memory = TrainedMemory(pair.model.float(), pair.guide.float())
     return Explorer(trained_memory, list(random_episodes().float()))
 
 

@@ -44,15 +44,15 @@ def test_it_is_scored_from_its_own_memory_and_from_those_of_others(learned):
 def test_its_memory_is_written_and_read_through_the_methods_of_all_memories(learned):
     flags, folder = learned
     opened = load(folder)
-    memories = opened.memory
+    trained_memory = opened.memory
     episode, _ = next(opened.episodes.test.batches(1))
-    memory = memories.write(episode)
-    held = cut_blocks(memory.value, memories.addressing.layout).flatten(2)[0]  # (N, S)
+    memory = trained_memory.write(episode)
+    held = cut_blocks(memory.value, trained_memory.addressing.layout).flatten(2)[0]  # (N, S)
     latent = opened.pair.guide.encode(episode).latent_loc[0]
     if flags is SIGNS:
         held = opened.pair.guide.write.code.unpack(held)
         assert held.shape[-1] == 4 * 64
     torch.testing.assert_close(held, latent)
     expected = opened.pair.model.image_likelihood(latent).mean
-    torch.testing.assert_close(memories.recall(memory, episode)[-1].images[0], expected, atol=1e-3, rtol=0)
-    assert memories.generate(memory, 5).images.shape == (1, 5, 1, 16, 16)
+    torch.testing.assert_close(trained_memory.recall(memory, episode)[-1].images[0], expected, atol=1e-3, rtol=0)
+    assert trained_memory.generate(memory, 5).images.shape == (1, 5, 1, 16, 16)

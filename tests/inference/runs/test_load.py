@@ -48,14 +48,14 @@ def test_a_run_opened_as_a_memory_writes_and_recalls_as_the_run_does(folder, mon
     images, _ = next(opened.episodes.test.batches(2))
     with_data = opened.memory
     forget_data(monkeypatch)
-    memories = load(folder, "cpu").memory
-    assert memories.fingerprint == with_data.fingerprint
-    assert memories.image_shape == with_data.image_shape == tuple(images.shape[-3:])
-    memory = memories.write(images)
+    without_data = load(folder, "cpu").memory
+    assert without_data.fingerprint == with_data.fingerprint
+    assert without_data.image_shape == with_data.image_shape == tuple(images.shape[-3:])
+    memory = without_data.write(images)
     assert torch.equal(memory.value, with_data.write(images).value)
     cues = images.clone()
     cues[..., :4, :] = 0
-    for found, expected in zip(memories.recall(memory, cues, 2), with_data.recall(memory, cues, 2), strict=True):
+    for found, expected in zip(without_data.recall(memory, cues, 2), with_data.recall(memory, cues, 2), strict=True):
         for name in ("keys", "latents", "images"):
             assert torch.equal(getattr(found, name), getattr(expected, name))
     path = tmp_path / "memory.safetensors"
@@ -68,8 +68,8 @@ def test_the_parameters_are_those_of_the_best_checkpoint(copied):
     best = load_checkpoint(copied / "best.pt")
     best["pair"] = {name: value + 0.25 for name, value in best["pair"].items()}  # so that the last one is another
     save_checkpoint(copied / "best.pt", best)
-    memories = load(copied, "cpu").memory
-    for part, name in ((memories.model, "model"), (memories.guide, "guide")):
+    changed = load(copied, "cpu").memory
+    for part, name in ((changed.model, "model"), (changed.guide, "guide")):
         state = part.state_dict()
         assert {f"{name}.{key}" for key in state} == {key for key in best["pair"] if key.startswith(f"{name}.")}
         assert all(torch.equal(value, best["pair"][f"{name}.{key}"]) for key, value in state.items())

@@ -79,8 +79,8 @@ def make_trainer(write: str = "allocate", device: str = "cpu", **changes: object
     config = small_config(write, device=device, kl_begin_step=20, **keys, **changes)
     grey = (torch.rand(40, *IMAGE_SHAPE, generator=torch.Generator().manual_seed(1)) * 255).to(torch.uint8)
     images = LabelledImages(grey, torch.zeros(40, dtype=torch.long)).to(device)
-    program = build(config, IMAGE_SHAPE, torch.device(device))
-    return build_trainer(config, program, EpisodeSampler(images, 6, "dynamic", 0, augment=True))
+    pair = build(config, IMAGE_SHAPE, torch.device(device))
+    return build_trainer(config, pair, EpisodeSampler(images, 6, "dynamic", 0, augment=True))
 
 
 class NoWaiting(TorchDispatchMode):
@@ -133,11 +133,11 @@ def test_the_loss_on_a_pretended_gpu_stays_on_it(parts: dict[str, Any], monkeypa
     monkeypatch.setattr(nn.Module, "to", lambda module, *_: module)  # it is made there
     with FakeTensorMode(), pyro.validation_enabled(False):
         with gpu:
-            program = build(small_config(**parts), IMAGE_SHAPE, gpu)
+            pair = build(small_config(**parts), IMAGE_SHAPE, gpu)
             weights = {"key": torch.ones(()), "latent": torch.ones(())}
             episode = torch.ones(2, 6, *IMAGE_SHAPE)
-        assert {parameter.device for parameter in program.model.parameters()} == {gpu}
-        loss = annealed(make_objective("trace")(program.model, program.guide))(episode, weights)
+        assert {parameter.device for parameter in pair.model.parameters()} == {gpu}
+        loss = annealed(make_objective("trace")(pair.model, pair.guide))(episode, weights)
         assert loss.device == gpu and loss.requires_grad
         pixels = warp(episode.flatten(0, 1), torch.ones(12, 2, device=gpu), torch.ones(12, device=gpu))
         assert pixels.device == gpu

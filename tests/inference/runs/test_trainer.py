@@ -45,10 +45,10 @@ def sampler(seed: int = 0) -> EpisodeSampler:
 
 def make_trainer(write: str, episodes=None, **changes: object) -> Trainer:
     changes = {"steps": 20, "warmup_steps": 4, "episodes_per_step": 2, **changes}
-    program = small_pair(write)
-    program.model.float(), program.guide.float()
+    pair = small_pair(write)
+    pair.model.float(), pair.guide.float()
     torch.manual_seed(0)
-    return build_trainer(small_config(write, **changes), program, episodes or sampler())
+    return build_trainer(small_config(write, **changes), pair, episodes or sampler())
 
 
 def state_of(trainer: Trainer) -> list[torch.Tensor]:
