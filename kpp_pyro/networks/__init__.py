@@ -1,6 +1,6 @@
-"""Networks: plain modules that return tensors. The families and episode encoders that a configuration may name.
+"""Networks: PyTorch modules that return tensors. Families and episode encoders, registered by configuration names.
 
-Each of these is a file here, which registers it, and a line below, which imports the file.
+To add a family or an episode encoder, register it in a file of this folder and import the file below.
 """
 
 import kpp_pyro.networks.attention

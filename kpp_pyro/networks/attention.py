@@ -1,4 +1,4 @@
-"""Self-attention over the images of an episode: encodings that know their company, and no order of it."""
+"""Self-attention over the images of an episode, which does not depend on their order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kpp_pyro.errors import InputError
 from kpp_pyro.networks.interface import EPISODE_ENCODERS, EpisodeEncoder, ImageShape, NetworkFamily
 from kpp_pyro.networks.mlp import ResidualMlp
 
-ATTENTION_HEADS = 4  # that the width of encodings has to be a multiple of
+ATTENTION_HEADS = 4  # the encoding size must be a multiple of it
 
 
 class Encoder(Protocol):
@@ -19,11 +19,11 @@ class Encoder(Protocol):
     encoding_size: int
 
     def __call__(self, episode: Tensor) -> Tensor:
-        """Encode episodes."""
+        """Encode an episode."""
 
 
 class ResidualAttention(nn.Module):
-    """x + attention(norm(x)) on vectors (B, T, width): the T images of an episode attend to each other."""
+    """x + attention(norm(x)) on vectors (B, T, width), over the T images of an episode."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -31,23 +31,23 @@ class ResidualAttention(nn.Module):
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return features of the same shape."""
+        """Features of the same shape."""
         normed = self.norm(features)
         return features + self.attention(normed, normed, normed, need_weights=False)[0]
 
 
 class AttentiveEncoder(nn.Module):
-    """f_enc: `depth` layers of attention, each with a residual MLP, over the encodings of another encoder.
+    """f_enc: `depth` layers of attention and a residual MLP, over the encodings of another encoder.
 
-    Images have no positions. Around an encoder that sees each image alone (no temporal shift), permuting the images
-    of an episode permutes their encodings: an episode is exchangeable, as in the model, yet encoded as a whole.
+    There are no position embeddings. If the inner encoder encodes images independently (no temporal shift), permuting
+    the images of an episode permutes their encodings: episodes are exchangeable, as in the model.
 
     Args:
-        encoder: sees the images first.
-        depth: layers.
+        encoder: the inner encoder.
+        depth: number of layers.
 
     Raises:
-        InputError: no layer, or an encoding size that the heads of a layer cannot share evenly.
+        InputError: `depth` below 1, or an encoding size that is no multiple of `ATTENTION_HEADS`.
     """
 
     encoding_size: int
@@ -65,7 +65,7 @@ class AttentiveEncoder(nn.Module):
         self.layers = nn.Sequential(*layers, nn.LayerNorm(width))
 
     def forward(self, episode: Tensor) -> Tensor:
-        """Encode episodes; pixels in [0, 1]."""
+        """Encodings (B, T, encoding size) of episodes (B, T, C, H, W), with pixels in [0, 1]."""
         return self.layers(self.encoder(episode))
 
 

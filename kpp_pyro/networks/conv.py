@@ -1,4 +1,4 @@
-"""The `conv` family: residual convolutions with GroupNorm, at a half and a quarter of the image's side."""
+"""The family `conv`: residual convolutions with GroupNorm, at 1/2 and 1/4 of the image's resolution."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from kpp_pyro.networks.interface import NETWORKS, NetworkFamily
 from kpp_pyro.networks.temporal_shift import temporal_shift
 
-_WIDTH_MULTIPLE = 16  # GroupNorm of 8 groups, and channels to shift
+_WIDTH_MULTIPLE = 16  # for the 8 groups of GroupNorm and the temporal shift
 
 
 class ResidualConv(nn.Module):
@@ -22,7 +22,7 @@ class ResidualConv(nn.Module):
         self.project = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return features of the same shape."""
+        """Features of the same shape."""
         batch = features.shape[:2]
         shifted = temporal_shift(self.norm(features.flatten(0, 1)).unflatten(0, batch), self.shift_fraction)
         change = self.project(F.gelu(self.widen(F.gelu(shifted.flatten(0, 1)))))
@@ -32,7 +32,13 @@ class ResidualConv(nn.Module):
 class ConvEncoder(nn.Module):
     """f_enc: an episode (B, T, C, H, W) to one encoding per image (B, T, encoding size).
 
-    `width` is the number of channels at half resolution, 2 `width` at a quarter, `depth` the residual blocks at each.
+    The encoding size is 4 `width`.
+
+    Args:
+        image_shape: (C, H, W).
+        width: number of channels at 1/2 resolution; twice as many at 1/4.
+        depth: number of residual blocks at each resolution.
+        shift_fraction: see `temporal_shift`.
     """
 
     encoding_size: int
@@ -54,7 +60,7 @@ class ConvEncoder(nn.Module):
         )
 
     def forward(self, episode: Tensor) -> Tensor:
-        """Encode episodes; pixels in [0, 1]."""
+        """Encodings (B, T, encoding size) of episodes (B, T, C, H, W), with pixels in [0, 1]."""
         batch = episode.shape[:2]
         half = self.at_half(self.to_half(episode.flatten(0, 1) - 0.5).unflatten(0, batch))
         quarter = self.at_quarter(self.to_quarter(half.flatten(0, 1)).unflatten(0, batch))
@@ -62,7 +68,14 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """p(x|z): latents (..., D) to logits (..., C, H, W)."""
+    """p(x | z): latents (..., D) to logits (..., C, H, W); the mirror image of `ConvEncoder`.
+
+    Args:
+        latent_size: D.
+        image_shape: (C, H, W).
+        width: number of channels at 1/2 resolution; twice as many at 1/4.
+        depth: number of residual blocks at each resolution.
+    """
 
     def __init__(self, latent_size: int, image_shape: tuple[int, int, int], width: int, depth: int) -> None:
         super().__init__()
@@ -82,9 +95,9 @@ class ConvDecoder(nn.Module):
         )
 
     def forward(self, latent: Tensor) -> Tensor:
-        """Decode latents to logits."""
+        """Logits (..., C, H, W) of latents (..., D)."""
         batch = latent.shape[:-1]
-        flat = latent.reshape(1, -1, latent.shape[-1])  # (1, N, D): residual blocks take (B, T, ...)
+        flat = latent.reshape(1, -1, latent.shape[-1])  # (1, N, D), since residual blocks expect (B, T, ...)
         quarter = self.at_quarter(self.stem(flat))
         half = self.at_half(self.to_half(quarter.flatten(0, 1)).unsqueeze(0))
         return self.head(half.flatten(0, 1)).reshape(*batch, *self.image_shape)

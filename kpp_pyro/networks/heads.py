@@ -1,4 +1,8 @@
-"""Heads that turn features into the parameters of a normal distribution."""
+"""Small networks and functions that end in the parameters of a normal distribution, and their precision.
+
+`InPrecision` and `fast_precision`: autocast. `positive` and `between`: scales. `LocScaleHead`: features to a posterior.
+`IdentityReading` and `NoReading`: a read block to the prior of a latent.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,12 @@ from kpp_pyro.memory.sign_code import SignCode
 
 
 class InPrecision(nn.Module):
-    """Runs a network under autocast to `dtype` and returns float32; float32 and float64 run as they are."""
+    """Runs a network under autocast to `dtype` and returns float32; with float32 and float64, without autocast.
+
+    Args:
+        network: returns a tensor or a tuple of tensors.
+        dtype: bfloat16, float16, float32 or float64.
+    """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -22,7 +31,7 @@ class InPrecision(nn.Module):
         self.dtype = dtype
 
     def forward(self, *inputs: Tensor) -> Any:
-        """Return the network's tensor, or tuple of tensors."""
+        """The network's tensor, or tuple of tensors."""
         if self.dtype not in (torch.bfloat16, torch.float16):
             return self.network(*inputs)
         with torch.autocast(inputs[0].device.type, dtype=self.dtype):
@@ -31,31 +40,37 @@ class InPrecision(nn.Module):
 
 
 def fast_precision(device: torch.device) -> torch.dtype:
-    """Return bfloat16 where the device multiplies in it natively, else float32."""
+    """bfloat16 if the device multiplies it in hardware, else float32."""
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type == "cpu":
-        able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # absent from older releases
-        return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+        supported: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older releases
+        return torch.bfloat16 if supported.get("avx512_bf16") or supported.get("amx_bf16") else torch.float32
     return torch.float32
 
 
 def positive(raw: Tensor, smallest: float) -> Tensor:
-    """Map raw network outputs to scales above `smallest`; zero maps to about 0.13 + smallest."""
-    return smallest + F.softplus(_precise(raw) - 2)
+    """Map network outputs to scales above `smallest`: smallest + softplus(raw - 2), about smallest + 0.13 at 0."""
+    return smallest + F.softplus(_at_least_float32(raw) - 2)
 
 
 def between(raw: Tensor, smallest: float, largest: float) -> Tensor:
-    """Map raw network outputs to scales between two bounds; zero maps to the middle."""
-    return smallest + (largest - smallest) * _precise(raw).sigmoid()
+    """Map network outputs to scales between two bounds by a sigmoid; 0 maps to the middle."""
+    return smallest + (largest - smallest) * _at_least_float32(raw).sigmoid()
 
 
-def _precise(raw: Tensor) -> Tensor:
+def _at_least_float32(raw: Tensor) -> Tensor:
     return raw if raw.dtype == torch.float64 else raw.float()
 
 
 class LocScaleHead(nn.Module):
-    """Features (..., width) to loc and scale (..., size)."""
+    """A linear layer from features (..., width) to loc and scale (..., size) each.
+
+    Args:
+        width: size of the features.
+        size: size of loc and scale.
+        smallest_scale: lower bound of the scale.
+    """
 
     def __init__(self, width: int, size: int, smallest_scale: float) -> None:
         super().__init__()
@@ -63,13 +78,19 @@ class LocScaleHead(nn.Module):
         self.linear = nn.Linear(width, 2 * size)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return loc and scale."""
+        """Loc and scale, (..., size) each."""
         loc, raw = self.linear(features).chunk(2, -1)
         return loc, positive(raw, self.smallest_scale)
 
 
 class IdentityReading(nn.Module):
-    """p(z | M, y): the location is the read itself, or the signs in it; the scale is learned, one per dimension."""
+    """p(z | M, y) whose location is the read, or the signs packed in it, with one learned scale per dimension.
+
+    Args:
+        layout: of the memory.
+        smallest_scale: lower bound of the scale.
+        code: sign code of the blocks' scalars; None if they are the latents themselves.
+    """
 
     def __init__(self, layout: MemoryLayout, smallest_scale: float, code: SignCode | None = None) -> None:
         super().__init__()
@@ -79,20 +100,24 @@ class IdentityReading(nn.Module):
         self.raw_scale = nn.Parameter(torch.zeros(self.latent_size))
 
     def forward(self, block: Tensor) -> tuple[Tensor, Tensor]:
-        """Return loc and scale (..., D) of the latent, from blocks (..., R, C_m, h, w)."""
+        """Loc and scale of the latent, (..., D) each, from blocks (..., R, C_m, h, w)."""
         scalars = block.flatten(-4)
         loc = self.code.unpack(scalars) if self.code else scalars
         return loc, positive(self.raw_scale, self.smallest_scale).expand_as(loc)
 
 
 class NoReading(nn.Module):
-    """p(z) = N(0, I), whatever is read: the control that says what the memory is worth."""
+    """p(z) = N(0, I), which does not depend on the read: a control that measures the benefit of the memory.
+
+    Args:
+        latent_size: D.
+    """
 
     def __init__(self, latent_size: int) -> None:
         super().__init__()
         self.latent_size = latent_size
 
     def forward(self, block: Tensor) -> tuple[Tensor, Tensor]:
-        """Return loc and scale (..., D) of the latent, for blocks (..., R, C_m, h, w)."""
+        """Loc and scale of the latent, (..., D) each, for blocks (..., R, C_m, h, w)."""
         loc = block.new_zeros(()).expand(*block.shape[:-4], self.latent_size)
         return loc, torch.ones_like(loc)

@@ -1,4 +1,4 @@
-"""What is registered of networks: families of an encoder and a decoder, and what an encoder sees of other images."""
+"""Registries of network families (an encoder and a decoder) and of episode encoders."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ ImageShape = tuple[int, int, int]  # (C, H, W)
 
 @dataclass(frozen=True)
 class NetworkFamily:
-    """An encoder and a decoder, and their sizes.
+    """A registered family: an encoder and a decoder, with preset sizes.
 
     Attributes:
-        encoder: of (image_shape, width, depth, shift_fraction): episodes (B, T, C, H, W) to features (B, T, F), with an
-            `encoding_size`, F.
-        decoder: of (latent_size, image_shape, width, depth): latents (..., D) to logits (..., C, H, W).
-        sizes: width and depth by the name of a preset: tiny, small, medium, base.
-        width_multiple: of which widths have to be multiples.
+        encoder: builds, from (image_shape, width, depth, shift_fraction), a module from episodes (B, T, C, H, W) to
+            features (B, T, F), with the attribute `encoding_size` = F.
+        decoder: builds, from (latent_size, image_shape, width, depth), a module from latents (..., D) to logits
+            (..., C, H, W).
+        sizes: (width, depth) by the name of a size: tiny, small, medium, base.
+        width_multiple: widths must be multiples of it.
     """
 
     encoder: Callable[..., nn.Module]
@@ -30,11 +31,11 @@ class NetworkFamily:
 
 @dataclass(frozen=True)
 class EpisodeEncoder:
-    """What an encoding knows of the other images of its episode.
+    """A registered way in which the encoding of an image depends on the other images of its episode.
 
     Attributes:
-        build: of (family, image_shape, width, depth, shift_fraction): an encoder.
-        width_multiple: of which widths have to be multiples.
+        build: builds an encoder from (family, image_shape, width, depth, shift_fraction).
+        width_multiple: widths must be multiples of it.
     """
 
     build: Callable[[NetworkFamily, ImageShape, int, int, float], nn.Module]
@@ -42,6 +43,6 @@ class EpisodeEncoder:
 
 
 NETWORKS: dict[str, NetworkFamily] = {}
-"""Families of networks by name; the file of each one registers it."""
+"""Families of networks by name; each is registered by its own file."""
 EPISODE_ENCODERS: dict[str, EpisodeEncoder] = {}
-"""What an encoding may know of other images, by name; likewise."""
+"""Episode encoders by name; each is registered by its own file."""

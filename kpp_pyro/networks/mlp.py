@@ -1,4 +1,4 @@
-"""The `mlp` family: residual MLPs with LayerNorm, many times cheaper on a CPU than convolutions."""
+"""The family `mlp`: residual MLPs with LayerNorm, much faster than convolutions on a CPU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ResidualMlp(nn.Module):
         self.project = nn.Linear(width, width)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return features of the same shape."""
+        """Features of the same shape."""
         shifted = self.norm(features)
         if self.shift_fraction:
             shifted = temporal_shift(shifted, self.shift_fraction)
@@ -30,7 +30,14 @@ class ResidualMlp(nn.Module):
 
 
 class MlpEncoder(nn.Module):
-    """f_enc: an episode (B, T, C, H, W) to one encoding per image (B, T, width)."""
+    """f_enc: an episode (B, T, C, H, W) to one encoding per image (B, T, width).
+
+    Args:
+        image_shape: (C, H, W).
+        width: number of units, and the encoding size.
+        depth: number of residual blocks.
+        shift_fraction: see `temporal_shift`.
+    """
 
     encoding_size: int
 
@@ -42,12 +49,19 @@ class MlpEncoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, episode: Tensor) -> Tensor:
-        """Encode episodes; pixels in [0, 1]."""
+        """Encodings (B, T, width) of episodes (B, T, C, H, W), with pixels in [0, 1]."""
         return self.norm(self.blocks(self.stem(episode.flatten(2) - 0.5)))
 
 
 class MlpDecoder(nn.Module):
-    """p(x|z): latents (..., D) to logits (..., C, H, W)."""
+    """p(x | z): latents (..., D) to logits (..., C, H, W).
+
+    Args:
+        latent_size: D.
+        image_shape: (C, H, W).
+        width: number of units.
+        depth: number of residual blocks.
+    """
 
     def __init__(self, latent_size: int, image_shape: tuple[int, int, int], width: int, depth: int) -> None:
         super().__init__()
@@ -57,7 +71,7 @@ class MlpDecoder(nn.Module):
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, math.prod(image_shape)))
 
     def forward(self, latent: Tensor) -> Tensor:
-        """Decode latents to logits."""
+        """Logits (..., C, H, W) of latents (..., D)."""
         return self.head(self.blocks(self.stem(latent))).unflatten(-1, self.image_shape)
 
 

@@ -1,4 +1,7 @@
-"""From what was read to the prior of the latent: the networks of p(z | M, y)."""
+"""Semantic reads: the prior p(z | M, y) of images that were not written, and the decoder of its latents.
+
+A latent has two halves. The first is for keys that read a block as it was written, the second for semantic keys.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,27 @@ from torch import Tensor, nn
 from kpp_pyro.networks.heads import IdentityReading, positive
 from kpp_pyro.networks.mlp import ResidualMlp
 
-_WIDE = 2.5  # raw value of a scale of about one, with which a VAE's prior begins
-_STILL = 0.05  # scale of the coordinates that a read leaves alone
+_INITIAL_RAW_SCALE = 2.5  # `positive` maps it to a scale of about 1, that of a VAE's prior
+_UNUSED_SCALE = 0.05  # scale of the half that is not used
 
 Normal = tuple[Tensor, Tensor]  # location and scale
 
 
 class SemanticReading(nn.Module):
-    """p(z | M, y), where the key's scale says how a block is to be read.
+    """p(z | M, y), in which the key's scale decides between two kinds of reads.
 
-    Most keys read what was written, as `IdentityReading` does. Semantic ones read what it says of images that were not
-    written: a wide normal, whose location and scale are a learned function of the content. The mixture of these over
-    the blocks is a prior like that of an exemplar VAE (Norouzi, Fleet & Norouzi 2020), with an episode's images for
-    exemplars; where they tell nothing, the function may be a constant, and it is the prior of a VAE.
+    Most keys read a block as it was written (`IdentityReading`). Semantic keys give the prior of images that were not
+    written: a wide normal whose location and scale are a learned function of the block. The mixture of these normals
+    over all blocks is the prior of an exemplar VAE (Norouzi, Fleet & Norouzi 2020), with the images of an episode as
+    exemplars. If the exemplars carry no information, the function may be constant: the prior of a VAE.
 
-    Both kinds of reads have coordinates of their own in the latent, see `in_halves`: what is written is a code for
-    pixels, and says little in the space of a VAE.
+    The two kinds of reads use different halves of the latent (`in_halves`), since contents encode pixels and are not
+    points in the latent space of a VAE.
+
+    Args:
+        sharp: the reading of keys that are not semantic.
+        width: number of hidden units.
+        smallest_scale: lower bound of the scale of semantic reads.
     """
 
     def __init__(self, sharp: IdentityReading, width: int, smallest_scale: float) -> None:
@@ -36,37 +44,47 @@ class SemanticReading(nn.Module):
         self.head = nn.Linear(width, self.latent_size)
 
     def forward(self, block: Tensor, is_semantic: Tensor) -> tuple[Tensor, Tensor]:
-        """Loc and scale (..., D) of the latent, from blocks (..., 1, C_m, h, w) and how they are read, (..., 1)."""
+        """Loc and scale of the latent, (..., D) each.
+
+        Args:
+            block: (..., 1, C_m, h, w).
+            is_semantic: whether the key is semantic, bool (..., 1).
+        """
         return in_halves(self.sharp(block), self.semantic(block), is_semantic)
 
     def semantic(self, block: Tensor) -> tuple[Tensor, Tensor]:
-        """Loc and scale (..., D / 2) of a semantic read of blocks (..., 1, C_m, h, w)."""
+        """Loc and scale, (..., D / 2) each, of a semantic read of blocks (..., 1, C_m, h, w)."""
         content, _ = self.sharp(block)
         loc, raw = self.head(self.blocks(self.stem(content))).chunk(2, -1)
-        return loc, positive(raw + _WIDE, self.smallest_scale)
+        return loc, positive(raw + _INITIAL_RAW_SCALE, self.smallest_scale)
 
 
 def in_halves(sharp: Normal, semantic: Normal, is_semantic: Tensor) -> Normal:
-    """A latent whose one half or the other carries what is read, while the rest lies still at zero.
+    """Place a read in its half of the latent; the other half is N(0, 0.05^2).
 
     Args:
-        sharp: loc and scale (..., D / 2) of the first half, if it is what is read.
-        semantic: likewise of the second.
-        is_semantic: (..., 1).
+        sharp: loc and scale, (..., D / 2) each, of the first half if the key is not semantic.
+        semantic: loc and scale, (..., D / 2) each, of the second half if the key is semantic.
+        is_semantic: bool (..., 1).
 
     Returns:
-        Loc and scale (..., D).
+        Loc and scale of the latent, (..., D) each.
     """
-    zero, still = sharp[0].new_zeros(()), sharp[0].new_full((), _STILL)
+    zero, unused = sharp[0].new_zeros(()), sharp[0].new_full((), _UNUSED_SCALE)
     locs = torch.where(is_semantic, zero, sharp[0]), torch.where(is_semantic, semantic[0], zero)
-    scales = torch.where(is_semantic, still, sharp[1]), torch.where(is_semantic, semantic[1], still)
+    scales = torch.where(is_semantic, unused, sharp[1]), torch.where(is_semantic, semantic[1], unused)
     return torch.cat(locs, -1), torch.cat(scales, -1)
 
 
 class DecoderOfHalves(nn.Module):
-    """p(x|z) of latents that `SemanticReading` reads: a decoder for each half, whose logits are added.
+    """p(x | z) for latents of `SemanticReading`: one decoder for each half, whose logits are added.
 
-    That of the half that lies still adds next to a constant image, which the other one makes up for.
+    The unused half is nearly constant, and so are its logits, for which the other decoder learns to compensate.
+
+    Args:
+        sharp: decoder of the first half.
+        semantic: decoder of the second half.
+        latent_size: D.
     """
 
     def __init__(self, sharp: nn.Module, semantic: nn.Module, latent_size: int) -> None:
@@ -74,7 +92,7 @@ class DecoderOfHalves(nn.Module):
         self.sharp, self.semantic, self.latent_size = sharp, semantic, latent_size
 
     def forward(self, latent: Tensor) -> Tensor:
-        """Decode latents (..., D), or contents (..., D / 2) of blocks, as the first half."""
+        """Logits (..., C, H, W) of latents (..., D), or of contents (..., D / 2), which are the first half."""
         is_content = latent.shape[-1] == self.latent_size // 2
         sharp, semantic = (F.pad(latent, (0, latent.shape[-1])) if is_content else latent).chunk(2, -1)
         return self.sharp(sharp) + self.semantic(semantic)

@@ -1,4 +1,4 @@
-"""Image sizes that every network family can take."""
+"""Image sizes that all network families support."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _SMALLEST, _LARGEST, _STEP = 16, 64, 4  # pixels
 
 
 def require_image_shape(image_shape: tuple[int, int, int], name: str = "image size") -> None:
-    """Raise InputError, naming `name`, unless both sides of (C, H, W) are multiples of 4 from 16 to 64 pixels."""
+    """Raise InputError, which starts with `name`, unless H and W of (C, H, W) are multiples of 4 from 16 to 64."""
     for side in image_shape[1:]:
         if side % _STEP or not _SMALLEST <= side <= _LARGEST:
             raise InputError(

@@ -1,4 +1,4 @@
-"""Temporal shift: images of an episode exchange channels with their neighbours at no cost (Lin et al. 2019)."""
+"""Temporal shift (Lin et al. 2019): images of an episode exchange channels with their neighbours at no cost."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from kpp_pyro.networks.interface import EPISODE_ENCODERS, EpisodeEncoder, ImageS
 
 
 def temporal_shift(features: Tensor, fraction: float = 1 / 8) -> Tensor:
-    """Take a fraction of the channels from the previous image, as many from the next, zero at the ends.
+    """Replace a fraction of the channels by those of the previous image, and as many by those of the next.
+
+    The first and the last image have no previous or next image: their channels are zero.
 
     Args:
         features: (B, T, C, ...).
-        fraction: share of the C channels taken from each side, 0 (off) to 1/2.
+        fraction: share of the C channels that is replaced from each side, 0 (off) to 1/2.
 
     Returns:
         Features of the same shape.
     """
     if fraction == 0:
-        return features  # of any shape
+        return features  # which need not have an axis of images
     channels = int(features.shape[2] * fraction)
     if channels == 0:
         return features
