@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from experiments.shared.ablation.results import COST, NEGATIVE_ELBO
 from experiments.shared.script import run_script
 from kpp_pyro.errors import InputError
-from kpp_pyro.plots.drawing import save
+from kpp_pyro.plots.figures import save
 
 PUBLISHED = {
     "Kanerva++, published": 41.58,

@@ -26,7 +26,7 @@ from inference.runs.build_trainer import build_trainer
 from inference.runs.config import Config
 from inference.runs.data import build_episodes
 from kpp_pyro.fast_pyro import DiagonalNormal
-from kpp_pyro.plots.drawing import save
+from kpp_pyro.plots.figures import save
 from models.build import build
 
 SEED = 0

@@ -96,7 +96,7 @@ class View:
 
     def episode(self, session: Session) -> str:
         """All images of the episode, the chosen one in a frame."""
-        picture = self.images.draw(grey(session.episode))
+        picture = self.images.arrange(grey(session.episode))
         whole = (0, 0, self.images.width, self.images.height)
         self.images.frame(picture, [Frame(whole, _OWN, line=3)], tiles=[session.chosen])
         return _image(picture, "The images of the episode")
@@ -119,7 +119,7 @@ class View:
 
     def _memory(self, session: Session, percent: Percent) -> str:
         addressing = self.explorer.addressing
-        picture = self.memory.draw(signed(session.memory.value[: self.channels]))
+        picture = self.memory.arrange(signed(session.memory.value[: self.channels]))
         own = addressing.boxes(session.keys).tolist()  # (T, R, 4)
         key = addressing.boxes(self.explorer.key(percent))[0, :1].tolist()  # all reads are of the same place
         frames = [Frame(box, _OTHERS, line=1, opacity=0.5) for boxes in own for box in boxes]

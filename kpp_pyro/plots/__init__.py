@@ -1,7 +1,7 @@
-"""Figures of a run, one function each: tensors in, a Matplotlib figure out, and a PNG file if a path is given."""
+"""Figures of a run. Each function plots one Matplotlib figure, and writes it to a file if a path is given."""
 
 from kpp_pyro.plots.ablation import plot_ablation
-from kpp_pyro.plots.drawing import plot_image_table
+from kpp_pyro.plots.figures import plot_image_table
 from kpp_pyro.plots.generation import plot_coverage, plot_generation, plot_interpolation, plot_key_walk
 from kpp_pyro.plots.growth import plot_growth, plot_memory_costs
 from kpp_pyro.plots.images import plot_reconstructions, plot_samples

@@ -1,4 +1,4 @@
-"""The figure of an ablation."""
+"""The figure of an ablation: costs with standard errors."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
-from kpp_pyro.plots.drawing import save
+from kpp_pyro.plots.figures import save
 
-_WIDE = 4.0  # ratio of the largest to the smallest number, above which an axis is logarithmic
+_WIDE_RATIO = 4.0  # of the largest to the smallest number, above which an axis is logarithmic
 _COST = "-ln p(x | memory), nats per image{}less is better"
 
 
 def plot_ablation(
     points: Sequence[Mapping[str, Any]], numeric_axis: str | None, title: str, path: Path | str | None = None
 ) -> Figure:
-    """Draw the cost of an image for every combination of an ablation, with standard errors over seeds, beside ln T.
+    """Plot the cost per image of all combinations of an ablation, with standard errors over seeds and the limit ln T.
 
-    A numeric axis becomes the x axis, with a line for each combination of the others; without one, combinations stand
-    below each other.
+    A numeric axis becomes the x axis, with a line for each combination of the other axes. Without one, each combination
+    has a row.
 
     Args:
-        points: of each combination its "labels" by axis, "cost", "standard_error" (None with one seed),
-            "cost_with_memory_kl" and "standard_error_with_memory_kl" (None if not known), "limit" (ln T) and
+        points: for each combination its "labels" by axis, "cost", "standard_error" (None with one seed),
+            "cost_with_memory_kl" and "standard_error_with_memory_kl" (None if unknown), "limit" (ln T) and
             "trustworthy".
-        numeric_axis: axis whose labels are numbers, if any.
+        numeric_axis: axis of the ablation whose labels are numbers, if any.
         title: of the figure.
         path: file to write, if any.
     """
@@ -35,9 +35,9 @@ def plot_ablation(
     figure = Figure((6.8, height), layout="constrained")
     axis = figure.subplots()
     if numeric_axis:
-        _draw_lines(axis, points, numeric_axis)
+        _plot_lines(axis, points, numeric_axis)
     else:
-        _draw_rows(axis, points)
+        _plot_rows(axis, points)
     known = all(point["standard_error"] is not None for point in points)
     bars = "standard error over seeds" if known else "standard error over seeds, where there are several"
     axis.set_title(f"{title}\nBars: {bars}", fontsize=9)
@@ -46,8 +46,8 @@ def plot_ablation(
     return save(figure, path)
 
 
-def _draw_rows(axis: Any, points: Sequence[Mapping[str, Any]]) -> None:
-    """Combinations below each other, their costs along the x axis."""
+def _plot_rows(axis: Any, points: Sequence[Mapping[str, Any]]) -> None:
+    """Plot a row for each combination, with the cost along the x axis."""
     rows = range(len(points))
     for row, point in zip(rows, points, strict=True):
         style = {
@@ -58,9 +58,9 @@ def _draw_rows(axis: Any, points: Sequence[Mapping[str, Any]]) -> None:
             "ls": "none",
         }
         axis.errorbar(point["cost"], row, xerr=point["standard_error"], **style)
-    paid = [(p["cost_with_memory_kl"], row, _paid_error(p)) for row, p in zip(rows, points, strict=True) if _pays(p)]
-    if paid:
-        costs, places, errors = zip(*paid, strict=True)
+    with_kl = [(p["cost_with_memory_kl"], row, _kl_error(p)) for row, p in zip(rows, points, strict=True) if _has_kl(p)]
+    if with_kl:
+        costs, places, errors = zip(*with_kl, strict=True)
         style = {"fmt": "D", "mfc": "none", "color": "steelblue", "capsize": 4}
         axis.errorbar(costs, places, xerr=errors, **style, label="with the memory's KL paid")
     if len({point["limit"] for point in points}) == 1:
@@ -74,8 +74,8 @@ def _draw_rows(axis: Any, points: Sequence[Mapping[str, Any]]) -> None:
     _spread(axis.xaxis, axis.set_xscale, _costs(points))
 
 
-def _draw_lines(axis: Any, points: Sequence[Mapping[str, Any]], name: str) -> None:
-    """Costs over a numeric axis, a line for each combination of the others."""
+def _plot_lines(axis: Any, points: Sequence[Mapping[str, Any]], name: str) -> None:
+    """Plot costs against a numeric axis, a line for each combination of the other axes."""
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for point in sorted(points, key=lambda point: float(point["labels"][name])):
         lines.setdefault(_label({k: v for k, v in point["labels"].items() if k != name}), []).append(point)
@@ -83,15 +83,17 @@ def _draw_lines(axis: Any, points: Sequence[Mapping[str, Any]], name: str) -> No
         numbers = [float(point["labels"][name]) for point in line]
         errors = [float("nan") if p["standard_error"] is None else p["standard_error"] for p in line]
         costs = [point["cost"] for point in line]
-        drawn = axis.errorbar(numbers, costs, errors, marker="o", ms=4, capsize=3, label=label or "-ln p-hat")
-        colour = drawn[0].get_color()
+        bars = axis.errorbar(numbers, costs, errors, marker="o", ms=4, capsize=3, label=label or "-ln p-hat")
+        colour = bars[0].get_color()
         bounds = [(x, point["cost"]) for x, point in zip(numbers, line, strict=True) if not point["trustworthy"]]
-        paid = [(x, p["cost_with_memory_kl"], _paid_error(p)) for x, p in zip(numbers, line, strict=True) if _pays(p)]
+        with_kl = [
+            (x, p["cost_with_memory_kl"], _kl_error(p)) for x, p in zip(numbers, line, strict=True) if _has_kl(p)
+        ]
         if bounds:
             axis.plot(*zip(*bounds, strict=True), "v", ms=8, color=colour)
-        if paid:
+        if with_kl:
             kl_label = f"{label}, with the memory's KL paid".removeprefix(", ")
-            axis.errorbar(*zip(*paid, strict=True), fmt="D:", mfc="none", color=colour, capsize=3, label=kl_label)
+            axis.errorbar(*zip(*with_kl, strict=True), fmt="D:", mfc="none", color=colour, capsize=3, label=kl_label)
     limits = sorted({(float(point["labels"][name]), point["limit"]) for point in points})
     axis.plot(*zip(*limits, strict=True), color="firebrick", ls="--", label="ln T")
     _mark_bounds(axis, points, "v")
@@ -103,30 +105,31 @@ def _draw_lines(axis: Any, points: Sequence[Mapping[str, Any]], name: str) -> No
 
 
 def _mark_bounds(axis: Any, points: Sequence[Mapping[str, Any]], marker: str) -> None:
-    """Explain the marker of costs that are only known to be no more, if there are any."""
+    """Add the marker of costs that are upper bounds to the legend, if there are any."""
     if not all(point["trustworthy"] for point in points):
         axis.plot([], [], marker, color="grey", label="at most (k-hat > 0.7)")
 
 
-def _pays(point: Mapping[str, Any]) -> bool:
-    """Whether the memory of this model costs something."""
-    paid = point["cost_with_memory_kl"]
-    return paid is not None and paid != point["cost"]
+def _has_kl(point: Mapping[str, Any]) -> bool:
+    """Whether the KL of the memory is known and not zero."""
+    cost = point["cost_with_memory_kl"]
+    return cost is not None and cost != point["cost"]
 
 
-def _paid_error(point: Mapping[str, Any]) -> float:
-    """Standard error of the cost with the memory's KL paid; nan, which draws no bar, if it is not known."""
+def _kl_error(point: Mapping[str, Any]) -> float:
+    """Standard error of the cost with the KL of the memory included; NaN, which has no bar, if unknown."""
     error = point["standard_error_with_memory_kl"]
     return float("nan") if error is None else float(error)
 
 
 def _costs(points: Sequence[Mapping[str, Any]]) -> list[float]:
+    """All numbers on the axis of costs."""
     return [value for p in points for value in (p["cost"], p["cost_with_memory_kl"], p["limit"]) if value is not None]
 
 
 def _spread(ticks: Any, set_scale: Any, values: Sequence[float]) -> None:
-    """Make an axis logarithmic, with plain numbers on it, if its values are positive and far apart."""
-    if min(values) > 0 and max(values) / min(values) > _WIDE:
+    """Make an axis logarithmic, with plain numbers, if its values are positive and their ratios large."""
+    if min(values) > 0 and max(values) / min(values) > _WIDE_RATIO:
         set_scale("log")
         ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ticks.set_major_formatter(ScalarFormatter())

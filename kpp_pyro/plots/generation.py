@@ -9,13 +9,20 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from kpp_pyro.plots.drawing import plot_image_table, plot_mosaic, save
+from kpp_pyro.plots.figures import plot_image_table, plot_mosaic, save
 
 _KINDS = {"prior": ("keys of the prior", "steelblue"), "cleaned_up": ("after iterated clean-up", "darkorange")}
 
 
 def plot_generation(written: Tensor, drawn: Tensor, cleaned: Tensor, path: Path | str | None = None) -> Figure:
-    """Draw images written to memories (memories, N, C, H, W) over samples of them, raw and cleaned up."""
+    """Plot written images above samples of their memory, before and after iterated clean-up.
+
+    Args:
+        written: images written to each memory, (memories, N, C, H, W).
+        drawn: samples of each memory, (memories, N, C, H, W).
+        cleaned: the samples after iterated clean-up, (memories, N, C, H, W).
+        path: file to write, if any.
+    """
     rows = []
     for index, parts in enumerate(zip(written, drawn, cleaned, strict=True)):
         names = (f"written, {index + 1}", f"samples, {index + 1}", f"cleaned, {index + 1}")
@@ -24,12 +31,12 @@ def plot_generation(written: Tensor, drawn: Tensor, cleaned: Tensor, path: Path 
 
 
 def plot_key_walk(walks: Mapping[str, Tensor], path: Path | str | None = None, reads: int = 1) -> Figure:
-    """Draw what keys on a grid of x and y read, at their places over the memory; a panel for each scale.
+    """Plot the decoded reads of a grid of keys, in a panel for each scale. Columns are x, rows are y.
 
     Args:
-        walks: by what their scale is called, images (rows, columns, C, H, W).
+        walks: images (rows, columns, C, H, W) by the title of the panel.
         path: file to write, if any.
-        reads: R, of which only the first walks.
+        reads: R; only the first read of a key varies over the grid.
     """
     rows, columns = next(iter(walks.values())).shape[:2]
     width = 11 / len(walks)
@@ -46,7 +53,12 @@ def plot_key_walk(walks: Mapping[str, Tensor], path: Path | str | None = None, r
 
 
 def plot_interpolation(pairs: Sequence[tuple[Tensor, Tensor]], path: Path | str | None = None) -> Figure:
-    """Draw walks between two written images: each pair is images (N, C, H, W) through keys, and through latents."""
+    """Plot interpolations between two written images, through keys and through latents.
+
+    Args:
+        pairs: for each pair of written images, N images (N, C, H, W) through keys and N through latents.
+        path: file to write, if any.
+    """
     rows = []
     for through_keys, through_latents in pairs:
         rows += [("keys", through_keys), ("latents", through_latents)]
@@ -56,10 +68,10 @@ def plot_interpolation(pairs: Sequence[tuple[Tensor, Tensor]], path: Path | str 
 
 
 def plot_coverage(content: Mapping[str, Any], path: Path | str | None = None) -> Figure:
-    """Draw how many written images so many samples bring back, and how far samples are from what was written.
+    """Plot the share of written images near a sample against the number of samples, and histograms of distances.
 
     Args:
-        content: as `generate.json` has it.
+        content: content of `generate.json`.
         path: file to write, if any.
     """
     figure = Figure((11, 3.4), layout="constrained")

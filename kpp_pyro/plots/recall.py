@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
-from kpp_pyro.plots.drawing import plot_image_table, save
+from kpp_pyro.plots.figures import plot_image_table, save
 
 _STRENGTHS = matplotlib.colormaps["viridis"]
 _QUANTITIES = {"wrong_pixels_per_image": "wrong pixels per image", "nats_per_image": "-ln p(x | z), nats per image"}

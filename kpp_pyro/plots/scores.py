@@ -1,4 +1,4 @@
-"""Figures of scores."""
+"""Figures of scores: Pareto k-hat, bounds by number of particles, and control memories."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from kpp_pyro.plots.drawing import save
+from kpp_pyro.plots.figures import save
 
 _MEMORY_NAMES = {
     "own": "own episode's memory",
@@ -19,16 +19,21 @@ _MEMORY_NAMES = {
 
 
 def plot_pareto_k(pareto_k: Sequence[float | None], path: Path | str | None = None) -> Figure:
-    """Draw the histogram of every image's k-hat; those that are not finite are counted in the title."""
+    """Plot a histogram of the Pareto k-hat of all images; the title counts non-finite values.
+
+    Args:
+        pareto_k: k-hat of each image; None if it is not finite.
+        path: file to write, if any.
+    """
     known = [value for value in pareto_k if value is not None]
     figure = Figure((5.2, 3.4), layout="constrained")
     axis = figure.subplots()
     axis.hist([min(max(value, -1.0), 2.0) for value in known], bins=60, range=(-1, 2), color="steelblue")
     axis.axvspan(0.7, 2, color="firebrick", alpha=0.12, lw=0)
     axis.axvline(0.7, color="firebrick", label="0.7: above, not to be trusted")
-    bad = 1 - sum(value <= 0.7 for value in known) / max(1, len(pareto_k))
+    above = 1 - sum(value <= 0.7 for value in known) / max(1, len(pareto_k))
     missing = len(pareto_k) - len(known)
-    title = f"k-hat of the importance weights: {bad:.1%} of {len(pareto_k):,} images above 0.7"
+    title = f"k-hat of the importance weights: {above:.1%} of {len(pareto_k):,} images above 0.7"
     axis.set_title(title + (f" ({missing:,} not finite)" if missing else ""), fontsize=9)
     axis.set(xlabel="k-hat (PSIS), from -1 or less to 2 or more", ylabel="images", xlim=(-1.05, 2.05))
     axis.legend(fontsize=8)
@@ -36,10 +41,10 @@ def plot_pareto_k(pareto_k: Sequence[float | None], path: Path | str | None = No
 
 
 def plot_bounds(bounds: Sequence[dict[str, float]], elbo: float, path: Path | str | None = None) -> Figure:
-    """Draw -ln p-hat_K, the upper bound on the cost of an image, against the particles K, with standard errors.
+    """Plot -ln p-hat_K, an upper bound on the cost per image, against the number of particles K, with standard errors.
 
     Args:
-        bounds: by number of particles, as `evaluation.json` has them.
+        bounds: of each number of particles, from `evaluation.json`.
         elbo: nats per image.
         path: file to write, if any.
     """
@@ -57,11 +62,11 @@ def plot_bounds(bounds: Sequence[dict[str, float]], elbo: float, path: Path | st
 
 
 def plot_controls(scores: Mapping[str, dict[str, Any]], limit: float, path: Path | str | None = None) -> Figure:
-    """Draw the cost of an image read from each memory, own and controls, on a logarithmic axis, beside ln T.
+    """Plot the cost per image for the episode's own memory and for control memories, with the limit ln T.
 
     Args:
-        scores: by memory, as `evaluation.json` has them.
-        limit: ln p of a perfect memory that still has to say which image, nats per image.
+        scores: by memory, from `evaluation.json`.
+        limit: -ln T, ln p of a perfect memory with T equally probable images, in nats per image.
         path: file to write, if any.
     """
     figure = Figure((6.4, 0.55 * len(scores) + 1.1), layout="constrained")
@@ -71,11 +76,11 @@ def plot_controls(scores: Mapping[str, dict[str, Any]], limit: float, path: Path
         score = scores[name]
         cost, error = -score["log_likelihood_nats_per_image"], score["log_likelihood_standard_error"] or 0.0
         axis.barh(row, cost, xerr=error, color="steelblue" if row == 0 else "lightsteelblue", capsize=2)
-        sign = "" if score["trustworthy"] else "≤ "  # ln p-hat is a bound, and here not known to be tight
+        sign = "" if score["trustworthy"] else "≤ "  # -ln p-hat is an upper bound, which may not be tight
         text = f" {sign}{cost:.2f}" if cost < 100 else f" {sign}{cost:.0f}"
         axis.annotate(text, (cost + error, row), va="center", fontsize=9)
     axis.axvline(-limit, color="firebrick", ls=":")
-    axis.set_title(f"Dotted: ln T = {-limit:.2f}, to say which image", fontsize=9)
+    axis.set_title(f"Dotted: ln T = {-limit:.2f}, the cost of choosing one of T images", fontsize=9)
     axis.set_yticks(range(len(names)), [_MEMORY_NAMES.get(name, name) for name in names])
     axis.invert_yaxis()
     axis.set(xscale="log", xlabel="-ln p(x | memory), nats per image; less is better")

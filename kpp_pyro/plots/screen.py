@@ -1,6 +1,6 @@
-"""Pictures for a screen: tensors in, uint8 arrays out, fast enough to follow a hand.
+"""Pictures for interactive pages: tensors to uint8 arrays, without Matplotlib figures, in milliseconds.
 
-What is drawn to be kept, with axes and titles, is in `kpp_pyro.figures`.
+Figures with axes and titles are in the other files of `kpp_pyro.plots`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,19 @@ from torch import Tensor
 Picture = NDArray[np.uint8]  # (..., H, W, 3), red, green and blue
 Colour = tuple[int, int, int]
 
-_BETWEEN = 226  # grey of the gaps
+_GAP_LEVEL = 226  # grey level of the gaps between tiles
 _SIGNED = matplotlib.colormaps["RdBu_r"](np.arange(256), bytes=True)[:, :3]  # (256, 3): blue, white at 0, red
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A box (left, top, width, height) in pixels of a tile, to be drawn `line` screen pixels thick, inside its edge.
+    """A coloured frame on a tile.
 
-    What leaves the tile is cut off; an opacity below 1 lets the tile show through.
+    Attributes:
+        box: (left, top, width, height) in pixels of the tile; parts outside the tile are clipped.
+        colour: red, green and blue, 0 to 255.
+        line: thickness in screen pixels, inside the box.
+        opacity: 0 to 1; below 1, the tile shines through.
     """
 
     box: Sequence[float]
@@ -38,7 +42,16 @@ class Frame:
 
 @dataclass(frozen=True)
 class Grid:
-    """Tiles of equal size in rows, enlarged to `zoom` x `zoom` screen pixels a pixel, `gap` screen pixels apart."""
+    """The layout of a picture of equally large tiles in rows.
+
+    Attributes:
+        tiles: number of tiles.
+        height: of a tile, in pixels.
+        width: of a tile, in pixels.
+        columns: tiles per row.
+        zoom: screen pixels per pixel of a tile, along each axis.
+        gap: screen pixels between tiles.
+    """
 
     tiles: int
     height: int
@@ -49,9 +62,14 @@ class Grid:
 
     @classmethod
     def fitting(cls, tiles: int, tile: tuple[int, int], most: tuple[int, int]) -> Grid:
-        """The grid of tiles (height, width) with the largest zoom that a picture of `most` (height, width) allows.
+        """The grid with the largest zoom whose picture has at most the size `most`; zoom 1 if none fits.
 
-        Of those equally large, the one with the fewest places left empty. Where not even zoom 1 fits, it is 1.
+        Of several such grids, the one with the fewest empty places is chosen.
+
+        Args:
+            tiles: number of tiles.
+            tile: (height, width) of a tile, in pixels.
+            most: (height, width) of the largest picture, in screen pixels.
         """
 
         def zoom(columns: int) -> int:
@@ -63,7 +81,7 @@ class Grid:
 
     @property
     def rows(self) -> int:
-        """Rows of tiles, the last of which may be short."""
+        """Number of rows; the last may be short."""
         return math.ceil(self.tiles / self.columns)
 
     @property
@@ -78,9 +96,10 @@ class Grid:
         return row * (self.height * self.zoom + self.gap), column * (self.width * self.zoom + self.gap)
 
     def find(self, x: float, y: float) -> tuple[int, float, float] | None:
-        """The tile at (x, y), shares of the picture from 0 to 1, and the shares of the tile; None where there is none.
+        """The tile at (x, y), and the coordinates inside the tile; None if there is no tile.
 
-        A gap belongs to the tile before it, at the share 1.
+        All coordinates are from 0 to 1: x and y are fractions of the picture's width and height, the results of the
+        tile's. A gap belongs to the tile before it, at coordinate 1.
         """
         height, width = self.shape
         row, down = divmod(y * height, self.height * self.zoom + self.gap)
@@ -90,22 +109,22 @@ class Grid:
             return None
         return tile, min(across / (self.width * self.zoom), 1.0), min(down / (self.height * self.zoom), 1.0)
 
-    def draw(self, tiles: Picture) -> Picture:
-        """Draw tiles (N, h, w, 3) into one picture."""
-        picture = np.full((*self.shape, 3), _BETWEEN, np.uint8)
+    def arrange(self, tiles: Picture) -> Picture:
+        """Combine tiles (N, h, w, 3) into one picture (height, width, 3)."""
+        picture = np.full((*self.shape, 3), _GAP_LEVEL, np.uint8)
         for index, tile in enumerate(enlarged(tiles, self.zoom)):
             top, left = self.corner(index)
             picture[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
         return picture
 
     def frame(self, picture: Picture, frames: Iterable[Frame], tiles: Iterable[int] | None = None) -> None:
-        """Draw frames onto a picture, in place: on the given tiles, or on all of them."""
-        on = [self.corner(tile) for tile in (range(self.tiles) if tiles is None else tiles)]
+        """Add frames to a picture, in place: on the given tiles, or on all of them."""
+        corners = [self.corner(tile) for tile in (range(self.tiles) if tiles is None else tiles)]
         for frame in frames:
             left, top, width, height = (round(side * self.zoom) for side in frame.box)
             right, bottom = min(left + width, self.width * self.zoom), min(top + height, self.height * self.zoom)
             left, top = max(left, 0), max(top, 0)
-            for down, across in on:
+            for down, across in corners:
                 inside = picture[down + top : down + bottom, across + left : across + right]
                 edge = np.ones(inside.shape[:2], bool)
                 edge[frame.line : -frame.line, frame.line : -frame.line] = False
@@ -114,18 +133,18 @@ class Grid:
 
 
 def enlarged(pixels: Picture, zoom: int) -> Picture:
-    """Pictures (..., h, w, 3) with every pixel a square of zoom x zoom."""
+    """Pictures (..., h, w, 3) enlarged to (..., zoom h, zoom w, 3), without interpolation."""
     return pixels.repeat(zoom, -3).repeat(zoom, -2)
 
 
 def grey(images: Tensor) -> Picture:
-    """Images (N, C, H, W) of intensities in [0, 1], of which the first channel is shown, as (N, H, W, 3)."""
+    """Grey pictures (N, H, W, 3) of images (N, C, H, W): the first channel, intensities in [0, 1]."""
     levels = (images[:, 0].detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()
     return np.repeat(levels[..., None], 3, -1)
 
 
 def signed(values: Tensor) -> Picture:
-    """Channels (N, H, W) of any numbers as (N, H, W, 3): 0 is white, the largest red, and its negative blue."""
+    """Colour pictures (N, H, W, 3) of numbers (N, H, W): from blue (-m) over white (0) to red (m = max |value|)."""
     values = values.detach().float().cpu()
     limit = float(values.abs().max()) or 1.0
     picture: Picture = _SIGNED[((values / limit + 1) * 127.5).round().byte().numpy()]
@@ -133,7 +152,7 @@ def signed(values: Tensor) -> Picture:
 
 
 def to_png(picture: Picture) -> bytes:
-    """A picture (H, W, 3) as a PNG file, compressed fast rather than well."""
+    """The PNG file of a picture (H, W, 3), with fast compression."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG", compress_level=1)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""Figures of training runs."""
+"""Figures of training: curves of one run, and a comparison of runs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from kpp_pyro.plots.drawing import logarithmic, save
+from kpp_pyro.plots.figures import logarithmic, save
 
 
 def plot_curves(metrics: Sequence[dict[str, Any]], path: Path | str | None = None) -> Figure:
-    """Draw the negative ELBO, its terms and the memory gain on the validation set against the step."""
+    """Plot the negative ELBO, its terms and the memory gain on the validation set against the step.
+
+    Args:
+        metrics: records of metrics.jsonl.
+        path: file to write, if any.
+    """
     seen = [record for record in metrics if record["split"] == "validation"]
     steps = [record["step"] for record in seen]
     figure = Figure((12, 3.4), layout="constrained")
@@ -38,7 +43,12 @@ def plot_curves(metrics: Sequence[dict[str, Any]], path: Path | str | None = Non
 
 
 def plot_comparison(metrics: Mapping[str, Sequence[dict[str, Any]]], path: Path | str | None = None) -> Figure:
-    """Draw the negative ELBO on the validation set against training time, a line for each run by its name."""
+    """Plot the negative ELBO on the validation set against training time, a line for each run.
+
+    Args:
+        metrics: records of metrics.jsonl by the name of the run.
+        path: file to write, if any.
+    """
     figure = Figure((6.4, 3.6), layout="constrained")
     axis = figure.subplots()
     for name, records in metrics.items():

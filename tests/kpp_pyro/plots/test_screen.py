@@ -23,7 +23,7 @@ def numbered(tiles, height, width):
 @pytest.mark.parametrize("columns", [1, 3, 5])
 def test_every_pixel_of_every_tile_is_in_its_place(columns):
     grid, tiles = Grid(5, 3, 4, columns, zoom=2, gap=3), numbered(5, 3, 4)
-    picture = grid.draw(tiles)
+    picture = grid.arrange(tiles)
     assert picture.shape == (*grid.shape, 3)
     for n in range(5):
         top, left = (n // columns) * (3 * 2 + 3), (n % columns) * (4 * 2 + 3)
@@ -34,7 +34,7 @@ def test_every_pixel_of_every_tile_is_in_its_place(columns):
 
 def test_what_is_found_at_a_place_is_what_was_drawn_there():
     grid, tiles = Grid(5, 3, 4, 3, zoom=2, gap=3), numbered(5, 3, 4)
-    picture = grid.draw(tiles)
+    picture = grid.arrange(tiles)
     height, width = grid.shape
     seen = set()
     for y in range(height):
@@ -66,7 +66,7 @@ def test_a_fitting_grid_is_as_large_as_it_can_be(tiles, tile, columns, zoom):
 
 def test_frames_stand_inside_the_edges_of_their_boxes_on_every_tile():
     grid = Grid(2, 10, 10, 2, zoom=3, gap=4)
-    picture = grid.draw(np.zeros((2, 10, 10, 3), np.uint8))
+    picture = grid.arrange(np.zeros((2, 10, 10, 3), np.uint8))
     grid.frame(picture, [Frame((2, 1, 4, 5), RED, line=2)])
     for left in (0, 34):
         marked = (picture[:, left : left + 30] == RED).all(-1)
@@ -78,7 +78,7 @@ def test_frames_stand_inside_the_edges_of_their_boxes_on_every_tile():
 
 def test_frames_on_one_tile_leave_the_others_and_what_leaves_the_tile_is_cut_off():
     grid = Grid(2, 4, 4, 2, zoom=2, gap=4)
-    picture = grid.draw(np.zeros((2, 4, 4, 3), np.uint8))
+    picture = grid.arrange(np.zeros((2, 4, 4, 3), np.uint8))
     before = picture.copy()
     grid.frame(picture, [Frame((-1, -1, 9, 9), RED, line=1)], tiles=[1])
     assert (picture[:, :12] == before[:, :12]).all()
@@ -88,7 +88,7 @@ def test_frames_on_one_tile_leave_the_others_and_what_leaves_the_tile_is_cut_off
 
 def test_half_an_opacity_mixes_once_with_what_is_below():
     grid = Grid(1, 4, 4, 1, zoom=1)
-    picture = grid.draw(np.full((1, 4, 4, 3), 100, np.uint8))
+    picture = grid.arrange(np.full((1, 4, 4, 3), 100, np.uint8))
     grid.frame(picture, [Frame((0, 0, 4, 4), RED, line=1, opacity=0.5)])
     assert (picture[0] == (178, 50, 50)).all() and (picture[1:3, 1:3] == 100).all()
 

@@ -1,4 +1,4 @@
-"""What all figures share: colours, strips of images, saving."""
+"""Functions that all figures use: tables of images, logarithmic axes, saving, and colours."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 from kpp_pyro.files.atomic import writing
 
 _DPI = 130
-_SIDE = 0.62  # of an image of a table, in inches
-INK = matplotlib.colormaps["gray"].with_extremes(bad="slategray")  # images, and the ground between them
+_SIDE = 0.62  # of an image in a table, in inches
+INK = matplotlib.colormaps["gray"].with_extremes(bad="slategray")  # of images; NaN is the background
 IMAGE_COLOURS = matplotlib.colormaps["turbo"]  # one for each image of an episode
 
 
@@ -25,13 +25,13 @@ def plot_image_table(
     path: Path | str | None = None,
     columns: Sequence[str] = (),
 ) -> Figure:
-    """Draw rows of images (N, C, H, W), each with its label, under titles of the columns if there are any.
+    """Plot a table of images, with labels of the rows and optional titles of the columns.
 
     Args:
-        rows: labels and images; a row may be shorter than others.
+        rows: labels and images (N, C, H, W); N may differ from row to row.
         title: of the figure.
         path: file to write, if any.
-        columns: their titles.
+        columns: titles of the columns.
     """
     width = max(len(images) for _, images in rows)
     size = (max(5.0, _SIDE * width + 1.4), _SIDE * len(rows) + (0.75 if columns else 0.45))
@@ -42,7 +42,7 @@ def plot_image_table(
 
 
 def plot_mosaic(axis: Any, rows: Sequence[tuple[str, Tensor]], columns: Sequence[str] = ()) -> None:
-    """Draw rows of images (N, C, H, W) into one axis, with a ground between them that shows as such."""
+    """Plot a table of images into an axis, with a grey background between the images. Arguments: `plot_image_table`."""
     first = rows[0][1].detach().cpu()
     height, width = (side + 2 for side in first.shape[-2:])
     across = max(len(images) for _, images in rows)
@@ -64,7 +64,11 @@ def logarithmic(axis: Any) -> None:
 
 
 def save(figure: Figure, path: Path | str | None) -> Figure:
-    """Write a figure to its file, if it is to have one, and return it. Raises InputError where it cannot be written."""
+    """Write a figure to a file if `path` is given, and return the figure.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     if path is not None:
         with writing(path):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
