@@ -33,13 +33,8 @@ from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import RunFolder
 
 _RESUME = "python experiments/svi_train.py --resume"
-_RESUMABLE = (
-    "steps",
-    "evaluate_every",
-    "capture",
-    "data_dir",
-    "workers",
-)  # fields that may change when a run is resumed
+# Fields that may change when a run is resumed.
+_RESUMABLE = ("steps", "evaluate_every", "capture", "data_dir", "workers")
 _DESCRIPTION = """Train a memory model on episodes of images, by SVI in Pyro: Kanerva++, or another --model.
 
 The presets of --dataset, --model, --write and --objective replace defaults, and given flags replace both. --dry-run

@@ -85,8 +85,6 @@ class CapturedStepper:
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream), warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", ".*capturable=True.*"
-            )  # the optimiser is capturable for the later capture
+            warnings.filterwarnings("ignore", ".*capturable=True.*")  # it is capturable, for the later capture
             yield
         current.wait_stream(self._stream)

@@ -64,9 +64,8 @@ def score(
         if value is not None and value < least[name]:
             raise InputError(f"{name}: expected at least {least[name]}, found {value}")
     episodes = run.episodes.of(split)
-    batches = episodes.batches(
-        max(2, _IMAGES_AT_ONCE // episodes.episode_length)
-    )  # two: a control reads another episode
+    # At least two episodes per batch: a control reads the memory of another one.
+    batches = episodes.batches(max(2, _IMAGES_AT_ONCE // episodes.episode_length))
     images = min(episodes.num_images, limit or episodes.num_images)
     plan = ScoringPlan(particles, refine_steps, control_particles)
     progress_bar = tqdm(total=images, unit="image", desc="scoring", dynamic_ncols=True, disable=not progress)
