@@ -43,7 +43,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # invalid bytes raise IndexError, struct.error and more, which share no base class
         raise InputError(f"{path}: expected a checkpoint of kpp_pyro, found a truncated or foreign file") from error
     if bad_member:
-        raise InputError(f"{path}: expected a checkpoint of kpp_pyro, found wrong checksums: the file is damaged")
+        raise InputError(f"{path}: expected a checkpoint of kpp_pyro, found wrong checksums: the file is corrupt")
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise InputError(f"{path}: expected a checkpoint of kpp_pyro, found another program's file")
     if state.get("version") != VERSION:

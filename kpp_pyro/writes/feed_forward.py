@@ -50,7 +50,7 @@ class FeedForwardWrite(BlockWrite):
     Claims get the straight-through gradient of the balanced claims. It is almost zero: a block holds the mean of the
     contents that are read there, so that another assignment changes the expected KL only through keys that read a wrong
     block (tests show when the gradient is zero). Any balanced claims work; trained claims stay near the initial ones.
-    Contents that are signs have no gradient, and neither have their claims.
+    Packed signs have no gradient: then the parameters of the claims are frozen.
 
     The posteriors of keys are normal, as in the paper, or of another family. Their centre is the block that the image
     was written to, or the block that matches a cue best. Their scales are learned, relative to the block's size. A key
@@ -89,6 +89,7 @@ class FeedForwardWrite(BlockWrite):
         self.keys = keys
         self.to_claim = InPrecision(nn.Linear(encoding_size, layout.reads * layout.blocks, bias=False), dtype)
 
+        self.to_claim.requires_grad_(code is None)  # DistributedDataParallel needs a gradient of each trained parameter
         self.to_key_scale = InPrecision(nn.Linear(encoding_size, layout.reads * KEY_SIZE), dtype)
         initial = torch.zeros(layout.reads, KEY_SIZE)
         initial[:, SCALE] = _INITIAL_SCALE_LOC
@@ -131,7 +132,6 @@ class FeedForwardWrite(BlockWrite):
         if isinstance(encoding, ClaimedEncoding):
             return encoding
         claims = self.to_claim(encoding.features.detach()).unflatten(-1, (self.layout.reads, -1)).flatten(1, 2)
-        claims = claims.detach() if self.code else claims  # packed contents have no gradient
         shares = sinkhorn(_CLAIM_GAIN * claims, _SINKHORN_STEPS)[0]
         blocks = round_assignment(shares.detach()).unflatten(1, (-1, self.layout.reads))
         return ClaimedEncoding(**vars(encoding), shares=shares, blocks=blocks)
