@@ -88,7 +88,6 @@ class FeedForwardWrite(BlockWrite):
         self.addressing = Addressing(layout, edge=_EDGE)
         self.keys = keys
         self.to_claim = InPrecision(nn.Linear(encoding_size, layout.reads * layout.blocks, bias=False), dtype)
-
         self.to_claim.requires_grad_(code is None)  # DistributedDataParallel needs a gradient of each trained parameter
         self.to_key_scale = InPrecision(nn.Linear(encoding_size, layout.reads * KEY_SIZE), dtype)
         initial = torch.zeros(layout.reads, KEY_SIZE)
