@@ -163,7 +163,7 @@ def report(run: Run, arguments: Arguments, scores: Scores, processes: Processes 
         "log_likelihood_bits_per_dim": own.log_likelihood.mean().item() / (pixels * math.log(2)),
         "gaps": inference_gap(own) if arguments.gaps else None,
         "seconds": {name: round(seconds, 2) for name, seconds in scores.seconds.items()},
-        "particle_images_per_second": round(images * arguments.particles / scores.seconds[OWN]),
+        "particle_images_per_second": round(images * arguments.particles * processes.count / scores.seconds[OWN]),
         "environment": {**environment(), "processes": processes.count},
         "per_image": {
             "log_likelihood_nats": _rounded(own.log_likelihood),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +24,7 @@ _DDP_ARGUMENTS = signature(DistributedDataParallel).parameters
 _SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _DDP_ARGUMENTS else "broadcast_buffers"  # old torch
 _DDP_OPTIONS: dict[str, Any] = {_SYNC_BUFFERS: False}  # buffers are constants
 
+Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 
@@ -61,6 +62,19 @@ class Processes:
         values: list[Any] = [None] * self.count
         distributed.all_gather_object(values, value)
         return values
+
+    def map(self, function: Callable[[Item], Value], items: Iterable[Item]) -> list[Value]:
+        """Results of a function for all items, in order, each computed by one process; every process must call this.
+
+        Process r of n computes items r, r + n, r + 2 n, ...
+
+        Raises:
+            InputError, DivergenceError, ReportedError: see `sync_errors`.
+        """
+        with self.sync_errors():
+            own = [function(item) for number, item in enumerate(items) if number % self.count == self.rank]
+        shards = self.gather(own)
+        return [shards[number % len(shards)][number // len(shards)] for number in range(sum(map(len, shards)))]
 
     def from_first(self, value: Value) -> Value:
         """The first process's value."""

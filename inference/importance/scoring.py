@@ -1,15 +1,16 @@
 """Scores of many episodes and their controls; batches of episodes, sharded over processes.
 
-- Batches: `Batch`, `shard` and `gather`.
+- Batches: `Batch` and `batches_of`.
 - Scores: `score_episodes`, and the tables' numbers from `summarize` and `inference_gap`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,8 +37,6 @@ MEANINGS = {
 LARGEST_PARETO_K = 0.7  # k-hat above which an estimate is unreliable
 TOLERATED_SHARE = 0.05  # of images with a larger k-hat
 
-Found = TypeVar("Found")
-
 
 # Batches
 
@@ -59,21 +58,12 @@ class Batch:
     seed: int
 
 
-def shard(
-    episodes: Iterable[tuple[Tensor, Tensor]], seed: int, processes: Processes = SINGLE_PROCESS
-) -> Iterator[Batch]:
-    """This process's batches, every n-th for n processes, from batches of images and of which of them count."""
+def batches_of(episodes: Iterable[tuple[Tensor, Tensor]], seed: int) -> Iterator[Batch]:
+    """Batches with their seeds, from batches of images and of which of them count."""
     before: Tensor | None = None
     for number, (episode, counted) in enumerate(episodes):
-        if number % processes.count == processes.rank:
-            yield Batch(episode, counted, before, seed_of(seed, number))
+        yield Batch(episode, counted, before, seed_of(seed, number))
         before = episode[-1:]
-
-
-def gather(found: Sequence[Found], processes: Processes = SINGLE_PROCESS) -> list[Found]:
-    """Results of all batches in order, from each process's results of its `shard`; every process must call this."""
-    shards = processes.gather(list(found))
-    return [shards[number % len(shards)][number // len(shards)] for number in range(sum(map(len, shards)))]
 
 
 def previous_memories(memory: Tensor, previous: Tensor | None) -> Tensor | None:
@@ -159,25 +149,24 @@ def score_episodes(
         processes: processes that share the batches.
 
     Returns:
-        Scores of the N counted images, in order, on the CPU, with the times of the slowest process.
+        Scores of the N counted images, in order, on the CPU, with times that are summed over all batches.
 
     Raises:
         InputError: see `importance_score`.
     """
-    with processes.sync_errors():
-        scored = [_score_batch(model, guide, batch, plan) for batch in shard(episodes, seed, processes)]
-    batches = gather([scores.by_memory for scores in scored], processes)
-    names = [name for name in MEANINGS if all(name in batch for batch in batches)]
-    times = processes.gather([scores.seconds for scores in scored])
-    kls = [value for value in gather([scores.memory_kl for scores in scored], processes) if value is not None]
+    score_batch = partial(_score_batch, model, guide, plan)
+    share = map if processes.count == 1 else processes.map
+    scored = list(share(score_batch, batches_of(episodes, seed)))
+    names = [name for name in MEANINGS if all(name in scores.by_memory for scores in scored)]
+    kls = [scores.memory_kl for scores in scored if scores.memory_kl is not None]
     return Scores(
-        {name: concatenate([batch[name] for batch in batches]) for name in names},
-        {name: max(sum(batch.get(name, 0.0) for batch in of_process) for of_process in times) for name in names},
+        {name: concatenate([scores.by_memory[name] for scores in scored]) for name in names},
+        {name: sum(scores.seconds[name] for scores in scored) for name in names},
         torch.cat(kls) if kls else None,
     )
 
 
-def _score_batch(model: PyroProgram, guide: PyroProgram, batch: Batch, plan: ScoringPlan) -> Scores:
+def _score_batch(model: PyroProgram, guide: PyroProgram, plan: ScoringPlan, batch: Batch) -> Scores:
     """Scores of a batch's counted images; the first control's time includes writing the memories of all controls."""
     chosen, found, seconds = batch.counted.flatten(), {}, {}
     began = time.perf_counter()

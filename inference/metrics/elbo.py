@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from inference.errors import DivergenceError
-from inference.importance.scoring import Batch, gather, previous_memories, shard
+from inference.importance.scoring import Batch, batches_of, previous_memories
 from inference.processes import SINGLE_PROCESS, Processes
 from inference.tracing import (
     ElboMeans,
@@ -57,10 +58,9 @@ def mean_elbo(
     Raises:
         DivergenceError: the ELBO of a written or a left-out image is not finite.
     """
-    with processes.sync_errors():
-        found = [_batch_means(model, guide, batch, left_out) for batch in shard(episodes, seed, processes)]
+    share = map if processes.count == 1 else processes.map
     own, other, left_out_means = (ElboMeans() for _ in range(3))
-    for batch in gather(found, processes):
+    for batch in share(partial(_batch_means, model, guide, left_out), batches_of(episodes, seed)):
         for means, batch_means in zip((own, other, left_out_means), batch, strict=True):
             means.merge(batch_means)
     results = own.means().as_dict()
@@ -74,7 +74,7 @@ def mean_elbo(
 
 
 def _batch_means(
-    model: PyroProgram, guide: PyroProgram, batch: Batch, left_out: int
+    model: PyroProgram, guide: PyroProgram, left_out: int, batch: Batch
 ) -> tuple[ElboMeans, ElboMeans, ElboMeans]:
     """ELBO terms given the own memory and given the previous episode's, and those of left-out images."""
     own, other, left_out_means = ElboMeans(), ElboMeans(), ElboMeans()

@@ -1,22 +1,34 @@
 from __future__ import annotations
 
+import itertools
+from collections import Counter
+
 import pytest
 import torch
 
-from inference.importance.scoring import gather, shard
+from inference.importance.scoring import batches_of
 from inference.processes import Processes
 from inference.tracing import seed_of
 
 
-class Table(Processes):
-    """Processes that are all this one; `gather` knows what each of them has to say."""
+class Recorded(Processes):
+    """One of several processes; `gather` knows what the others have computed."""
+
+    shards = None
 
     def gather(self, value):
-        return self.said
+        """Of errors, those of this process alone."""
+        if not isinstance(value, list):
+            return [value] * self.count
+        shards = list(self.shards or [value] * self.count)
+        shards[self.rank] = value
+        return shards
 
-    def hear(self, said):
-        object.__setattr__(self, "said", said)
-        return self
+
+def process(rank: int, count: int, shards: list | None = None) -> Recorded:
+    found = Recorded(rank, count)
+    object.__setattr__(found, "shards", shards)
+    return found
 
 
 def batches(number: int):
@@ -25,25 +37,29 @@ def batches(number: int):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 @pytest.mark.parametrize("number", [0, 1, 4, 6])
-def test_every_batch_is_dealt_once_and_collected_in_order(count, number):
-    hands = [list(shard(batches(number), 5, Processes(rank, count))) for rank in range(count)]
-    found = [[batch.episode.flatten()[0].item() for batch in hand] for hand in hands]
-    assert gather(found[0], Table(0, count).hear(found)) == list(range(number))
+def test_every_item_is_computed_once_and_results_come_in_order(count: int, number: int) -> None:
+    calls = Counter()
+
+    def square(item: int) -> int:
+        calls[item] += 1
+        return item**2
+
+    shards = [[item**2 for item in range(rank, number, count)] for rank in range(count)]
+    for rank in range(count):
+        assert process(rank, count, shards).map(square, iter(range(number))) == [item**2 for item in range(number)]
+    assert calls == Counter(range(number))
 
 
-def test_a_batch_is_the_same_whoever_gets_it():
-    alone = list(shard(batches(5), 5))
-    for rank in range(2):
-        for shared, batch in zip(shard(batches(5), 5, Processes(rank, 2)), alone[rank::2], strict=True):
-            assert torch.equal(shared.episode, batch.episode) and shared.seed == batch.seed
-            assert (shared.before is None) == (batch.before is None)
-            if batch.before is not None:
-                assert torch.equal(shared.before, batch.before) and shared.before.max() == batch.episode.max() - 1
-    assert alone[0].before is None
-    assert len({batch.seed for batch in alone}) == 5
+def test_a_batch_knows_the_episode_before_it_and_has_a_seed_of_its_own() -> None:
+    found = list(batches_of(batches(5), 5))
+    assert found[0].before is None
+    for before, batch in itertools.pairwise(found):
+        assert torch.equal(batch.before, before.episode[-1:])
+    assert [batch.seed for batch in found] == [seed_of(5, number) for number in range(5)]
+    assert len({batch.seed for batch in found}) == 5
 
 
-def test_seeds_are_of_all_numbers_and_their_order():
+def test_seeds_are_of_all_numbers_and_their_order() -> None:
     seeds = {seed_of(*numbers) for numbers in [(0,), (0, 0), (0, 1), (1, 0), (1, 1), (11,), (1, 2**62)]}
     assert len(seeds) == 7 and all(0 <= seed < 2**63 for seed in seeds)
     assert seed_of(0, 1) == seed_of(0, 1)
