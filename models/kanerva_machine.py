@@ -81,4 +81,6 @@ def _build(parts: Parts) -> Pair:
     return Pair(model, KanervaMachineGuide(model.linear, networks, parts.key_posterior(program.key_size)))
 
 
-MODELS["kanerva_machine"] = ModelKind(_build, MATRIX_SETTINGS | {"key_size", "key_guide"}, keys_from_images=True)
+MODELS["kanerva_machine"] = ModelKind(
+    _build, MATRIX_SETTINGS | {"key_size", "key_guide"}, "key_size", keys_from_images=True
+)

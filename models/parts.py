@@ -98,7 +98,7 @@ class Parts:
         memory = self.config.memory
         semantic, width = memory.semantic_reads > 0, self.config.network.width
         parts = LatentPriorParts(memory.layout, latent_size, SMALLEST_SCALE, self.code, semantic, width)
-        return LATENT_PRIORS[self.config.program.latent_prior](parts)
+        return LATENT_PRIORS[self.config.program.latent_prior].build(parts)
 
     def guide_networks(self, model: MemoryModel, read_size: int, latent_size: int) -> GuideNetworks:
         """The networks of a model's guide; a read of the memory has `read_size` scalars."""

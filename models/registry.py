@@ -17,11 +17,13 @@ class ModelKind:
     Attributes:
         build: builds the model/guide pair from `models.parts.Parts`.
         settings: the model-specific fields of the configuration that this model uses.
+        key_scalars: field of the configuration that is the number of scalars of a key; None without such a field.
         keys_from_images: whether q(y | x) needs no memory, as the key prior `vamp` requires.
     """
 
     build: Callable[[Any], Any]
     settings: frozenset[str]
+    key_scalars: str | None = None
     keys_from_images: bool = False
 
 

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 from inference.objectives import OBJECTIVES
 from inference.runs.config_parts import DataConfig, TrainingConfig
 from kpp_pyro.config_part import flag
+from kpp_pyro.data import DATASETS
 from kpp_pyro.errors import InputError
 from kpp_pyro.networks import EPISODE_ENCODERS, NETWORKS
 from kpp_pyro.posteriors import POSTERIORS
-from kpp_pyro.priors import KEY_PRIORS
+from kpp_pyro.priors import KEY_PRIORS, LATENT_PRIORS
 from kpp_pyro.writes import WRITES
 from models.config import MemoryConfig, NetworkConfig, ProgramConfig
 from models.registry import MODELS
@@ -64,7 +65,7 @@ def _conflicts(config: AllParts) -> Iterator[Conflict]:
     yield from _idle_fields(config)
     yield from _conflicts_of_keys(config)
     yield from _conflicts_of_latents(config)
-    yield from _conflicts_of_flows(config)
+    yield from _conflicts_of_sizes(config)
     yield from _conflicts_of_objectives(config)
     yield from _conflicts_of_networks(config)
     yield from _conflicts_of_semantic_reads(config)
@@ -79,23 +80,20 @@ def _idle_fields(config: AllParts) -> Iterator[Conflict]:
         if name in idle and values[name] != standard[name]:
             yield name, f"{standard[name]}, its default, with --model {model}, which does not use it", values[name]
     dataset, encoder = config.data.dataset, config.network.episode_encoder
-    if dataset != "folder" and values["image_size"] != standard["image_size"]:
+    if DATASETS[dataset].load is not None and values["image_size"] != standard["image_size"]:
         what = f"{standard['image_size']}, its default, with --dataset {dataset}, whose images have a fixed size"
         yield "image_size", what, values["image_size"]
-    if encoder != "temporal_shift" and values["temporal_shift"] != standard["temporal_shift"]:
+    if not EPISODE_ENCODERS[encoder].shifts and values["temporal_shift"] != standard["temporal_shift"]:
         what = f"{standard['temporal_shift']}, its default, with --episode-encoder {encoder}, which does not use it"
         yield "temporal_shift", what, values["temporal_shift"]
 
 
 def _conflicts_of_keys(config: AllParts) -> Iterator[Conflict]:
-    program, write = config.program, WRITES[config.memory.write]
+    program, write, standard = config.program, WRITES[config.memory.write], config.defaults()["key_guide"]
     blocks = has_blocks(config)
-    if blocks and write.points_at_blocks and program.key_guide != "mean_field":
-        yield (
-            "key_guide",
-            f"mean_field with --write {config.memory.write}, whose keys point at blocks",
-            program.key_guide,
-        )
+    if blocks and write.points_at_blocks and program.key_guide != standard:
+        what = f"{standard}, its default, with --write {config.memory.write}, whose keys point at blocks"
+        yield "key_guide", what, program.key_guide
     from_images = not write.points_at_blocks if blocks else MODELS[program.model].keys_from_images
     if KEY_PRIORS[program.key_prior].made_of_guide and not from_images:
         where = f"--write {config.memory.write}" if blocks else f"--model {program.model}"
@@ -104,7 +102,8 @@ def _conflicts_of_keys(config: AllParts) -> Iterator[Conflict]:
 
 def _conflicts_of_latents(config: AllParts) -> Iterator[Conflict]:
     program, memory = config.program, config.memory
-    if program.latent_context == "image_and_read" and program.latent_prior == "standard_normal":
+    reads = LATENT_PRIORS[program.latent_prior].reads
+    if program.latent_context == "image_and_read" and not reads:
         yield "latent_context", "image, since nothing is read", program.latent_context
     size = memory.layout.read_scalars * (memory.signs_per_scalar or 1)
     if has_blocks(config) and memory.latent_size not in (None, size):
@@ -112,19 +111,21 @@ def _conflicts_of_latents(config: AllParts) -> Iterator[Conflict]:
         yield "latent_size", f"the {size} {what} of a read with --write {memory.write}", memory.latent_size
 
 
-def _conflicts_of_flows(config: AllParts) -> Iterator[Conflict]:
-    """A flow transforms half of the numbers by the other half: it needs two."""
+def _conflicts_of_sizes(config: AllParts) -> Iterator[Conflict]:
+    """Priors and families that need more scalars, as a flow does: it transforms half of them by the other half."""
     program, memory = config.program, config.memory
-    keys = program.key_size if program.model == "kanerva_machine" else program.memory_rows
+    field = MODELS[program.model].key_scalars
+    keys = None if field is None else getattr(program, field)
     read = memory.layout.read_scalars * (memory.signs_per_scalar or 1) if has_blocks(config) else None
-    for name, size, what in (
-        ("key_prior", None if has_blocks(config) else keys, "keys"),
-        ("key_guide", None if has_blocks(config) else keys, "keys"),
-        ("latent_guide", memory.latent_size or read, "latents"),
-    ):
+    parts: list[tuple[str, Any, int | None, str]] = [
+        ("key_prior", KEY_PRIORS, keys, "keys"),
+        ("key_guide", POSTERIORS, keys, "keys"),
+        ("latent_guide", POSTERIORS, memory.latent_size or read, "latents"),
+    ]
+    for name, registry, size, what in parts:
         chosen = getattr(program, name)
-        if chosen == "flow" and size == 1:
-            yield name, f"no flow of a single number, as {what} are", chosen
+        if size is not None and size < registry[chosen].smallest_event:
+            yield name, f"one for {what} of {size} scalar{'s' * (size > 1)}", chosen
 
 
 def _conflicts_of_objectives(config: AllParts) -> Iterator[Conflict]:
@@ -136,12 +137,9 @@ def _conflicts_of_objectives(config: AllParts) -> Iterator[Conflict]:
             chosen = getattr(program, name)
             if not registry[chosen].closed_kl:
                 yield name, f"a normal with --objective {training.objective}, which needs KLs in closed form", chosen
-        if (
-            has_blocks(config)
-            and WRITES[config.memory.write].points_at_blocks
-            and program.key_prior != "standard_normal"
-        ):
-            what = f"standard_normal with --objective {training.objective}, for keys that point at blocks"
+        points = has_blocks(config) and WRITES[config.memory.write].points_at_blocks
+        if points and not KEY_PRIORS[program.key_prior].closed_block_kl:
+            what = f"a standard normal with --objective {training.objective}, for keys that point at blocks"
             yield "key_prior", what, program.key_prior
     if objective.independent_draws and program.latent_context != "image":
         what = f"image with --objective {training.objective}, which needs independent draws"
@@ -174,8 +172,8 @@ def _conflicts_of_semantic_reads(config: AllParts) -> Iterator[Conflict]:
             yield "semantic_reads", f"0 with --write {memory.write}, whose keys are normal", memory.semantic_reads
         if memory.reads > 1:
             yield "reads", "1 with --semantic-reads", memory.reads
-        if config.program.latent_prior != "memory":
-            yield "latent_prior", "memory with --semantic-reads", config.program.latent_prior
+        if not LATENT_PRIORS[config.program.latent_prior].reads:
+            yield "latent_prior", "a prior from the memory with --semantic-reads", config.program.latent_prior
     if memory.semantic_reads and not left_out:
         yield "left_out", "at least 1 with --semantic-reads", left_out
     if left_out and not memory.semantic_reads:

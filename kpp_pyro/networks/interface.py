@@ -36,10 +36,12 @@ class EpisodeEncoder:
     Attributes:
         build: builds an encoder from (family, image_shape, width, depth, shift_fraction).
         width_multiple: widths must be multiples of it.
+        shifts: whether it uses `shift_fraction`.
     """
 
     build: Callable[[NetworkFamily, ImageShape, int, int, float], nn.Module]
     width_multiple: int = 1
+    shifts: bool = False
 
 
 NETWORKS: dict[str, NetworkFamily] = {}

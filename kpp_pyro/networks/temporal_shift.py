@@ -40,4 +40,4 @@ def _shifting(family: NetworkFamily, image_shape: ImageShape, width: int, depth:
 
 
 EPISODE_ENCODERS["independent"] = EpisodeEncoder(_independent)
-EPISODE_ENCODERS["temporal_shift"] = EpisodeEncoder(_shifting)
+EPISODE_ENCODERS["temporal_shift"] = EpisodeEncoder(_shifting, shifts=True)

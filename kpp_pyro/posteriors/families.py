@@ -49,6 +49,7 @@ class FlowPosterior(Posterior):
     """loc + scale f(u; context), u ~ N(0, I), with a normalising flow f that is near the identity at the start."""
 
     closed_kl = False
+    smallest_event = 2
 
     def __init__(self, context_size: int, event_shape: Size) -> None:
         super().__init__(context_size, event_shape)

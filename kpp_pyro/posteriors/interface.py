@@ -18,9 +18,11 @@ class Posterior(nn.Module, ABC):
 
     Attributes:
         closed_kl: whether `torch.distributions.kl_divergence` has a closed form for its KL to a `DiagonalNormal`.
+        smallest_event: the fewest scalars that a value may have.
     """
 
     closed_kl: ClassVar[bool]
+    smallest_event: ClassVar[int] = 1
 
     def __init__(self, context_size: int, event_shape: Size) -> None:
         super().__init__()

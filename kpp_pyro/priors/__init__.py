@@ -5,6 +5,6 @@ To add a prior, register it in a file of this folder and import the file below.
 
 import kpp_pyro.priors.keys
 import kpp_pyro.priors.latents
-from kpp_pyro.priors.interface import KEY_PRIORS, LATENT_PRIORS, KeyPrior, LatentPriorParts
+from kpp_pyro.priors.interface import KEY_PRIORS, LATENT_PRIORS, KeyPrior, LatentPriorKind, LatentPriorParts
 
-__all__ = ["KEY_PRIORS", "LATENT_PRIORS", "KeyPrior", "LatentPriorParts"]
+__all__ = ["KEY_PRIORS", "LATENT_PRIORS", "KeyPrior", "LatentPriorKind", "LatentPriorParts"]

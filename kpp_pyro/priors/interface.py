@@ -23,10 +23,14 @@ class KeyPrior(nn.Module, ABC):
 
     Attributes:
         closed_kl: whether `torch.distributions.kl_divergence` has a closed form for the KL of a normal to it.
+        closed_block_kl: whether it has one for the KL of a `BlockKey` to it.
+        smallest_event: the fewest scalars that a key may have.
         made_of_guide: whether p(y) is computed from the guide's q(y | X), which must then not depend on a memory.
     """
 
     closed_kl: ClassVar[bool]
+    closed_block_kl: ClassVar[bool] = False
+    smallest_event: ClassVar[int] = 1
     made_of_guide: ClassVar[bool] = False
 
     def __init__(self, key_shape: Size, image_shape: tuple[int, int, int]) -> None:
@@ -63,7 +67,20 @@ class LatentPriorParts:
     width: int
 
 
+@dataclass(frozen=True)
+class LatentPriorKind:
+    """A registered prior of latents.
+
+    Attributes:
+        build: builds a network from blocks to loc and scale, with an attribute `latent_size`.
+        reads: whether it depends on what is read.
+    """
+
+    build: Callable[[LatentPriorParts], nn.Module]
+    reads: bool = True
+
+
 KEY_PRIORS: dict[str, type[KeyPrior]] = {}
 """Priors of keys by name; each is registered by its own file."""
-LATENT_PRIORS: dict[str, Callable[[LatentPriorParts], nn.Module]] = {}
-"""Priors of latents by name. Each builds a network from blocks to loc and scale, with an attribute `latent_size`."""
+LATENT_PRIORS: dict[str, LatentPriorKind] = {}
+"""Priors of latents by name; each is registered by its own file."""

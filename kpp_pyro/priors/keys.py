@@ -21,6 +21,7 @@ class StandardNormalPrior(KeyPrior):
     """N(0, I), as in the paper."""
 
     closed_kl = True
+    closed_block_kl = True
     loc: Tensor
     scale: Tensor
 
@@ -84,6 +85,7 @@ class FlowPrior(KeyPrior):
     """A normalising flow of N(0, I), near the identity at the start."""
 
     closed_kl = False
+    smallest_event = 2
     loc: Tensor
     scale: Tensor
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from kpp_pyro.networks.heads import IdentityReading, NoReading
 from kpp_pyro.networks.semantic import SemanticReading
-from kpp_pyro.priors.interface import LATENT_PRIORS, LatentPriorParts
+from kpp_pyro.priors.interface import LATENT_PRIORS, LatentPriorKind, LatentPriorParts
 
 
 def prior_from_memory(parts: LatentPriorParts) -> nn.Module:
@@ -20,5 +20,5 @@ def standard_normal_prior(parts: LatentPriorParts) -> nn.Module:
     return NoReading(parts.latent_size)
 
 
-LATENT_PRIORS["memory"] = prior_from_memory
-LATENT_PRIORS["standard_normal"] = standard_normal_prior
+LATENT_PRIORS["memory"] = LatentPriorKind(prior_from_memory)
+LATENT_PRIORS["standard_normal"] = LatentPriorKind(standard_normal_prior, reads=False)

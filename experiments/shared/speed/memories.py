@@ -50,10 +50,10 @@ def measure_memories(device: str, repeats: int, lengths: Sequence[int] = LENGTHS
 
 def configs(device: str) -> Iterator[tuple[str, Config]]:
     """A configuration of each memory, by name: every model with a memory, and Kanerva++ with every write."""
-    for model in MODELS:
-        if model == "kanerva_plus_plus":
+    for model, kind in MODELS.items():
+        if "write" in kind.settings:
             yield from ((f"{model}, {write}", _config(device, write=write)) for write in WRITES)
-        elif model != "vae":
+        elif kind.settings:  # a model without a memory uses none
             yield model, _config(device, model=model)
 
 

@@ -35,11 +35,12 @@ SHARED = (
 IDLE = "--{}: expected {}, its default, with --model {}, which does not use it, found {}"
 CONFLICTS: list[tuple[dict[str, Any], str]] = [
     ({"key_guide": "flow"},
-     "--key-guide: expected mean_field with --write allocate, whose keys point at blocks, found flow"),
+     "--key-guide: expected mean_field, its default, with --write allocate, whose keys point at blocks, found flow"),
     ({"key_prior": "vamp"},
      "--key-prior: expected a prior that does not use the guide's keys with --write allocate, found vamp"),
     ({"write": "allocate_by_content", "key_guide": "low_rank"},
-     "--key-guide: expected mean_field with --write allocate_by_content, whose keys point at blocks, found low_rank"),
+     "--key-guide: expected mean_field, its default, with --write allocate_by_content, whose keys point at blocks, "
+     "found low_rank"),
     ({"model": "pseudo_inverse_memory", "key_prior": "vamp"},
      "--key-prior: expected a prior that does not use the guide's keys with --model pseudo_inverse_memory, found "
      "vamp"),
@@ -52,7 +53,7 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
     (MEAN_FIELD | {"latent_guide": "flow"},
      "--latent-guide: expected a normal with --objective mean_field, which needs KLs in closed form, found flow"),
     (MEAN_FIELD | {"key_prior": "learned_gaussian"},
-     "--key-prior: expected standard_normal with --objective mean_field, for keys that point at blocks, found "
+     "--key-prior: expected a standard normal with --objective mean_field, for keys that point at blocks, found "
      "learned_gaussian"),
     ({"objective": "dreg", "latent_context": "image_and_read"},
      "--latent-context: expected image with --objective dreg, which needs independent draws, found "
@@ -65,13 +66,13 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
      "--temporal-shift: expected 0.125, its default, with --episode-encoder attention, which does not use it, found "
      "0.25"),
     (VAE | {"latent_size": 1, "latent_guide": "flow"},
-     "--latent-guide: expected no flow of a single number, as latents are, found flow"),
+     "--latent-guide: expected one for latents of 1 scalar, found flow"),
     ({"memory_channels": 1, "block_height": 1, "block_width": 1, "latent_guide": "flow"},
-     "--latent-guide: expected no flow of a single number, as latents are, found flow"),
+     "--latent-guide: expected one for latents of 1 scalar, found flow"),
     (DKM | {"memory_rows": 1, "key_prior": "flow"},
-     "--key-prior: expected no flow of a single number, as keys are, found flow"),
+     "--key-prior: expected one for keys of 1 scalar, found flow"),
     ({"model": "kanerva_machine", "key_size": 1, "key_guide": "flow"},
-     "--key-guide: expected no flow of a single number, as keys are, found flow"),
+     "--key-guide: expected one for keys of 1 scalar, found flow"),
     ({"episode_encoder": "attention", "width": 30},
      "--width: expected a multiple of 4 with --episode-encoder attention, found 30"),
     ({"networks": "conv", "width": 24}, "--width: expected a multiple of 16 with --networks conv, found 24"),
@@ -90,7 +91,7 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
      "--semantic-reads: expected 0 with --write feed_forward, whose keys are normal, found 0.25"),
     (SEMANTIC | {"reads": 2}, "--reads: expected 1 with --semantic-reads, found 2"),
     (SEMANTIC | {"latent_prior": "standard_normal"},
-     "--latent-prior: expected memory with --semantic-reads, found standard_normal"),
+     "--latent-prior: expected a prior from the memory with --semantic-reads, found standard_normal"),
     ({"semantic_reads": 0.25}, "--left-out: expected at least 1 with --semantic-reads, found 0"),
     ({"left_out": 2}, "--left-out: expected 0 without --semantic-reads, found 2"),
     (SEMANTIC | {"objective": "dreg"},
