@@ -32,8 +32,8 @@ class DataConfig(ConfigPart):
     --data-dir, and downloaded to it if missing. Selects the data set's preset."""
     data_dir: Path = Path("data")
     """Folder of the data sets: MNIST/raw and FashionMNIST/raw as torchvision keeps them, OMNIGLOT/chardata.mat. With
-    --dataset folder: pictures in train/, test/ and optionally validation/ (else a tenth of train/), each with or
-    without class folders."""
+    --dataset folder: pictures in train/ and test/, and optionally in validation/ (else a tenth of train/), each with
+    or without class folders."""
     image_size: Count = 28
     """Side of the square images of --dataset folder, in pixels. Pictures are scaled and cropped to it."""
     workers: Count = Field(default_factory=spare_cores)
