@@ -37,7 +37,7 @@ class ConfigPart(BaseModel):
     def _refuse_bool(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse True and False for fields of another type: Python counts them as 1 and 0."""
         if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
-            raise ValueError(f"expected a value of another kind, found {value}")
+            raise ValueError(f"expected a value other than true or false, found {value}")
         return value
 
     def replace(self, **values: Any) -> Self:

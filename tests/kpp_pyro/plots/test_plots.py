@@ -160,8 +160,8 @@ def test_curves_show_the_validation_set_only(path):
         record(20, "validation", -40.0, key=3.5, latent=9.0),
         record(20, "test", -41.0, key=3.0, latent=9.0),
     ]
-    of_strangers = [{**line, "left_out_elbo_nats_per_image": line["elbo_nats_per_image"] - 100} for line in metrics]
-    figure = plot_curves(of_strangers, path)
+    left_out = [{**line, "left_out_elbo_nats_per_image": line["elbo_nats_per_image"] - 100} for line in metrics]
+    figure = plot_curves(left_out, path)
     lines = {line.get_label(): line.get_xydata().tolist() for axis in figure.axes for line in axis.lines}
     assert lines == {
         "-ELBO": [[10, 80], [20, 40]],
