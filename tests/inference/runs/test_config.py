@@ -142,8 +142,8 @@ def test_a_file_that_holds_no_configuration_is_named(tmp_path, name, content, se
     ("given", "sentence"),
     [
         ({"steps": "many"}, "--steps: expected a whole number, found many"),
-        ({"steps": True}, "--steps: expected a value of another kind, found True"),
-        ({"learning_rate": False}, "--learning-rate: expected a value of another kind, found False"),
+        ({"steps": True}, "--steps: expected a value other than true or false, found True"),
+        ({"learning_rate": False}, "--learning-rate: expected a value other than true or false, found False"),
         ({"learning_rate": None}, "--learning-rate: expected a number, found None"),
         ({"augment": 7}, "--augment: expected true or false, found 7"),
         ({"seed": 0.5}, "--seed: expected a whole number, found 0.5"),
