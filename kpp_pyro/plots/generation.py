@@ -84,7 +84,7 @@ def plot_coverage(content: Mapping[str, Any], path: Path | str | None = None) ->
             counts = result[f"samples_by_wrong_pixels_to_nearest_{of}"]
             edges = [distance - 0.5 for distance in range(len(counts) + 1)]
             axis.stairs(counts, edges, label=name, color=colour)
-    left.set(xscale="log", xlabel="samples", ylabel="% of written brought back", ylim=(-3, 103), title="Coverage")
+    left.set(xscale="log", xlabel="samples", ylabel="% of written recovered", ylim=(-3, 103), title="Coverage")
     for axis, of in ((middle, "written"), (right, "training")):
         axis.axvline(content["near_wrong_pixels"], color="firebrick", ls=":", label="near")
         axis.set(xlabel=f"wrong pixels to the nearest {of} image", ylabel="samples", title=f"Distance to {of} images")
