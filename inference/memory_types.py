@@ -1,4 +1,4 @@
-"""Types of `inference.trained_memory`: the interfaces of model and guide, and the values that it returns."""
+"""Types of `inference.trained_memory`: interfaces of model and guide, and the records that methods return."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Read(Decoded):
-    """N reads of a memory. The latents are means of p(z | M, y); of `generate`, draws.
+    """N reads of a memory. The latents are means of p(z | M, y); samples of `generate` are draws.
 
     Attributes:
         keys: (N, *key_shape), such as (N, R, 3) for a memory of blocks; of a cue, the mode of q(y | x, M).

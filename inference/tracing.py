@@ -1,6 +1,6 @@
-"""Traces of a guide and its model, with what is computed from them.
+"""Traces of a guide and its model, and the ELBO terms computed from these traces.
 
-- Traces: `trace_pair` runs the guide, and the model with the same values; only this module knows how.
+- Traces: `trace_pair` runs the guide, and then the model with the same values.
 - ELBO terms: `elbo_terms`, `ElboTerms` and their running means.
 - Records: dataclasses of tensors, joined tensor by tensor (`combine`, `concatenate`).
 - Random state: saving, restoring and seeding it.
@@ -42,7 +42,7 @@ class SiteLogProbs:
 
     Attributes:
         image: ln p(x | latents), (..., B, T).
-        prior: ln p of every latent site under the model, without sites with a flat prior, whose constant is dropped.
+        prior: ln p of every latent site with a proper prior, under the model; a flat prior's constant is dropped.
         posterior: ln q of the same sites under the guide.
     """
 
@@ -109,7 +109,7 @@ def trace_pair(
         episode: images (B, T, C, H, W).
         memory: (B, 1, ...) to read from; None if `episode` is written and read back.
         particles: K draws at once, under a plate at dim -3: values (K, B, T, ...).
-        from_prior: latent sites drawn by the model instead, from their prior given the guide's values at the others.
+        from_prior: latent sites drawn from the model's prior, given the guide's values at the other sites.
     """
     if particles is not None:
         model, guide = in_particle_plate(model, particles), in_particle_plate(guide, particles)
@@ -127,7 +127,7 @@ def retrace_guide(
     memory: Tensor | None = None,
     particles: int | None = None,
 ) -> TracedPair:
-    """The same trace of the model, with a trace of another guide that is run on the model's values."""
+    """Run another guide on the values of the model's trace; the model's trace is kept."""
     if particles is not None:
         guide = in_particle_plate(guide, particles)
     trace = traced(poutine.replay(guide, trace=traces.model), episode, memory)
@@ -203,7 +203,7 @@ class ElboTerms:
     Attributes:
         elbo: (B, T), or scalar once averaged; higher is better.
         reconstruction: E[ln p(x|z)] of the observed image.
-        kl: E[ln q - ln p] by latent site with a proper prior; at a site that T images share, 1/T of it.
+        kl: E[ln q - ln p] by latent site with a proper prior; a KL that T images share is divided by T.
     """
 
     elbo: Tensor
@@ -259,7 +259,7 @@ class ElboMeans:
         self.count = 0
 
     def add(self, terms: ElboTerms, total: Callable[[Tensor], Tensor], count: int) -> None:
-        """Add `count` values of every term, which `total` sums."""
+        """Add `count` values of every term; `total` sums a term's values."""
         added = combine([terms], lambda values: total(values[0].double()))
         self.sums = added if self.sums is None else combine([self.sums, added], lambda values: values[0] + values[1])
         self.count += count

@@ -5,7 +5,7 @@
     recalled = memories.recall(memory, cues, steps=5)[-1].images
 
 One read of a cue is deterministic: the mean read under q(y | x, M) gives p(z | M, y), whose mean is decoded to the
-pixel probabilities of p(x | z). Iterative reading takes these as the next cue,
+pixel probabilities of p(x | z). In iterative reading, the pixel probabilities are the next cue,
 
     x <- decode(read(M, q(y | x, M)))                                            (Kanerva++, section 4)
 
@@ -40,11 +40,11 @@ Record = TypeVar("Record", Decoded, Read)
 
 
 class TrainedMemory:
-    """A trained model and its guide, used as a memory; `inference.load(path).memory` is that of a run folder.
+    """A trained model and its guide, used as a memory. For a run folder: `inference.load(path).memory`.
 
     Every method takes one memory and images (T, C, H, W), or B memories and images (B, T, C, H, W); the B memories are
     independent. Images are intensities in [0, 1], on any device; results are on the model's device. The parameters must
-    not change any more, since their fingerprint identifies the model's memories.
+    not change, since the fingerprint of the parameters identifies the model's memories.
 
     Args:
         model: a memory model.
@@ -166,7 +166,7 @@ class TrainedMemory:
             steps: number of reads.
 
         Returns:
-            The T reads after each step; their images are decoded, and differ from the cue in known pixels too.
+            The T reads after each step. Their images are decoded: known pixels may also differ from the cue's.
 
         Raises:
             InputError: a memory of another model, cues or mask of another shape, or less than one step.
@@ -193,7 +193,7 @@ class TrainedMemory:
         Args:
             memory: memory to read from.
             n: number of images from each memory.
-            steps: number of reads of clean-up: iterative reading, with the samples as the first cues.
+            steps: number of iterative reads that clean up the samples; the samples are the first cues.
 
         Returns:
             n samples; with clean-up, the last reads.
@@ -269,7 +269,7 @@ class TrainedMemory:
     def autoencode(self, images: Tensor, steps: int = 1) -> list[Decoded]:
         """Reconstruct images without the memory, x <- decode(mode of q(z | x)): a control for `recall`.
 
-        A guide with q(z | x, M, y) is used without its learned correction by what is read.
+        A guide with q(z | x, M, y) is used without the learned correction for M and y.
 
         Args:
             images: (..., T, C, H, W).

@@ -79,7 +79,7 @@ class KanervaPlusPlusModel(MemoryModel):
         """p(z | M, y), batch (B, T), at the mean read E_q(y)[read(M, y)], or at the read of q's mode.
 
         The mode is used for packed signs, whose mean has no meaning, and for normal keys, whose mean read has no closed
-        form. A `BlockKey` is read for what was written, also by semantic keys.
+        form. With a `BlockKey`, semantic keys count as ordinary keys.
         """
         if isinstance(key, BlockKey):
             packed = getattr(self.reading.network, "packed", False)
@@ -89,9 +89,9 @@ class KanervaPlusPlusModel(MemoryModel):
         return super().mean_read_prior(memory, key)
 
     def block_priors(self, memory: Tensor, semantic: bool) -> tuple[Tensor, Tensor]:
-        """Loc and scale (B, N, D / 2) of p(z | M, y) for keys of one kind at each of the N blocks.
+        """Loc and scale (B, N, D / 2) of p(z | M, y) of each block n, for a semantic or an ordinary key y.
 
-        Only the half of z that such keys read is returned.
+        Only the half of z that belongs to this kind of key is returned.
 
         Args:
             memory: (B, 1, C_m, H_m, W_m).
@@ -118,8 +118,8 @@ class KanervaPlusPlusGuide(MemoryGuide):
     Args:
         networks: encoder and posterior families.
         write: f_mem, and the networks of q(y|X, M) and q(z|X).
-        block_priors: `KanervaPlusPlusModel.block_priors` of the model; q(y|X, M) of cues needs it where keys may read
-            semantically.
+        block_priors: `KanervaPlusPlusModel.block_priors` of the model; required for q(y|X, M) of cues where keys may
+            read semantically.
     """
 
     def __init__(self, networks: GuideNetworks, write: Write, block_priors: BlockPriors | None = None) -> None:
@@ -141,7 +141,7 @@ class KanervaPlusPlusGuide(MemoryGuide):
         return dist.Delta(self.write(encoding), event_dim=3)
 
     def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
-        """q(y|X, M), event (R, 3): of cues where a memory is given; without one, of the images that were written."""
+        """q(y|X, M), event (R, 3): of cues if a memory is given, otherwise of the images that are written."""
         if memory is None or self.block_priors is None or encoding.semantic is None:
             return self.write.key_posterior(encoding, memory)
         return self._key_of_nearest_priors(encoding, memory, self.block_priors)

@@ -111,7 +111,7 @@ def latent_sites(model: PyroProgram, guide: PyroProgram, episode: Tensor, memory
 def defensive_proposal(
     model: PyroProgram, guide: PyroProgram, episode: Tensor, memory: Tensor | None = None, prior_share: float = 0.01
 ) -> Proposal:
-    """The guide, with a small share of the model's prior: for images read from the memory that they were written to."""
+    """The guide and a small share of the model's prior, for images read from the memory that they were written to."""
     posterior = amortized(guide, episode, memory)
     sites = tuple(latent_sites(model, posterior, episode, memory))
     return Proposal((Part(1 - prior_share, posterior), Part(prior_share, posterior, sites)))
@@ -121,12 +121,12 @@ def defensive_proposal(
 def widened_proposal(model: PyroProgram, guide: PyroProgram, episode: Tensor, memory: Tensor | None = None) -> Proposal:
     """The guide, the guide with widened normal keys, and a small share of the prior: for written images.
 
-    Where reads are flat inside a block, so is the true posterior of a key. A normal that stays clear of the edges
-    covers most of it by its tails only: its weights alone have k-hat near one.
+    Where reads are flat inside a block, the true posterior of a key is the prior restricted to the block. A normal
+    narrower than the block covers this posterior by its tails; its importance weights have k-hat near 1.
 
     Keys of more than 12 numbers are not widened, since draws of a normal three times as wide would miss the posterior
     in that many dimensions. Sites that are not normal and the last site, the latent, are not widened either. Without a
-    site to widen this is `defensive_proposal`.
+    site to widen, the result is `defensive_proposal`.
     """
     posterior = amortized(guide, episode, memory)
     traces = trace_pair(model, posterior, episode, memory)
@@ -186,7 +186,7 @@ class WeightStream:
     """Running sums over the log-weights of K particles, for data of any batch shape; chunks of any size and order.
 
     Args:
-        particles: K, the number of weights to come.
+        particles: K, the number of weights in all.
         tail: whether to keep the largest O(sqrt(K)) weights, for k-hat.
 
     Attributes:
@@ -280,7 +280,7 @@ class ImportanceScore:
 
     @property
     def standard_error(self) -> float:
-        """Standard error of the mean of `log_likelihood` over the data, without the Monte Carlo error of each datum."""
+        """Standard error of the mean of `log_likelihood` over the data. The Monte Carlo error is not included."""
         return standard_error(self.log_likelihood)
 
     @property

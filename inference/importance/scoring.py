@@ -59,7 +59,7 @@ class Batch:
 
 
 def batches_of(episodes: Iterable[tuple[Tensor, Tensor]], seed: int) -> Iterator[Batch]:
-    """Batches with their seeds, from batches of images and of which of them count."""
+    """Batches with seeds, from batches of images (B, T, C, H, W) and masks (B, T), True for images that count."""
     before: Tensor | None = None
     for number, (episode, counted) in enumerate(episodes):
         yield Batch(episode, counted, before, seed_of(seed, number))
@@ -107,7 +107,7 @@ class Scores:
     Attributes:
         by_memory: scores (N,) by the memory that the images are read from: "own", and the controls "left_out", "other"
             and "empty", see `MEANINGS`.
-        seconds: time that each of them took.
+        seconds: time of each score.
         memory_kl: KL(q(M|X) || p(M)) / T in nats of each image's own memory, (N,); None where it is deterministic. The
             scores do not include it: they are conditional on a draw of the memory.
     """
@@ -133,8 +133,8 @@ def score_episodes(
 ) -> Scores:
     """Score the counted images of many episodes, read from the memories of `MEANINGS`.
 
-    The memory of "other" is also written without one of its images: in a memory of blocks, an empty block explains an
-    image of another episode better than a full one does, and "other" and "left_out" would not be comparable.
+    Control "other" also holds T - 1 images, so that it has as many empty blocks as "left_out". An empty block explains
+    an image that was not written better than a written block does: with T images, "other" would not be comparable.
 
     A single episode has no "other". An image alone in its episode has neither "other" nor "left_out". A memory of no
     scalars has no controls. A random memory is drawn once for each score. The scores depend neither on the number of
@@ -143,13 +143,14 @@ def score_episodes(
     Args:
         model: Pyro model in which images are independent given the memory.
         guide: its guide.
-        episodes: batches of images (B, T, C, H, W) and of which of them count (B, T); the same in every process.
+        episodes: batches of images (B, T, C, H, W) and masks (B, T), True for images that count; the same in every
+            process.
         plan: numbers of particles and steps.
         seed: seed of all draws.
         processes: processes that share the batches.
 
     Returns:
-        Scores of the N counted images, in order, on the CPU, with times that are summed over all batches.
+        Scores of the N counted images, in order, on the CPU; times are summed over all batches.
 
     Raises:
         InputError: see `importance_score`.
@@ -304,8 +305,8 @@ def summarize(score: ImportanceScore) -> dict[str, Any]:
 def inference_gap(score: ImportanceScore) -> dict[str, float]:
     """Amortisation and approximation gap of a score by `refined_proposal`, in nats per image.
 
-    The two add up to ln p-hat_K - ELBO. Sites whose q is not an independent normal (`low_rank`, `flow`) are not
-    refined; their whole gap counts as approximation gap.
+    Amortisation gap + approximation gap = ln p-hat_K - ELBO. Sites whose q is not an independent normal (`low_rank`,
+    `flow`) are not refined; their whole gap counts as approximation gap.
     """
     amortised, refined = (elbo.elbo for elbo in score.elbos)
     return {

@@ -53,8 +53,8 @@ def refine(
 
     Args:
         model: Pyro model; its parameters are not changed.
-        guide: a program for the given images, see `amortized`. Sites that are not in `start` are not changed; those of
-            them that are not reparametrised must not depend on parameters.
+        guide: a program for the given images, see `amortized`. Sites that are not in `start` are not changed. Such a
+            site must be reparametrised, or must not depend on parameters.
         start: initial normals by site, (B, T, *event); (K, B, T, *event) under a plate of K particles.
         episode: images (B, T, C, H, W).
         memory: (B, 1, ...) to read from; None if the guide writes.
@@ -97,9 +97,11 @@ def refined_proposal(
 ) -> Proposal:
     """The guide, the guide refined for each image within its own family, and a small share of the prior.
 
-    The ELBOs of the first two parts and ln p-hat_K split the inference gap (Cremer, Li & Duvenaud 2018). The
-    amortisation gap is the second ELBO minus the first. The approximation gap is ln p(x|M) minus the second ELBO; it
-    includes the error of an incomplete optimisation. Sites whose posterior is not normal are not refined.
+    Inference gap (Cremer, Li & Duvenaud 2018) = amortisation gap + approximation gap.
+    Amortisation gap = refined ELBO - ELBO: of the second and of the first part.
+    Approximation gap = ln p(x|M) - refined ELBO; it includes the error of an incomplete optimisation.
+
+    Sites whose posterior is not normal are not refined.
 
     Args:
         model: Pyro model.
@@ -133,11 +135,12 @@ def searching_proposal(
     """A proposal that searches a memory for the best read of an image that may not have been written to it.
 
     1. Pilot draws come from three parts: the guide; the guide's keys with z ~ p(z|M, y); and the prior.
-    2. The pilots are divided into groups. The pilot of largest weight in each group starts a refinement, of the model's
-       prior moved to that pilot. The prior of z is relative to what y reads, so that a wrong key does not make z
-       improbable.
+    2. The pilots are divided into groups, and the pilot of largest weight in each group is chosen. Each refinement
+       starts from a normal centred on that draw. The normal of z moves with the prior p(z|M, y), so that a wrong key
+       does not make z improbable.
     3. The refinement with the best ELBO is continued.
-    4. The proposal is a mixture of it and the three parts of the pilots, which keep the importance weights bounded.
+    4. The proposal is a mixture of this refined normal and the three parts of step 1, which bound the importance
+       weights.
 
     Args:
         model: Pyro model with normal priors.

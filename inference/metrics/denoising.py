@@ -38,9 +38,9 @@ class Denoising:
         cue: number of wrong pixels of the cue itself, (B, T).
         recall: iterative reading.
         completion: iterative reading with known missing pixels; the same as `recall` where the corruption hides none.
-        memoryless: the same networks without the memory, iterated alike, see `TrainedMemory.autoencode`.
+        memoryless: the same networks without the memory, iterated as often, see `TrainedMemory.autoencode`.
         nearest: the written image nearest to the cue in the visible pixels, an oracle that keeps all images; one step.
-            Its wrong pixels are those of that image; its nats are those of the memory's read of that image.
+            `wrong_pixels`: of the nearest image. `nats`: of the read with the nearest image as the cue.
     """
 
     cue: Tensor
@@ -90,7 +90,8 @@ def summarize_errors(errors: Errors) -> dict[str, list[float]]:
 def compare_first_with_last(errors: Errors) -> dict[str, Any]:
     """Paired differences of the last read minus the first, from `Errors` (S, N).
 
-    `drifted` is the share of images that are found by the first read and not by the last, `rescued` the reverse.
+    Shares of images: `drifted`: found by the first read, not by the last. `rescued`: found by the last read, not by the
+    first.
     """
     first, last = errors.found[0], errors.found[-1]
     change = (errors.wrong_pixels[-1] - errors.wrong_pixels[0]).double()

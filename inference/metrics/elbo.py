@@ -35,19 +35,19 @@ def mean_elbo(
 ) -> dict[str, float]:
     """Average the ELBO terms and the memory gain over the counted images of many episodes.
 
-    The memory gain is the conditional ELBO given the episode's own memory, minus that given the memory of the previous
-    episode (for the first episode, of the last one in its batch). It does not include the KL of a random memory. It is
-    reported only where every image has another memory, of at least one scalar, and the mean ELBO given it is finite.
+    Memory gain = ELBO(own memory) - ELBO(memory of another episode), without the KL of a random memory. The other
+    episode is the previous one; for the first episode, the last one in its batch. The gain is reported only if every
+    image has such a memory, the memory has at least one scalar, and the gain is finite.
 
-    The left-out ELBO is that of the last `left_out` images of each episode, read from a memory of the images before
-    them.
+    Left-out ELBO: of the last `left_out` images of each episode, read from a memory of the episode's other images.
 
     The results depend neither on the number of processes nor on the random state, which is left unchanged.
 
     Args:
         model: Pyro model.
         guide: its guide.
-        episodes: batches of images (B, T, C, H, W) and of which of them count (B, T); the same in every process.
+        episodes: batches of images (B, T, C, H, W) and masks (B, T), True for images that count; the same in every
+            process.
         seed: seed of all draws.
         processes: processes that share the batches.
         left_out: number of left-out images of an episode; reduced to half of a shorter episode.

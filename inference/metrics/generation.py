@@ -67,7 +67,7 @@ def nearest(images: Tensor, others: Tensor) -> Nearest:
 
 
 def near_distance(written_to_training: Nearest) -> float:
-    """Half the mean distance of written images to their nearest training image, up to which images count as near."""
+    """Largest near distance: half the mean distance of written images to their nearest training image."""
     return written_to_training.distance.mean().item() / 2
 
 
@@ -86,7 +86,7 @@ def measure(samples: Tensor, written: Tensor, other_episode: Tensor, training: T
 def covered(found: Nearest, images: int, near: float) -> Tensor:
     """Coverage by the first n samples, for n = 1 .. N, (N,).
 
-    An image is covered by a sample that is near it and has it as its nearest image.
+    An image is covered if it is some sample's nearest image, at a distance <= near.
 
     Args:
         found: the nearest image of each of the N samples.

@@ -127,14 +127,18 @@ class RenyiBound(ELBO):
 class DReGBound(RenyiBound):
     """IWAE with the doubly reparametrised gradient (DReG, Tucker et al. 2019), unbiased as IWAE's own.
 
-    The gradient of ln w with respect to a draw is weighted by w~^2, the square of the normalised importance weight. The
-    score term, the gradient of ln q with respect to the guide's parameters at a fixed draw, is omitted. The expectation
-    is unchanged, and the signal-to-noise ratio does not fall as K grows. With K = 1 this is "sticking the landing"
-    (Roeder et al. 2017).
+    w~ is the normalised importance weight. Each path of the gradient of ln w has a factor:
 
-    All other gradients are weighted by w~: those of the model's parameters, and those that reach the memory through
-    p(z|M, y). Those that reach the memory through draws from q(y|X, M) are weighted by w~^2. A random memory's own term
-    has the gradient of an ELBO.
+        path                                                          factor
+        draws of y and z to the guide's parameters                    w~^2
+        draws of y to the memory, by q(y|X, M)                        w~^2
+        ln q at a fixed draw (the score term)                         0
+        the model's parameters                                        w~
+        p(z|M, y) to the memory                                       w~
+        ln p(M) - ln q(M) of a random memory, outside of ln w         1, as in an ELBO
+
+    The expectation is that of IWAE's gradient, and the signal-to-noise ratio does not fall as K grows. With K = 1 this
+    gradient is "sticking the landing" (Roeder et al. 2017).
 
     An image's draws must not depend on one another in the guide (`latent_sees_read`): the density of one draw would
     then be differentiated through another (Bauer & Mnih 2021).

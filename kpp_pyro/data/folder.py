@@ -70,8 +70,8 @@ class FolderSplits:
 def find_pictures(data_dir: Path | str) -> FolderSplits:
     """Find the pictures below `data_dir`/train, `data_dir`/test and `data_dir`/validation.
 
-    A class is a folder directly below these, with all pictures in it at any depth. Pictures outside such folders form
-    one more class. Hidden files and folders, and files of other types, are ignored. Without a folder validation/, a
+    A class is a folder directly below a split, with all pictures in it at any depth. Pictures outside class folders
+    form one more class. Hidden files and folders, and files of other types, are ignored. Without validation/, a
     tenth of the training pictures (at most `MOST_VALIDATION_IMAGES`), chosen with `SPLIT_SEED`, is the validation set.
 
     Raises:
@@ -187,10 +187,10 @@ class FolderSampler:
     The interface and the order are those of `EpisodeSampler`, but `draw` returns pixels. The first draw starts the
     workers. Only the pictures of the next steps are in memory; every pass over the pictures decodes them again.
 
-    An unreadable picture is counted, and the first ten are named. In its episode it is replaced by a picture that is
-    not in the episode, and of the episode's classes if `classes_per_episode` is given; the choice depends on the
-    episode alone. If there is none, it is replaced by a copy of a picture of the episode; if there is none, by a black
-    image. More than 1 % of unreadable pictures are an error, see `Unreadable`.
+    Unreadable pictures are counted, and the first ten are named. The substitute of an unreadable picture is, in order:
+    another picture that is not in the episode; a copy of a picture of the episode; a black image. If
+    `classes_per_episode` is given, the other picture is of the episode's classes. The choice depends on the episode
+    alone. More than 1 % of unreadable pictures are an error, see `Unreadable`.
 
     Binarization "static" draws an image's bits by its number in the split (`binarize_alone`). With "static",
     `augment` moves the binarized images; otherwise it moves the grey images before they are binarized.
@@ -245,7 +245,7 @@ class FolderSampler:
     def draw(self, num_episodes: int) -> Tensor:
         """Pixels of this process's next B = `num_episodes` episodes, uint8 (B, T, 1, H, W) on the CPU.
 
-        They are in pinned memory if episodes are rendered on a GPU.
+        The pixels are in pinned memory if episodes are rendered on a GPU.
 
         Raises:
             InputError: `num_episodes` below 1, too many unreadable pictures, or a killed worker process.
@@ -284,7 +284,7 @@ class FolderSampler:
         return self.render(self.draw(num_episodes).to(self._device))
 
     def thresholded(self) -> Tensor:
-        """All readable pictures, decoded and compared with 1/2: bool (N, 1, H, W) on the device."""
+        """All readable pictures, decoded and thresholded at 1/2: bool (N, 1, H, W) on the device."""
         pictures = decode_pictures(self._files, self.image_shape[-1], self._workers, self._binarization)
         return pictures.images.to(self._device) > 127
 
@@ -313,7 +313,7 @@ class FolderSampler:
         self.load_order(state)
 
     def load_order(self, state: dict[str, Tensor]) -> None:
-        """Continue the order of another process's `state_dict()`; pixels are still drawn from the own generator."""
+        """Continue the order of another process's `state_dict()`. Rendering keeps this process's generator."""
         self.close()
         self.order.load_state_dict(state)
 

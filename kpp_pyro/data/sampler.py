@@ -32,8 +32,8 @@ class EpisodeSampler:
         binarization: of the pixels.
         seed: of the order and of the pixels.
         classes_per_episode: number of distinct classes of each episode; classes are ignored if None.
-        augment: shift and rotate the images at random before they are binarized. Images that are black and white
-            before are compared with 1/2 after, for any binarization.
+        augment: shift and rotate the images at random before they are binarized. Binary images are thresholded at 1/2
+            after augmentation, for any `binarization`.
         rank: of this process; each process gets other episodes and other pixels.
         ranks: number of processes that share the order.
 
@@ -80,7 +80,7 @@ class EpisodeSampler:
         """Do nothing: there are no worker processes to end."""
 
     def thresholded(self) -> Tensor:
-        """All images, compared with 1/2: bool (N, C, H, W)."""
+        """All images, thresholded at 1/2: bool (N, C, H, W)."""
         return self._images > 127
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -98,14 +98,14 @@ class EpisodeSampler:
         self.load_order(state)
 
     def load_order(self, state: dict[str, Tensor]) -> None:
-        """Continue the order of another process's `state_dict()`; pixels are still drawn from the own generator."""
+        """Continue the order of another process's `state_dict()`. Rendering keeps this process's generator."""
         self.order.load_state_dict(state)
 
 
 class EpisodeOrder:
     """Endless random rows of T distinct image numbers, the same on every machine and for any number of processes.
 
-    If `classes_per_episode` is None, all images are shuffled and cut into rows. When less than a row is left, they are
+    If `classes_per_episode` is None, all images are shuffled and cut into rows. When fewer than T are left, all are
     shuffled again, so that almost every image is used once before any is used twice. Otherwise each row is drawn
     independently, from `classes_per_episode` random classes. Process `rank` of `ranks` gets every `ranks`-th row.
 
@@ -288,7 +288,7 @@ def require_episode(classes: Tensor, episode_length: int, classes_per_episode: i
 
 
 def require_drawable(classes: Tensor, episode_length: int, classes_per_episode: int | None) -> None:
-    """Raise InputError unless any `classes_per_episode` classes have T images. Arguments as in `require_episode`."""
+    """Raise InputError if some `classes_per_episode` classes have fewer than T images; see `require_episode`."""
     require_episode(classes, episode_length, classes_per_episode)
     if classes_per_episode is None:
         return

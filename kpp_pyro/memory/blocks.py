@@ -109,10 +109,12 @@ class Addressing:
     """The map from keys to placements. For any key, the block is inside the memory.
 
     The memory is cut into N blocks. All keys inside a block read the same: along x and y, the centre is constant inside
-    a block and moves linearly to the next block within `edge` of a block's width. The zoom is 1, except for the largest
-    `broad` fraction of scales, over which it grows until the block spans the memory. (In the paper, zoom and shift are
-    linear in the CDF of the key, so that reads change smoothly.) The next largest `semantic` fraction of scales reads a
-    block semantically: it gives the prior of images that were not written, see `SemanticReading`.
+    a block and moves linearly to the next block within `edge` of a block's width. (In the paper, zoom and shift are
+    linear in the CDF of the key, so that reads change smoothly.) With u = Phi(scale), the scale of a key decides:
+
+        u <= sharp                a block as it was written, zoom 1;   sharp = 1 - semantic - broad
+        sharp < u <= 1 - broad    a block semantically, zoom 1: the prior of unwritten images, see `SemanticReading`
+        u > 1 - broad             a larger region; the zoom grows linearly in u until the region spans the memory
 
     Attributes:
         layout: of the memory.

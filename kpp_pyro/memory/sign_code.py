@@ -16,8 +16,8 @@ class SignCode:
 
         v = (2 k + 1) / 2^P - 1,   k = sum_i 2^(P - 1 - i) [z_i > 0]   for the P signs of a scalar
 
-    Levels are evenly spaced. None is zero, the value of unwritten blocks. A decoder gets the P unpacked signs, since a
-    smooth function of v would not separate thousands of levels.
+    Levels are evenly spaced. No level equals 0, the value of an unwritten block. A decoder gets the P unpacked signs,
+    since a smooth function of v would not separate thousands of levels.
 
     Attributes:
         signs: P, latents per scalar, 1 to 16.
@@ -26,7 +26,7 @@ class SignCode:
     signs: int
 
     def of(self, latent: Tensor) -> Tensor:
-        """Signs of latents, with the straight-through gradient of their tanh (Bengio et al. 2013); same shape."""
+        """Signs of latents, with the straight-through gradient of tanh(latent) (Bengio et al. 2013); same shape."""
         smooth = latent.tanh()
         return smooth + (torch.where(latent > 0, 1.0, -1.0).to(smooth.dtype) - smooth).detach()
 

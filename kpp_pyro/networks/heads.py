@@ -1,4 +1,4 @@
-"""Small networks and functions that end in the parameters of a normal distribution, and their precision.
+"""Heads: networks that return (loc, scale) of a normal; autocast wrappers.
 
 `InPrecision` and `fast_precision`: autocast. `positive` and `between`: scales. `LocScaleHead`: features to a posterior.
 `IdentityReading` and `NoReading`: a read block to the prior of a latent.

@@ -77,9 +77,11 @@ def in_halves(sharp: Normal, semantic: Normal, is_semantic: Tensor) -> Normal:
 
 
 class DecoderOfHalves(nn.Module):
-    """p(x | z) for latents of `SemanticReading`: one decoder for each half, whose logits are added.
+    """p(x | z) for latents z = (z_1, z_2) of `SemanticReading`: one decoder for each half.
 
-    The unused half is nearly constant, and so are its logits, for which the other decoder learns to compensate.
+        logits = sharp(z_1) + semantic(z_2)
+
+    The unused half of z is nearly constant, and adds nearly constant logits.
 
     Args:
         sharp: decoder of the first half.

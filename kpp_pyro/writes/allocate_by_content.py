@@ -48,8 +48,8 @@ class AllocateByContentWrite(BlockWrite):
     mean of its contents. The temperature decreases from round to round. The last assignment is rounded, with at most
     ceil(T R / N) contents per block. If T R <= N, T R blocks are used. The order of the images does not matter.
 
-    P has no gradient; the contents have one. A straight-through gradient of the last round's softmax made learning on
-    digits slower if there was a block for every content, and no better if there was not.
+    The contents have a gradient; P has none. Measured on digits: with a straight-through gradient of the last round's
+    softmax, training is slower (T R <= N) or no better (T R > N).
 
     Arguments are those of `BlockWrite`.
     """

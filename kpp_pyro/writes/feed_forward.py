@@ -47,17 +47,17 @@ class FeedForwardWrite(BlockWrite):
     the memory, mix the images that claim the same place, and neither can be read back. Here claims are balanced, so
     that every block gets equally many contents (Sinkhorn), and rounded. If T R <= N, every read has its own block.
 
-    Claims get the straight-through gradient of the balanced claims. It is almost zero: a block holds the mean of the
-    contents that are read there, so that another assignment changes the expected KL only through keys that read a wrong
-    block (tests show when the gradient is zero). Any balanced claims work; trained claims stay near the initial ones.
-    Packed signs have no gradient: then the parameters of the claims are frozen.
+    Claims get the straight-through gradient of the balanced claims. This gradient is almost zero: a block holds the
+    mean of the contents that are read there, so that another assignment changes the expected KL only through keys that
+    read a wrong block (tests show when the gradient is zero). Any balanced claims work; trained claims stay near the
+    initial ones. Packed signs have no gradient: then the parameters of the claims are frozen.
 
-    The posteriors of keys are normal, as in the paper, or of another family. Their centre is the block that the image
-    was written to, or the block that matches a cue best. Their scales are learned, relative to the block's size. A key
-    outside its block reads another image's block, which costs tens of thousands of nats if scales are small. An event
-    of one in ten thousand draws has no useful gradient, so that scales are bounded: of independent normal keys
-    (`mean_field`), a few draws in a million read a wrong block. Other families add to the scale and read wrong blocks
-    more often.
+    The posteriors of keys are normal, as in the paper, or of another family. The centre of a key's posterior is the
+    block that the image was written to, or the block that matches a cue best. The scales are learned, relative to the
+    block's size. A key outside its block reads another image's block, which costs tens of thousands of nats if the
+    scales of latents are small. Key scales are bounded: draws outside the block are too rare (1 in 10,000) to train the
+    scale. With the bound, independent normal keys (`mean_field`) read a wrong block in a few draws in a million. Other
+    families add to the scale and read wrong blocks more often.
 
     Args:
         layout: of a memory that whole blocks tile.

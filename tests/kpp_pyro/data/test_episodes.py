@@ -130,8 +130,14 @@ def test_impossible_training_episodes_are_refused(changes: dict, message: str) -
 
 
 def test_the_largest_possible_training_episode_is_drawn() -> None:
-    EpisodeSampler(numbered([0, 1, 1, 2, 2, 2, 2]), 7, "static", 0).sample(3)
-    EpisodeSampler(numbered([0, 1, 1, 2, 2, 2, 2]), 3, "static", 0, classes_per_episode=2).sample(3)
+    labels = torch.tensor([0, 1, 1, 2, 2, 2, 2])
+    of_all = EpisodeSampler(numbered(labels), 7, "static", 0).sample(3)
+    assert of_all.shape == (3, 7, 1, 1, BITS)
+    assert all(sorted(row) == list(range(7)) for row in numbers(of_all).tolist())
+    of_two_classes = EpisodeSampler(numbered(labels), 3, "static", 0, classes_per_episode=2).sample(20)
+    assert of_two_classes.shape == (20, 3, 1, 1, BITS)
+    assert all(len(set(row)) == 3 for row in numbers(of_two_classes).tolist())
+    assert all(len(row.unique()) <= 2 for row in labels[numbers(of_two_classes)])
 
 
 def test_bad_states_and_counts_are_named() -> None:
