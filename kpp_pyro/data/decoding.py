@@ -54,7 +54,7 @@ class Decoder(Dataset[Decoded]):
         image_size: H and W.
         static: binarize each image statically, by its number (`binarize_alone`).
         substituted: replace unreadable images by other images; if False, they are black.
-        classes: class of every image, (N,), to choose substitutes from the row's classes only; from all images if None.
+        classes: class of every image, (N,): substitutes are of the row's classes; of any class if None.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class _Slots(Dataset[tuple[int, int, dict[int, str]]]):
 
 
 class Decoding(Iterator[Decoded]):
-    """An iterator over decoded rows, in the order of the rows, which worker processes prefetch.
+    """An iterator over decoded rows, in the order of the rows; worker processes prefetch the rows.
 
     The processes end when the iterator is closed or garbage-collected, or when the program exits.
 
@@ -235,8 +235,8 @@ def _initialise_worker(_number: int) -> None:
 class Unreadable:
     """The unreadable images of a split: prints their names, counts them, and raises an error if there are too many.
 
-    There are too many above 1 % of the split. After n >= 100 images were tried, there are also too many above
-    0.01 n + 5 sqrt(0.01 n), five standard deviations of such a count: above 6 of 100, 25 of 1,000, 150 of 10,000.
+    The limit is 1 % of the split. After n >= 100 tries the limit is also 0.01 n + 5 sqrt(0.01 n), the mean and five
+    standard deviations of the count at a share of 1 %: 6 of 100, 25 of 1,000, 150 of 10,000.
 
     Args:
         folder: of the split.
