@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
@@ -39,10 +39,6 @@ class ConfigPart(BaseModel):
         if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
             raise ValueError(f"expected a value other than true or false, found {value}")
         return value
-
-    def replace(self, **values: Any) -> Self:
-        """A copy with other values of some fields; all fields are validated again."""
-        return type(self)(**{**dict(self), **values})
 
 
 def name_in(registry: Mapping[str, Any]) -> AfterValidator:

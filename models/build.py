@@ -36,7 +36,9 @@ def build(config: PairConfig, image_shape: ImageShape, device: torch.device | st
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         parts = Parts.of(config, image_shape, dtype_of(config.precision, device))
-        return MODELS[config.program.model].build(parts).to(device)
+        pair: Pair = MODELS[config.program.model].build(parts).to(device)
+        pair.model.likelihood = config.program.likelihood  # here, since every model has one
+        return pair
 
 
 def dtype_of(precision: str, device: torch.device) -> torch.dtype:

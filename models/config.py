@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from kpp_pyro.config_part import ConfigPart, Count, Natural, flag, name_in
 from kpp_pyro.errors import InputError
+from kpp_pyro.likelihoods import LIKELIHOODS
 from kpp_pyro.memory.blocks import MemoryLayout
 from kpp_pyro.memory.matrix import PSEUDO_INVERSE_STEPS
 from kpp_pyro.memory.sign_code import MOST_SIGNS
@@ -28,6 +29,8 @@ class ProgramConfig(ConfigPart):
 
     model: Annotated[str, name_in(MODELS)] = "kanerva_plus_plus"
     """The memory model. vae has no memory; the other rivals' are matrices, --memory-rows x --latent-size (32 x 100)."""
+    likelihood: Annotated[str, name_in(LIKELIHOODS)] = "bernoulli"
+    """p(x | z): bernoulli, of binary pixels that are independent given z."""
     key_prior: Annotated[str, name_in(KEY_PRIORS)] = "standard_normal"
     """p(y): standard_normal, learned_gaussian, vamp (a mixture of the keys of learned pseudo-episodes) or flow."""
     latent_prior: Annotated[str, name_in(LATENT_PRIORS)] = "memory"
@@ -97,6 +100,9 @@ class MemoryConfig(ConfigPart):
         return MemoryLayout(*sizes, self.reads)
 
 
+_DEFAULT_SIZES = NETWORKS["mlp"].sizes["tiny"]
+
+
 class NetworkConfig(ConfigPart):
     """Encoder and decoder."""
 
@@ -104,9 +110,9 @@ class NetworkConfig(ConfigPart):
     """mlp (LayerNorm; much cheaper on a CPU) or conv (GroupNorm; image sides multiples of 4, 16 to 64)."""
     preset: Size = "tiny"
     """Size that sets --width and --depth where they are not given."""
-    width: Count = 256
+    width: Count = _DEFAULT_SIZES[0]
     """Units of an MLP, or channels at half resolution."""
-    depth: Count = 1
+    depth: Count = _DEFAULT_SIZES[1]
     """Residual blocks (at each resolution), and attention layers with --episode-encoder attention."""
     episode_encoder: Annotated[str, name_in(EPISODE_ENCODERS)] = "independent"
     """What an image's encoding depends on: that image alone (independent), channels of its neighbours too
@@ -120,8 +126,9 @@ class NetworkConfig(ConfigPart):
         """Set width and depth, where they are not given, to those of the networks at this preset."""
         if not isinstance(values, dict):
             return values
-        family = NETWORKS.get(str(values.get("networks", "mlp")))
-        sizes = family.sizes.get(str(values.get("preset", "tiny"))) if family else None
+        chosen = {name: cls.model_fields[name].default for name in ("networks", "preset")} | values
+        family = NETWORKS.get(str(chosen["networks"]))
+        sizes = family.sizes.get(str(chosen["preset"])) if family else None
         return values if sizes is None else {"width": sizes[0], "depth": sizes[1], **values}
 
 

@@ -69,7 +69,7 @@ class MemoryModel(ProgramModule):
         M   ~ p(M)             observed where a memory is given
         y_t ~ p(y)
         z_t ~ p(z | M, y_t)
-        x_t ~ p(x | z_t)       Bernoulli on logits
+        x_t ~ p(x | z_t)       by `likelihood`, the name of a registered likelihood
 
     Args:
         key_prior: p(y); None for a model without keys, which reads nothing.
@@ -78,7 +78,7 @@ class MemoryModel(ProgramModule):
         dtype: precision in which the decoder runs.
     """
 
-    likelihood = "bernoulli"
+    likelihood = "bernoulli"  # name of p(x | z)
     addressing: Addressing | None = None  # key -> place; None for a memory without blocks
 
     def __init__(
@@ -259,7 +259,7 @@ class MemoryGuide(ProgramModule):
                 random state. A deterministic memory draws nothing.
         """
         posterior = self.memory_posterior(self.encode(episode))
-        if seed is None:
+        if seed is None or isinstance(posterior, dist.Delta):
             return posterior.sample()
         with torch.random.fork_rng(devices=[episode.device] if episode.device.type == "cuda" else []):
             torch.manual_seed(seed)

@@ -7,7 +7,6 @@ Config.read("runs/mnist/config.json", steps=100)    the configuration of a run, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from inference.runs.presets import preset_of, read_yaml
 from inference.runs.rules import require_consistent
 from kpp_pyro.config_part import ConfigPart, did_you_mean, flag
 from kpp_pyro.errors import InputError
+from kpp_pyro.files.run_folder import read_config
 from models.config import PairConfig
 
 
@@ -61,6 +61,8 @@ class Config(PairConfig):
     def read(cls, path: Path | str, /, **given: Any) -> Self:
         """Read the config.json of a run, or a YAML file of fields by name (see `preset`), and change the given fields.
 
+        A given name changes what its preset sets, see `replace`.
+
         Raises:
             InputError: no such file, a file with other content, or an invalid field.
         """
@@ -69,13 +71,7 @@ class Config(PairConfig):
             fields = read_yaml(path)
             with naming(path):
                 return cls.preset(**{**fields, **given})
-        try:
-            content = json.loads(path.read_text())["config"]
-        except OSError as error:
-            raise InputError(f"{path}: expected a configuration, found none ({error.strerror})") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: expected the config.json of a run, found another file ({error!r})") from error
-        return cls.from_json(content, path).replace(**given)
+        return cls.from_json(read_config(path), path).replace(**given)
 
     @classmethod
     def from_json(cls, content: Any, source: Path | str) -> Self:
@@ -139,11 +135,23 @@ class Config(PairConfig):
         }
 
     def replace(self, **values: Any) -> Self:
-        """The same configuration with other values of some fields, by name; no preset is applied."""
-        fields = self.flat()
-        if "width" not in values and {"networks", "preset"} & values.keys():  # the networks' preset sets both again
+        """The same configuration with other values of some fields, by name.
+
+        What a preset sets changes with the name that selects the preset: `replace(write="feed_forward")` also sets the
+        layout of that write, and `replace(preset="small")` width and depth. Fields among `values` are not changed so.
+
+        Raises:
+            InputError: an unknown field, a value that it cannot hold, or parts that cannot be combined.
+        """
+        fields, defaults = self.flat(), self.defaults()
+        before, after = preset_of(fields), preset_of({**fields, **values})
+        moved = {
+            name: after.get(name, defaults[name]) for name in before | after if before.get(name) != after.get(name)
+        }
+        changed = {**moved, **values}
+        if {"networks", "preset"} & changed.keys():  # these set width and depth again
             del fields["width"], fields["depth"]
-        return type(self).from_flat({**fields, **values})
+        return type(self).from_flat({**fields, **changed})
 
 
 @contextmanager

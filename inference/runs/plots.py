@@ -13,7 +13,7 @@ from inference.runs.load import Run
 from inference.tracing import own_randomness, site_mean, trace_pair
 from inference.trained_memory import Memory, TrainedMemory
 from kpp_pyro import plots
-from kpp_pyro.corruptions import Corrupted, corrupt
+from kpp_pyro.corruptions import Corrupted, corrupt, find_corruption
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.files.run_folder import RunFolder
 from models.pair import Pair
@@ -71,23 +71,25 @@ def plot_denoising_figures(run: Run) -> dict[str, Figure]:
     titles = ["clean", "cue", *(f"{step} read{'s' * (step > 1)}" for step in shown)]
     for corruption in dict.fromkeys(result["corruption"] for result in results):
         strengths = [result["strength"] for result in results if result["corruption"] == corruption]
-        cases = {}
+        hides, cases = find_corruption(corruption).hides, {}
         for turn, strength in enumerate(strengths):  # other images for each strength
             corrupted = corrupt(images, corruption, strength, torch.Generator().manual_seed(settings["seed"]))
-            rows = _denoised(run.memory, images, corrupted, shown)
+            rows = _denoised(run.memory, images, corrupted, hides, shown)
             cases[strength] = rows.roll(-turn * _DENOISED, 0)[:_DENOISED]
-        known = ["hole known"] if corruption == "mask" else []
+        known = ["hole known"] if hides else []
         name = f"denoise_{corruption}"
         figures[name] = plots.plot_denoising(corruption, cases, titles + known, folder / f"{name}.png")
     return figures
 
 
-def _denoised(trained: TrainedMemory, images: Tensor, corrupted: Corrupted, reads: Sequence[int]) -> Tensor:
+def _denoised(
+    trained: TrainedMemory, images: Tensor, corrupted: Corrupted, hides: bool, reads: Sequence[int]
+) -> Tensor:
     """Images (T, C, H, W): clean, corrupted, after some reads, and completed if pixels are hidden; (T, n, C, H, W)."""
     memory = trained.write(images)
     recalled = trained.recall(memory, corrupted.images, max(reads))
     columns = [images, corrupted.images, *(recalled[step - 1].images for step in reads)]
-    if corrupted.hidden.any():
+    if hides:
         columns.append(trained.complete(memory, corrupted.images, corrupted.hidden, max(reads))[-1].images)
     return torch.stack(columns, 1)
 

@@ -12,22 +12,21 @@ import yaml
 from kpp_pyro.errors import InputError
 
 PRESETS = Path(__file__).parents[2] / "experiments" / "configs" / "presets"
-_SIGNS_OBJECTIVE = "mean_field"  # single draws of the latent's KL do not train signs
 
 
 def preset_of(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """The fields set by presets, the files `PRESETS`/FIELD/NAME.yaml.
 
     Args:
-        chosen: every field by name; NAME is the value of FIELD.
+        chosen: every field by name; NAME is the value of FIELD. The file any.yaml is for values without one, but not
+            for None.
     """
     found: dict[str, Any] = {}
-    if chosen["signs_per_scalar"]:
-        found["objective"] = _SIGNS_OBJECTIVE
     for folder in sorted(PRESETS.iterdir()):
-        path = folder / f"{chosen[folder.name]}.yaml"
-        if path.is_file():
-            found |= read_yaml(path)
+        value = chosen[folder.name]
+        paths = [] if value is None else [folder / f"{value}.yaml", folder / "any.yaml"]
+        path = next((path for path in paths if path.is_file()), None)
+        found |= read_yaml(path) if path else {}
     return found
 
 

@@ -35,12 +35,14 @@ class Corruption:
         meaning: meaning of the strength, in a few words.
         strengths: default strengths of experiments, in increasing order.
         largest: largest strength that is allowed; infinite if there is no limit.
+        hides: whether some corrupted pixels are known to be missing.
     """
 
     apply: Callable[[Tensor, float, torch.Generator | None], Corrupted]
     meaning: str
     strengths: tuple[float, ...]
     largest: float
+    hides: bool = False
 
 
 CORRUPTIONS: dict[str, Corruption] = {}
@@ -48,7 +50,7 @@ CORRUPTIONS: dict[str, Corruption] = {}
 
 
 def corrupt(images: Tensor, corruption: str, strength: float, generator: torch.Generator | None = None) -> Corrupted:
-    """Corrupt images: independent pixels, or (`mask`) an independent rectangle of each image.
+    """Corrupt images, independently of each other.
 
     Args:
         images: intensities in [0, 1], (..., C, H, W).

@@ -33,7 +33,7 @@ _TRIES = 100  # substitutes that are tried for a row
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedRow:
     """A decoded row of images.
 
     Attributes:
@@ -45,7 +45,7 @@ class Decoded:
     failures: dict[int, str]
 
 
-class Decoder(Dataset[Decoded]):
+class Decoder(Dataset[DecodedRow]):
     """Decodes rows of images by their numbers. The result depends on the row alone, not on the process.
 
     Args:
@@ -69,14 +69,14 @@ class Decoder(Dataset[Decoded]):
         self.folder, self.names, self.image_size = folder, names, image_size
         self.static, self.substituted, self.classes = static, substituted, classes
 
-    def __getitem__(self, numbers: list[int]) -> Decoded:
+    def __getitem__(self, numbers: list[int]) -> DecodedRow:
         """Decode the images of a row of T numbers."""
         failures = dict[int, str]()
         pixels = torch.zeros(len(numbers), 1, self.image_size, self.image_size, dtype=torch.uint8)
         missing = [place for place, number in enumerate(numbers) if not self._read(number, pixels[place], failures)]
         if self.substituted and missing:
             self._substitute(numbers, missing, pixels, failures)
-        return Decoded(pixels, failures)
+        return DecodedRow(pixels, failures)
 
     def _substitute(self, numbers: list[int], missing: list[int], pixels: Tensor, failures: dict[int, str]) -> None:
         """Fill the missing places of a row with substitutes, or else with copies of the row's readable images."""
@@ -126,7 +126,7 @@ class _Slots(Dataset[tuple[int, int, dict[int, str]]]):
         return slot, len(numbers), decoded.failures
 
 
-class Decoding(Iterator[Decoded]):
+class Decoding(Iterator[DecodedRow]):
     """An iterator over decoded rows, in the order of the rows; worker processes prefetch the rows.
 
     The processes end when the iterator is closed or garbage-collected, or when the program exits.
@@ -169,7 +169,7 @@ class Decoding(Iterator[Decoded]):
         """End the processes."""
         self.close()
 
-    def __next__(self) -> Decoded:
+    def __next__(self) -> DecodedRow:
         """Wait for the next row and return it.
 
         Raises:
@@ -183,7 +183,7 @@ class Decoding(Iterator[Decoded]):
             if not is_lost_worker(error):
                 raise
             raise InputError(f"{self._folder}: {describe_lost_worker(error)}") from error
-        return Decoded(self._shared[slot, :length], failures)
+        return DecodedRow(self._shared[slot, :length], failures)
 
     def __del__(self) -> None:
         """End the processes."""

@@ -17,6 +17,8 @@ import torch
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.atomic import atomic_write, writing
 
+VERSION = 2
+"""Version of config.json; runs of another version cannot be loaded."""
 _LIBRARIES = ("torch", "torchvision", "pyro-ppl", "numpy", "scipy", "scikit-learn", "matplotlib", "arviz")
 
 
@@ -90,21 +92,16 @@ class RunFolder:
         if self.config.exists():
             old = json.loads(self.config.read_text())
             earlier = [*old.get("earlier_environments", []), old.get("environment")]
-        content = {"config": config, "sizes": sizes, "environment": environment(), "earlier_environments": earlier}
-        write_json(self.config, content)
+        now = {"config": config, "sizes": sizes, "environment": environment(), "earlier_environments": earlier}
+        write_json(self.config, {"version": VERSION, **now})
 
     def read_config(self) -> dict[str, Any]:
         """Read the resolved configuration.
 
         Raises:
-            InputError: the file was not written by `write_config`.
+            InputError: the file was not written by `write_config`, or by that of another version.
         """
-        try:
-            return dict(json.loads(self.config.read_text())["config"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{self.config}: expected a configuration written by svi_train, found {error!r}"
-            ) from error
+        return read_config(self.config)
 
     def read_image_shape(self) -> tuple[int, int, int]:
         """Read the image shape (C, H, W) of the run.
@@ -174,6 +171,24 @@ class RunFolder:
         records = self.read_metrics()
         kept = [json.dumps(record) for record in records if record["step"] <= step and record["split"] != "test"]
         write_text(self.metrics, "".join(f"{line}\n" for line in kept))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the configuration in a run's config.json.
+
+    Raises:
+        InputError: no such file, another file, or the config.json of another version.
+    """
+    try:
+        content = json.loads(path.read_text())
+        config, found = dict(content["config"]), content.get("version", 1)
+    except OSError as error:
+        raise InputError(f"{path}: expected a configuration, found none ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: expected the config.json of a run, found another file ({error!r})") from error
+    if found != VERSION:
+        raise InputError(f"{path}: expected a run of version {VERSION}, found one of version {found}; train it again")
+    return config
 
 
 def _read_report(path: Path, script: str, key: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from experiments.shared.ablation.running import Task, run_tasks, threads_of_each
 from experiments.shared.ablation.table import as_csv, describe_ablation
 from experiments.svi_train import new_run, parse
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.run_folder import environment, write_json
+from kpp_pyro.files.run_folder import VERSION, environment, write_json
 from kpp_pyro.plots import plot_ablation
 from tests.experiments.running import ROOT, refused, run
 
@@ -137,7 +137,7 @@ def test_a_grid_that_is_none_gets_one_sentence(content, named, tmp_path):
         (["nowhere.yaml"], "nowhere.yaml"),
         (["--vary", "write"], "--vary"),
         (["--vary", "wriet=allocate"], "expected another name (did you mean write?), found wriet"),
-        (["--vary", "zzz=1"], "expected names among model, key_prior"),
+        (["--vary", "zzz=1"], "expected names among model, likelihood"),
         ([CONFIGS_FOLDER / "memories.yaml", "--vary", "write=allocate,feed_forward"], "model and write"),
         (["--vary", "write="], "list of values"),
         (["--vary", "write=allocate,"], "one value"),
@@ -224,7 +224,7 @@ def cell(tmp_path: Path) -> Cell:
 def leave(cell: Cell, steps: int = 5, done: bool = False, images: int | None = None, **settings: Any) -> None:
     """Leave what a run of this cell leaves; `images` are those scored, if it is."""
     config = read_flags(cell.flags).replace(steps=steps, device="cuda:7", data_dir="/elsewhere")
-    write_after_making(cell.folder / "config.json", {"config": config.to_json()})
+    write_after_making(cell.folder / "config.json", {"version": VERSION, "config": config.to_json()})
     records = [{"step": 5, "split": "validation", "training_seconds": 1.5}, *([{"step": 5, "split": "test"}] * done)]
     (cell.folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     if images is not None:
@@ -376,7 +376,7 @@ def test_the_memory_gain_is_that_of_the_test_set(cell):
         "environment": environment(),
     }
     write_json(cell.folder / "evaluation.json", content)
-    config = {"config": {"training": {"steps": 5}}}
+    config = {"version": VERSION, "config": {"training": {"steps": 5}}}
     write_json(cell.folder / "config.json", config)
     record = {"step": 5, "split": "validation", SECONDS: 1.5, GAIN: 7.0}
     records = [record, {"step": 5, "split": "test"}]

@@ -442,7 +442,7 @@ def test_a_configuration_in_yaml_is_as_flags_are_and_others_go_before_it(tmp_pat
         ("flags.yaml", "steps: soon", "--steps: expected a whole number, found soon"),
         ("flags.yaml", "- steps", "mapping"),
         ("config.json", "{}", "config.json of a run"),
-        ("config.json", '{"config": {"data": {"stepps": 7}}}', "stepps"),
+        ("config.json", '{"version": 2, "config": {"data": {"stepps": 7}}}', "stepps"),
     ],
 )
 def test_a_configuration_that_is_none_is_refused_by_name(name, content, named, tmp_path):

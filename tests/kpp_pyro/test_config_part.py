@@ -133,17 +133,6 @@ def test_a_part_is_frozen():
     assert part == Part() and hash(part) == hash(Part())
 
 
-def test_another_one_with_other_values_is_checked_anew():
-    part = Part(layer_count=3)
-    assert part.replace(seed=4) == Part(layer_count=3, seed=4) and part == Part(layer_count=3)
-    with pytest.raises(InputError, match="--layer-count: expected at least 1, found 0"):
-        part.replace(layer_count=0)
-    with pytest.raises(InputError, match=r"--rate: expected at least --decay, found 0.5"):
-        part.replace(decay=0.6)
-    with pytest.raises(InputError, match=r"--seeds: .*did you mean seed"):
-        part.replace(seeds=3)
-
-
 def test_what_is_stored_as_json_is_read_back():
     part = Part(colour="green", folder="pictures", seed=3)
     assert Part(**json.loads(json.dumps(part.model_dump(mode="json")))) == part

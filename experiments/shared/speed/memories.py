@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -90,9 +90,9 @@ def operations(pair: Pair, length: int) -> Timed:
 
 
 def _without_encoder(guide: MemoryGuide) -> MemoryGuide:
-    """The same guide with the same parameters, for episodes that are already features."""
-    other = copy(guide)
-    other._modules = {**guide._modules, "encoder": nn.Identity()}
+    """A copy of the guide, for episodes that are already features."""
+    other = deepcopy(guide)
+    other.encoder.network = nn.Identity()
     return other
 
 

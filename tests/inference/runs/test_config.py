@@ -15,6 +15,7 @@ from inference import Config, InputError, build
 from inference.objectives import OBJECTIVES
 from inference.runs.config_parts import spare_cores
 from kpp_pyro.data import DATASETS
+from kpp_pyro.files.run_folder import VERSION
 from kpp_pyro.networks import EPISODE_ENCODERS, NETWORKS
 from kpp_pyro.posteriors import POSTERIORS
 from kpp_pyro.priors import KEY_PRIORS, LATENT_PRIORS
@@ -56,7 +57,7 @@ def content_of(config: Config) -> dict[str, dict[str, object]]:
 
 def run_file(folder: Path, config: Config) -> Path:
     path = folder / "config.json"
-    path.write_text(json.dumps({"config": config.to_json(), "sizes": {}}))
+    path.write_text(json.dumps({"version": VERSION, "config": config.to_json(), "sizes": {}}))
     return path
 
 
@@ -93,13 +94,13 @@ def test_one_with_every_field_changed_survives_json():
     assert config.flat().items() >= changes.items()
 
 
-def test_the_file_of_a_run_is_read_with_changes_and_without_presets(tmp_path):
+def test_the_file_of_a_run_is_read_with_changes_and_the_presets_of_changed_names(tmp_path):
     config = Config.preset("omniglot", write="feed_forward")
     path = run_file(tmp_path, config)
     assert Config.read(path) == Config.read(str(path)) == config
     changed = Config.read(path, dataset="mnist", steps=3)
     assert changed == config.replace(dataset="mnist", steps=3)
-    assert changed.data.augment and changed.network.preset == "medium"
+    assert not changed.data.augment and changed.network.preset == "small"
 
 
 def test_a_yaml_file_of_fields_is_read_with_presets(tmp_path):
@@ -118,11 +119,24 @@ def test_a_yaml_file_of_fields_is_read_with_presets(tmp_path):
         ("none.yaml", None, r"expected a YAML file, found none \(No such file or directory\)"),
         ("other.json", "{}", r"expected the config.json of a run, found another file \(KeyError\('config'\)\)"),
         ("other.json", "[", "expected the config.json of a run, found another file .*"),
-        ("other.json", '{"config": 3}', "expected a configuration, found 3"),
-        ("other.json", '{"config": {"training": 3}}', "--training: expected a mapping, found 3"),
-        ("other.json", '{"config": {"trainin": {}}}', r"--trainin: expected one of .*\(did you mean training\?\)"),
-        ("other.json", '{"config": {"training": {"stepz": 3}}}', r"--stepz: expected .*\(did you mean steps\?\)"),
-        ("other.json", '{"config": {"training": {"steps": 0}}}', "--steps: expected at least 1, found 0"),
+        ("other.json", '{"config": 3}', "expected the config.json of a run, found another file .*"),
+        (
+            "other.json",
+            '{"config": {"content_step_size": 1}}',
+            "expected a run of version 2, found one of version 1; .*",
+        ),
+        ("other.json", '{"version": 2, "config": {"training": 3}}', "--training: expected a mapping, found 3"),
+        (
+            "other.json",
+            '{"version": 2, "config": {"trainin": {}}}',
+            r"--trainin: expected one of .*\(did you mean training\?\)",
+        ),
+        (
+            "other.json",
+            '{"version": 2, "config": {"training": {"stepz": 3}}}',
+            r"--stepz: expected .*\(did you mean steps\?\)",
+        ),
+        ("other.json", '{"version": 2, "config": {"training": {"steps": 0}}}', "--steps: expected at least 1, found 0"),
         ("other.yaml", "- 3", r"expected a mapping, found \[3\]"),
         ("other.yaml", "{", "expected YAML, found .*"),
         ("other.yaml", "steps: 3\nsteps: 4", "expected each key once in the mapping of line 1, found steps twice"),
@@ -193,7 +207,7 @@ def test_parts_and_configurations_do_not_change():
         config.seed = 3
     with pytest.raises(ValueError, match="frozen"):
         config.training.steps = 3
-    assert config.training.replace(steps=3).steps == 3 and config.training.steps == 2500
+    assert config.replace(steps=3).training.steps == 3 and config.training.steps == 2500
 
 
 def test_another_size_brings_its_width_and_depth_unless_they_are_given():
@@ -202,7 +216,7 @@ def test_another_size_brings_its_width_and_depth_unless_they_are_given():
     assert (config.replace(steps=3).network.width, config.replace(steps=3).network.depth) == (33, 2)
     assert config.replace(preset="base").network == NetworkConfig(preset="base")
     assert config.replace(networks="conv").network == NetworkConfig(networks="conv")
-    assert config.replace(preset="base", width=40).network == NetworkConfig(preset="base", width=40, depth=2)
+    assert config.replace(preset="base", width=40).network == NetworkConfig(preset="base", width=40)
 
 
 @pytest.mark.parametrize("networks", NETWORKS)

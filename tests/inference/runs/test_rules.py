@@ -142,7 +142,7 @@ CHOICES = {
 def refusal(**changes: object) -> str:
     """The sentence in which a change of the defaults is refused."""
     with pytest.raises(InputError) as error:
-        Config().replace(**changes)
+        Config.from_flat(changes)
     return str(error.value)
 
 
@@ -176,7 +176,7 @@ def test_every_two_choices_go_together_or_one_of_them_is_named():
     for both in combinations(changed, 2):
         changes = dict(both)
         try:
-            Config().replace(**changes)
+            Config.from_flat(changes)
         except InputError as error:
             refusals += 1
             found = SENTENCE.fullmatch(str(error))
@@ -253,7 +253,7 @@ def test_images_have_sides_that_every_network_can_halve_twice(side):
 
 def refusal_of_rounding(changes: dict[str, object], bits: int, pair: object = None) -> str:
     with pytest.raises(InputError) as error:
-        quantize(Rounded(Config().replace(**changes), pair), bits)
+        quantize(Rounded(Config.from_flat(changes), pair), bits)
     return str(error.value)
 
 
@@ -287,7 +287,7 @@ def test_what_cannot_be_rounded_is_refused_in_a_sentence(changes, sentence):
 
 @pytest.mark.parametrize("changes", [*({"write": write} for write in WRITES), SEMANTIC, {"episode_length": 32}])
 def test_contents_that_have_a_block_of_their_own_may_be_rounded(changes):
-    config = Config().replace(width=16, **changes)
+    config = Config.from_flat({"width": 16, **changes})
     for bits in (2, 8, 16):
         pair = build(config, (1, 16, 16))
         quantize(Rounded(config, pair), bits)
@@ -308,7 +308,7 @@ def test_contents_that_have_a_block_of_their_own_may_be_rounded(changes):
     ],
 )  # fmt: skip
 def test_signs_and_semantic_reads_go_with_all_else_that_knows_its_blocks(changes):
-    assert changes.items() <= Config().replace(**changes).flat().items()
+    assert changes.items() <= Config.from_flat(changes).flat().items()
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_signs_and_semantic_reads_go_with_all_else_that_knows_its_blocks(changes
     ],
 )
 def test_contents_that_are_latents_may_be_prepared(changes):
-    assert Config().replace(**changes).program.content_steps == 3
+    assert Config.from_flat(changes).program.content_steps == 3
 
 
 @pytest.mark.parametrize(("guide", "prior"), [*product(POSTERIORS, KEY_PRIORS)])

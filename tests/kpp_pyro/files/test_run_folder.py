@@ -73,7 +73,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path, name):
 )
 def test_a_damaged_configuration_is_refused(run, content):
     run.config.write_bytes(content)
-    with pytest.raises(InputError, match=f"^{run.config}: expected a configuration"):
+    with pytest.raises(InputError, match=f"^{run.config}: expected the config.json of a run"):
         run.read_config()
 
 
