@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,8 +75,17 @@ class Memory:
         author: `TrainedMemory.fingerprint` of the model that wrote it.
     """
 
-    value: Tensor = field(repr=False)
+    value: Tensor
     author: str
+
+    def __repr__(self) -> str:
+        """Shape, and the beginning of the author."""
+        return f"Memory(shape={self.shape}, author={self.author[:8]!r})"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the value."""
+        return tuple(self.value.shape)
 
     def __getitem__(self, index: int | slice) -> Memory:
         """One of B memories, or a slice of them."""

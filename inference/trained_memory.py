@@ -322,6 +322,8 @@ class TrainedMemory:
 
     def _value(self, memory: Memory, name: str = "memory") -> Tensor:
         """Memories (B, 1, *memory_shape), checked to be of this model."""
+        if not isinstance(memory, Memory):
+            raise InputError(f"{name}: expected a Memory, from write or load, found {type(memory).__name__}")
         shape, event = tuple(memory.value.shape), self.model.memory_shape
         if shape[-len(event) :] != event or len(shape) > len(event) + 1 or not memory.value.numel():
             raise InputError(f"{name}: expected memories of shape {event} of this model, found {shape}")
@@ -330,7 +332,9 @@ class TrainedMemory:
                 f"{name}: expected one written by this model ({self.fingerprint[:12]}), "
                 f"found one of another ({memory.author[:12] or 'unknown'})"
             )
-        return memory.value.to(self.device).reshape(-1, 1, *event)
+        if not memory.value.is_floating_point() or not memory.value.isfinite().all():
+            raise InputError(f"{name}: expected finite floats, found {_described(memory.value)}")
+        return memory.value.to(self.device, self.dtype).reshape(-1, 1, *event)
 
     def _batch(self, memory: Memory) -> tuple[int, ...]:
         """(B,), or () for a single memory."""
@@ -362,6 +366,8 @@ class TrainedMemory:
 
     def _keys(self, memory: Memory, keys: Tensor) -> Tensor:
         """Keys (B, N, *key_shape), checked, on the model's device."""
+        if not isinstance(keys, Tensor):
+            raise InputError(f"keys: expected a torch tensor, found {type(keys).__name__}")
         event, batch = self.model.key_shape, self._batch(memory)
         shape = tuple(keys.shape)
         if (shape[: len(batch)], shape[len(batch) + 1 :]) != (batch, event):

@@ -1,16 +1,18 @@
-"""Parts of memory models, and the public API of `inference` as lazy attributes (SPEC 1).
+"""Kanerva++ and its rivals: train, load and use memory models; and the parts that they are built from.
 
     import kpp_pyro as kpp
 
     run = kpp.load("runs/mnist")
     memory = run.memory.write(images)
 
-`import kpp_pyro` alone does not import `inference`: the first use of a name of the API does.
+The public API is that of `inference`, imported at the first use of one of its names. Sub-packages: `memory`, `writes`,
+`priors`, `posteriors`, `likelihoods`, `networks`, `distributions`, `corruptions`, `data`, `files` and `plots`.
 """
 
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -21,6 +23,8 @@ def __getattr__(name: str) -> Any:
     """Look up a name of the public API."""
     if name == "__version__":
         return _version()
+    if name == "__all__":
+        return _api().__all__
     if name.startswith("_") or name not in (api := _api()).__all__:
         raise AttributeError(f"module 'kpp_pyro' has no attribute {name!r}")
     return getattr(api, name)
@@ -28,7 +32,8 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """Names of this package and of the public API."""
-    return sorted({*globals(), "__version__", *_api().__all__})
+    packages = [module.name for module in pkgutil.iter_modules(__path__)]
+    return sorted({"__all__", "__doc__", "__name__", "__version__", *packages, *_api().__all__})
 
 
 def _api() -> Any:

@@ -32,6 +32,9 @@ class ConfigPart(BaseModel):
         except ValidationError as error:
             raise as_input_error(error, type(self)) from None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise InputError(f"{name}: expected config.replace({name}=...), which makes another one, found an assignment")
+
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_bool(cls, value: Any, info: ValidationInfo) -> Any:

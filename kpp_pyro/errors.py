@@ -8,3 +8,21 @@ class InputError(ValueError):
 
     Scripts print it without a traceback and exit with status 2.
     """
+
+
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading the content of a damaged file raises."""
+
+
+def reason(error: Exception) -> str:
+    """An exception that reading a file has raised, in at most 100 characters of text."""
+    if isinstance(error, UnicodeDecodeError):
+        return "bytes that are not text"
+    if isinstance(error, RecursionError):
+        return "too many nested levels"
+    if isinstance(error, KeyError):
+        return f"no {error.args[0]}"
+    if isinstance(error, TypeError | AttributeError | OverflowError):
+        return "a value of another type"
+    text = " ".join(str(error).split())
+    return text if len(text) <= 100 else f"{text[:97]}..."

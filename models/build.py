@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from kpp_pyro.errors import InputError, reason
 from kpp_pyro.networks.heads import fast_precision
 from kpp_pyro.networks.interface import ImageShape
 from kpp_pyro.networks.shapes import require_image_shape
@@ -29,16 +30,26 @@ def build(config: PairConfig, image_shape: ImageShape, device: torch.device | st
         The pair, in training mode.
 
     Raises:
-        InputError: an image size that the networks cannot process.
+        InputError: no configuration, an image size that the networks cannot process, or no such device.
     """
+    if not isinstance(config, PairConfig):
+        raise InputError(f"config: expected a Config or a PairConfig, found {config!r:.100}")
     require_image_shape(image_shape)
-    device = torch.device(device)
+    device = _device(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         parts = Parts.of(config, image_shape, dtype_of(config.precision, device))
         pair: Pair = MODELS[config.program.model].build(parts).to(device)
         pair.model.likelihood = config.program.likelihood  # here, since every model has one
         return pair
+
+
+def _device(device: torch.device | str) -> torch.device:
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InputError(f"device: expected one of this machine, found {device!r} ({reason(error)})") from error
 
 
 def dtype_of(precision: str, device: torch.device) -> torch.dtype:

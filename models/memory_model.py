@@ -25,6 +25,7 @@ from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Size, Tensor, nn
 
+from kpp_pyro.errors import InputError
 from kpp_pyro.fast_pyro import Plate, ProgramModule, unrecorded_parameters
 from kpp_pyro.likelihoods import LIKELIHOODS
 from kpp_pyro.memory.blocks import Addressing
@@ -61,6 +62,13 @@ class FlatPrior(dist.ImproperUniform):
     def log_prob(self, value: Tensor) -> Tensor:
         """Zero: the constant of a flat density is dropped."""
         return value.new_zeros(()).expand(super().log_prob(value).shape)
+
+
+def require_episode(episode: Tensor) -> None:
+    """Raise InputError unless the episode has the dimensions (B, T, C, H, W)."""
+    if episode.ndim != 5:
+        shape = tuple(episode.shape)
+        raise InputError(f"episode: expected shape (B, T, C, H, W), found {shape}; images[None] is one episode")
 
 
 class MemoryModel(ProgramModule):
@@ -131,7 +139,14 @@ class MemoryModel(ProgramModule):
         return LIKELIHOODS[self.likelihood](self.decoder(latent))
 
     def forward(self, episode: Tensor, memory: Tensor | None = None) -> Tensor:
-        """Run the program on an episode (B, T, C, H, W), given a memory (B, 1, *memory_shape) or none."""
+        """Run the program on an episode (B, T, C, H, W), given a memory (B, 1, *memory_shape) or none.
+
+        Raises:
+            InputError: an episode of another shape.
+        """
+        require_episode(episode)
+        if episode.shape[-3:] != self.image_shape:
+            raise InputError(f"episode: expected images {self.image_shape}, found {tuple(episode.shape[-3:])}")
         with Plate("episodes", episode.shape[0], dim=-2):
             memory = pyro.sample("memory", self.memory_prior(), obs=memory)
             with Plate("images", episode.shape[1], dim=-1):
@@ -289,5 +304,10 @@ class MemoryGuide(ProgramModule):
         return posterior
 
     def forward(self, episode: Tensor, memory: Tensor | None = None) -> None:
-        """Run the guide on an episode (B, T, C, H, W), given a memory (B, 1, *memory_shape) or None."""
+        """Run the guide on an episode (B, T, C, H, W), given a memory (B, 1, *memory_shape) or None.
+
+        Raises:
+            InputError: an episode of another number of dimensions.
+        """
+        require_episode(episode)
         self.amortize(episode, memory)(episode, memory)

@@ -22,11 +22,11 @@ from models.config import ProgramConfig
 class RunArguments:
     """A trained run, the device, and the folder of its data set."""
 
-    run: Annotated[Path | None, tyro.conf.Positional] = None
+    run: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = None
     """Run folder; needed unless --pretrained is given."""
     pretrained: str | None = None
-    """Use a pretrained run of the project instead of RUN: mnist or omniglot. It is unpacked to runs/pretrained/NAME;
-    results are written there."""
+    """Use a pretrained run of the project instead of RUN, such as mnist. It is unpacked to runs/pretrained/NAME, where
+    results are written."""
     device: str = "auto"
     """Device to use: auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
     data_dir: Path | None = None

@@ -33,8 +33,8 @@ def describe_scores(content: dict[str, Any]) -> str:
     lines += [
         "",
         f"{'Own memory: ' if has_memory else ''}ELBO {own['elbo_nats_per_image']:.2f} ({_terms(own)}), "
-        f"Monte-Carlo error {number(own['monte_carlo_error_nats_per_image'], 4)}, "
-        f"{content['log_likelihood_bits_per_dim']:.4f} bits per dim; "
+        f"Monte-Carlo error {number(own['monte_carlo_error_nats_per_image'], 4)}; "
+        f"{-content['log_likelihood_bits_per_dim']:.4f} bits per dim; "
         f"median k-hat {number(own['pareto_k_median'])}, median effective sample size "
         f"{own['effective_sample_size_median']:.0f} of {settings['particles']:,}.",
     ]

@@ -116,6 +116,14 @@ class Scores:
     seconds: dict[str, float]
     memory_kl: Tensor | None
 
+    def __repr__(self) -> str:
+        """Number of images, and the mean of each score with its standard error over images."""
+        means = [
+            f"{name} {score.log_likelihood.mean():.2f} ± {score.standard_error:.2f}"
+            for name, score in self.by_memory.items()
+        ]
+        return f"Scores(of {len(self.own.log_likelihood)} images, ln p(x | M) in nats per image: {', '.join(means)})"
+
     @property
     def own(self) -> ImportanceScore:
         """Scores of the images read from the memory that they were written to."""

@@ -35,6 +35,14 @@ class Config(PairConfig):
     device: str = "auto"
     """Device to train on: auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
 
+    def __init__(self, **values: Any) -> None:
+        places = _places(type(self))
+        field = next((name for name in values if name not in type(self).model_fields and name in places), None)
+        if field is not None:
+            found = f"the field {field} of {places[field]}; Config.preset({field}=...) takes fields"
+            raise InputError(f"Config: expected parts, found {found}")
+        super().__init__(**values)
+
     @model_validator(mode="after")
     def _check_across_parts(self) -> Config:
         require_consistent(self)
@@ -59,7 +67,7 @@ class Config(PairConfig):
 
     @classmethod
     def read(cls, path: Path | str, /, **given: Any) -> Self:
-        """Read the config.json of a run, or a YAML file of fields by name (see `preset`), and change the given fields.
+        """Read the configuration of a run, or a YAML file of fields by name (see `preset`), and change fields.
 
         A given name changes what its preset sets, see `replace`.
 
@@ -67,10 +75,14 @@ class Config(PairConfig):
             InputError: no such file, a file with other content, or an invalid field.
         """
         path = Path(path)
-        if path.suffix in (".yaml", ".yml"):
-            fields = read_yaml(path)
+        if path.is_dir():
+            path = path / "config.json"
+        if path.suffix.lower() in (".yaml", ".yml"):
+            fields = {name.replace("-", "_"): value for name, value in read_yaml(path).items()}
             with naming(path):
                 return cls.preset(**{**fields, **given})
+        if path.suffix.lower() != ".json":
+            raise InputError(f"{path}: expected a name that ends in .json, .yaml or .yml, found another")
         return cls.from_json(read_config(path), path).replace(**given)
 
     @classmethod
@@ -88,6 +100,12 @@ class Config(PairConfig):
             raise InputError(f"{source}: expected a configuration, found {content!r}")
         with naming(source):
             return cls(**content)
+
+    @property
+    def name(self) -> str:
+        """A short name for titles and folders: the write with Kanerva++, the model with its rivals."""
+        standard = self.program.model == type(self.program)().model
+        return self.memory.write if standard else self.program.model
 
     def to_json(self) -> dict[str, Any]:
         """Every field, part by part, as JSON data."""

@@ -36,6 +36,10 @@ class Run:
     pair: Pair
     step: int
 
+    def __repr__(self) -> str:
+        """Folder, data set, model and step."""
+        return f"Run({str(self.folder.path)!r}, {self.config.data.dataset}, {self.config.name}, step {self.step})"
+
     @cached_property
     def memory(self) -> TrainedMemory:
         """The pair as a memory to write to and read from; needs no data set.

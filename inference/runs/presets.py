@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from kpp_pyro.errors import InputError
+from kpp_pyro.errors import InputError, reason
 
 PRESETS = Path(__file__).parents[2] / "experiments" / "configs" / "presets"
 
@@ -41,8 +41,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
             content = yaml.load(file, UniqueKeyLoader)
     except OSError as error:
         raise InputError(f"{path}: expected a YAML file, found none ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: expected YAML, found {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: expected YAML, found {reason(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a mapping, found {content!r}")
     return {str(name): value for name, value in content.items()}

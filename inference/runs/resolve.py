@@ -7,7 +7,7 @@ import torch
 from inference.objectives import OBJECTIVES
 from inference.processes import SINGLE_PROCESS, Processes, processes_here
 from inference.runs.config import Config
-from kpp_pyro.errors import InputError
+from kpp_pyro.errors import InputError, reason
 from models.build import dtype_of
 
 
@@ -40,14 +40,13 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.partition(":")[0] not in ("cpu", "cuda"):
+        raise InputError(f"--device {name}: expected auto, cpu, cuda or cuda:NUMBER, found another device")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name}: expected a device of this machine, found none ({reason})") from error
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"--device {name}: expected cpu or cuda, found {device.type}")
+        raise InputError(f"--device {name}: expected a device of this machine, found none ({reason(error)})") from error
     return device
 
 

@@ -61,8 +61,12 @@ def score(
         "refine_steps": refine_steps,
     }
     for name, value in given.items():
+        if type(value) is not int and not (value is None and name == "limit"):
+            raise InputError(f"{name}: expected a whole number, found {value!r:.100}")
         if value is not None and value < least[name]:
             raise InputError(f"{name}: expected at least {least[name]}, found {value}")
+    if not isinstance(run, Run):
+        raise InputError(f"run: expected a Run, from train or load, found {run!r:.100}")
     episodes = run.episodes.of(split)
     # At least two episodes per batch: a control reads the memory of another one.
     batches = episodes.batches(max(2, _IMAGES_AT_ONCE // episodes.episode_length))

@@ -32,7 +32,6 @@ from kpp_pyro.errors import InputError
 from kpp_pyro.files.checkpoint import fitting, load_checkpoint, save_checkpoint
 from kpp_pyro.files.run_folder import RunFolder
 from models.build import build
-from models.config import ProgramConfig
 from models.pair import Pair
 
 _LOG_EVERY = 50  # steps
@@ -92,6 +91,7 @@ class TrainingRun:
 
     def _prepare_folder(self, resume: bool) -> None:
         if resume:
+            self.folder.require_writable()
             self.folder.forget_after(self.trainer.step)
         else:
             self.folder.create()
@@ -274,7 +274,12 @@ def train(config: Config | None = None, out: Path | str | None = None, *, resume
         DivergenceError: a loss, a gradient or a parameter is not finite.
         KeyboardInterrupt: training was interrupted; its state is saved.
     """
-    config = resolve(Config() if config is None else config)
+    if resume and out is None:
+        raise InputError("out: expected the folder of a run with resume=True, found None")
+    config = Config() if config is None else config
+    if not isinstance(config, Config):
+        raise InputError(f"config: expected a Config, such as Config.preset('mnist'), found {config!r:.100}")
+    config = resolve(config)
     run = TrainingRun(RunFolder(out or default_folder(config)), config, resume)
     with _interruption() as interruption:
         if run.train(interruption):
@@ -291,8 +296,7 @@ def _interruption() -> AbstractContextManager[Interruption]:
 
 def default_folder(config: Config) -> Path:
     """The default run folder: runs/DATASET-WRITE-TIME for Kanerva++, runs/DATASET-MODEL-TIME for other models."""
-    name = config.memory.write if config.program.model == ProgramConfig().model else config.program.model
-    return Path("runs") / f"{config.data.dataset}-{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    return Path("runs") / f"{config.data.dataset}-{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _note_shared_blocks(config: Config) -> None:

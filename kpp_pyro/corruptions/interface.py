@@ -59,9 +59,15 @@ def corrupt(images: Tensor, corruption: str, strength: float, generator: torch.G
         generator: a CPU generator gives the same copies on any device.
 
     Raises:
-        InputError: an unknown corruption, or a strength outside its range.
+        InputError: an unknown corruption, a strength outside its range, or images that are none.
     """
     found = find_corruption(corruption)
+    if not isinstance(images, Tensor) or images.ndim < 3 or not images.is_floating_point():
+        raise InputError("images: expected a float tensor (..., C, H, W), found another object")
+    if not ((images >= 0) & (images <= 1)).all():  # NaN is neither
+        raise InputError("images: expected intensities from 0 to 1, found others")
+    if not isinstance(strength, float | int):
+        raise InputError(f"strength of {corruption}: expected a number, found {strength!r:.100}")
     if not 0 < strength <= found.largest or math.isinf(strength):
         bound = "a positive number" if math.isinf(found.largest) else f"a share above 0, up to {found.largest:g}"
         raise InputError(f"strength of {corruption}: expected {bound}, found {strength}")

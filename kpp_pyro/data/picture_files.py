@@ -34,6 +34,8 @@ def read_pictures(folder: Path | str, image_shape: tuple[int, int, int], dark_on
         InputError: no such folder, no pictures in it, an unreadable picture, or an image shape of several channels.
     """
     folder = Path(folder)
+    if not isinstance(image_shape, tuple | list) or len(image_shape) != 3 or min(image_shape) < 1:
+        raise InputError(f"image shape: expected (1, H, W), found {image_shape!r:.100}")
     if image_shape[0] != 1:
         raise InputError(f"image shape: expected one channel, found {image_shape[0]}")
     if not folder.is_dir():

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from kpp_pyro.errors import InputError
+from kpp_pyro.errors import UNREADABLE, InputError, reason
 from kpp_pyro.files.atomic import atomic_write, writing
 
 VERSION = 2
@@ -43,10 +43,17 @@ class RunFolder:
         self.denoising = path / "denoise.json"
         self.generation = path / "generate.json"
 
+    def __repr__(self) -> str:
+        """The path."""
+        return f"RunFolder({str(self.path)!r})"
+
     def require_new(self) -> None:
-        """Raise InputError if the folder contains a run."""
+        """Raise InputError if the folder contains a run, or files of a run's names."""
         if self.config.exists():
             raise InputError(f"--out {self.path}: expected a new folder, found a run; go on with --resume {self.path}")
+        for path in (self.metrics, self.checkpoint, self.best):
+            if path.exists():
+                raise InputError(f"--out {self.path}: expected a new folder, found {path.name} in it")
 
     def create(self) -> None:
         """Create the folder of a new run.
@@ -91,7 +98,7 @@ class RunFolder:
         earlier = []
         if self.config.exists():
             old = json.loads(self.config.read_text())
-            earlier = [*old.get("earlier_environments", []), old.get("environment")]
+            earlier = [*(old.get("earlier_environments") or []), old.get("environment")]
         now = {"config": config, "sizes": sizes, "environment": environment(), "earlier_environments": earlier}
         write_json(self.config, {"version": VERSION, **now})
 
@@ -111,8 +118,8 @@ class RunFolder:
         """
         try:
             channels, height, width = map(int, json.loads(self.config.read_text())["sizes"]["image_shape"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{self.config}: expected sizes with an image_shape, found {error!r}") from error
+        except UNREADABLE as error:
+            raise InputError(f"{self.config}: expected sizes with an image_shape, found {reason(error)}") from error
         return channels, height, width
 
     def read_evaluation(self) -> dict[str, Any]:
@@ -184,8 +191,8 @@ def read_config(path: Path) -> dict[str, Any]:
         config, found = dict(content["config"]), content.get("version", 1)
     except OSError as error:
         raise InputError(f"{path}: expected a configuration, found none ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: expected the config.json of a run, found another file ({error!r})") from error
+    except UNREADABLE as error:
+        raise InputError(f"{path}: expected the config.json of a run, found another file ({reason(error)})") from error
     if found != VERSION:
         raise InputError(f"{path}: expected a run of version {VERSION}, found one of version {found}; train it again")
     return config
@@ -197,16 +204,16 @@ def _read_report(path: Path, script: str, key: str) -> dict[str, Any]:
         raise InputError(f"{path}: expected {key}, found no such file; write them with {script}")
     try:
         content = json.loads(path.read_text())
-        return {"settings": content["settings"], key: content[key], **content}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: expected {key} written by {script}, found {error!r}") from error
+        return {**content, "settings": dict(content["settings"]), key: content[key]}
+    except UNREADABLE as error:
+        raise InputError(f"{path}: expected {key} written by {script}, found {reason(error)}") from error
 
 
 def _parse_record(line: bytes) -> dict[str, Any] | None:
     """A line of metrics.jsonl as an object with "step" and "split"; None if it is no such object."""
     try:
         record = json.loads(line)
-    except ValueError:  # neither JSON nor text
+    except (ValueError, RecursionError):  # neither JSON nor text
         return None
     return record if isinstance(record, dict) and {"step", "split"} <= record.keys() else None
 

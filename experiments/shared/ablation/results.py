@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.shared.ablation.cells import Cell
-from kpp_pyro.errors import InputError
+from kpp_pyro.errors import InputError, reason
 from kpp_pyro.files.run_folder import RunFolder
 
 COST = "negative_log_likelihood_nats_per_image"
@@ -68,7 +68,7 @@ def read_measured(cell: Cell) -> Measured:
             },
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{run.evaluation}: expected scores of this version, found {error!r}") from error
+        raise InputError(f"{run.evaluation}: expected scores of this version, found {reason(error)}") from error
 
 
 _STATED = ("dataset", "split", "binarization", "images", "particles", "episode_length", "precision")
