@@ -37,8 +37,7 @@ _RESUME = "python experiments/svi_train.py --resume"
 _RESUMABLE = ("steps", "evaluate_every", "capture", "data_dir", "workers")
 _DESCRIPTION = """Train a memory model on episodes of images, by SVI in Pyro: Kanerva++, or another --model.
 
-The presets of --dataset, --model, --write and --objective replace defaults, and given flags replace both. --dry-run
-prints the resulting configuration."""
+Flags replace presets, and presets replace defaults. --dry-run prints the resulting configuration."""
 _SCRIPT_FLAGS = {
     "out": Annotated[
         Path,
@@ -59,8 +58,9 @@ _SCRIPT_FLAGS = {
     "config": Annotated[
         Path,
         tyro.conf.arg(
-            help="Take the fields from the config.json of a run, or from a YAML file; given flags replace them.",
-            help_behavior_hint="(default: the presets')",
+            help="Take the configuration of a run (its folder or config.json), or the flags in a YAML file. Other "
+            "flags change it; a changed choice, such as --write, also changes what its preset sets.",
+            help_behavior_hint="(default: none)",
         ),
     ],
     "dry_run": Annotated[

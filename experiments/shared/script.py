@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import torch
+
 from inference.errors import DivergenceError, ReportedError
 from inference.processes import Processes, joined_processes
 from inference.runs.interruption import exit_status
 from kpp_pyro.data.decoding import describe_lost_worker, is_lost_worker
-from kpp_pyro.errors import InputError
+from kpp_pyro.errors import InputError, reason
 from kpp_pyro.files.run_folder import RunFolder
 
 _SHARED = "svi_train.py and evaluate.py"
@@ -75,9 +77,13 @@ def run_main(main: Callable[[Processes], int], processes: Processes) -> int:
         print(f"error: {prefix}{error}{kept}", file=sys.stderr)
         return _status_of(error)
     except RuntimeError as error:
-        if not is_lost_worker(error):
+        if is_lost_worker(error):
+            sentence = describe_lost_worker(error)
+        elif isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            sentence = f"memory of the machine: expected enough for these sizes, found too little ({reason(error)})"
+        else:
             raise
-        print(f"error: {prefix}{describe_lost_worker(error)}", file=sys.stderr)
+        print(f"error: {prefix}{sentence}", file=sys.stderr)
         return 2
     except SystemExit as end:  # of the parser, which has printed the error
         return int(end.code or 0)

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from inference import Config
 from inference.runs.presets import PRESETS, read_yaml
-from kpp_pyro.config_part import ConfigPart, names_of
+from kpp_pyro.config_part import ConfigPart, flag, names_of
 
 # Fields shown first in --help, with the script's own flags such as --resume.
 FIRST = ("dataset", "data_dir", "write", "preset", "steps", "seed", "device")
@@ -83,6 +83,7 @@ def _default(name: str) -> str:
     by_value: dict[str, list[str]] = {}
     for path in sorted(PRESETS.glob("*/*.yaml")):
         if name in (content := read_yaml(path)):
-            by_value.setdefault(str(content[name]), []).append(path.stem)
+            selector = flag(path.parent.name) if path.stem == "any" else path.stem
+            by_value.setdefault(str(content[name]), []).append(selector)
     presets = [f"{value} with {', '.join(names)}" for value, names in by_value.items()]
     return "; ".join([str(Config.defaults()[name]), *presets])

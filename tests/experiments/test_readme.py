@@ -27,5 +27,5 @@ def test_the_ten_lines_train_score_write_recall_and_plot(
     assert names["recalled"].shape == names["images"].shape == (32, 1, 16, 16)
     assert names["memory"].value.shape == (4, 20, 40)
     assert "Test ELBO" in capsys.readouterr().out
-    with Image.open("recalled.png") as picture:
+    with Image.open(names["run"].folder.figures / "recalled.png") as picture:
         assert min(picture.size) > 100

@@ -240,7 +240,7 @@ def test_a_data_set_of_other_images_is_refused(run):
 def test_what_is_no_run_no_device_and_no_data_is_refused(run, config, tmp_path):
     with pytest.raises(InputError, match=f"^{tmp_path}: expected a run folder with config.json, found none"):
         load(tmp_path)
-    with pytest.raises(InputError, match=r"^--device nothing: expected a device of this machine"):
+    with pytest.raises(InputError, match=r"^--device nothing: expected auto, cpu, cuda or cuda:NUMBER"):
         load(run.folder.path, "nothing")
     with pytest.raises(InputError, match=r"^--stepz: .*did you mean steps"):
         load(run.folder.path, "cpu", stepz=3)
@@ -273,3 +273,47 @@ def test_pretrained_weights_are_opened_by_their_name(tmp_path, monkeypatch):
     assert run.memory.image_shape == (1, 28, 28)
     with pytest.raises(InputError, match="--pretrained mnst: expected one of mnist, omniglot"):
         load_pretrained("mnst")
+
+
+def test_arguments_of_another_kind_get_a_sentence(run, tmp_path):
+    images = run.episodes.test.first()
+    memory = run.memory.write(images)
+    wrong = {
+        "^run: expected a Run, ": lambda: score("runs/digits"),
+        "^config: expected a Config, ": lambda: train("digits"),
+        "^config: expected a Config ": lambda: build("digits", (1, 16, 16)),
+        "^device: expected one of this machine, ": lambda: build(Config(), (1, 16, 16), "gpu"),
+        "^image size: expected three whole numbers ": lambda: build(Config(), (16, 16)),
+        "^out: expected the folder of a run ": lambda: train(Config(), resume=True),
+        "^particles: expected a whole number, found 1.5$": lambda: score(run, particles=1.5),
+        "^memory: expected a Memory, ": lambda: run.memory.recall(memory.value, images, 1),
+        "^memory: expected finite floats, ": lambda: run.memory.recall(
+            Memory(memory.value * float("nan"), memory.author), images, 1
+        ),
+        "^keys: expected a torch tensor, ": lambda: run.memory.read(memory, [0.0]),
+        "^images: expected a float tensor ": lambda: corrupt(None, "mask", 0.25),
+        "^images: expected intensities from 0 to 1, ": lambda: corrupt(images * 255, "mask", 0.25),
+        "^strength of mask: expected a number, ": lambda: corrupt(images, "mask", "0.25"),
+        r"^Config: expected parts, .*Config.preset\(steps=...\)": lambda: Config(steps=3),
+    }
+    for sentence, act in wrong.items():
+        with pytest.raises(InputError, match=sentence):
+            act()
+
+
+def test_objects_of_a_run_are_shown_on_one_line(run):
+    images = run.episodes.test.first()
+    memory = run.memory.write(images)
+    scores = score(run, limit=2, particles=2, progress=False)
+    assert repr(memory) == f"Memory(shape={tuple(memory.value.shape)}, author='{memory.author[:8]}')"
+    assert repr(run) == f"Run('{run.folder.path}', folder, allocate, step {run.step})"
+    assert f"own {scores.own.log_likelihood.mean():.2f} ± " in repr(scores)
+
+
+def test_a_program_names_an_episode_of_another_shape(run):
+    images = run.episodes.test.first()
+    for program in (run.pair.model, run.pair.guide):
+        with pytest.raises(InputError, match=r"^episode: expected shape \(B, T, C, H, W\), found \(4, 1, 16, 16\);"):
+            program(images)
+    with pytest.raises(InputError, match=r"^episode: expected images \(1, 16, 16\), found \(1, 8, 16\)$"):
+        run.pair.model(images[None, :, :, :8])

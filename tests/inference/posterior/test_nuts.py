@@ -227,7 +227,7 @@ def test_wrong_shapes_are_refused(image, memory, message):
 def test_an_image_of_another_size_is_refused():
     program, episode = small_pair("feed_forward"), random_episodes(1)
     memory = program.guide.write(program.guide.encode(episode))
-    with pytest.raises(InputError, match=r"image: expected shape \(1, 16, 16\), found \(1, 16, 1\)"):
+    with pytest.raises(InputError, match=r"episode: expected images \(1, 16, 16\), found \(1, 16, 1\)"):
         sample_posterior(program.model, program.guide, episode[0, 0, :, :, :1], memory, progress=False)
 
 

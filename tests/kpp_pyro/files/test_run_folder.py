@@ -227,3 +227,20 @@ def test_a_damaged_report_is_refused(run, script, what, content):
     path.write_bytes(content)
     with pytest.raises(InputError, match=f"^{path}: expected results written by {script}.py, found "):
         getattr(run, f"read_{what}")()
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoint.pt", "best.pt"])
+def test_a_folder_with_files_of_a_runs_names_is_not_new(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=f"^--out {tmp_path}: expected a new folder, found {name} in it$"):
+        RunFolder(tmp_path).create()
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_file_that_is_no_text_is_not_printed(run):
+    run.config.write_bytes(b"\xff" * 10_000)
+    with pytest.raises(InputError, match=r"found another file \(bytes that are not text\)$"):
+        run.read_config()
+    run.config.write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"found another file \(too many nested levels\)$"):
+        run.read_config()
