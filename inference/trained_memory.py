@@ -360,7 +360,8 @@ class TrainedMemory:
         if images.ndim not in (4, 5) or tuple(images.shape[-3:]) != self.image_shape or not images.numel():
             expected = ", ".join(map(str, self.image_shape))
             raise InputError(f"{name}: expected (T, {expected}) or (B, T, {expected}), found {tuple(images.shape)}")
-        if not images.is_floating_point() or not ((images >= 0) & (images <= 1)).all():  # NaN is neither
+        low, high = images.aminmax() if images.is_floating_point() else (-1, 2)  # NaN where any is NaN
+        if not (low >= 0 and high <= 1):
             raise InputError(f"{name}: expected intensities from 0 to 1, found {_described(images)}")
         return images.to(self.device, self.dtype).view(-1, *images.shape[-4:])
 

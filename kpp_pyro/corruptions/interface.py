@@ -64,7 +64,8 @@ def corrupt(images: Tensor, corruption: str, strength: float, generator: torch.G
     found = find_corruption(corruption)
     if not isinstance(images, Tensor) or images.ndim < 3 or not images.is_floating_point():
         raise InputError("images: expected a float tensor (..., C, H, W), found another object")
-    if not ((images >= 0) & (images <= 1)).all():  # NaN is neither
+    low, high = images.aminmax() if images.numel() else (-1, 2)  # NaN where any is NaN
+    if not (low >= 0 and high <= 1):
         raise InputError("images: expected intensities from 0 to 1, found others")
     if not isinstance(strength, float | int):
         raise InputError(f"strength of {corruption}: expected a number, found {strength!r:.100}")
