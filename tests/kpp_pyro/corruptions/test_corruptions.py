@@ -183,3 +183,10 @@ def test_an_unknown_noise_is_refused_with_those_that_there_are():
     with pytest.raises(InputError, match=r"^corruption: expected one of .*, found 'gaussian'") as refusal:
         corrupt(some_images(), "gaussian", 0.1)
     assert all(corruption in str(refusal.value) for corruption in STRENGTHS)
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_a_corruption_hides_pixels_if_it_says_so(name):
+    found = CORRUPTIONS[name]
+    corrupted = corrupt(torch.rand(50, 1, 16, 16), name, found.strengths[-1], torch.Generator().manual_seed(0))
+    assert corrupted.hidden.any() == found.hides
