@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from kpp_pyro.corruptions import corrupt
+from kpp_pyro.corruptions import CORRUPTIONS, corrupt
 from kpp_pyro.errors import InputError
 
 STRENGTHS = {"salt_and_pepper": 0.3, "speckle": 0.5, "poisson": 0.2, "mask": 0.25}  # with a strength
