@@ -63,8 +63,9 @@ def axes(quick: bool) -> list[Axis]:
 
 def _memory_sides(write: str) -> Callable[[int], dict[str, Any]]:
     """Fields of a memory with a multiple of the default's scalars, in the same aspect ratio."""
-    height, width = (20, 40) if write == "allocate" else (4, 8)
-    return lambda times: {"memory_height": height * math.isqrt(times), "memory_width": width * math.isqrt(times)}
+    memory = Config.preset(write=write).memory
+    sides = {"memory_height": memory.memory_height, "memory_width": memory.memory_width}
+    return lambda times: {name: side * math.isqrt(times) for name, side in sides.items()}
 
 
 def measure_growth(
