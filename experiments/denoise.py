@@ -39,11 +39,10 @@ class Arguments(HeldOutArguments):
     """
 
     corruption: tuple[str, ...] = tuple(CORRUPTIONS)
-    """Corruptions of the cues: salt_and_pepper (pixels become black or white), speckle (multiplicative normal noise),
-    poisson (few photons), mask (a square is black, and known to be missing)."""
+    """Corruptions of the cues, such as salt_and_pepper (pixels become black or white) or mask (a rectangle is black,
+    and known to be missing)."""
     strength: tuple[float, ...] | None = None
-    """Strengths of each corruption: share of pixels (salt_and_pepper, mask), standard deviation (speckle), 1 / photons
-    of a white pixel (poisson). None: several of each corruption."""
+    """Strengths of each corruption, in its unit, such as a share of the pixels. None: several of each corruption."""
     steps: int = 10
     """Reads of each cue; each result is the next cue."""
     limit: int = 1024

@@ -27,14 +27,12 @@ from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs.interruption import Interruption, exit_status
 from inference.runs.load import read_run
 from inference.runs.resolve import resolve
-from inference.runs.training_run import TrainingRun, default_folder
+from inference.runs.training_run import RESUMABLE, TrainingRun, default_folder
 from kpp_pyro.config_part import flag
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import RunFolder
 
 _RESUME = "python experiments/svi_train.py --resume"
-# Fields that may change when a run is resumed.
-_RESUMABLE = ("steps", "evaluate_every", "capture", "data_dir", "workers")
 _DESCRIPTION = """Train a memory model on episodes of images, by SVI in Pyro: Kanerva++, or another --model.
 
 Flags replace presets, and presets replace defaults. --dry-run prints the resulting configuration."""
@@ -116,9 +114,9 @@ def resumed_run(path: Path, given: dict[str, Any]) -> tuple[RunFolder, Config]:
     Raises:
         InputError: no run, or a flag that may not change.
     """
-    fixed = [name for name in given if name not in _RESUMABLE]
+    fixed = [name for name in given if name not in RESUMABLE]
     if fixed:
-        allowed, found = (", ".join(flag(name) for name in names) for names in (_RESUMABLE, fixed))
+        allowed, found = (", ".join(flag(name) for name in names) for names in (RESUMABLE, fixed))
         raise InputError(f"--resume: expected no other flags than {allowed}, found {found}")
     folder, config = read_run(path)
     return folder, config.replace(**given)

@@ -24,6 +24,7 @@ import hashlib
 import json
 from dataclasses import asdict, fields, replace
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -152,6 +153,7 @@ class TrainedMemory:
         Raises:
             InputError: a memory of another model, cues of another shape, or less than one step.
         """
+        _require_tensor("cues", cues)
         return self.complete(memory, cues, torch.zeros_like(cues, dtype=torch.bool), steps)
 
     @torch.no_grad()
@@ -171,13 +173,14 @@ class TrainedMemory:
         Raises:
             InputError: a memory of another model, cues or mask of another shape, or less than one step.
         """
+        _require_tensor("cues", cues)
+        _require_tensor("mask", mask)
         if mask.shape != cues.shape or mask.dtype != torch.bool:
             raise InputError(f"mask: expected bool {tuple(cues.shape)}, found {_described(mask)}")
         if cues.is_floating_point():
             cues = cues.masked_fill(mask.to(cues.device), 0)  # missing pixels are often NaN
         value, episodes = self._value_and_cues(memory, cues)
-        if steps < 1:
-            raise InputError(f"steps: expected at least 1, found {steps}")
+        _require_count("steps", steps)
         missing = mask.to(self.device).view_as(episodes)
         estimate, reads = _filled(episodes, missing), []
         for _ in range(steps):
@@ -202,8 +205,8 @@ class TrainedMemory:
             InputError: a memory of another model, less than one image, or a negative number of steps.
         """
         value = self._value(memory)
-        if n < 1 or steps < 0:
-            raise InputError(f"generate: expected at least 1 image and 0 steps, found {n} and {steps}")
+        _require_count("n", n)
+        _require_count("steps", steps, 0)
         trace = self.model.generate(value, n)
         samples = Read(site_value(trace, "latent"), site_mean(trace, "image"), site_value(trace, "key"))
         samples = self._like(memory, samples)
@@ -229,8 +232,9 @@ class TrainedMemory:
         Raises:
             InputError: a memory of another model, cues of another shape, less than two images, or another `through`.
         """
-        if n < 2:
-            raise InputError(f"n: expected at least 2 images of an interpolation, found {n}")
+        _require_count("n", n, 2)
+        _require_tensor("cue_a", cue_a)
+        _require_tensor("cue_b", cue_b)
         if cue_a.shape != cue_b.shape or cue_a.ndim < 3:
             shapes = f"{tuple(cue_a.shape)} and {tuple(cue_b.shape)}"
             raise InputError(f"cue_a, cue_b: expected images of the same shape, found {shapes}")
@@ -282,8 +286,7 @@ class TrainedMemory:
             InputError: images of another shape, or less than one step.
         """
         estimate = self._images("images", images)
-        if steps < 1:
-            raise InputError(f"steps: expected at least 1, found {steps}")
+        _require_count("steps", steps)
         results = []
         for _ in range(steps):
             latents = self.guide.latent_posterior(self.guide.encode(estimate)).mode
@@ -355,8 +358,7 @@ class TrainedMemory:
 
     def _images(self, name: str, images: Tensor) -> Tensor:
         """Episodes (B, T, C, H, W), checked, on the model's device."""
-        if not isinstance(images, Tensor):
-            raise InputError(f"{name}: expected a torch tensor, found {type(images).__name__}")
+        _require_tensor(name, images)
         if images.ndim not in (4, 5) or tuple(images.shape[-3:]) != self.image_shape or not images.numel():
             expected = ", ".join(map(str, self.image_shape))
             raise InputError(f"{name}: expected (T, {expected}) or (B, T, {expected}), found {tuple(images.shape)}")
@@ -367,8 +369,7 @@ class TrainedMemory:
 
     def _keys(self, memory: Memory, keys: Tensor) -> Tensor:
         """Keys (B, N, *key_shape), checked, on the model's device."""
-        if not isinstance(keys, Tensor):
-            raise InputError(f"keys: expected a torch tensor, found {type(keys).__name__}")
+        _require_tensor("keys", keys)
         event, batch = self.model.key_shape, self._batch(memory)
         shape = tuple(keys.shape)
         if (shape[: len(batch)], shape[len(batch) + 1 :]) != (batch, event):
@@ -377,6 +378,18 @@ class TrainedMemory:
         if not keys.numel() or not keys.isfinite().all():
             raise InputError("keys: expected finite numbers, found others or none")
         return keys.to(self.device, self.dtype).reshape(-1, *keys.shape[len(batch) :])
+
+
+def _require_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise InputError(f"{name}: expected a torch tensor, found {type(value).__name__}")
+
+
+def _require_count(name: str, value: object, least: int = 1) -> None:
+    if not isinstance(value, Integral):
+        raise InputError(f"{name}: expected a whole number, found {value!r:.100}")
+    if value < least:
+        raise InputError(f"{name}: expected at least {least}, found {value}")
 
 
 def next_cue(cues: Tensor, missing: Tensor, images: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class KanervaMachineModel(MatrixMemoryModel):
     M   ~ p(M)             = MN(R_0, u_0^2 I, I)
     y_t ~ p(y)             event (S,)
     z_t ~ p(z | M, y_t)    = N(w(y_t) M, sigma^2 I),  w(y) = A f(y)
-    x_t ~ p(x | z_t)       Bernoulli on logits
+    x_t ~ p(x | z_t)       by `likelihood`
     """
 
 

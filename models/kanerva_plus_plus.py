@@ -36,7 +36,7 @@ class KanervaPlusPlusModel(MemoryModel):
         M   ~ p(M)          flat; observed where a memory is given
         y_t ~ p(y)          such as N(0, I)
         z_t ~ p(z | M, y_t) = N(mu, sigma^2)(read(M, y_t))
-        x_t ~ p(x | z_t)    Bernoulli on logits
+        x_t ~ p(x | z_t)    by `likelihood`
 
     The flat prior cannot be sampled; images are generated given a memory, see `generate`.
 

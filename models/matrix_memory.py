@@ -90,7 +90,7 @@ class MatrixMemoryModel(MemoryModel):
         M   ~ p(M)             = MN(R_0, u_0^2 I, I)
         y_t ~ p(y)
         z_t ~ p(z | M, y_t)    = N(w(y_t) M, sigma^2 I)
-        x_t ~ p(x | z_t)       Bernoulli on logits
+        x_t ~ p(x | z_t)       by `likelihood`
 
     Args:
         linear: p(M), w(y) and sigma.

@@ -64,11 +64,15 @@ class FlatPrior(dist.ImproperUniform):
         return value.new_zeros(()).expand(super().log_prob(value).shape)
 
 
-def require_episode(episode: Tensor) -> None:
-    """Raise InputError unless the episode has the dimensions (B, T, C, H, W)."""
+def require_episode(episode: Tensor, image_shape: tuple[int, int, int] | None) -> None:
+    """Raise InputError unless the episode has shape (B, T, C, H, W), with the image shape (C, H, W) if it is known."""
+    if not isinstance(episode, Tensor):
+        raise InputError(f"episode: expected a torch tensor, found {type(episode).__name__}")
     if episode.ndim != 5:
         shape = tuple(episode.shape)
         raise InputError(f"episode: expected shape (B, T, C, H, W), found {shape}; images[None] is one episode")
+    if image_shape is not None and episode.shape[-3:] != image_shape:
+        raise InputError(f"episode: expected images {image_shape}, found {tuple(episode.shape[-3:])}")
 
 
 class MemoryModel(ProgramModule):
@@ -144,9 +148,7 @@ class MemoryModel(ProgramModule):
         Raises:
             InputError: an episode of another shape.
         """
-        require_episode(episode)
-        if episode.shape[-3:] != self.image_shape:
-            raise InputError(f"episode: expected images {self.image_shape}, found {tuple(episode.shape[-3:])}")
+        require_episode(episode, self.image_shape)
         with Plate("episodes", episode.shape[0], dim=-2):
             memory = pyro.sample("memory", self.memory_prior(), obs=memory)
             with Plate("images", episode.shape[1], dim=-1):
@@ -175,6 +177,7 @@ class GuideNetworks:
         preparations: functions applied to contents in order before they are written, except in training: contents
             (B, T, D) and their episode to contents.
         dtype: precision in which the networks run.
+        image_shape: (C, H, W) that episodes have to have; None: not checked.
     """
 
     encoder: nn.Module
@@ -183,6 +186,7 @@ class GuideNetworks:
     correction: nn.Module | None = None
     preparations: tuple[Callable[[Tensor, Tensor], Tensor], ...] = ()
     dtype: torch.dtype = torch.float32
+    image_shape: tuple[int, int, int] | None = None
 
 
 class MemoryGuide(ProgramModule):
@@ -210,6 +214,7 @@ class MemoryGuide(ProgramModule):
         self.latents = networks.latents
         self.correction = None if correction is None else InPrecision(correction, dtype)
         self.preparations = networks.preparations
+        self.image_shape = networks.image_shape
 
     @property
     def latent_sees_read(self) -> bool:
@@ -307,7 +312,7 @@ class MemoryGuide(ProgramModule):
         """Run the guide on an episode (B, T, C, H, W), given a memory (B, 1, *memory_shape) or None.
 
         Raises:
-            InputError: an episode of another number of dimensions.
+            InputError: an episode of another shape.
         """
-        require_episode(episode)
+        require_episode(episode, self.image_shape)
         self.amortize(episode, memory)(episode, memory)

@@ -106,7 +106,8 @@ class Parts:
         latents = POSTERIORS[program.latent_guide](size, Size([latent_size]))
         sees_read = program.latent_context == "image_and_read"
         correction = LatentCorrection(size, read_size, latent_size, size) if sees_read else None
-        return GuideNetworks(self.encoder, size, latents, correction, tuple(self._preparations(model)), self.dtype)
+        prepare = tuple(self._preparations(model))
+        return GuideNetworks(self.encoder, size, latents, correction, prepare, self.dtype, self.image_shape)
 
     def _preparations(self, model: MemoryModel) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
         """Content steps: functions that improve contents before they are written."""

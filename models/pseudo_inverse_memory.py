@@ -25,7 +25,7 @@ class PseudoInverseMemoryModel(MatrixMemoryModel):
     M   ~ p(M)             = MN(R_0, u_0^2 I, I)
     y_t ~ p(y)             event (N,)
     z_t ~ p(z | M, y_t)    = N(y_t M, sigma^2 I)
-    x_t ~ p(x | z_t)       Bernoulli on logits
+    x_t ~ p(x | z_t)       by `likelihood`
     """
 
 

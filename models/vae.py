@@ -20,7 +20,7 @@ class VaeModel(MemoryModel):
     """The generative model, in the interface of a memory model, so that all models are scored alike.
 
         z_t ~ p(z)       = N(0, I)
-        x_t ~ p(x | z_t)   Bernoulli on logits
+        x_t ~ p(x | z_t)   by `likelihood`
 
     Args:
         latent_size: D.

@@ -78,10 +78,13 @@ class Config(PairConfig):
         if path.is_dir():
             path = path / "config.json"
         if path.suffix.lower() in (".yaml", ".yml"):
-            fields = {name.replace("-", "_"): value for name, value in read_yaml(path).items()}
+            found = read_yaml(path)
+            fields = {name.replace("-", "_"): value for name, value in found.items()}
+            if len(fields) < len(found):
+                raise InputError(f"{path}: expected each field once, found one with - and with _")
             with naming(path):
                 return cls.preset(**{**fields, **given})
-        if path.suffix.lower() != ".json":
+        if path.exists() and path.suffix.lower() != ".json":
             raise InputError(f"{path}: expected a name that ends in .json, .yaml or .yml, found another")
         return cls.from_json(read_config(path), path).replace(**given)
 
@@ -156,19 +159,20 @@ class Config(PairConfig):
         """The same configuration with other values of some fields, by name.
 
         What a preset sets changes with the name that selects the preset: `replace(write="feed_forward")` also sets the
-        layout of that write, and `replace(preset="small")` width and depth. Fields among `values` are not changed so.
+        layout of that write, and `replace(preset="small")` width and depth. Fields among `values` stay, and
+        fields with other values than those of the presets before.
 
         Raises:
             InputError: an unknown field, a value that it cannot hold, or parts that cannot be combined.
         """
         fields, defaults = self.flat(), self.defaults()
-        before, after = preset_of(fields), preset_of({**fields, **values})
-        moved = {
-            name: after.get(name, defaults[name]) for name in before | after if before.get(name) != after.get(name)
-        }
+        standard, moved = {**defaults, **preset_of(fields)}, dict[str, Any]()
+        for _ in range(2):  # a preset may choose an objective, which has a preset too
+            other = {**defaults, **preset_of({**fields, **moved, **values})}
+            moved = {name: other[name] for name, value in fields.items() if value == standard[name] != other[name]}
         changed = {**moved, **values}
-        if {"networks", "preset"} & changed.keys():  # these set width and depth again
-            del fields["width"], fields["depth"]
+        if any(changed.get(name, fields[name]) != fields[name] for name in ("networks", "preset")):
+            del fields["width"], fields["depth"]  # the new networks set both again
         return type(self).from_flat({**fields, **changed})
 
 

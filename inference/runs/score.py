@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from numbers import Integral
 from typing import Any, Literal
 
 import pyro
@@ -61,7 +62,7 @@ def score(
         "refine_steps": refine_steps,
     }
     for name, value in given.items():
-        if type(value) is not int and not (value is None and name == "limit"):
+        if not isinstance(value, Integral) and not (value is None and name == "limit"):
             raise InputError(f"{name}: expected a whole number, found {value!r:.100}")
         if value is not None and value < least[name]:
             raise InputError(f"{name}: expected at least {least[name]}, found {value}")

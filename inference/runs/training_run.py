@@ -22,7 +22,7 @@ from inference.runs.build_trainer import build_trainer
 from inference.runs.config import Config
 from inference.runs.data import Episodes, build_episodes
 from inference.runs.interruption import Interruption
-from inference.runs.load import Run, load_pair
+from inference.runs.load import Run, load_pair, read_run
 from inference.runs.plots import plot_figures
 from inference.runs.resolve import resolve
 from inference.runs.rules import has_blocks
@@ -39,6 +39,9 @@ _AGREE_EVERY = 10  # steps between agreements of several processes on whether to
 _EVALUATION_EPISODES = 8  # per batch; the processes share the batches
 _EVALUATION_SEED = 0  # every evaluation has the same random draws: checkpoints are compared fairly
 _SAVED = ("best_elbo_nats_per_image", "training_seconds")  # attributes saved in a checkpoint
+
+RESUMABLE = ("steps", "evaluate_every", "capture", "data_dir", "workers")
+"""Fields that may change when a run is resumed."""
 
 
 class TrainingRun:
@@ -92,10 +95,11 @@ class TrainingRun:
     def _prepare_folder(self, resume: bool) -> None:
         if resume:
             self.folder.require_writable()
-            self.folder.forget_after(self.trainer.step)
         else:
             self.folder.create()
         self.folder.write_config(self.config.to_json(), self.pair.sizes())
+        if resume:
+            self.folder.forget_after(self.trainer.step)
 
     def train(self, interruption: Interruption) -> int:
         """Train until the last step or an interruption; both leave a checkpoint.
@@ -280,12 +284,22 @@ def train(config: Config | None = None, out: Path | str | None = None, *, resume
     if not isinstance(config, Config):
         raise InputError(f"config: expected a Config, such as Config.preset('mnist'), found {config!r:.100}")
     config = resolve(config)
+    if resume:
+        _require_same(config, RunFolder(out or ""))
     run = TrainingRun(RunFolder(out or default_folder(config)), config, resume)
     with _interruption() as interruption:
         if run.train(interruption):
             raise KeyboardInterrupt(f"saved after step {run.trainer.step} in {run.folder.path}; resume=True goes on")
     run.finish()
     return Run(run.folder, config, run.pair.eval(), run.best_step)
+
+
+def _require_same(config: Config, folder: RunFolder) -> None:
+    """Raise InputError unless a configuration is that of a run, but for `RESUMABLE` fields and the device."""
+    stored, given = read_run(folder.path)[1].flat(), config.flat()
+    for name in given.keys() - {*RESUMABLE, "device"}:
+        if given[name] != stored[name]:
+            raise InputError(f"config: expected {name} {stored[name]} of the run {folder.path}, found {given[name]}")
 
 
 def _interruption() -> AbstractContextManager[Interruption]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -67,7 +68,7 @@ def corrupt(images: Tensor, corruption: str, strength: float, generator: torch.G
     low, high = images.aminmax() if images.numel() else (-1, 2)  # NaN where any is NaN
     if not (low >= 0 and high <= 1):
         raise InputError("images: expected intensities from 0 to 1, found others")
-    if not isinstance(strength, float | int):
+    if not isinstance(strength, Real) or isinstance(strength, bool):
         raise InputError(f"strength of {corruption}: expected a number, found {strength!r:.100}")
     if not 0 < strength <= found.largest or math.isinf(strength):
         bound = "a positive number" if math.isinf(found.largest) else f"a share above 0, up to {found.largest:g}"

@@ -51,9 +51,10 @@ class RunFolder:
         """Raise InputError if the folder contains a run, or files of a run's names."""
         if self.config.exists():
             raise InputError(f"--out {self.path}: expected a new folder, found a run; go on with --resume {self.path}")
-        for path in (self.metrics, self.checkpoint, self.best):
+        reports = (self.evaluation, self.posterior, self.denoising, self.generation)
+        for path in (self.metrics, self.checkpoint, self.best, self.tensorboard, *reports, *self.figures.glob("*")):
             if path.exists():
-                raise InputError(f"--out {self.path}: expected a new folder, found {path.name} in it")
+                raise InputError(f"--out {self.path}: expected a new folder, found {path.relative_to(self.path)} in it")
 
     def create(self) -> None:
         """Create the folder of a new run.
@@ -72,7 +73,7 @@ class RunFolder:
 
     def require_writable(self) -> None:
         """Raise InputError unless files can be added to the run; called before long computations."""
-        for folder in (self.path, self.figures):
+        for folder in (self.path, self.figures, self.tensorboard):
             if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
                 raise InputError(f"{folder}: expected a folder that can be written to, found none")
 
@@ -98,7 +99,8 @@ class RunFolder:
         earlier = []
         if self.config.exists():
             old = json.loads(self.config.read_text())
-            earlier = [*(old.get("earlier_environments") or []), old.get("environment")]
+            past = old.get("earlier_environments")
+            earlier = [*(past if isinstance(past, list) else []), old.get("environment")]
         now = {"config": config, "sizes": sizes, "environment": environment(), "earlier_environments": earlier}
         write_json(self.config, {"version": VERSION, **now})
 
@@ -194,7 +196,9 @@ def read_config(path: Path) -> dict[str, Any]:
     except UNREADABLE as error:
         raise InputError(f"{path}: expected the config.json of a run, found another file ({reason(error)})") from error
     if found != VERSION:
-        raise InputError(f"{path}: expected a run of version {VERSION}, found one of version {found}; train it again")
+        newer = isinstance(found, int) and found > VERSION
+        advice = "update kpp-pyro" if newer else "train it again"
+        raise InputError(f"{path}: expected a run of version {VERSION}, found one of version {found!r}; {advice}")
     return config
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 from kpp_pyro.errors import InputError
 
 _SMALLEST, _LARGEST, _STEP = 16, 64, 4  # pixels
@@ -9,7 +11,7 @@ _SMALLEST, _LARGEST, _STEP = 16, 64, 4  # pixels
 
 def require_image_shape(image_shape: tuple[int, int, int], name: str = "image size") -> None:
     """Raise InputError, which starts with `name`, unless H and W of (C, H, W) are multiples of 4 from 16 to 64."""
-    whole = isinstance(image_shape, tuple | list) and all(type(side) is int for side in image_shape)
+    whole = isinstance(image_shape, tuple | list) and all(isinstance(side, Integral) for side in image_shape)
     if not whole or len(image_shape) != 3:
         raise InputError(f"{name}: expected three whole numbers (C, H, W), found {image_shape!r:.100}")
     for side in image_shape[1:]:

@@ -317,3 +317,16 @@ def test_a_program_names_an_episode_of_another_shape(run):
             program(images)
     with pytest.raises(InputError, match=r"^episode: expected images \(1, 16, 16\), found \(1, 8, 16\)$"):
         run.pair.model(images[None, :, :, :8])
+
+
+def test_a_run_goes_on_with_its_own_configuration_only(config, tmp_path):
+    run = train(config, tmp_path / "run")
+    before = {path: path.read_bytes() for path in run.folder.path.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"^config: expected seed 0 of the run .*, found 5$"):
+        train(config.replace(seed=5), run.folder.path, resume=True)
+    content = json.loads(run.folder.config.read_text())
+    run.folder.config.write_text(json.dumps({**content, "version": 1}))
+    with pytest.raises(InputError, match="expected a run of version 2, found one of version 1"):
+        train(config, run.folder.path, resume=True)
+    run.folder.config.write_bytes(before[run.folder.config])
+    assert before == {path: path.read_bytes() for path in run.folder.path.rglob("*") if path.is_file()}

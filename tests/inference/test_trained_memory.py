@@ -586,13 +586,28 @@ def test_no_steps_and_no_images_are_refused(number):
     ):
         with pytest.raises(InputError, match=f"^steps: expected at least 1, found {number}$"):
             use()
-    with pytest.raises(InputError, match=f"^generate: expected at least 1 image and 0 steps, found {number} and 0$"):
+    with pytest.raises(InputError, match=f"^n: expected at least 1, found {number}$"):
         memories.generate(memory, number)
-    with pytest.raises(InputError, match=r"^generate: expected at least 1 image and 0 steps, found 2 and -1$"):
+    with pytest.raises(InputError, match=r"^steps: expected at least 0, found -1$"):
         memories.generate(memory, 2, steps=-1)
     for n in (number, 1):
-        with pytest.raises(InputError, match=f"^n: expected at least 2 images of an interpolation, found {n}$"):
+        with pytest.raises(InputError, match=f"^n: expected at least 2, found {n}$"):
             memories.interpolate(memory, cues[:, 0], cues[:, 1], n)
+
+
+def test_arrays_and_fractions_are_refused():
+    memories, cues = opened(), some_cues()
+    memory = memories.write(random_episodes(B, T))
+    for use in (
+        lambda: memories.recall(memory, cues.numpy()),
+        lambda: memories.complete(memory, cues, some_mask().numpy()),
+        lambda: memories.interpolate(memory, cues[:, 0].numpy(), cues[:, 1], 3),
+    ):
+        with pytest.raises(InputError, match=r": expected a torch tensor, found ndarray$"):
+            use()
+    for use in (lambda: memories.recall(memory, cues, 1.5), lambda: memories.generate(memory, 1.5)):
+        with pytest.raises(InputError, match=r": expected a whole number, found 1.5$"):
+            use()
 
 
 def test_an_interpolation_that_cannot_be_is_refused():

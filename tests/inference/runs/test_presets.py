@@ -75,6 +75,23 @@ def test_a_changed_name_changes_what_its_preset_sets(before, change):
     assert Config.preset(**before).replace(**change) == Config.preset(**{**before, **change})
 
 
+@pytest.mark.parametrize(
+    ("before", "change", "particles"),
+    [
+        ({"objective": "iwae"}, {"signs_per_scalar": 4, "objective": "mean_field"}, 1),
+        ({"signs_per_scalar": 4}, {"objective": "dreg"}, 8),
+        ({"signs_per_scalar": 4, "objective": "dreg"}, {"signs_per_scalar": None}, 8),
+    ],
+)
+def test_presets_of_a_preset_follow(before, change, particles):
+    assert Config.preset(**before).replace(**change).training.particles == particles
+
+
+def test_a_field_with_a_value_of_ones_own_stays():
+    assert Config.preset("mnist", steps=7).replace(dataset="omniglot") == Config.preset("omniglot", steps=7)
+    assert Config.preset(width=128).replace(networks="mlp").network.width == 128
+
+
 def test_a_change_keeps_what_no_changed_preset_sets():
     config = Config.preset("mnist", steps=7, write="feed_forward", memory_channels=50)
     kept = config.replace(objective="iwae").flat()
