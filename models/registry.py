@@ -26,6 +26,11 @@ class ModelKind:
     key_scalars: str | None = None
     keys_from_images: bool = False
 
+    @property
+    def has_blocks(self) -> bool:
+        """Whether the memory consists of blocks, which a write fills."""
+        return "write" in self.settings
+
 
 MODELS: dict[str, ModelKind] = {}
 """Memory models by name."""

@@ -15,7 +15,7 @@ from inference.runs.pretrained import UNPACKED, unpack
 from kpp_pyro.config_part import flag
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.errors import InputError
-from models.config import ProgramConfig
+from models.registry import MODELS
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def require_at_least(arguments: object, least: Mapping[str, int]) -> None:
 
 def describe_images(settings: Mapping[str, Any]) -> str:
     """`HeldOutArguments.settings` as text, for the heading of a table."""
-    classes, has_write = settings["classes_per_episode"], settings["model"] == ProgramConfig().model
+    classes, has_write = settings["classes_per_episode"], MODELS[settings["model"]].has_blocks
     details = [settings["write" if has_write else "model"]]
     if has_write and settings["reads"] > 1:
         details.append(f"{settings['reads']} blocks per image")

@@ -16,10 +16,10 @@ from pydantic import Field, model_validator
 
 from inference.runs.config_parts import DataConfig, TrainingConfig
 from inference.runs.presets import preset_of, read_yaml
-from inference.runs.rules import require_consistent
+from inference.runs.rules import has_blocks, require_consistent
 from kpp_pyro.config_part import ConfigPart, did_you_mean, flag
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.run_folder import read_config
+from kpp_pyro.files.run_folder import RunFolder, read_config
 from models.config import PairConfig
 
 
@@ -52,7 +52,7 @@ class Config(PairConfig):
     def preset(cls, dataset: str | None = None, /, **given: Any) -> Self:
         """A configuration of presets: defaults < presets < given fields.
 
-        The chosen data set, model, write and objective each have a preset, the file
+        The preset of a chosen name, such as a data set or a write, is the file
         `experiments/configs/presets/FIELD/NAME.yaml` if it exists. No two presets set the same field.
 
         Args:
@@ -76,7 +76,7 @@ class Config(PairConfig):
         """
         path = Path(path)
         if path.is_dir():
-            path = path / "config.json"
+            path = RunFolder(path).config
         if path.suffix.lower() in (".yaml", ".yml"):
             found = read_yaml(path)
             fields = {name.replace("-", "_"): value for name, value in found.items()}
@@ -106,9 +106,8 @@ class Config(PairConfig):
 
     @property
     def name(self) -> str:
-        """A short name for titles and folders: the write with Kanerva++, the model with its rivals."""
-        standard = self.program.model == type(self.program)().model
-        return self.memory.write if standard else self.program.model
+        """A short name for titles and folders: the write of a model with blocks, the name of any other model."""
+        return self.memory.write if has_blocks(self) else self.program.model
 
     def to_json(self) -> dict[str, Any]:
         """Every field, part by part, as JSON data."""

@@ -196,4 +196,4 @@ def _conflicts_of_signs(config: AllParts) -> Iterator[Conflict]:
 
 def has_blocks(config: AllParts) -> bool:
     """Whether the model has a block memory, which --write writes."""
-    return "write" in MODELS[config.program.model].settings
+    return MODELS[config.program.model].has_blocks

@@ -284,9 +284,10 @@ def train(config: Config | None = None, out: Path | str | None = None, *, resume
     if not isinstance(config, Config):
         raise InputError(f"config: expected a Config, such as Config.preset('mnist'), found {config!r:.100}")
     config = resolve(config)
+    folder = RunFolder(out or default_folder(config))
     if resume:
-        _require_same(config, RunFolder(out or ""))
-    run = TrainingRun(RunFolder(out or default_folder(config)), config, resume)
+        _require_same(config, folder)
+    run = TrainingRun(folder, config, resume)
     with _interruption() as interruption:
         if run.train(interruption):
             raise KeyboardInterrupt(f"saved after step {run.trainer.step} in {run.folder.path}; resume=True goes on")
@@ -297,8 +298,8 @@ def train(config: Config | None = None, out: Path | str | None = None, *, resume
 def _require_same(config: Config, folder: RunFolder) -> None:
     """Raise InputError unless a configuration is that of a run, but for `RESUMABLE` fields and the device."""
     stored, given = read_run(folder.path)[1].flat(), config.flat()
-    for name in given.keys() - {*RESUMABLE, "device"}:
-        if given[name] != stored[name]:
+    for name in given:
+        if name not in (*RESUMABLE, "device") and given[name] != stored[name]:
             raise InputError(f"config: expected {name} {stored[name]} of the run {folder.path}, found {given[name]}")
 
 

@@ -51,7 +51,7 @@ def measure_memories(device: str, repeats: int, lengths: Sequence[int] = LENGTHS
 def configs(device: str) -> Iterator[tuple[str, Config]]:
     """A configuration of each memory, by name: every model with a memory, and Kanerva++ with every write."""
     for model, kind in MODELS.items():
-        if "write" in kind.settings:
+        if kind.has_blocks:
             yield from ((f"{model}, {write}", _config(device, write=write)) for write in WRITES)
         elif kind.settings:  # a model without a memory uses none
             yield model, _config(device, model=model)
