@@ -99,6 +99,11 @@ class MemoryConfig(ConfigPart):
         sizes = (self.memory_channels, self.memory_height, self.memory_width, self.block_height, self.block_width)
         return MemoryLayout(*sizes, self.reads)
 
+    @property
+    def read_size(self) -> int:
+        """Scalars, or signs, of the R blocks that a key reads."""
+        return self.layout.read_scalars * (self.signs_per_scalar or 1)
+
 
 _DEFAULT_SIZES = NETWORKS["mlp"].sizes["tiny"]
 

@@ -105,7 +105,7 @@ def _conflicts_of_latents(config: AllParts) -> Iterator[Conflict]:
     reads = LATENT_PRIORS[program.latent_prior].reads
     if program.latent_context == "image_and_read" and not reads:
         yield "latent_context", "image, since nothing is read", program.latent_context
-    size = memory.layout.read_scalars * (memory.signs_per_scalar or 1)
+    size = memory.read_size
     if has_blocks(config) and memory.latent_size not in (None, size):
         what = "signs" if memory.signs_per_scalar else "scalars"
         yield "latent_size", f"the {size} {what} of a read with --write {memory.write}", memory.latent_size
@@ -116,7 +116,7 @@ def _conflicts_of_sizes(config: AllParts) -> Iterator[Conflict]:
     program, memory = config.program, config.memory
     field = MODELS[program.model].key_scalars
     keys = None if field is None else getattr(program, field)
-    read = memory.layout.read_scalars * (memory.signs_per_scalar or 1) if has_blocks(config) else None
+    read = memory.read_size if has_blocks(config) else None
     parts: list[tuple[str, Any, int | None, str]] = [
         ("key_prior", KEY_PRIORS, keys, "keys"),
         ("key_guide", POSTERIORS, keys, "keys"),
@@ -188,10 +188,21 @@ def _conflicts_of_signs(config: AllParts) -> Iterator[Conflict]:
     if side << memory.signs_per_scalar > _EXACT:
         what = f"fewer for a memory of {side} pixels along a side, where reads round positions"
         yield "signs_per_scalar", what, memory.signs_per_scalar
-    reads, blocks = config.data.episode_length * memory.reads, memory.layout.blocks
-    if reads > blocks:
-        what = f"none where {reads} reads of an episode share {blocks} blocks, which then hold means"
+    if what := none_where_shared(config):
         yield "signs_per_scalar", what, memory.signs_per_scalar
+
+
+def none_where_shared(config: AllParts) -> str:
+    """What to expect of a field that needs a block for each read; empty if every read of an episode has one."""
+    reads, blocks = reads_and_blocks(config)
+    if reads <= blocks:
+        return ""
+    return f"none where {reads} reads of an episode share {blocks} blocks, which then hold means"
+
+
+def reads_and_blocks(config: AllParts) -> tuple[int, int]:
+    """Reads of an episode, T R, and blocks of a memory; more reads than blocks have to share blocks."""
+    return config.data.episode_length * config.memory.reads, config.memory.layout.blocks
 
 
 def has_blocks(config: AllParts) -> bool:

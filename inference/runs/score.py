@@ -14,7 +14,7 @@ from inference.importance.scoring import Scores, ScoringPlan, score_episodes
 from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs.config import Config
 from inference.runs.load import Run
-from inference.runs.rules import has_blocks
+from inference.runs.rules import has_blocks, none_where_shared
 from kpp_pyro.data import first_images
 from kpp_pyro.errors import InputError
 from kpp_pyro.writes.quantization import LARGEST_BITS, SMALLEST_BITS, Quantization
@@ -108,6 +108,5 @@ def _conflicts_of_rounding(config: Config, bits: int) -> Iterator[str]:
         yield f"none with --model {config.program.model}, which does not use it"
     if config.memory.signs_per_scalar is not None:
         yield "none with --signs-per-scalar, which sets the bits"
-    reads, blocks = config.data.episode_length * config.memory.reads, config.memory.layout.blocks
-    if reads > blocks:
-        yield f"none where {reads} reads of an episode share {blocks} blocks, which then hold means"
+    if what := none_where_shared(config):
+        yield what

@@ -25,7 +25,7 @@ from inference.runs.interruption import Interruption
 from inference.runs.load import Run, load_pair, read_run
 from inference.runs.plots import plot_figures
 from inference.runs.resolve import resolve
-from inference.runs.rules import has_blocks
+from inference.runs.rules import has_blocks, reads_and_blocks
 from inference.tracing import seed_of
 from kpp_pyro.data import DATASETS, EpisodeSet
 from kpp_pyro.errors import InputError
@@ -316,7 +316,7 @@ def default_folder(config: Config) -> Path:
 
 def _note_shared_blocks(config: Config) -> None:
     """Print a note if the reads of an episode have to share blocks."""
-    reads, blocks = config.data.episode_length * config.memory.reads, config.memory.layout.blocks
+    reads, blocks = reads_and_blocks(config)
     if has_blocks(config) and reads > blocks:
         remark = f"note: {reads} reads of an episode share the memory's {blocks} blocks, which hold averages"
         print(remark, file=sys.stderr)
