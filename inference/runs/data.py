@@ -10,6 +10,7 @@ import torch
 from inference.runs.config import Config, naming
 from kpp_pyro.data import DATASETS, EpisodeSampler, EpisodeSet, FolderSampler, decode_pictures, find_pictures
 from kpp_pyro.data.images import LabelledImages
+from kpp_pyro.data.sampler import TrainingEpisodes
 from kpp_pyro.errors import InputError
 
 
@@ -23,7 +24,7 @@ class Episodes:
         test: held-out episodes for results.
     """
 
-    train: EpisodeSampler | FolderSampler
+    train: TrainingEpisodes
     validation: EpisodeSet
     test: EpisodeSet
 
@@ -54,7 +55,7 @@ def build_episodes(config: Config, device: torch.device, rank: int = 0, ranks: i
     data = config.data
     length = data.episode_length + config.training.left_out
     sampling = (length, data.binarize, config.seed, data.classes_per_episode, data.augment, rank, ranks)
-    train: EpisodeSampler | FolderSampler
+    train: TrainingEpisodes
     load = DATASETS[data.dataset].load
     if load is None:
         pictures = find_pictures(data.data_dir)

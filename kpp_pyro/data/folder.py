@@ -21,7 +21,7 @@ from kpp_pyro.data.datasets import DATASETS, DataSource
 from kpp_pyro.data.decoding import Decoder, Decoding, Unreadable
 from kpp_pyro.data.images import LabelledImages
 from kpp_pyro.data.picture_files import SUFFIXES
-from kpp_pyro.data.sampler import EpisodeOrder, Rendering, require_keys, require_positive
+from kpp_pyro.data.sampler import EpisodeOrder, Rendering, TrainingEpisodes, require_positive
 from kpp_pyro.errors import InputError
 from kpp_pyro.likelihoods.bernoulli import Binarization, require_binarization
 
@@ -181,11 +181,11 @@ def decode_pictures(
     return LabelledImages(images[readable], files.labels[readable])
 
 
-class FolderSampler:
+class FolderSampler(TrainingEpisodes):
     """An endless stream of random training episodes of T distinct pictures, which worker processes prefetch.
 
-    The interface and the order are those of `EpisodeSampler`, but `draw` returns pixels. The first draw starts the
-    workers. Only the pictures of the next steps are in memory; every pass over the pictures decodes them again.
+    The order is that of `EpisodeSampler`, but `draw` returns pixels. The first draw starts the workers. Only
+    the pictures of the next steps are in memory; every pass over the pictures decodes them again.
 
     Unreadable pictures are counted, and the first ten are named. The substitute of an unreadable picture is, in order:
     another picture that is not in the episode; a copy of a picture of the episode; a black image. If
@@ -233,7 +233,6 @@ class FolderSampler:
         self.rendering = Rendering(
             "threshold" if binarization == "static" else binarization, augment, seed, rank, device
         )
-        self.generators = [self.rendering.generator]
         self.image_shape = (1, image_size, image_size)
         self.unreadable = Unreadable(files.folder, len(files))
         self._files, self._workers, self._binarization, self._device = files, workers, binarization, device
@@ -279,10 +278,6 @@ class FolderSampler:
         """Binarize drawn pixels, which were moved to the device: episodes, float32 (B, T, 1, H, W) in {0, 1}."""
         return self.rendering(drawn)
 
-    def sample(self, num_episodes: int) -> Tensor:
-        """Draw and render B = `num_episodes` episodes: float32 (B, T, 1, H, W) in {0, 1}, on the device."""
-        return self.render(self.draw(num_episodes).to(self._device))
-
     def thresholded(self) -> Tensor:
         """All readable pictures, decoded and thresholded at 1/2: bool (N, 1, H, W) on the device."""
         pictures = decode_pictures(self._files, self.image_shape[-1], self._workers, self._binarization)
@@ -301,21 +296,6 @@ class FolderSampler:
         """All random state before the next episode that `draw` returns; prefetched episodes do not count."""
         order = self._ahead[0][0] if self._ahead else self.order.state_dict()
         return {**order, "pixels": self.rendering.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore `state_dict()`.
-
-        Raises:
-            InputError: the state of another number of pictures, or of another type of device.
-        """
-        require_keys(state, self.state_dict())
-        self.rendering.load_state(state["pixels"])
-        self.load_order(state)
-
-    def load_order(self, state: dict[str, Tensor]) -> None:
-        """Continue the order of another process's `state_dict()`. Rendering keeps this process's generator."""
-        self.close()
-        self.order.load_state_dict(state)
 
 
 def _rows(order: EpisodeOrder, ahead: deque[tuple[dict[str, Tensor], Tensor]]) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""Training episodes: `EpisodeSampler`, the random order of images (`EpisodeOrder`), and `Rendering` of their pixels."""
+"""Training episodes (`TrainingEpisodes`, `EpisodeSampler`), their order (`EpisodeOrder`) and pixels (`Rendering`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,64 @@ PixelRule = Literal["dynamic", "threshold"]
 _LARGEST_SEED = 2**63
 
 
-class EpisodeSampler:
+class TrainingEpisodes:
+    """An endless stream of random training episodes of T distinct images; what all such streams share.
+
+    Attributes:
+        order: chooses the images of each episode.
+        rendering: makes binary images of drawn ones, on a device of its own.
+        image_shape: (C, H, W).
+    """
+
+    order: EpisodeOrder
+    rendering: Rendering
+    image_shape: tuple[int, int, int]
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """The random generators of `render`."""
+        return [self.rendering.generator]
+
+    def draw(self, num_episodes: int) -> Tensor:
+        """What `render` needs for B = `num_episodes` episodes, (B, T, ...) on the CPU."""
+        raise NotImplementedError
+
+    def render(self, drawn: Tensor) -> Tensor:
+        """Episodes, float32 (B, T, C, H, W) in {0, 1}, from what was drawn and moved to the device."""
+        raise NotImplementedError
+
+    def sample(self, num_episodes: int) -> Tensor:
+        """Draw and render B = `num_episodes` episodes: float32 (B, T, C, H, W) in {0, 1}, on the device."""
+        return self.render(self.draw(num_episodes).to(self.rendering.generator.device))
+
+    def thresholded(self) -> Tensor:
+        """All images, thresholded at 1/2: bool (N, C, H, W) on the device."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End worker processes, if there are any."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All random state: position in the order and state of the pixels' generator."""
+        return {**self.order.state_dict(), "pixels": self.rendering.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore `state_dict()`.
+
+        Raises:
+            InputError: the state of another number of images, or of another type of device.
+        """
+        require_keys(state, self.state_dict())
+        self.rendering.load_state(state["pixels"])
+        self.load_order(state)
+
+    def load_order(self, state: dict[str, Tensor]) -> None:
+        """Continue the order of another process's `state_dict()`. Rendering keeps this process's generator."""
+        self.close()
+        self.order.load_state_dict(state)
+
+
+class EpisodeSampler(TrainingEpisodes):
     """An endless stream of random training episodes of T distinct images, all in memory on one device.
 
     Sampling has two steps, so that the second can be part of a CUDA graph: `draw` chooses image numbers on the CPU
@@ -59,11 +116,6 @@ class EpisodeSampler:
             how = "threshold"  # grey levels at the edges of a moved drawing are not probabilities
         self.rendering = Rendering(how, augment, seed, rank, images.images.device)
 
-    @property
-    def generators(self) -> list[torch.Generator]:
-        """The random generators of `render`."""
-        return [self.rendering.generator]
-
     def draw(self, num_episodes: int) -> Tensor:
         """Image numbers of this process's next B = `num_episodes` episodes, int64 (B, T) on the CPU."""
         return self.order.draw(num_episodes)
@@ -72,34 +124,9 @@ class EpisodeSampler:
         """Episodes, float32 (B, T, C, H, W) in {0, 1}, from drawn numbers that were moved to the images' device."""
         return self.rendering(self._images[drawn])
 
-    def sample(self, num_episodes: int) -> Tensor:
-        """Draw and render B = `num_episodes` episodes: float32 (B, T, C, H, W) in {0, 1}, on the images' device."""
-        return self.render(self.draw(num_episodes).to(self._images.device))
-
-    def close(self) -> None:
-        """Do nothing: there are no worker processes to end."""
-
     def thresholded(self) -> Tensor:
         """All images, thresholded at 1/2: bool (N, C, H, W)."""
         return self._images > 127
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """All random state: position in the order and state of the pixels' generator."""
-        return {**self.order.state_dict(), "pixels": self.rendering.generator.get_state()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore `state_dict()`.
-
-        Raises:
-            InputError: the state of another number of images, or of another type of device.
-        """
-        require_keys(state, self.state_dict())
-        self.rendering.load_state(state["pixels"])
-        self.load_order(state)
-
-    def load_order(self, state: dict[str, Tensor]) -> None:
-        """Continue the order of another process's `state_dict()`. Rendering keeps this process's generator."""
-        self.order.load_state_dict(state)
 
 
 class EpisodeOrder:
