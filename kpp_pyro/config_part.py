@@ -35,6 +35,12 @@ class ConfigPart(BaseModel):
     def __setattr__(self, name: str, value: Any) -> None:
         raise InputError(f"{name}: expected config.replace({name}=...), which makes another one, found an assignment")
 
+    @classmethod
+    def parts(cls) -> dict[str, type[ConfigPart]]:
+        """The fields that are parts themselves, by name."""
+        kinds = {name: field.annotation for name, field in cls.model_fields.items()}
+        return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, ConfigPart)}
+
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_bool(cls, value: Any, info: ValidationInfo) -> Any:

@@ -139,13 +139,11 @@ class Config(PairConfig):
     @classmethod
     def defaults(cls) -> dict[str, Any]:
         """The default of every field, by name."""
-        parts = {
-            name: cls if part is None else cls.model_fields[part].annotation for name, part in _places(cls).items()
+        parts = cls.parts()
+        fields = {
+            name: (cls if part is None else parts[part]).model_fields[name] for name, part in _places(cls).items()
         }
-        return {
-            name: part.model_fields[name].get_default(call_default_factory=True)  # type: ignore[union-attr]
-            for name, part in parts.items()
-        }
+        return {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
 
     def flat(self) -> dict[str, Any]:
         """Every field by name, without its part."""
@@ -186,11 +184,7 @@ def naming(source: Path | str) -> Iterator[None]:
 
 def _places(cls: type[ConfigPart]) -> dict[str, str | None]:
     """The part of each field, by the field's name; None for a field of the configuration itself."""
-    places: dict[str, str | None] = {}
-    for name, field in cls.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, ConfigPart):
-            places |= dict.fromkeys(kind.model_fields, name)
-        else:
-            places[name] = None
+    parts, places = cls.parts(), dict[str, str | None]()
+    for name in cls.model_fields:
+        places |= dict.fromkeys(parts[name].model_fields, name) if name in parts else {name: None}
     return places
