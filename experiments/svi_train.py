@@ -15,6 +15,7 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,8 +27,8 @@ from inference import Config
 from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs.interruption import Interruption, exit_status
 from inference.runs.load import read_run
-from inference.runs.resolve import resolve
-from inference.runs.training_run import RESUMABLE, TrainingRun, default_folder
+from inference.runs.resolve import device_of_run, resolve
+from inference.runs.training_run import RESUMABLE, TrainingRun, claimed_folder
 from kpp_pyro.config_part import flag
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import RunFolder
@@ -48,8 +49,8 @@ _SCRIPT_FLAGS = {
         Path,
         tyro.conf.arg(
             help="Continue the run in this folder. Of the other flags, only --steps, --evaluate-every, --capture, "
-            "--data-dir and --workers may be given. The learning rate falls to zero over all --steps: with more, it "
-            "rises again.",
+            "--data-dir, --workers and --device may be given. The learning rate falls to zero over all --steps: with more, "
+            "it rises again.",
             help_behavior_hint="(default: a new run)",
         ),
     ],
@@ -71,14 +72,23 @@ def main(argv: Sequence[str] | None = None, processes: Processes = SINGLE_PROCES
     """Run the script, as one of the processes of torchrun if any; returns its exit status."""
     with processes.sync_errors():
         given = parse(argv)
-        resume, dry_run = given.pop("resume", None), given.pop("dry_run", False)
-        folder, config = resumed_run(resume, given) if resume else new_run(given, processes)
-        config = resolve(config, processes)
+        resume, out, dry_run = given.pop("resume", None), given.pop("out", None), given.pop("dry_run", False)
+        config = resolve(resumed_config(resume, out, given) if resume else new_config(given), processes)
     if dry_run:
         print(json.dumps(config.to_json(), indent=2))
         return 0
-    folder = RunFolder(processes.from_first(folder.path))  # the default name contains the time
-    run = TrainingRun(folder, config, resume is not None, processes)
+    with ExitStack() as claim:
+        folder = None
+        with processes.sync_errors():
+            if processes.is_first:  # before anything is loaded
+                folder = claim.enter_context(claimed_folder(config, resume or out, resume is not None))
+        folder = RunFolder(processes.from_first(folder and folder.path))
+        return train(folder, config, resume is not None, processes)
+
+
+def train(folder: RunFolder, config: Config, resume: bool, processes: Processes) -> int:
+    """Train in a claimed folder; returns the exit status."""
+    run = TrainingRun(folder, config, resume, processes)
     with Interruption(processes) as interruption:
         stopped_by = run.train(interruption)
     if stopped_by:
@@ -97,29 +107,25 @@ def parse(argv: Sequence[str] | None = None) -> dict[str, Any]:
     return parse_flags(_DESCRIPTION, _SCRIPT_FLAGS, argv)
 
 
-def new_run(given: dict[str, Any], processes: Processes = SINGLE_PROCESS) -> tuple[RunFolder, Config]:
-    """Folder, not created yet, and configuration of a new run."""
-    fields = {name: value for name, value in given.items() if name not in ("out", "config")}
+def new_config(given: dict[str, Any]) -> Config:
+    """Configuration of a new run."""
+    fields = {name: value for name, value in given.items() if name != "config"}
     file = given.get("config")
-    config = Config.preset(**fields) if file is None else Config.read(file, **fields)
-    folder = RunFolder(given.get("out") or default_folder(config))
-    if processes.is_first:
-        folder.require_new()
-    return folder, config
+    return Config.preset(**fields) if file is None else Config.read(file, **fields)
 
 
-def resumed_run(path: Path, given: dict[str, Any]) -> tuple[RunFolder, Config]:
-    """Folder and configuration of the run to resume, with the given changes.
+def resumed_config(path: Path, out: Path | None, given: dict[str, Any]) -> Config:
+    """Configuration of the run to resume, with the given changes; on a machine without its device, of another device.
 
     Raises:
         InputError: no run, or a flag that may not change.
     """
-    fixed = [name for name in given if name not in RESUMABLE]
+    fixed = [name for name in given if name not in RESUMABLE] + (["out"] if out else [])
     if fixed:
         allowed, found = (", ".join(flag(name) for name in names) for names in (RESUMABLE, fixed))
         raise InputError(f"--resume: expected no other flags than {allowed}, found {found}")
-    folder, config = read_run(path)
-    return folder, config.replace(**given)
+    config = read_run(path)[1]
+    return config.replace(**{"device": device_of_run(config.device), **given})
 
 
 if __name__ == "__main__":

@@ -312,10 +312,12 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Set torch's random state to one that `random_state` returned."""
+    """Set torch's random state to one that `random_state` returned, on this device or on one of another kind."""
     torch.set_rng_state(state["cpu"].cpu())
-    if device.type == "cuda":
+    if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+    elif device.type == "cuda":
+        torch.cuda.manual_seed(seed_of(*state["cpu"].tolist()))
 
 
 def seed_of(*numbers: int) -> int:

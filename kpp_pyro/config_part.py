@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from kpp_pyro.errors import InputError
-
-Count = Annotated[int, Field(ge=1, lt=2**63)]
-Natural = Annotated[int, Field(ge=0, lt=2**63)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+from kpp_pyro.schema import expectation, shown
 
 
 class ConfigPart(BaseModel):
@@ -98,34 +94,4 @@ def as_input_error(error: ValidationError, part: type[BaseModel]) -> InputError:
         return InputError(f"{flag(name)}: expected one of {', '.join(known)}, found {name!r}{hint}")
     if cause is not None:
         return InputError(f"{flag(name)}: {cause}")
-    return InputError(f"{flag(name)}: expected {_expectation(first)}, found {_shown(first['input'])}")
-
-
-def _expectation(error: Any) -> str:
-    """What the field accepts, in words, from one of pydantic's errors."""
-    bounds, kind = error.get("ctx", {}), error["type"]
-    exact = {
-        "greater_than_equal": "at least {ge}",
-        "greater_than": "more than {gt}",
-        "less_than_equal": "at most {le}",
-        "less_than": "less than {lt}",
-        "literal_error": "one of {expected}",
-        "finite_number": "a finite number",
-        "missing": "a value",
-        "path_type": "a path",
-        "string_type": "a text",
-    }
-    if kind in exact:
-        return exact[kind].format(**bounds).replace("'", "")
-    by_prefix = {"int": "a whole number", "float": "a number", "bool": "true or false", "model": "a mapping"}
-    for prefix, description in by_prefix.items():
-        if kind.startswith(prefix):
-            return description
-    return str(error["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
-
-
-def _shown(value: Any) -> str:
-    """A value as text of at most 100 characters; strings of more than one word are quoted."""
-    plain = not isinstance(value, str) or value.replace(".", "").replace("-", "").isalnum()
-    text = str(value) if plain else repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
+    return InputError(f"{flag(name)}: expected {expectation(first)}, found {shown(first['input'])}")

@@ -1,4 +1,4 @@
-"""The error of bad input."""
+"""The errors of bad input and of files that cannot be written."""
 
 from __future__ import annotations
 
@@ -10,12 +10,21 @@ class InputError(ValueError):
     """
 
 
+class OutputError(InputError):
+    """A file that cannot be written, such as on a full disk. What it held before is unchanged.
+
+    Scripts print it without a traceback and exit with status 1.
+    """
+
+
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 """What reading the content of a damaged file raises."""
 
 
 def reason(error: Exception) -> str:
-    """An exception that reading a file has raised, in at most 100 characters of text."""
+    """An exception that reading or writing a file has raised, in at most 100 characters of text."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     if isinstance(error, UnicodeDecodeError):
         return "bytes that are not text"
     if isinstance(error, RecursionError):

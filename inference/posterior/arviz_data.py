@@ -112,9 +112,10 @@ def save(data: ArvizData, path: Path) -> None:
     """Write ArviZ data to a netCDF file, by an atomic write.
 
     Raises:
-        OSError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
-    atomic_write(path, lambda temporary: data.to_netcdf(str(temporary), engine="h5netcdf"))
+    tree = data if isinstance(data, xr.DataTree) else data.to_datatree()
+    atomic_write(path, tree.to_netcdf(engine="h5netcdf"))
 
 
 def load(path: Path) -> ArvizData:

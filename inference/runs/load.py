@@ -14,8 +14,9 @@ from inference.runs.data import Episodes, build_episodes
 from inference.runs.resolve import resolve
 from inference.trained_memory import TrainedMemory
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.checkpoint import fitting, load_checkpoint
+from kpp_pyro.files.checkpoint import fitting, load_checkpoint, require_like
 from kpp_pyro.files.run_folder import RunFolder
+from kpp_pyro.files.run_schemas import BestCheckpoint
 from models.build import build
 from models.pair import Pair
 
@@ -104,10 +105,11 @@ def load_pair(pair: Pair, checkpoint: Path) -> int:
     """Load a pair's parameters from a checkpoint, and set evaluation mode; returns the checkpoint's step.
 
     Raises:
-        InputError: a missing or damaged file, or parameters of other shapes.
+        InputError: a missing or damaged file, parameters of other shapes, or some that are not finite.
     """
-    state = load_checkpoint(checkpoint)
+    state = load_checkpoint(checkpoint, BestCheckpoint)
     with fitting(checkpoint):
-        pair.load_state_dict(state["pair"])
-        pair.eval()
-        return int(state["step"])
+        require_like(state.pair, pair.state_dict(), "parameters")
+        pair.load_state_dict(state.pair)
+    pair.eval()
+    return state.step

@@ -14,6 +14,7 @@ from kpp_pyro.errors import InputError
 from kpp_pyro.files.atomic import writing
 from kpp_pyro.files.checkpoint import load_checkpoint, save_checkpoint
 from kpp_pyro.files.run_folder import RunFolder, write_json, write_text
+from kpp_pyro.files.run_schemas import BestCheckpoint
 from kpp_pyro.files.tensors import TensorFile
 
 PRETRAINED = Path(__file__).parents[2] / "experiments" / "pretrained"
@@ -65,11 +66,11 @@ def pack(path: Path, folder: Path, **changes: object) -> Path:
     run, config = read_run(path)
     config = config.replace(**{**_ANYWHERE, **changes})
     resolve(config)
-    state = load_checkpoint(run.best)
-    tensors = {name: _rounded(tensor) for name, tensor in state["pair"].items()}
+    state = load_checkpoint(run.best, BestCheckpoint)
+    tensors = {name: _rounded(tensor) for name, tensor in state.pair.items()}
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    _FILE.save(folder / _PARAMETERS, tensors, step=str(state["step"]))
+    _FILE.save(folder / _PARAMETERS, tensors, step=str(state.step))
     content = json.loads(run.config.read_text())
     write_json(folder / _CONFIG, {**content, "config": config.to_json()})
     return folder / _PARAMETERS

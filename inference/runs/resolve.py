@@ -19,14 +19,20 @@ def resolve(config: Config, processes: Processes = SINGLE_PROCESS) -> Config:
         processes: those that run it together; each takes a GPU of its own.
 
     Raises:
-        InputError: a device that this machine lacks, or a step that cannot be captured.
+        InputError: a device that this machine lacks, a step that cannot be captured, or a folder that cannot be.
     """
     device = resolve_device(config.device)
+    try:
+        data_dir = config.data.data_dir.expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, an unknown user, a null character
+        raise InputError(
+            f"--data-dir {config.data.data_dir}: expected a folder, found none ({reason(error)})"
+        ) from error
     if processes.count > 1:
         require_device_each(device)
     resolve_capture(config, device, processes.count)
     return config.replace(
-        data_dir=config.data.data_dir.expanduser().resolve(),
+        data_dir=data_dir,
         device=str(device),
         precision=str(dtype_of(config.precision, device)).removeprefix("torch."),
     )
@@ -48,6 +54,15 @@ def resolve_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device {name}: expected a device of this machine, found none ({reason(error)})") from error
     return device
+
+
+def device_of_run(name: str) -> str:
+    """The device that a run was made on, or "auto" on a machine that lacks it."""
+    try:
+        resolve_device(name)
+    except InputError:
+        return "auto"
+    return name
 
 
 def require_device_each(device: torch.device) -> None:

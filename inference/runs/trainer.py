@@ -22,6 +22,7 @@ from inference.processes import SINGLE_PROCESS, Processes
 from inference.tracing import elbo_terms, random_state, restore_random_state
 from kpp_pyro.errors import InputError
 from kpp_pyro.fast_pyro import unrecorded_parameters
+from kpp_pyro.files.checkpoint import require_like
 from models.pair import Pair
 
 _CHECK_EVERY = 25  # steps; reading a loss makes a GPU wait, and several processes communicate
@@ -328,8 +329,24 @@ class Trainer:
             "processes": self.processes.gather(own),
         }
 
+    def _require_moments(self, state: Mapping[int, Mapping[str, Tensor]]) -> None:
+        """Raise InputError unless an optimiser's state fits the parameters: the fused step checks nothing."""
+        for number, found in state.items():
+            if not 0 <= number < len(self.parameters):
+                known = len(self.parameters)
+                raise InputError(f"optimiser: expected a state of {known} parameters, found one of number {number}")
+            parameter, step = self.parameters[number], torch.zeros((), dtype=torch.float32)
+            moments = {"step": step, "exp_avg": parameter, "exp_avg_sq": parameter}
+            require_like(found, moments, f"optimiser state of parameter {number}")
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state: bit for bit on a CPU with as many processes; an added process draws anew."""
+        """Continue from a state: bit for bit on a CPU with as many processes; an added process draws anew.
+
+        Raises:
+            InputError: parameters, or a state of the optimiser, of other shapes or not finite.
+        """
+        require_like(state["pair"], self.pair.state_dict(), "parameters")
+        self._require_moments(state["optimizer"])
         self.step, self.waited_seconds = state["step"], state["waited_seconds"]
         self.pair.load_state_dict(state["pair"])
         settings = self.optimizer.state_dict()["param_groups"]  # from the plan, not from the saved state

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ from inference.tracing import seed_of
 from kpp_pyro.data import DATASETS, EpisodeSet
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.checkpoint import fitting, load_checkpoint, save_checkpoint
+from kpp_pyro.files.claim import claimed
 from kpp_pyro.files.run_folder import RunFolder
+from kpp_pyro.files.run_schemas import TrainingCheckpoint
 from models.build import build
 from models.pair import Pair
 
@@ -38,9 +41,8 @@ _LOG_EVERY = 50  # steps
 _AGREE_EVERY = 10  # steps between agreements of several processes on whether to stop
 _EVALUATION_EPISODES = 8  # per batch; the processes share the batches
 _EVALUATION_SEED = 0  # every evaluation has the same random draws: checkpoints are compared fairly
-_SAVED = ("best_elbo_nats_per_image", "training_seconds")  # attributes saved in a checkpoint
 
-RESUMABLE = ("steps", "evaluate_every", "capture", "data_dir", "workers")
+RESUMABLE = ("steps", "evaluate_every", "capture", "data_dir", "workers", "device")
 """Fields that may change when a run is resumed."""
 
 
@@ -50,7 +52,7 @@ class TrainingRun:
     The folder is not changed before data, device, configuration and checkpoint have been checked.
 
     Args:
-        folder: the run folder.
+        folder: the run folder, claimed by this process (see `claimed_folder`).
         config: a resolved configuration.
         resume: continue from the folder's last checkpoint.
         processes: those that train together.
@@ -189,7 +191,10 @@ class TrainingRun:
 
     def save(self) -> None:
         """Save the last checkpoint: the state that the next step depends on."""
-        saved = {name: getattr(self, name) for name in _SAVED}
+        saved = {
+            "best_elbo_nats_per_image": self.best_elbo_nats_per_image,
+            "training_seconds": self.training_seconds,
+        }
         self._write(self.folder.checkpoint, {**self.trainer.state_dict(), **saved})
 
     def _write(self, path: Path, state: dict[str, Any]) -> None:
@@ -202,11 +207,10 @@ class TrainingRun:
         Raises:
             InputError: a missing or damaged file, parameters of other shapes, or more steps taken than --steps.
         """
-        state = load_checkpoint(self.folder.checkpoint)
+        state = load_checkpoint(self.folder.checkpoint, TrainingCheckpoint)
         with fitting(self.folder.checkpoint):
-            self.trainer.load_state_dict(state)
-            for name in _SAVED:
-                setattr(self, name, state[name])
+            self.trainer.load_state_dict(state.model_dump())
+        self.best_elbo_nats_per_image, self.training_seconds = state.best_elbo_nats_per_image, state.training_seconds
         if self.config.training.steps < self.trainer.step:
             raise InputError(
                 f"--steps: expected at least the {self.trainer.step} that {self.folder.path} has taken, "
@@ -267,7 +271,7 @@ def train(config: Config | None = None, out: Path | str | None = None, *, resume
 
     Args:
         config: the configuration; None: `Config()`, which trains on the digits.
-        out: run folder; None: runs/DATASET-WRITE-TIME.
+        out: run folder; None: a new one, runs/DATASET-WRITE-TIME.
         resume: continue the run in that folder.
 
     Returns:
@@ -284,22 +288,22 @@ def train(config: Config | None = None, out: Path | str | None = None, *, resume
     if not isinstance(config, Config):
         raise InputError(f"config: expected a Config, such as Config.preset('mnist'), found {config!r:.100}")
     config = resolve(config)
-    folder = RunFolder(out or default_folder(config))
-    if resume:
-        _require_same(config, folder)
-    run = TrainingRun(folder, config, resume)
-    with _interruption() as interruption:
-        if run.train(interruption):
-            raise KeyboardInterrupt(f"saved after step {run.trainer.step} in {run.folder.path}; resume=True goes on")
-    run.finish()
-    return Run(run.folder, config, run.pair.eval(), run.best_step)
+    if out is not None and resume:
+        _require_same(config, RunFolder(out))
+    with claimed_folder(config, out, resume) as folder:
+        run = TrainingRun(folder, config, resume)
+        with _interruption() as interruption:
+            if run.train(interruption):
+                raise KeyboardInterrupt(f"saved after step {run.trainer.step} in {folder.path}; resume=True goes on")
+        run.finish()
+    return Run(folder, config, run.pair.eval(), run.best_step)
 
 
 def _require_same(config: Config, folder: RunFolder) -> None:
-    """Raise InputError unless a configuration is that of a run, but for `RESUMABLE` fields and the device."""
+    """Raise InputError unless a configuration is that of a run, but for `RESUMABLE` fields."""
     stored, given = read_run(folder.path)[1].flat(), config.flat()
     for name in given:
-        if name not in (*RESUMABLE, "device") and given[name] != stored[name]:
+        if name not in RESUMABLE and given[name] != stored[name]:
             raise InputError(f"config: expected {name} {stored[name]} of the run {folder.path}, found {given[name]}")
 
 
@@ -309,8 +313,31 @@ def _interruption() -> AbstractContextManager[Interruption]:
     return Interruption() if main else nullcontext(Interruption())
 
 
+@contextmanager
+def claimed_folder(config: Config, out: Path | str | None = None, resume: bool = False) -> Iterator[RunFolder]:
+    """Claim the folder of a run: no other process writes to it meanwhile.
+
+    Args:
+        config: names the default folder.
+        out: the folder; None: a new one, see `default_folder`.
+        resume: the folder holds a run; otherwise it may hold none.
+
+    Raises:
+        InputError: a folder in use, one that holds a run, or one that cannot be written to.
+    """
+    path = default_folder(config) if out is None else Path(out)
+    with claimed(path, "--resume" if resume else "--out", unique=out is None) as taken:
+        folder = RunFolder(taken)
+        if not resume:
+            folder.require_new()
+        yield folder
+
+
 def default_folder(config: Config) -> Path:
-    """The default run folder: runs/DATASET-WRITE-TIME for Kanerva++, runs/DATASET-MODEL-TIME for other models."""
+    """The default run folder: runs/DATASET-WRITE-TIME for Kanerva++, runs/DATASET-MODEL-TIME for other models.
+
+    Of several runs that begin in the same second, all but one get a number too.
+    """
     return Path("runs") / f"{config.data.dataset}-{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 

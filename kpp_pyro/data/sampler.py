@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,7 +63,7 @@ class TrainingEpisodes:
         """Restore `state_dict()`.
 
         Raises:
-            InputError: the state of another number of images, or of another type of device.
+            InputError: the state of another number of images.
         """
         require_keys(state, self.state_dict())
         self.rendering.load_state(state["pixels"])
@@ -190,14 +191,16 @@ class EpisodeOrder:
         """Continue from the `state_dict()` of an order of the same images, with any number of processes.
 
         Raises:
-            InputError: the state of another number of images.
+            InputError: the state of another number of images, or more rows taken than a shuffle has.
         """
         if int(state["images"]) != self.num_images:
             raise InputError(
                 f"training images: expected the {int(state['images'])} that the run began with, found {self.num_images}"
             )
-        self._before_shuffle = state["shuffle"].cpu()
-        self._taken = int(state["taken"])
+        rows, taken = self.num_images // self.episode_length, int(state["taken"])
+        if not 0 <= taken <= rows:
+            raise InputError(f"training episodes: expected 0 to {rows} taken of the current shuffle, found {taken}")
+        self._before_shuffle, self._taken = state["shuffle"].cpu(), taken
         self._generator.set_state(self._before_shuffle)
         self._shuffled = self._shuffle() if self._taken else None
         self._generator.set_state(state["now"].cpu())
@@ -253,18 +256,17 @@ class Rendering:
         return binarize(pixels, self.rule, self.generator)
 
     def load_state(self, state: Tensor) -> None:
-        """Restore the generator's state.
+        """Restore the generator's state; one of another kind of device becomes the seed of new draws."""
+        given = state.cpu()
+        if given.shape == self.generator.get_state().shape:
+            self.generator.set_state(given)
+        else:
+            self.generator.manual_seed(seed_of_state(given))
 
-        Raises:
-            InputError: the state of a generator of another type of device.
-        """
-        own, given = self.generator.get_state(), state.cpu()
-        if given.dtype != own.dtype or given.shape != own.shape:
-            raise InputError(
-                f"Sampler state 'pixels': expected {len(own)} bytes of a {self.generator.device.type} "
-                f"device, found {given.dtype} {tuple(given.shape)} from another kind of device"
-            )
-        self.generator.set_state(given)
+
+def seed_of_state(state: Tensor) -> int:
+    """A seed that a generator's state determines, to go on with a generator of another kind."""
+    return int(np.random.SeedSequence(state.tolist()).generate_state(1, np.uint64)[0]) % _LARGEST_SEED
 
 
 def prepare(images: Tensor, binarization: Binarization) -> tuple[Tensor, PixelRule]:

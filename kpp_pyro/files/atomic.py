@@ -1,36 +1,52 @@
-"""Atomic writes, and `InputError` for files that cannot be written."""
+"""Atomic writes, and `OutputError` for files that cannot be written."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kpp_pyro.errors import InputError
+from kpp_pyro.errors import OutputError, reason
+
+_PARTIAL = ".partial"
+_ABANDONED_SECONDS = 24 * 3600  # age from which no writer can still be at work on a temporary file
 
 
-def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file atomically: `write` fills a temporary file beside `path`, which is then renamed to `path`.
+def atomic_write(path: Path, content: bytes | memoryview) -> None:
+    """Write a file atomically: fill a temporary file beside it, which is then renamed to `path`.
 
-    If `write` fails, `path` is unchanged and the temporary file is removed.
+    The temporary name is this call's own, so that several writers do not disturb each other. On an error, `path` is
+    unchanged and the temporary file is removed. The content is made in memory first, since the libraries of tensors,
+    netCDF and pictures differ in how they fail on a full disk; some end the process.
 
-    Args:
-        path: the file.
-        write: writes the content to the path that it is called with.
+    Raises:
+        OutputError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}{_PARTIAL}")
+    with writing(path):
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove temporary files that killed processes have left in a folder more than a day ago."""
+    for file in folder.glob(f".*{_PARTIAL}"):
+        with suppress(OSError):  # another process removes it too
+            if time.time() - file.stat().st_mtime > _ABANDONED_SECONDS:
+                file.unlink()
 
 
 @contextmanager
 def writing(path: Path | str) -> Iterator[None]:
-    """Inside this context, an `OSError` becomes an `InputError` that names `path`."""
+    """Inside this context, an `OSError` becomes an `OutputError` that names `path`."""
     try:
         yield
     except OSError as error:
-        raise InputError(f"{path}: expected a file that can be written, found {error.strerror or error}") from error
+        raise OutputError(f"{path}: expected a file that can be written, found {reason(error)}") from error

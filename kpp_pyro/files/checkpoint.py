@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from kpp_pyro.errors import InputError
+from kpp_pyro.errors import InputError, reason
 from kpp_pyro.files.atomic import atomic_write
+from kpp_pyro.schema import Schema, check, reading, shown
 
 FORMAT = "kpp_pyro.checkpoint"
 VERSION = 2
@@ -23,19 +26,37 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     Args:
         path: the file.
         state: tensors and plain data.
+
+    Raises:
+        OutputError: the file cannot be written.
     """
-    content = {"format": FORMAT, "version": VERSION, **state}
-    atomic_write(path, lambda file: torch.save(content, file))
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "version": VERSION, **state}, buffer)
+    atomic_write(path, buffer.getbuffer())
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, schema: type[Schema]) -> Schema:
     """Read a checkpoint written by `save_checkpoint`, onto the CPU.
+
+    Args:
+        path: the file.
+        schema: of the state. It says which tensors there are; `require_like` checks their shapes and values.
 
     Raises:
         InputError: the file is missing, truncated, not a checkpoint of this project, or of another version.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: expected a checkpoint, found no such file")
+    state = _load(path)
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise InputError(f"{path}: expected a checkpoint of kpp_pyro, found another program's file")
+    if state.get("version") != VERSION:
+        raise InputError(f"{path}: expected checkpoint version {VERSION}, found {shown(state.get('version'))}")
+    return check(state, schema, f"{path}: expected a checkpoint of kpp_pyro")
+
+
+def _load(path: Path) -> Any:
+    """The content of a checkpoint; reading it executes no code."""
+    with reading(path, "a checkpoint"), path.open("rb"):
+        pass
     try:
         with zipfile.ZipFile(path) as archive:
             bad_member = archive.testzip()  # torch does not check the checksums of its files
@@ -44,24 +65,44 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: expected a checkpoint of kpp_pyro, found a truncated or foreign file") from error
     if bad_member:
         raise InputError(f"{path}: expected a checkpoint of kpp_pyro, found wrong checksums: the file is corrupt")
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise InputError(f"{path}: expected a checkpoint of kpp_pyro, found another program's file")
-    if state.get("version") != VERSION:
-        raise InputError(f"{path}: expected checkpoint version {VERSION}, found {state.get('version')}")
     return state
+
+
+def require_like(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Raise InputError unless tensors have the names, shapes and dtypes of others, and finite values.
+
+    Args:
+        found: by name.
+        expected: by name.
+        what: the tensors in words, for error messages, such as "parameters".
+    """
+    missing, unknown = (
+        next(iter(sorted(a.keys() - b.keys())), None) for a, b in ((expected, found), (found, expected))
+    )
+    if missing or unknown:
+        raise InputError(f"{what}: expected those of this run's model, found {f'no {missing}' if missing else unknown}")
+    for name, tensor in found.items():
+        like = expected[name]
+        if tensor.shape != like.shape or tensor.dtype != like.dtype:
+            raise InputError(f"{what}: expected {name} to be {_described(like)}, found {_described(tensor)}")
+        if not tensor.isfinite().all():
+            raise InputError(f"{what}: expected finite numbers, found others in {name}")
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
 @contextmanager
 def fitting(path: Path) -> Iterator[None]:
-    """Inside this context, torch's errors for a state that does not fit a module become an `InputError`.
+    """Inside this context, errors for a state that does not fit become an `InputError` that names the checkpoint.
 
     Args:
-        path: the checkpoint, which the message names.
+        path: the checkpoint.
     """
     try:
         yield
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{path}: expected a checkpoint of this run's model, found another ({reason})") from error
+        raise InputError(f"{path}: expected a checkpoint of this run, found another ({reason(error)})") from error

@@ -20,7 +20,7 @@ def save_memory(path: Path | str, memory: Tensor, author: str) -> None:
         author: fingerprint of the model.
 
     Raises:
-        InputError: the folder does not exist or cannot be written to.
+        OutputError: the folder does not exist or cannot be written to.
     """
     _FILE.save(path, {"memory": memory}, author=author)
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import subprocess
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -14,11 +15,14 @@ from typing import Any
 
 import torch
 
-from kpp_pyro.errors import UNREADABLE, InputError, reason
+from kpp_pyro.errors import InputError
 from kpp_pyro.files.atomic import atomic_write, writing
+from kpp_pyro.files.run_schemas import ConfigFile, Denoising, Evaluation, Generation, MetricsRecord, Version
+from kpp_pyro.schema import FileContent, parse_json, read_json, reading
 
 VERSION = 2
 """Version of config.json; runs of another version cannot be loaded."""
+_CONFIG = "the config.json of a run"
 _LIBRARIES = ("torch", "torchvision", "pyro-ppl", "numpy", "scipy", "scikit-learn", "matplotlib", "arviz")
 
 
@@ -50,7 +54,8 @@ class RunFolder:
     def require_new(self) -> None:
         """Raise InputError if the folder contains a run, or files of a run's names."""
         if self.config.exists():
-            raise InputError(f"--out {self.path}: expected a new folder, found a run; go on with --resume {self.path}")
+            quoted = shlex.quote(str(self.path))
+            raise InputError(f"--out {self.path}: expected a new folder, found a run; go on with --resume {quoted}")
         reports = (self.evaluation, self.posterior, self.denoising, self.generation)
         for path in (self.metrics, self.checkpoint, self.best, self.tensorboard, *reports, *self.figures.glob("*")):
             if path.exists():
@@ -60,16 +65,13 @@ class RunFolder:
         """Create the folder of a new run.
 
         Raises:
-            InputError: the folder contains a run, or cannot be created.
+            InputError: the folder contains a run.
+            OutputError: the folder cannot be created.
         """
         self.require_new()
-        try:
+        with writing(self.path):
             self.figures.mkdir(parents=True, exist_ok=True)
             self.metrics.touch()
-        except OSError as error:
-            raise InputError(
-                f"--out {self.path}: expected a folder that can be written, found {error.strerror}"
-            ) from error
 
     def require_writable(self) -> None:
         """Raise InputError unless files can be added to the run; called before long computations."""
@@ -95,12 +97,15 @@ class RunFolder:
         Args:
             config: the resolved configuration.
             sizes: derived sizes, such as "image_shape".
+
+        Raises:
+            InputError: an earlier config.json that was not written by this method.
+            OutputError: the file cannot be written.
         """
-        earlier = []
+        earlier: list[Any] = []
         if self.config.exists():
-            old = json.loads(self.config.read_text())
-            past = old.get("earlier_environments")
-            earlier = [*(past if isinstance(past, list) else []), old.get("environment")]
+            old = self._read_config()
+            earlier = [*old.earlier_environments, old.environment]
         now = {"config": config, "sizes": sizes, "environment": environment(), "earlier_environments": earlier}
         write_json(self.config, {"version": VERSION, **now})
 
@@ -110,43 +115,43 @@ class RunFolder:
         Raises:
             InputError: the file was not written by `write_config`, or by that of another version.
         """
-        return read_config(self.config)
+        return self._read_config().config
 
     def read_image_shape(self) -> tuple[int, int, int]:
         """Read the image shape (C, H, W) of the run.
 
         Raises:
-            InputError: config.json has no image shape.
+            InputError: the file was not written by `write_config`, or by that of another version.
         """
-        try:
-            channels, height, width = map(int, json.loads(self.config.read_text())["sizes"]["image_shape"])
-        except UNREADABLE as error:
-            raise InputError(f"{self.config}: expected sizes with an image_shape, found {reason(error)}") from error
-        return channels, height, width
+        return self._read_config().sizes.image_shape
+
+    def _read_config(self) -> ConfigFile:
+        read_config(self.config)
+        return read_json(self.config, ConfigFile, _CONFIG)
 
     def read_evaluation(self) -> dict[str, Any]:
-        """Read the report of evaluate.py: "settings" and "scores".
+        """Read the report of evaluate.py: "settings", "scores" and more, see `Evaluation`.
 
         Raises:
             InputError: the report is missing or was not written by evaluate.py.
         """
-        return _read_report(self.evaluation, "evaluate.py", "scores")
+        return _read_report(self.evaluation, "evaluate.py", Evaluation)
 
     def read_denoising(self) -> dict[str, Any]:
-        """Read the report of denoise.py: "settings" and "results".
+        """Read the report of denoise.py: "settings" and "results", see `Denoising`.
 
         Raises:
             InputError: the report is missing or was not written by denoise.py.
         """
-        return _read_report(self.denoising, "denoise.py", "results")
+        return _read_report(self.denoising, "denoise.py", Denoising)
 
     def read_generation(self) -> dict[str, Any]:
-        """Read the report of generate.py: "settings" and "results".
+        """Read the report of generate.py: "settings" and "results", see `Generation`.
 
         Raises:
             InputError: the report is missing or was not written by generate.py.
         """
-        return _read_report(self.generation, "generate.py", "results")
+        return _read_report(self.generation, "generate.py", Generation)
 
     def log(self, step: int, split: str, quantities: Mapping[str, float]) -> None:
         """Append one record to metrics.jsonl.
@@ -154,10 +159,14 @@ class RunFolder:
         Args:
             step: of the training.
             split: "train", "validation" or "test".
-            quantities: numbers by name.
+            quantities: numbers by name; those that are not finite become null.
+
+        Raises:
+            OutputError: the file cannot be written.
         """
-        with self.metrics.open("a") as file:
-            file.write(json.dumps({"step": step, "split": split, **quantities}) + "\n")
+        line = json.dumps(_without_nonfinite({"step": step, "split": split, **quantities}))
+        with writing(self.metrics), self.metrics.open("a") as file:
+            file.write(f"{line}\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All records of metrics.jsonl; a last line that a crash truncated is left out.
@@ -165,14 +174,16 @@ class RunFolder:
         Raises:
             InputError: any other line that was not written by `log`.
         """
-        lines = self.metrics.read_bytes().splitlines() if self.metrics.exists() else []
+        with reading(self.metrics):
+            lines = self.metrics.read_bytes().splitlines(keepends=True) if self.metrics.exists() else []
+        expected = f"{self.metrics}: expected quantities by step and split in line"
         records = []
         for number, line in enumerate(lines, 1):
-            record = _parse_record(line)
-            if record is not None:
-                records.append(record)
-            elif number < len(lines):
-                raise InputError(f"{self.metrics}: expected an object with step and split in line {number}, found none")
+            try:
+                records.append(parse_json(line, MetricsRecord, f"{expected} {number}").model_dump())
+            except InputError:
+                if line.endswith(b"\n"):
+                    raise
         return records
 
     def forget_after(self, step: int) -> None:
@@ -188,38 +199,16 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         InputError: no such file, another file, or the config.json of another version.
     """
-    try:
-        content = json.loads(path.read_text())
-        config, found = dict(content["config"]), content.get("version", 1)
-    except OSError as error:
-        raise InputError(f"{path}: expected a configuration, found none ({error.strerror})") from error
-    except UNREADABLE as error:
-        raise InputError(f"{path}: expected the config.json of a run, found another file ({reason(error)})") from error
-    if found != VERSION:
-        newer = isinstance(found, int) and found > VERSION
-        advice = "update kpp-pyro" if newer else "train it again"
-        raise InputError(f"{path}: expected a run of version {VERSION}, found one of version {found!r}; {advice}")
-    return config
+    found = read_json(path, Version, _CONFIG)
+    if found.version != VERSION:
+        advice = "update kpp-pyro" if found.version > VERSION else "train it again"
+        raise InputError(f"{path}: expected a run of version {VERSION}, found one of version {found.version}; {advice}")
+    return found.config
 
 
-def _read_report(path: Path, script: str, key: str) -> dict[str, Any]:
-    """Read a script's JSON report, an object with "settings" and `key`."""
-    if not path.is_file():
-        raise InputError(f"{path}: expected {key}, found no such file; write them with {script}")
-    try:
-        content = json.loads(path.read_text())
-        return {**content, "settings": dict(content["settings"]), key: content[key]}
-    except UNREADABLE as error:
-        raise InputError(f"{path}: expected {key} written by {script}, found {reason(error)}") from error
-
-
-def _parse_record(line: bytes) -> dict[str, Any] | None:
-    """A line of metrics.jsonl as an object with "step" and "split"; None if it is no such object."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):  # neither JSON nor text
-        return None
-    return record if isinstance(record, dict) and {"step", "split"} <= record.keys() else None
+def _read_report(path: Path, script: str, schema: type[FileContent]) -> dict[str, Any]:
+    """Read a script's JSON report."""
+    return read_json(path, schema, f"a report of {script}").model_dump()
 
 
 def environment() -> dict[str, Any]:
@@ -252,7 +241,7 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically; non-finite numbers become null.
 
     Raises:
-        InputError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     write_text(path, json.dumps(_without_nonfinite(content), indent=2, default=str, allow_nan=False) + "\n")
 
@@ -270,7 +259,6 @@ def write_text(path: Path, content: str) -> None:
     """Write text atomically.
 
     Raises:
-        InputError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
-    with writing(path):
-        atomic_write(path, lambda file: file.write_text(content))
+    atomic_write(path, content.encode())

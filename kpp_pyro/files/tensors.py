@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.atomic import atomic_write, writing
+from kpp_pyro.files.atomic import atomic_write
 
 _VERSION = "1"
 
@@ -42,16 +42,11 @@ class TensorFile:
             metadata: further texts by name.
 
         Raises:
-            InputError: the folder does not exist or cannot be written to.
+            OutputError: the folder does not exist or cannot be written to.
         """
-        path = Path(path)
         content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        try:
-            with writing(path):
-                header = {"format": self.format, "version": _VERSION, **metadata}
-                atomic_write(path, lambda file: save_file(content, file, header))
-        except SafetensorError as error:
-            raise InputError(f"{path}: expected a file that can be written, found {error}") from error
+        header = {"format": self.format, "version": _VERSION, **metadata}
+        atomic_write(Path(path), save(content, header))
 
     def load(self, path: Path | str, *names: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Read all tensors and the metadata.

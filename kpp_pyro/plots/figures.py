@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
-from kpp_pyro.files.atomic import writing
+from kpp_pyro.files.atomic import atomic_write, writing
 
 _DPI = 130
 _SIDE = 0.62  # of an image in a table, in inches
@@ -67,10 +68,12 @@ def save(figure: Figure, path: Path | str | None) -> Figure:
     """Write a figure to a file if `path` is given, and return the figure.
 
     Raises:
-        InputError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     if path is not None:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=_DPI, format=Path(path).suffix.removeprefix(".") or "png")
         with writing(path):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, dpi=_DPI)
+        atomic_write(Path(path), buffer.getbuffer())
     return figure

@@ -1,0 +1,218 @@
+"""Schemas of a run's files: what the readers of a run folder rely on. Further fields are kept."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from kpp_pyro.schema import Count, FileContent, Natural, NotNegative
+
+Side = Annotated[int, Field(ge=1, le=2**16)]
+Number = float | None  # None: not finite, or not measured
+Share = Annotated[float, Field(ge=0, le=1)]
+Reads = Annotated[int, Field(ge=0, le=10**6)]
+Split = Literal["test", "validation"]
+
+
+class Sizes(FileContent):
+    """Sizes of a pair, which config.json states beside the configuration."""
+
+    image_shape: tuple[Side, Side, Side]
+
+
+class Version(FileContent):
+    """The version of a config.json; version 1 did not state it."""
+
+    version: int = 1
+    config: dict[str, Any]
+
+
+class ConfigFile(FileContent):
+    """config.json: the configuration, which `inference.Config` checks, and what it was trained on."""
+
+    version: int
+    config: dict[str, Any]
+    sizes: Sizes
+    environment: dict[str, Any] | None = None
+    earlier_environments: list[Any] = []
+
+
+class MetricsRecord(FileContent):
+    """A line of metrics.jsonl: the step, and quantities by their name."""
+
+    __pydantic_extra__: dict[str, Number]
+    step: Natural
+    split: Literal["train", "validation", "test"]
+
+
+class ReportSettings(FileContent):
+    """The settings that every report states."""
+
+    dataset: str
+    split: Split
+    episode_length: Count
+    classes_per_episode: Count | None
+    binarization: str
+    seed: Natural
+    model: str
+    write: str
+    reads: Count
+    precision: str
+    memory_scalars: Natural
+    parameters: Natural
+    image_shape: tuple[Side, Side, Side]
+
+
+class Bound(FileContent):
+    """The estimate of a smaller number of particles."""
+
+    particles: Count
+    log_likelihood_nats_per_image: float
+    log_likelihood_standard_error: Number
+
+
+class Score(FileContent):
+    """The score of images given one kind of memory."""
+
+    log_likelihood_nats_per_image: float
+    log_likelihood_standard_error: Number
+    elbo_nats_per_image: float
+    trustworthy: bool
+    bounds: list[Bound]
+
+
+class Scores(FileContent):
+    """Scores by the kind of memory."""
+
+    __pydantic_extra__: dict[str, Score]
+    own: Score
+
+
+class EvaluationSettings(ReportSettings):
+    """Settings of evaluate.py."""
+
+    images: Count
+    particles: Count
+
+
+class PerImage(FileContent):
+    """Quantities of each image."""
+
+    __pydantic_extra__: dict[str, list[Number]]
+    pareto_k: list[Number]
+
+
+class Environment(FileContent):
+    """The machine and the libraries of a report."""
+
+    libraries: dict[str, str]
+    python: str
+    machine: str
+    cpu_threads: Count
+    cuda_device: str | None
+    git_commit: str | None
+
+
+class Evaluation(FileContent):
+    """evaluation.json."""
+
+    settings: EvaluationSettings
+    scores: Scores
+    limit_nats_per_image: float
+    log_likelihood_with_memory_kl_nats_per_image: Number
+    per_image: PerImage
+    environment: Environment
+
+
+class DenoisingSettings(ReportSettings):
+    """Settings of denoise.py."""
+
+    images: Count
+    steps: Annotated[Reads, Field(ge=1)]
+
+
+class Errors(FileContent):
+    """Means over the images after each read, and their standard errors."""
+
+    __pydantic_extra__: dict[str, list[Number]]
+    wrong_pixels_per_image: list[float]
+    nats_per_image: list[float]
+
+
+class DenoisingResult(FileContent):
+    """Errors with one corruption and strength."""
+
+    corruption: str
+    strength: NotNegative
+    cue_wrong_pixels_per_image: NotNegative
+    recall: Errors
+    completion: Errors | None
+    memoryless: Errors
+    nearest_written: Errors
+    iterating: dict[str, Number]
+
+
+class Denoising(FileContent):
+    """denoise.json."""
+
+    settings: DenoisingSettings
+    results: list[DenoisingResult]
+
+
+class GenerationSettings(ReportSettings):
+    """Settings of generate.py."""
+
+    samples: Count
+    memories: Count
+    clean_up: Reads
+
+
+class GenerationResult(FileContent):
+    """Coverage and novelty of samples."""
+
+    coverage_share: Share
+    coverage_by_samples: list[Share]
+    samples_by_wrong_pixels_to_nearest_written: list[Natural]
+    samples_by_wrong_pixels_to_nearest_training: list[Natural]
+
+
+class GenerationResults(FileContent):
+    """Results without and with clean-up."""
+
+    prior: GenerationResult
+    cleaned_up: GenerationResult
+
+
+class Generation(FileContent):
+    """generate.json."""
+
+    settings: GenerationSettings
+    results: GenerationResults
+    near_wrong_pixels: NotNegative
+    written_to_nearest_training_wrong_pixels: NotNegative
+
+
+class BestCheckpoint(FileContent):
+    """best.pt: the parameters of the best step."""
+
+    step: Natural
+    pair: dict[str, Tensor]
+
+
+class ProcessState(FileContent):
+    """The random state of one training process."""
+
+    episodes: dict[str, Tensor]
+    random: dict[str, Tensor]
+
+
+class TrainingCheckpoint(BestCheckpoint):
+    """checkpoint.pt: the state that the next step depends on."""
+
+    training_seconds: NotNegative
+    waited_seconds: NotNegative
+    best_elbo_nats_per_image: Annotated[float, Field(lt=float("inf"), allow_inf_nan=True)]  # -inf before the first
+    optimizer: dict[int, dict[str, Tensor]]
+    processes: Annotated[list[ProcessState], Field(min_length=1)]
