@@ -49,8 +49,8 @@ _SCRIPT_FLAGS = {
         Path,
         tyro.conf.arg(
             help="Continue the run in this folder. Of the other flags, only --steps, --evaluate-every, --capture, "
-            "--data-dir, --workers and --device may be given. The learning rate falls to zero over all --steps: with more, "
-            "it rises again.",
+            "--data-dir, --workers and --device may be given. The learning rate falls to zero over all --steps: with "
+            "more, it rises again.",
             help_behavior_hint="(default: a new run)",
         ),
     ],
@@ -78,12 +78,13 @@ def main(argv: Sequence[str] | None = None, processes: Processes = SINGLE_PROCES
         print(json.dumps(config.to_json(), indent=2))
         return 0
     with ExitStack() as claim:
-        folder = None
+        path: Path | None = None
         with processes.sync_errors():
             if processes.is_first:  # before anything is loaded
-                folder = claim.enter_context(claimed_folder(config, resume or out, resume is not None))
-        folder = RunFolder(processes.from_first(folder and folder.path))
-        return train(folder, config, resume is not None, processes)
+                path = claim.enter_context(claimed_folder(config, resume or out, resume is not None)).path
+        path = processes.from_first(path)
+        assert path is not None
+        return train(RunFolder(path), config, resume is not None, processes)
 
 
 def train(folder: RunFolder, config: Config, resume: bool, processes: Processes) -> int:

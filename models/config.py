@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from kpp_pyro.config_part import ConfigPart, Count, Natural, flag, name_in
+from kpp_pyro.config_part import ConfigPart, flag, name_in
 from kpp_pyro.errors import InputError
 from kpp_pyro.likelihoods import LIKELIHOODS
 from kpp_pyro.memory.blocks import MemoryLayout
@@ -18,6 +18,7 @@ from kpp_pyro.memory.sign_code import MOST_SIGNS
 from kpp_pyro.networks import EPISODE_ENCODERS, NETWORKS
 from kpp_pyro.posteriors import POSTERIORS
 from kpp_pyro.priors import KEY_PRIORS, LATENT_PRIORS
+from kpp_pyro.schema import Count, Natural
 from kpp_pyro.writes import WRITES
 from models.registry import MODELS
 
@@ -41,16 +42,16 @@ class ProgramConfig(ConfigPart):
     """The family of q(z | x); the same choices."""
     latent_context: Literal["image", "image_and_read"] = "image"
     """The latent's posterior: q(z | x), or q(z | x, M, y)."""
-    content_steps: Natural = 0
+    content_steps: Annotated[Natural, Field(le=10**4)] = 0
     """Content steps: gradient steps, through the decoder, on each image's content before it is written; with
     --signs-per-scalar, the number of signs tried. Training takes none: a trained run can be scored with any number."""
-    memory_rows: Count = 32
+    memory_rows: Annotated[Count, Field(le=10**5)] = 32
     """N, rows of a matrix memory."""
-    key_size: Count = 32
+    key_size: Annotated[Count, Field(le=10**5)] = 32
     """S, numbers in a key of --model kanerva_machine; a learned projection maps them to row weights."""
-    write_passes: Count = 1
+    write_passes: Annotated[Count, Field(le=1000)] = 1
     """Passes over an episode in the write of --model dynamic_kanerva_machine."""
-    pseudo_inverse_steps: Count = PSEUDO_INVERSE_STEPS
+    pseudo_inverse_steps: Annotated[Count, Field(le=10**4)] = PSEUDO_INVERSE_STEPS
     """Steps of the iterative pseudo-inverse of --model pseudo_inverse_memory. More steps are more exact; but early in
     training contents are nearly equal, and their exact inverse makes training diverge."""
 
@@ -62,17 +63,17 @@ class MemoryConfig(ConfigPart):
     """allocate gives each image its own block, in order; allocate_by_content chooses blocks by content, so that
     similar images share one; feed_forward is the paper's learned map onto the memory, in which images claim blocks by
     normal keys."""
-    memory_channels: Count = 4
+    memory_channels: Annotated[Count, Field(le=10**4)] = 4
     """C_m; the memory has C_m x H_m x W_m scalars."""
-    memory_height: Count = 20
+    memory_height: Annotated[Count, Field(le=10**4)] = 20
     """H_m, in scalars."""
-    memory_width: Count = 40
+    memory_width: Annotated[Count, Field(le=10**4)] = 40
     """W_m, in scalars."""
-    block_height: Count = 5
+    block_height: Annotated[Count, Field(le=10**4)] = 5
     """h, height of a block."""
-    block_width: Count = 5
+    block_width: Annotated[Count, Field(le=10**4)] = 5
     """w, width of a block."""
-    reads: Count = 1
+    reads: Annotated[Count, Field(le=1000)] = 1
     """R, blocks read per image; a key has (scale, x, y) for each."""
     signs_per_scalar: Annotated[int, Field(ge=1, le=MOST_SIGNS)] | None = None
     """P (1 to 16): latents are signs, +1 or -1, packed P to each scalar of a block. None: latents are numbers, one to a
@@ -81,7 +82,7 @@ class MemoryConfig(ConfigPart):
     semantic_reads: Annotated[float, Field(ge=0, le=0.48, allow_inf_nan=False)] = 0.0
     """Prior probability that a key reads its block semantically, to explain an image that was not written: 0, or 0.01
     to 0.48. The key's scale selects the kind of read. Train with --left-out then."""
-    latent_size: Count | None = None
+    latent_size: Annotated[Count, Field(le=10**6)] | None = None
     """D, size of an image's latent; with --semantic-reads, size of each of its two halves. None: the number of scalars
     (or signs) read with Kanerva++, 100 with other models."""
 
@@ -115,9 +116,9 @@ class NetworkConfig(ConfigPart):
     """mlp (LayerNorm; much cheaper on a CPU) or conv (GroupNorm; image sides multiples of 4, 16 to 64)."""
     preset: Size = "tiny"
     """Size that sets --width and --depth where they are not given."""
-    width: Count = _DEFAULT_SIZES[0]
+    width: Annotated[Count, Field(le=2**16)] = _DEFAULT_SIZES[0]
     """Units of an MLP, or channels at half resolution."""
-    depth: Count = _DEFAULT_SIZES[1]
+    depth: Annotated[Count, Field(le=1000)] = _DEFAULT_SIZES[1]
     """Residual blocks (at each resolution), and attention layers with --episode-encoder attention."""
     episode_encoder: Annotated[str, name_in(EPISODE_ENCODERS)] = "independent"
     """What an image's encoding depends on: that image alone (independent), channels of its neighbours too

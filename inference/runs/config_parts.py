@@ -10,10 +10,11 @@ from pydantic import Field, model_validator
 
 from inference.objectives import OBJECTIVES
 from inference.processes import processes_here
-from kpp_pyro.config_part import ConfigPart, Count, Natural, NotNegative, Positive, flag, name_in
+from kpp_pyro.config_part import ConfigPart, flag, name_in
 from kpp_pyro.data import DATASETS
 from kpp_pyro.likelihoods.bernoulli import Binarization
 from kpp_pyro.networks.shapes import require_image_shape
+from kpp_pyro.schema import Count, Natural, NotNegative, Positive
 
 _MOST_WORKERS = 16
 
@@ -34,13 +35,13 @@ class DataConfig(ConfigPart):
     """Folder of the data sets: MNIST/raw and FashionMNIST/raw as torchvision keeps them, OMNIGLOT/chardata.mat. With
     --dataset folder: pictures in train/ and test/, and optionally in validation/ (else a tenth of train/), each with
     or without class folders."""
-    image_size: Count = 28
+    image_size: Annotated[Count, Field(le=1024)] = 28
     """Side of the square images of --dataset folder, in pixels. Pictures are scaled and cropped to it."""
-    workers: Count = Field(default_factory=spare_cores)
+    workers: Annotated[Count, Field(le=1024)] = Field(default_factory=spare_cores)
     """Processes that decode the pictures of --dataset folder, per training process."""
-    episode_length: Count = 32
+    episode_length: Annotated[Count, Field(le=10**6)] = 32
     """T, distinct images per episode: all are written to one memory."""
-    classes_per_episode: Count | None = None
+    classes_per_episode: Annotated[Count, Field(le=10**6)] | None = None
     """Number of classes that the images of an episode are drawn from. None: all classes."""
     binarize: Binarization = "dynamic"
     """Binarization of training images: pixels drawn anew each time (dynamic), drawn once with a fixed seed (static), or
@@ -59,17 +60,17 @@ class DataConfig(ConfigPart):
 class TrainingConfig(ConfigPart):
     """Optimisation."""
 
-    steps: Count = 2500
+    steps: Annotated[Count, Field(le=10**9)] = 2500
     """Optimiser steps of the whole run. The learning rate falls to zero over them."""
-    episodes_per_step: Count = 8
+    episodes_per_step: Annotated[Count, Field(le=10**5)] = 8
     """B, episodes per optimiser step, divided among the processes of torchrun."""
-    left_out: Natural = 0
+    left_out: Annotated[Natural, Field(le=10**6)] = 0
     """Images of each training episode, in addition to its T, that are read from its memory but not written to it. Needs
     --semantic-reads."""
     objective: Annotated[str, name_in(OBJECTIVES)] = "trace"
     """Bound to maximise. The ELBO: trace (Trace_ELBO) or mean_field (TraceMeanField_ELBO, with analytic KLs). Bounds of
     --particles draws per image: iwae, dreg (iwae with doubly-reparametrised gradients), renyi (variational Renyi)."""
-    particles: Count = 1
+    particles: Annotated[Count, Field(le=10**5)] = 1
     """K, draws per image in each step. For --objective iwae, dreg and renyi."""
     renyi_alpha: Annotated[float, Field(allow_inf_nan=False)] = 0.5
     """Order of the bound of --objective renyi: 0 is iwae, and towards 1 it becomes the ELBO."""
@@ -78,7 +79,7 @@ class TrainingConfig(ConfigPart):
     captures where these are given."""
     learning_rate: Positive = 2e-3
     """Largest learning rate of Adam: reached after --warmup-steps, then falling to zero by a cosine."""
-    warmup_steps: Natural = 200
+    warmup_steps: Annotated[Natural, Field(le=10**9)] = 200
     """Steps over which the learning rate grows linearly from zero."""
     weight_decay: NotNegative = 0.0
     """Decoupled weight decay of AdamW."""
@@ -87,12 +88,12 @@ class TrainingConfig(ConfigPart):
     learn to ignore the memory."""
     kl_latent_start: NotNegative = 0.1
     """Weight of the latent's KL until --kl-begin-step."""
-    kl_begin_step: Natural = 0
+    kl_begin_step: Annotated[Natural, Field(le=10**9)] = 0
     """Step at which the KL weights of key and latent begin to grow."""
-    kl_ramp_steps: Natural = 500
+    kl_ramp_steps: Annotated[Natural, Field(le=10**9)] = 500
     """Steps over which the KL weights of key and latent grow linearly to 1."""
     kl_memory_weight: NotNegative = 1.0
     """Weight of a random memory's own KL in training. 0: the objective is conditional on the written memory. 1: it is
     the complete ELBO. Scores report both."""
-    evaluate_every: Count = 250
+    evaluate_every: Annotated[Count, Field(le=10**9)] = 250
     """Steps between evaluations on the validation set. Each also writes a checkpoint and figures."""

@@ -14,7 +14,7 @@ from inference.runs.data import Episodes, build_episodes
 from inference.runs.resolve import resolve
 from inference.trained_memory import TrainedMemory
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.checkpoint import fitting, load_checkpoint, require_like
+from kpp_pyro.files.checkpoint import fitting, read_checkpoint, require_like
 from kpp_pyro.files.run_folder import RunFolder
 from kpp_pyro.files.run_schemas import BestCheckpoint
 from models.build import build
@@ -107,7 +107,7 @@ def load_pair(pair: Pair, checkpoint: Path) -> int:
     Raises:
         InputError: a missing or damaged file, parameters of other shapes, or some that are not finite.
     """
-    state = load_checkpoint(checkpoint, BestCheckpoint)
+    state = read_checkpoint(checkpoint, BestCheckpoint)
     with fitting(checkpoint):
         require_like(state.pair, pair.state_dict(), "parameters")
         pair.load_state_dict(state.pair)

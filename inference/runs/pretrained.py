@@ -12,7 +12,7 @@ from inference.runs.load import Run, load, read_run
 from inference.runs.resolve import resolve
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.atomic import writing
-from kpp_pyro.files.checkpoint import load_checkpoint, save_checkpoint
+from kpp_pyro.files.checkpoint import read_checkpoint, save_checkpoint
 from kpp_pyro.files.run_folder import RunFolder, write_json, write_text
 from kpp_pyro.files.run_schemas import BestCheckpoint
 from kpp_pyro.files.tensors import TensorFile
@@ -66,7 +66,7 @@ def pack(path: Path, folder: Path, **changes: object) -> Path:
     run, config = read_run(path)
     config = config.replace(**{**_ANYWHERE, **changes})
     resolve(config)
-    state = load_checkpoint(run.best, BestCheckpoint)
+    state = read_checkpoint(run.best, BestCheckpoint)
     tensors = {name: _rounded(tensor) for name, tensor in state.pair.items()}
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)

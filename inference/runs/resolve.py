@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from inference.objectives import OBJECTIVES
@@ -22,20 +24,21 @@ def resolve(config: Config, processes: Processes = SINGLE_PROCESS) -> Config:
         InputError: a device that this machine lacks, a step that cannot be captured, or a folder that cannot be.
     """
     device = resolve_device(config.device)
-    try:
-        data_dir = config.data.data_dir.expanduser().resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, an unknown user, a null character
-        raise InputError(
-            f"--data-dir {config.data.data_dir}: expected a folder, found none ({reason(error)})"
-        ) from error
     if processes.count > 1:
         require_device_each(device)
     resolve_capture(config, device, processes.count)
     return config.replace(
-        data_dir=data_dir,
+        data_dir=_absolute(config.data.data_dir),
         device=str(device),
         precision=str(dtype_of(config.precision, device)).removeprefix("torch."),
     )
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, an unknown user, a null character
+        raise InputError(f"--data-dir {path}: expected a folder, found none ({reason(error)})") from error
 
 
 def resolve_device(name: str) -> torch.device:

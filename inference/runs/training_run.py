@@ -30,7 +30,7 @@ from inference.runs.rules import has_blocks, reads_and_blocks
 from inference.tracing import seed_of
 from kpp_pyro.data import DATASETS, EpisodeSet
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.checkpoint import fitting, load_checkpoint, save_checkpoint
+from kpp_pyro.files.checkpoint import fitting, read_checkpoint, save_checkpoint
 from kpp_pyro.files.claim import claimed
 from kpp_pyro.files.run_folder import RunFolder
 from kpp_pyro.files.run_schemas import TrainingCheckpoint
@@ -207,7 +207,7 @@ class TrainingRun:
         Raises:
             InputError: a missing or damaged file, parameters of other shapes, or more steps taken than --steps.
         """
-        state = load_checkpoint(self.folder.checkpoint, TrainingCheckpoint)
+        state = read_checkpoint(self.folder.checkpoint, TrainingCheckpoint)
         with fitting(self.folder.checkpoint):
             self.trainer.load_state_dict(state.model_dump())
         self.best_elbo_nats_per_image, self.training_seconds = state.best_elbo_nats_per_image, state.training_seconds

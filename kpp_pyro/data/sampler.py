@@ -16,6 +16,7 @@ from kpp_pyro.likelihoods.bernoulli import Binarization, binarize, binarize_once
 PixelRule = Literal["dynamic", "threshold"]
 """How to binarize images when they are used; after static binarization, by the threshold 1/2."""
 _LARGEST_SEED = 2**63
+_CUDA_STATE = torch.Size([16])  # shape of a CUDA generator's state
 
 
 class TrainingEpisodes:
@@ -256,9 +257,16 @@ class Rendering:
         return binarize(pixels, self.rule, self.generator)
 
     def load_state(self, state: Tensor) -> None:
-        """Restore the generator's state; one of another kind of device becomes the seed of new draws."""
-        given = state.cpu()
-        if given.shape == self.generator.get_state().shape:
+        """Restore the generator's state; one of another kind of device becomes the seed of new draws.
+
+        Raises:
+            InputError: a tensor that is no generator's state.
+        """
+        given, own = state.cpu(), self.generator.get_state()
+        if given.dtype != own.dtype or given.shape not in (own.shape, torch.Generator().get_state().shape, _CUDA_STATE):
+            found = f"{given.dtype} {tuple(given.shape)}"
+            raise InputError(f"pixels: expected the state of a random generator, found {found}")
+        if given.shape == own.shape:
             self.generator.set_state(given)
         else:
             self.generator.manual_seed(seed_of_state(given))

@@ -35,12 +35,19 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     atomic_write(path, buffer.getbuffer())
 
 
-def load_checkpoint(path: Path, schema: type[Schema]) -> Schema:
-    """Read a checkpoint written by `save_checkpoint`, onto the CPU.
+def read_checkpoint(path: Path, schema: type[Schema]) -> Schema:
+    """Read a checkpoint whose state has a schema, see `load_checkpoint`.
 
-    Args:
-        path: the file.
-        schema: of the state. It says which tensors there are; `require_like` checks their shapes and values.
+    The schema says which tensors there are; `require_like` checks their shapes and values.
+
+    Raises:
+        InputError: as `load_checkpoint`, or another state.
+    """
+    return check(load_checkpoint(path), schema, f"{path}: expected a checkpoint of kpp_pyro")
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a checkpoint written by `save_checkpoint`, onto the CPU.
 
     Raises:
         InputError: the file is missing, truncated, not a checkpoint of this project, or of another version.
@@ -50,7 +57,7 @@ def load_checkpoint(path: Path, schema: type[Schema]) -> Schema:
         raise InputError(f"{path}: expected a checkpoint of kpp_pyro, found another program's file")
     if state.get("version") != VERSION:
         raise InputError(f"{path}: expected checkpoint version {VERSION}, found {shown(state.get('version'))}")
-    return check(state, schema, f"{path}: expected a checkpoint of kpp_pyro")
+    return state
 
 
 def _load(path: Path) -> Any:
@@ -76,11 +83,8 @@ def require_like(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], wh
         expected: by name.
         what: the tensors in words, for error messages, such as "parameters".
     """
-    missing, unknown = (
-        next(iter(sorted(a.keys() - b.keys())), None) for a, b in ((expected, found), (found, expected))
-    )
-    if missing or unknown:
-        raise InputError(f"{what}: expected those of this run's model, found {f'no {missing}' if missing else unknown}")
+    for name in sorted(expected.keys() ^ found.keys()):
+        raise InputError(f"{what}: expected those of this run's model, found {name if name in found else f'no {name}'}")
     for name, tensor in found.items():
         like = expected[name]
         if tensor.shape != like.shape or tensor.dtype != like.dtype:

@@ -36,7 +36,7 @@ class ConfigFile(FileContent):
     config: dict[str, Any]
     sizes: Sizes
     environment: dict[str, Any] | None = None
-    earlier_environments: list[Any] = []
+    earlier_environments: tuple[Any, ...] = ()
 
 
 class MetricsRecord(FileContent):

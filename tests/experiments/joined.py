@@ -19,7 +19,7 @@ from torch.distributions import normal
 
 from experiments import evaluate, svi_train
 from experiments.shared.script import run_main
-from experiments.svi_train import new_run, parse
+from experiments.svi_train import new_config, parse
 from inference.importance import scoring
 from inference.importance.scoring import ScoringPlan, score_episodes
 from inference.importance.search import searching_proposal
@@ -33,6 +33,7 @@ from inference.runs.training_run import TrainingRun
 from kpp_pyro.data import EpisodeSampler, LabelledImages
 from kpp_pyro.distributions.block_key import BlockKey
 from kpp_pyro.errors import InputError
+from kpp_pyro.files.run_folder import RunFolder
 from models.build import build
 from tests.experiments.running import TINY, without_figures
 from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_config, small_pair
@@ -104,8 +105,7 @@ def scored(processes: Processes = SINGLE_PROCESS) -> dict[str, Any]:
 
 def trained(folder: Path, processes: Processes = SINGLE_PROCESS) -> dict[str, Any]:
     """Train a run; what it began with, drew and ended with."""
-    run_folder, config = new_run(parse([*QUICK, "--out", str(folder)]), processes)
-    run = TrainingRun(run_folder, resolve(config, processes), False, processes)
+    run = TrainingRun(RunFolder(folder), resolve(new_config(parse(QUICK)), processes), False, processes)
     noise = torch.get_rng_state()
     with drawn_images() as drawn, Interruption(processes) as interruption:
         run.train(interruption)

@@ -14,10 +14,11 @@ import pytest
 
 import inference.runs.training_run
 from experiments.shared.script import run_script
-from experiments.svi_train import new_run, parse
+from experiments.svi_train import new_config, parse
 from inference.runs.interruption import Interruption
 from inference.runs.resolve import resolve
 from inference.runs.training_run import TrainingRun
+from kpp_pyro.files.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--width", "32", "--episodes-per-step", "2", "--steps", "6", "--evaluate-every", "3", "--warmup-steps", "2"]
@@ -58,10 +59,10 @@ def without_figures() -> Iterator[None]:
 
 def trained(folder: Path, *flags: object) -> Path:
     """The folder of a run without scores and figures."""
-    run_folder, config = new_run(parse([*map(str, flags), "--device", "cpu", "--out", str(folder)]))
+    config = new_config(parse([*map(str, flags), "--device", "cpu"]))
     quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
     with without_figures(), quiet[0], quiet[1], Interruption() as interruption:
-        TrainingRun(run_folder, resolve(config)).train(interruption)
+        TrainingRun(RunFolder(folder), resolve(config)).train(interruption)
     return folder
 
 

@@ -121,11 +121,13 @@ def _last(run: RunFolder, name: str, split: str) -> float | None:
 
 def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:
     """Hardware, versions and commit as text."""
-    libraries = environment["libraries"]
+    libraries, named = environment["libraries"], ("torch", "pyro-ppl")
     threads = environment["cpu_threads"]
     cpu = f"{environment['machine']} CPU, {threads} thread{'' if threads == 1 else 's'} each"
     return {
         "hardware": environment["cuda_device"] or cpu,
-        "versions": f"Python {environment['python']}, torch {libraries['torch']}, pyro-ppl {libraries['pyro-ppl']}",
+        "versions": ", ".join(
+            [f"Python {environment['python']}", *(f"{name} {libraries.get(name)}" for name in named)]
+        ),
         "commit": environment["git_commit"],
     }

@@ -90,13 +90,13 @@ def test_a_folder_that_is_no_whole_run_is_refused(copied, tmp_path):
     with pytest.raises(InputError, match=f"^{re.escape(str(copied / 'best.pt'))}: expected "):
         load(copied, "cpu")
     change_config(copied, lambda content: content["sizes"].pop("image_shape"))
-    with pytest.raises(
-        InputError, match=f"^{re.escape(str(copied / 'config.json'))}: expected sizes with an image_shape"
-    ):
+    with pytest.raises(InputError, match=f"^{re.escape(str(copied / 'config.json'))}: .* found no sizes.image_shape$"):
         load(copied, "cpu")
 
 
 def test_a_checkpoint_of_a_model_of_another_size_is_refused(copied):
     change_config(copied, lambda content: content["config"]["network"].update(width=48))
-    with pytest.raises(InputError, match=f"^{re.escape(str(copied / 'best.pt'))}: expected "):
+    with pytest.raises(
+        InputError, match=f"^{re.escape(str(copied / 'best.pt'))}: parameters: expected .* to be float32"
+    ):
         load(copied, "cpu")

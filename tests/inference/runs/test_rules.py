@@ -122,6 +122,7 @@ AT_LEAST_ONE = (
     *("width", "depth", "steps", "episodes_per_step", "evaluate_every", "particles"),
 )
 FROM_ZERO = ("seed", "content_steps", "left_out", "warmup_steps", "kl_begin_step", "kl_ramp_steps")
+MOST = {"content_steps": 10**4, "left_out": 10**6} | dict.fromkeys(FROM_ZERO[3:], 10**9)
 NOT_NEGATIVE = ("weight_decay", "kl_key_start", "kl_latent_start", "kl_memory_weight")
 CHOICES = {
     "model": MODELS,
@@ -209,9 +210,18 @@ def test_the_order_of_the_renyi_bound_is_finite(value):
 
 
 @pytest.mark.parametrize("name", FROM_ZERO)
-def test_steps_are_not_negative_and_fit_into_64_bits(name):
+def test_steps_are_not_negative_and_not_beyond_all_bounds(name):
     assert refusal(**{name: -1}) == f"{flag_of(name)}: expected at least 0, found -1"
-    assert refusal(**{name: 2**63}) == f"{flag_of(name)}: expected less than {2**63}, found {2**63}"
+    most = MOST.get(name)
+    bound = f"less than {2**63}" if most is None else f"at most {most}"
+    assert refusal(**{name: 2**63}) == f"{flag_of(name)}: expected {bound}, found {2**63}"
+
+
+def test_every_whole_number_has_a_bound():
+    numbers = [name for name, value in Config().flat().items() if type(value) is int and name != "seed"]
+    assert len(numbers) > 20
+    for name in numbers:
+        assert refusal(**{name: 10**12}).startswith(f"{flag_of(name)}: expected at most ")
 
 
 @pytest.mark.parametrize("name", NOT_NEGATIVE)

@@ -144,10 +144,33 @@ def test_bad_states_and_counts_are_named() -> None:
     sampler = EpisodeSampler(grey(5), 2, "static", 0)
     with pytest.raises(InputError, match="the keys images, now, pixels, shuffle, taken, found epoch"):
         sampler.load_state_dict({"epoch": torch.zeros(1)})
-    with pytest.raises(InputError, match=r"bytes of a cpu device, found torch.uint8 \(16,\)"):
-        sampler.load_state_dict({**sampler.state_dict(), "pixels": torch.zeros(16, dtype=torch.uint8)})
+    with pytest.raises(
+        InputError, match=r"pixels: expected the state of a random generator, found torch.uint8 \(17,\)"
+    ):
+        sampler.load_state_dict({**sampler.state_dict(), "pixels": torch.zeros(17, dtype=torch.uint8)})
+    for taken in (-1, 3, 10**9):
+        with pytest.raises(InputError, match=f"expected 0 to 2 taken of the current shuffle, found {taken}$"):
+            sampler.load_state_dict({**sampler.state_dict(), "taken": torch.tensor(taken)})
     with pytest.raises(InputError, match="num_episodes: expected at least 1, found 0"):
         sampler.sample(0)
+
+
+def test_a_state_of_another_kind_of_device_goes_on_with_new_pixels() -> None:
+    sampler = EpisodeSampler(grey(5), 2, "dynamic", 0)
+    begun = sampler.sample(3)
+    of_cuda = {**sampler.state_dict(), "pixels": torch.arange(16, dtype=torch.uint8)}
+    drawn = []
+    for _ in range(2):
+        other = EpisodeSampler(grey(5), 2, "dynamic", 0)
+        other.load_state_dict(of_cuda)
+        drawn.append(other.sample(3))
+    assert torch.equal(*drawn) and not torch.equal(drawn[0], begun)
+    assert torch.equal(other.order.state_dict()["now"], _advanced(sampler).order.state_dict()["now"])
+
+
+def _advanced(sampler: EpisodeSampler) -> EpisodeSampler:
+    sampler.draw(3)
+    return sampler
 
 
 # --- evaluation -----------------------------------------------------------------------------------

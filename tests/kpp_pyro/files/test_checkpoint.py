@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import pickle
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kpp_pyro.errors import InputError
+from kpp_pyro.errors import InputError, OutputError
 from kpp_pyro.files import checkpoint
 from kpp_pyro.files.checkpoint import load_checkpoint, save_checkpoint
 
@@ -74,17 +75,17 @@ def test_saving_again_replaces_the_file(path):
     assert load_checkpoint(path)["step"] == 2
 
 
-@pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_an_interrupted_write_leaves_the_previous_checkpoint_whole(path, monkeypatch, error):
     save_checkpoint(path, {"step": 1})
-    before = path.read_bytes()
+    before, write_bytes = path.read_bytes(), Path.write_bytes
 
-    def interrupted(state, file):
-        Path(file).write_bytes(before[:100])
+    def interrupted(file, content):
+        write_bytes(file, content[:100])
         raise error
 
-    monkeypatch.setattr(torch, "save", interrupted)
-    with pytest.raises(type(error)):
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
+    with pytest.raises(OutputError if isinstance(error, OSError) else KeyboardInterrupt):
         save_checkpoint(path, {"step": 2})
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == ["checkpoint.pt"]
@@ -92,10 +93,10 @@ def test_an_interrupted_write_leaves_the_previous_checkpoint_whole(path, monkeyp
 
 def test_a_write_that_fails_at_the_rename_leaves_nothing_behind(path, monkeypatch):
     def refused(*_):
-        raise PermissionError
+        raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr("os.replace", refused)
-    with pytest.raises(PermissionError):
+    with pytest.raises(OutputError, match=f"^{path}: expected a file that can be written, found Permission denied$"):
         save_checkpoint(path, {"step": 1})
     assert not list(path.parent.iterdir())
 
@@ -105,9 +106,9 @@ def refuses(path, message):
 
 
 def test_a_missing_checkpoint_is_named(path):
-    with refuses(path, "no such file"):
+    with refuses(path, "No such file"):
         load_checkpoint(path)
-    with refuses(path.parent, "no such file"):
+    with refuses(path.parent, "Is a directory"):
         load_checkpoint(path.parent)
 
 

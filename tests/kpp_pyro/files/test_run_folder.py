@@ -9,9 +9,11 @@ import math
 import pytest
 import torch
 
-from kpp_pyro.errors import InputError
+from kpp_pyro.errors import InputError, OutputError
 from kpp_pyro.files.run_folder import RunFolder, environment, write_json, write_text
+from tests.kpp_pyro.files.reports import REPORTS
 
+SIZES = {"image_shape": [3, 16, 20], "memory_scalars": 3200}
 CONFIG = {"data": {"dataset": "digits", "classes": None}, "rate": 2e-3, "seed": 0, "augment": False, "name": "Ω"}
 
 
@@ -19,7 +21,7 @@ CONFIG = {"data": {"dataset": "digits", "classes": None}, "rate": 2e-3, "seed": 
 def run(tmp_path):
     folder = RunFolder(tmp_path / "runs" / "one")
     folder.create()
-    folder.write_config(CONFIG, {"memory_scalars": 3200})
+    folder.write_config(CONFIG, SIZES)
     return folder
 
 
@@ -34,7 +36,7 @@ def test_the_configuration_comes_back(run):
 
 def test_the_configuration_says_what_it_ran_on(run):
     content = json.loads(run.config.read_text())
-    assert content["sizes"] == {"memory_scalars": 3200}
+    assert content["sizes"] == SIZES
     found = content["environment"]
     assert found["libraries"]["torch"] == importlib.metadata.version("torch")
     assert found["libraries"]["pyro-ppl"] == importlib.metadata.version("pyro-ppl")
@@ -51,14 +53,14 @@ def test_a_run_is_not_overwritten(run):
 
 def test_an_empty_folder_may_become_a_run(tmp_path):
     RunFolder(tmp_path).create()
-    RunFolder(tmp_path).write_config(CONFIG, {})
+    RunFolder(tmp_path).write_config(CONFIG, SIZES)
     assert RunFolder.open(tmp_path).read_metrics() == []
 
 
 @pytest.mark.parametrize("below", ["", "run"])
 def test_a_file_in_the_way_of_a_new_run_is_named(tmp_path, below):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match=f"--out {tmp_path / 'file'}.*: expected a folder that can be written"):
+    with pytest.raises(OutputError, match=f"^{tmp_path / 'file'}.*: expected a file that can be written"):
         RunFolder(tmp_path / "file" / below).create()
 
 
@@ -73,7 +75,16 @@ def test_a_folder_without_a_run_is_refused(tmp_path, name):
 )
 def test_a_damaged_configuration_is_refused(run, content):
     run.config.write_bytes(content)
-    with pytest.raises(InputError, match=f"^{run.config}: expected the config.json of a run"):
+    with pytest.raises(InputError, match=f"^{run.config}: expected the config.json of a run, found "):
+        run.read_config()
+
+
+def test_a_configuration_of_another_version_is_refused_by_its_number(run):
+    write_json(run.config, {"config": CONFIG})
+    with pytest.raises(InputError, match=r"expected a run of version 2, found one of version 1; train it again$"):
+        run.read_config()
+    write_json(run.config, {"config": CONFIG, "version": 3})
+    with pytest.raises(InputError, match=r"expected a run of version 2, found one of version 3; update kpp-pyro$"):
         run.read_config()
 
 
@@ -82,7 +93,7 @@ def test_metrics_come_back_in_order_and_exactly(run):
     run.log(2, "validation", {"elbo_nats_per_image": -math.inf})
     assert run.read_metrics() == [
         {"step": 1, "split": "train", "elbo_nats_per_image": 0.1 + 0.2, "loss": -1e-300},
-        {"step": 2, "split": "validation", "elbo_nats_per_image": -math.inf},
+        {"step": 2, "split": "validation", "elbo_nats_per_image": None},
     ]
     assert len(run.metrics.read_text().splitlines()) == 2
 
@@ -136,97 +147,149 @@ def test_an_interrupted_write_leaves_the_previous_file_whole(tmp_path, monkeypat
     assert json.loads(path.read_text()) == {"elbo_nats_per_image": -17.5}
 
 
-@pytest.mark.parametrize("line", [b'{"a": 1}', b"not json", b"\xff\xfe", b"[1, 2]"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"a": 1}',
+        b"not json",
+        b"\xff\xfe",
+        b"[1, 2]",
+        b'{"step": "1", "split": "train"}',
+        b'{"step": -1, "split": "train"}',
+        b'{"step": 1e99, "split": "train"}',
+        b'{"step": 1, "split": "other"}',
+        b'{"step": 1, "split": "train", "loss": "2"}',
+        b'{"step": 1, "split": "train", "loss": [2]}',
+        b'{"step": 1, "split": "train", "loss": NaN}',
+        b"[" * 10_000,
+    ],
+)
 def test_a_foreign_line_of_metrics_is_refused_and_nothing_is_lost(run, line):
     run.log(1, "train", {"loss": 2.0})
     with run.metrics.open("ab") as file:
         file.write(line + b"\n")
     run.log(2, "train", {"loss": 1.0})
     before = run.metrics.read_bytes()
-    with pytest.raises(InputError, match="expected an object with step and split in line 2"):
+    with pytest.raises(InputError, match=r"metrics\.jsonl: expected quantities by step and split in line 2, found "):
         run.forget_after(1)
     assert run.metrics.read_bytes() == before
 
 
 def test_a_configuration_written_again_keeps_what_the_run_ran_on_before(run):
-    run.write_config({**CONFIG, "seed": 1}, {})
+    run.write_config({**CONFIG, "seed": 1}, SIZES)
     content = json.loads(run.config.read_text())
     assert content["config"]["seed"] == 1
     assert content["earlier_environments"] == [environment()]
 
 
 def test_the_shape_of_the_images_comes_back(run):
-    run.write_config(CONFIG, {"image_shape": [3, 16, 20], "memory_scalars": 3200})
     assert RunFolder.open(run.path).read_image_shape() == (3, 16, 20)
 
 
 @pytest.mark.parametrize(
-    "content",
+    "sizes",
     [
-        b"",
-        b"[1]",
-        b"null",
-        b"\xff\xfe\x00",
-        b"{}",
-        b'{"sizes": null}',
-        b'{"sizes": {"parameters": 3}}',
-        b'{"sizes": {"image_shape": 16}}',
-        b'{"sizes": {"image_shape": [16, 16]}}',
-        b'{"sizes": {"image_shape": [1, 16, 16, 1]}}',
-        b'{"sizes": {"image_shape": [1, null, 16]}}',
-        b'{"sizes": {"image_shape": ["one", 16, 16]}}',
+        None,
+        {"parameters": 3},
+        *({"image_shape": shape} for shape in (16, [16, 16], [1, 16, 16, 1], [1, None, 16], ["1", 16, 16])),
+        *({"image_shape": [1, side, 16]} for side in (0, 16.5, 10**9, True)),
     ],
 )
-def test_a_configuration_that_does_not_say_the_shape_of_its_images_is_refused(run, content):
-    run.config.write_bytes(content)
-    with pytest.raises(InputError, match=f"^{run.config}: expected sizes with an image_shape, found "):
+def test_a_configuration_that_does_not_say_the_shape_of_its_images_is_refused(run, sizes):
+    write_json(run.config, {"version": 2, "config": CONFIG, "sizes": sizes})
+    with pytest.raises(InputError, match=rf"^{run.config}: expected the config.json of a run, found .*sizes"):
         run.read_image_shape()
 
 
-REPORTS = {"denoise": "denoising", "generate": "generation"}
-every_report = pytest.mark.parametrize(("script", "what"), REPORTS.items())
+every_report = pytest.mark.parametrize("script", REPORTS)
+READERS = {"evaluate": "read_evaluation", "denoise": "read_denoising", "generate": "read_generation"}
+FILES = {"evaluate": "evaluation"}
+
+
+def report(run, script):
+    """The file of a script's report, and the function that reads it."""
+    return run.path / f"{FILES.get(script, script)}.json", getattr(run, READERS[script])
 
 
 @every_report
-def test_what_a_script_reports_comes_back(run, script, what):
-    content = {"settings": {"seed": 3}, "results": [{"change": -1.5, "error": math.nan}], "environment": {}}
-    write_json(run.path / f"{script}.json", content)
-    found = getattr(RunFolder.open(run.path), f"read_{what}")()
-    assert found == {**content, "results": [{"change": -1.5, "error": None}]}  # a number that there is not
+def test_what_a_script_reports_comes_back(run, script):
+    path, read = report(run, script)
+    write_json(path, {**REPORTS[script], "further": {"error": math.nan}})
+    assert read() == {**json.loads(json.dumps(REPORTS[script])), "further": {"error": None}} | {
+        "settings": {**REPORTS[script]["settings"], "image_shape": (1, 8, 8)}
+    }
 
 
 @every_report
-def test_a_report_that_was_not_written_is_missed_with_the_script_that_writes_it(run, script, what):
-    path = run.path / f"{script}.json"
-    with pytest.raises(
-        InputError, match=f"^{path}: expected results, found no such file; write them with {script}.py$"
-    ):
-        getattr(run, f"read_{what}")()
+def test_a_report_that_was_not_written_is_missed_with_the_script_that_writes_it(run, script):
+    path, read = report(run, script)
+    with pytest.raises(InputError, match=f"^{path}: expected a report of {script}.py, found none .No such file"):
+        read()
     path.mkdir()
-    with pytest.raises(InputError, match="found no such file"):
-        getattr(run, f"read_{what}")()
+    with pytest.raises(InputError, match=f"^{path}: expected a report of {script}.py, found none .Is a directory"):
+        read()
+
+
+def places(content, above=()):
+    """Every place in nested content."""
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in items:
+        yield (*above, key)
+        yield from places(value, (*above, key))
+
+
+def at(content, place):
+    """The value at a place of nested content."""
+    return at(content[place[0]], place[1:]) if place else content
+
+
+def changed(content, place, value):
+    """A copy of nested content with another value at a place; `...` deletes it."""
+    copy = json.loads(json.dumps(content))
+    inner, last = at(copy, place[:-1]), place[-1]
+    if value is ...:
+        del inner[last]
+    else:
+        inner[last] = value
+    return copy
+
+
+OPTIONAL = ("torch", "other", "found_share", "drifted_share", "drifted_standard_error")  # keys that no reader needs
+
+
+@every_report
+def test_a_missing_key_is_named(run, script):
+    path, read = report(run, script)
+    for place in places(REPORTS[script]):
+        if isinstance(place[-1], str) and place[-1] not in OPTIONAL:
+            write_json(path, changed(REPORTS[script], place, ...))
+            name = ".".join(map(str, place))
+            with pytest.raises(InputError, match=f"^{path}: expected a report of {script}.py, found no {name}$"):
+                read()
+
+
+@every_report
+def test_a_value_of_another_type_is_named(run, script):
+    path, read = report(run, script)
+    for place in places(REPORTS[script]):
+        for value in ({"a": 1}, [[]], "text", True, -1e99):
+            old = at(REPORTS[script], place)
+            if isinstance(old, type(value)) or (old is None and not isinstance(value, list | bool)):
+                continue
+            write_json(path, changed(REPORTS[script], place, value))
+            with pytest.raises(InputError, match=f"^{path}: expected a report of {script}.py, found "):
+                read()
 
 
 @every_report
 @pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b'{"settings": {}, "resu',
-        b"{}",
-        b"[1]",
-        b"null",
-        b"3",
-        b"\xff\xfe\x00",
-        b'{"results": []}',
-        b'{"settings": {}}',
-    ],
+    "content", [b"", b'{"settings": {}, "resu', b"[1]", b"null", b"3", b"\xff\xfe\x00", b"[" * 9999]
 )
-def test_a_damaged_report_is_refused(run, script, what, content):
-    path = run.path / f"{script}.json"
+def test_a_damaged_report_is_refused(run, script, content):
+    path, read = report(run, script)
     path.write_bytes(content)
-    with pytest.raises(InputError, match=f"^{path}: expected results written by {script}.py, found "):
-        getattr(run, f"read_{what}")()
+    with pytest.raises(InputError, match=f"^{path}: expected a report of {script}.py, found "):
+        read()
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoint.pt", "best.pt"])
@@ -239,8 +302,8 @@ def test_a_folder_with_files_of_a_runs_names_is_not_new(tmp_path, name):
 
 def test_a_file_that_is_no_text_is_not_printed(run):
     run.config.write_bytes(b"\xff" * 10_000)
-    with pytest.raises(InputError, match=r"found another file \(bytes that are not text\)$"):
+    with pytest.raises(InputError, match=r"found no JSON \(expected value at line 1 column 1\)$"):
         run.read_config()
     run.config.write_text("[" * 100_000)
-    with pytest.raises(InputError, match=r"found another file \(too many nested levels\)$"):
+    with pytest.raises(InputError, match=r"found no JSON \(recursion limit exceeded at line 1 column \d+\)$"):
         run.read_config()
