@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import signal
-import sys
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
+from kpp_pyro.data.notes import print_above_bars
 from kpp_pyro.data.picture_files import read_picture
 from kpp_pyro.errors import InputError
 from kpp_pyro.likelihoods.bernoulli import binarize_alone
@@ -277,13 +276,15 @@ class Unreadable:
     def summarize(self) -> None:
         """Print the number of unreadable images, if there are any."""
         if self.reasons:
-            _print(f"{self.folder}: {len(self)} of {len(self._tried)} pictures cannot be read and are left out")
+            print_above_bars(
+                f"{self.folder}: {len(self)} of {len(self._tried)} pictures cannot be read and are left out"
+            )
 
     def _print_name(self, reason: str) -> None:
         if len(self) <= _NAMED:
-            _print(f"skipped unreadable picture {len(self)}: {reason}")
+            print_above_bars(f"skipped unreadable picture {len(self)}: {reason}")
         if len(self) == _NAMED:
-            _print(f"{self.folder}: further unreadable pictures are counted, but not named")
+            print_above_bars(f"{self.folder}: further unreadable pictures are counted, but not named")
 
     def _require_few(self) -> None:
         tried = int(self._tried.sum())
@@ -294,8 +295,3 @@ class Unreadable:
                 f"{self.folder}: expected at most {MOST_UNREADABLE:.0%} of the pictures to be unreadable, found "
                 f"{len(self)} among {tried} of {len(self._tried)} tried, such as {next(iter(self.reasons.values()))}"
             )
-
-
-def _print(line: str) -> None:
-    """Print a line to stderr, above a progress bar if there is one."""
-    tqdm.write(line, file=sys.stderr)

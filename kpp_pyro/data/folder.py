@@ -20,7 +20,7 @@ from tqdm import tqdm
 from kpp_pyro.data.datasets import DATASETS, DataSource
 from kpp_pyro.data.decoding import Decoder, Decoding, Unreadable
 from kpp_pyro.data.images import LabelledImages
-from kpp_pyro.data.picture_files import SUFFIXES
+from kpp_pyro.data.picture_files import picture_names, require_folder
 from kpp_pyro.data.sampler import EpisodeOrder, Rendering, TrainingEpisodes, require_positive
 from kpp_pyro.errors import InputError
 from kpp_pyro.likelihoods.bernoulli import Binarization, require_binarization
@@ -71,14 +71,15 @@ def find_pictures(data_dir: Path | str) -> FolderSplits:
     """Find the pictures below `data_dir`/train, `data_dir`/test and `data_dir`/validation.
 
     A class is a folder directly below a split, with all pictures in it at any depth. Pictures outside class folders
-    form one more class. Hidden files and folders, and files of other types, are ignored. Without validation/, a
-    tenth of the training pictures (at most `MOST_VALIDATION_IMAGES`), chosen with `SPLIT_SEED`, is the validation set.
+    form one more class. Hidden files and folders are ignored; a note on stderr names files of other types. Without
+    validation/, a tenth of the training pictures (at most `MOST_VALIDATION_IMAGES`), chosen with `SPLIT_SEED`, is the
+    validation set.
 
     Raises:
-        InputError: a folder is missing, cannot be read, or contains no picture.
+        InputError: a folder is missing, is none, cannot be read, or contains no picture.
     """
     data_dir = Path(data_dir)
-    splits = ["train", "test", *(["validation"] if (data_dir / "validation").is_dir() else [])]
+    splits = ["train", "test", *(["validation"] if os.path.lexists(data_dir / "validation") else [])]
     names = {split: _find(data_dir / split) for split in splits}
     classes = sorted({_class(name) for listed in names.values() for name in listed})
     numbers = {name: number for number, name in enumerate(classes)}
@@ -98,18 +99,9 @@ def _find(folder: Path) -> list[str]:
     A symbolic link to a folder is followed only if no other path leads to that folder. Of several links to one folder,
     the least deep one is followed, then the first by name.
     """
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder}: expected a folder of pictures, found none; --dataset folder needs train/ and test/"
-        )
-    names = []
-    for place, files in _walk(folder):
-        inside = Path(place).relative_to(folder)
-        pictures = [name for name in files if os.path.splitext(name)[1].lower() in SUFFIXES]
-        names += [(inside / name).as_posix() for name in pictures if not name.startswith(".")]
-    if not names:
-        raise InputError(f"{folder}: expected pictures ({', '.join(sorted(SUFFIXES))}), found none")
-    return sorted(names)
+    require_folder(folder, "; --dataset folder needs train/ and test/")
+    found = ((Path(place).relative_to(folder), files) for place, files in _walk(folder))
+    return picture_names(folder, [(inside / name).as_posix() for inside, files in found for name in files])
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:

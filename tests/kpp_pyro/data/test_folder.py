@@ -167,10 +167,47 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path, present: tuple[str,
         find_pictures(tmp_path)
 
 
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+@pytest.mark.parametrize("kind", ["file", "link", "loop"])
+def test_a_split_that_is_no_folder_is_refused(tmp_path: Path, split: str, kind: str) -> None:
+    for other in {"train", "validation", "test"} - {split}:
+        written(tmp_path / other, 10)
+    path = tmp_path / split
+    if kind == "file":
+        path.write_text("a file")
+    else:
+        path.symlink_to(path if kind == "loop" else tmp_path / "nowhere")
+    with pytest.raises(InputError, match=rf"^{path}: expected a folder of pictures, found a file or a broken link"):
+        find_pictures(tmp_path)
+
+
+def test_paths_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / ("x" * 300), Path("a\0b"), Path("~nobody")):
+        with pytest.raises(InputError, match="train: expected a folder of pictures, found none"):
+            find_pictures(path)
+
+
+def test_files_that_are_no_pictures_are_named_and_those_of_the_system_are_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(tmp_path / "train", 10)
+    written(tmp_path / "test", 10)
+    for name in ("b.heic", "0/a.heic", "c.txt", ".DS_Store", "Thumbs.db"):
+        (tmp_path / "train" / name).write_text("no picture")
+    for number in range(12):
+        (tmp_path / "test" / f"{number:02}.mp4").write_text("no picture")
+    find_pictures(tmp_path)
+    named = ", ".join(f"{number:02}.mp4" for number in range(10))
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: {tmp_path}/train: skipped 3 files that are no pictures that Pillow reads: 0/a.heic, b.heic, c.txt",
+        f"note: {tmp_path}/test: skipped 12 files that are no pictures that Pillow reads: {named} and 2 more",
+    ]
+
+
 def test_a_folder_without_pictures_or_with_too_few_is_named(tmp_path: Path) -> None:
     written(tmp_path / "train", 9)
     (tmp_path / "test").mkdir()
-    with pytest.raises(InputError, match=rf"^{tmp_path / 'test'}: expected pictures \(.*\.tiff.*\), found none$"):
+    with pytest.raises(InputError, match=rf"^{tmp_path / 'test'}: expected pictures .*\(.*\.tiff.*\), found none$"):
         find_pictures(tmp_path)
     save(tmp_path / "test" / "1.png", 9)
     with pytest.raises(InputError, match=rf"^{tmp_path / 'train'}: expected 10 pictures or more, .* found 9$"):
