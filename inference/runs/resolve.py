@@ -7,6 +7,7 @@ import torch
 from inference.objectives import OBJECTIVES
 from inference.processes import SINGLE_PROCESS, Processes, processes_here
 from inference.runs.config import Config
+from kpp_pyro.data.reading import whole_path
 from kpp_pyro.errors import InputError, reason
 from models.build import dtype_of
 
@@ -26,7 +27,7 @@ def resolve(config: Config, processes: Processes = SINGLE_PROCESS) -> Config:
         require_device_each(device)
     resolve_capture(config, device, processes.count)
     return config.replace(
-        data_dir=config.data.data_dir.expanduser().resolve(),
+        data_dir=whole_path(config.data.data_dir),
         device=str(device),
         precision=str(dtype_of(config.precision, device)).removeprefix("torch."),
     )

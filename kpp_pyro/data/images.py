@@ -76,12 +76,25 @@ class LabelledImages:
 
 @dataclass(frozen=True, eq=False)
 class ImageSplits:
-    """The disjoint training, validation and test images of a data set."""
+    """The disjoint training, validation and test images of a data set.
+
+    Raises:
+        InputError: a split has images of another shape.
+    """
 
     name: str
     train: LabelledImages
     validation: LabelledImages
     test: LabelledImages
+
+    def __post_init__(self) -> None:
+        """Check that all images have one shape."""
+        for split in ("validation", "test"):
+            expected, found = self.train.image_shape, getattr(self, split).image_shape
+            if found != expected:
+                raise InputError(
+                    f"{self.name}: expected {split} images {expected} like those of training, found {found}"
+                )
 
 
 def _describe(tensor: Tensor) -> str:
