@@ -5,6 +5,8 @@ Picture number n is a square of grey value n, so that pixels say which picture t
 
 from __future__ import annotations
 
+import errno
+import gc
 import multiprocessing
 import os
 import signal
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from kpp_pyro.data import EpisodeSampler, FolderSampler, LabelledImages, decode_pictures, find_pictures
+from kpp_pyro.data import EpisodeSampler, EpisodeSet, FolderSampler, LabelledImages, decode_pictures, find_pictures
 from kpp_pyro.data.decoding import Unreadable
 from kpp_pyro.data.folder import PictureFiles
 from kpp_pyro.errors import InputError
@@ -214,6 +217,32 @@ def test_a_folder_without_pictures_or_with_too_few_is_named(tmp_path: Path) -> N
         find_pictures(tmp_path)
 
 
+def test_a_split_that_is_too_short_for_an_episode_says_where_it_comes_from(tmp_path: Path) -> None:
+    written(tmp_path / "train", 20)
+    written(tmp_path / "test", 3)
+    expected = {
+        "train": f"18 images of {tmp_path}/train without its validation tenth, found 32; "
+        f"give {tmp_path}/validation or a shorter episode",
+        "validation": f"2 images of the validation tenth of {tmp_path}/train, found 32; "
+        f"give {tmp_path}/validation or a shorter episode",
+        "test": f"3 images of {tmp_path}/test, found 32; give more pictures or a shorter episode",
+    }
+    splits = find_pictures(tmp_path)
+    for split, sentence in expected.items():
+        files = getattr(splits, split)
+        with pytest.raises(InputError) as refused:
+            if split == "train":
+                FolderSampler(files, SIZE, 1, CPU, 32, "dynamic", 0)
+            else:
+                EpisodeSet(decode_pictures(files, SIZE, 1), 32)
+        assert str(refused.value) == f"--episode-length: expected at most the {sentence}"
+    written(tmp_path / "validation", 1)
+    assert [files.origin.name for files in (find_pictures(tmp_path).train, find_pictures(tmp_path).validation)] == [
+        f"{tmp_path}/train",
+        f"{tmp_path}/validation",
+    ]
+
+
 # --- training -------------------------------------------------------------------------------------
 
 
@@ -364,7 +393,7 @@ def test_an_unreadable_picture_is_named_once_and_another_one_takes_its_place(
         assert torch.equal(found % 5, intact % 5)
     (reason,) = source.unreadable.reasons.values()
     assert reason.startswith(f"{broken}: expected a picture")
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if not line.startswith("note: the set:"))
     assert broken in line
     parts = []
     for _ in range(5):  # resumed again and again
@@ -462,7 +491,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_ctrl_c_in_the_terminal_is_for_the_program_alone_which_ends_silently(files: PictureFiles) -> None:
+def test_ctrl_c_in_the_terminal_is_for_the_program_alone_which_ends_without_an_error(files: PictureFiles) -> None:
     arguments = [sys.executable, "-c", PROGRAM, str(files.folder)]
     with subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
@@ -470,7 +499,9 @@ def test_ctrl_c_in_the_terminal_is_for_the_program_alone_which_ends_silently(fil
         assert process.stdout and process.stdout.readline() == "drawn\n"
         os.killpg(process.pid, signal.SIGINT)
         output, errors = process.communicate(timeout=60)
-    assert (process.returncode, output, errors) == (130, "stopped\n", "")
+    assert (process.returncode, output) == (130, "stopped\n")
+    (note,) = errors.splitlines()  # before the first step, once
+    assert note.startswith("note: the set: 16 of 16 images looked at are one flat colour; check the files'")
 
 
 def test_a_worker_that_is_killed_gets_a_sentence_and_others_go_on(files: PictureFiles) -> None:
@@ -487,3 +518,38 @@ def test_a_worker_that_is_killed_gets_a_sentence_and_others_go_on(files: Picture
     killer.join()
     source.close()
     assert source.draw(1).shape == other.draw(1).shape
+
+
+def test_a_full_dev_shm_does_not_matter(files: PictureFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Tensor) -> Tensor:
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    expected = drawn(sampler(files), 3)
+    monkeypatch.setattr(Tensor, "share_memory_", full)
+    assert torch.equal(drawn(sampler(files), 3), expected)
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "spawn")  # whose processes inherit nothing
+    with pytest.raises(
+        InputError, match=r"^--workers 2: expected .*No space left on device \(28\)\); try fewer --workers"
+    ):
+        sampler(files).draw(1)
+
+
+def test_processes_that_cannot_be_started_get_one_sentence(
+    files: PictureFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, started = BaseProcess.start, list[BaseProcess]()
+
+    def limited(process: BaseProcess) -> None:
+        if started:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        started.append(process)
+        start(process)
+
+    monkeypatch.setattr(BaseProcess, "start", limited)
+    with pytest.raises(
+        InputError, match=r"^--workers 2: .*Resource temporarily unavailable.* \(--shm-size\)$"
+    ) as failed:
+        sampler(files).draw(1)
+    assert started and not started[0].is_alive()
+    del failed
+    gc.collect()  # torch's iterator, which pytest would find failing
