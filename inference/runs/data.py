@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from inference.runs.config import Config, naming
 from kpp_pyro.data import DATASETS, EpisodeSampler, EpisodeSet, FolderSampler, decode_pictures, find_pictures
-from kpp_pyro.data.images import LabelledImages
+from kpp_pyro.data.images import ImageSplits, LabelledImages, Origin
+from kpp_pyro.data.notes import note_flat
 from kpp_pyro.data.sampler import TrainingEpisodes
 from kpp_pyro.errors import InputError
 
@@ -49,6 +50,8 @@ def build_episodes(config: Config, device: torch.device, rank: int = 0, ranks: i
         rank: number of this process; it gets its share of the training episodes, and all held-out ones.
         ranks: number of processes.
 
+    A note on stderr says if most images of a split are one flat colour.
+
     Raises:
         InputError: a data set that cannot be loaded, or has too few images for an episode.
     """
@@ -66,11 +69,20 @@ def build_episodes(config: Config, device: torch.device, rank: int = 0, ranks: i
         ]
     else:
         splits = load(data.data_dir)
-        held_out = [splits.validation, splits.test]
+        training, *held_out = (_named(splits, split) for split in ("train", "validation", "test"))
+        note_flat(training.origin.name, training.images)
         with _naming_left_out(config):
-            train = EpisodeSampler(splits.train.to(device), *sampling)
+            train = EpisodeSampler(training.to(device), *sampling)
+    for images in held_out:
+        note_flat(images.origin.name, images.images)
     validation, test = (_episode_set(config, images.to(device)) for images in held_out)
     return Episodes(train, validation, test)
+
+
+def _named(splits: ImageSplits, split: str) -> LabelledImages:
+    """The images of a split, with their origin."""
+    name = {"train": "training"}.get(split, split)
+    return replace(getattr(splits, split), origin=Origin(f"the {name} split of {splits.name}"))
 
 
 def _episode_set(config: Config, images: LabelledImages) -> EpisodeSet:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from inference.objectives import OBJECTIVES
 from inference.processes import SINGLE_PROCESS, Processes, processes_here
 from inference.runs.config import Config
+from kpp_pyro.data.reading import whole_path
 from kpp_pyro.errors import InputError, reason
 from models.build import dtype_of
 
@@ -28,17 +27,10 @@ def resolve(config: Config, processes: Processes = SINGLE_PROCESS) -> Config:
         require_device_each(device)
     resolve_capture(config, device, processes.count)
     return config.replace(
-        data_dir=_absolute(config.data.data_dir),
+        data_dir=whole_path(config.data.data_dir),
         device=str(device),
         precision=str(dtype_of(config.precision, device)).removeprefix("torch."),
     )
-
-
-def _absolute(path: Path) -> Path:
-    try:
-        return path.expanduser().resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, an unknown user, a null character
-        raise InputError(f"--data-dir {path}: expected a folder, found none ({reason(error)})") from error
 
 
 def resolve_device(name: str) -> torch.device:

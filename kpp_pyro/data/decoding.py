@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import atexit
+import math
+import mmap
 import multiprocessing
 import signal
-import sys
+import traceback
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
+from kpp_pyro.data.notes import print_above_bars
 from kpp_pyro.data.picture_files import read_picture
-from kpp_pyro.errors import InputError
+from kpp_pyro.errors import InputError, reason
 from kpp_pyro.likelihoods.bernoulli import binarize_alone
 
 MOST_UNREADABLE = 0.01  # largest share of a split's images that may be unreadable
@@ -137,28 +140,24 @@ class Decoding(Iterator[DecodedRow]):
         longest: T of the longest row.
         workers: number of processes.
         ahead: largest number of prefetched rows of each process.
+
+    Raises:
+        InputError: the processes cannot be started.
     """
 
     def __init__(self, decoder: Decoder, rows: Iterable[Tensor], longest: int, workers: int, ahead: int = 2) -> None:
         self._folder = decoder.folder
         slots, size = workers * ahead + 1, decoder.image_size  # + 1 for the row that the caller holds
-        self._shared = torch.empty(slots, longest, 1, size, size, dtype=torch.uint8).share_memory_()
-        requests = ((index % slots, row.tolist()) for index, row in enumerate(rows))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, about more processes than cores
-            loader = DataLoader(
-                _Slots(decoder, self._shared),
-                batch_size=None,
-                sampler=requests,  # type: ignore[arg-type]  # an iterable is enough
-                num_workers=workers,
-                collate_fn=_unchanged,
-                prefetch_factor=ahead,
-                worker_init_fn=_initialise_worker,
-                generator=torch.Generator(),  # for the workers' seeds: the global random state stays unchanged
-            )
-            before = multiprocessing.active_children()
-            self._results: Iterator[Any] | None = iter(loader)
-            self._processes = [child for child in multiprocessing.active_children() if child not in before]
+        before = multiprocessing.active_children()
+        try:
+            self._shared = _shared_memory(slots, longest, 1, size, size)
+            requests = ((index % slots, row.tolist()) for index, row in enumerate(rows))
+            self._results: Iterator[Any] | None = _start(_Slots(decoder, self._shared), requests, workers, ahead)
+        except (OSError, RuntimeError) as error:
+            _abandon(error)
+            _kill(_children_since(before))
+            raise InputError(f"--workers {workers}: {_describe_failed_start(error)}") from error
+        self._processes = _children_since(before)
         atexit.register(_close, weakref.ref(self))  # runs before multiprocessing's own clean-up, which would wait
 
     def __enter__(self) -> Decoding:
@@ -195,11 +194,62 @@ class Decoding(Iterator[DecodedRow]):
         self._results = None
         if shut_down is not None:
             shut_down()  # tells the workers to end, waits five seconds and sends SIGTERM, which they ignore
-        for process in getattr(self, "_processes", ()):
-            if process.is_alive():
-                process.kill()
-                process.join()
+        _kill(getattr(self, "_processes", ()))
         self._processes = []
+
+
+def _shared_memory(*shape: int) -> Tensor:
+    """A uint8 tensor that the worker processes share.
+
+    Forked processes inherit anonymous memory, which the size of /dev/shm does not limit: in containers it is 64 MB.
+    """
+    if multiprocessing.get_start_method() == "fork":
+        return torch.frombuffer(mmap.mmap(-1, math.prod(shape)), dtype=torch.uint8).view(shape)
+    return torch.empty(shape, dtype=torch.uint8).share_memory_()
+
+
+def _start(slots: _Slots, requests: Iterable[tuple[int, list[int]]], workers: int, ahead: int) -> Iterator[Any]:
+    """Start the processes, which fill slots as requested."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, about more processes than cores
+        loader = DataLoader(
+            slots,
+            batch_size=None,
+            sampler=requests,  # type: ignore[arg-type]  # an iterable is enough
+            num_workers=workers,
+            collate_fn=_unchanged,
+            prefetch_factor=ahead,
+            worker_init_fn=_initialise_worker,
+            generator=torch.Generator(),  # for the workers' seeds: the global random state stays unchanged
+        )
+        return iter(loader)
+
+
+def _abandon(error: Exception) -> None:
+    """Keep torch's half-made iterator, which the error's frames hold, from failing once more when it is deleted."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        half_made = frame.f_locals.get("self")
+        if half_made is not None and hasattr(half_made, "_shutdown_workers"):
+            half_made._shutdown = True
+
+
+def _children_since(before: Sequence[BaseProcess]) -> list[BaseProcess]:
+    return [child for child in multiprocessing.active_children() if child not in before]
+
+
+def _kill(processes: Iterable[BaseProcess]) -> None:
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+def _describe_failed_start(error: Exception) -> str:
+    """The message for worker processes that cannot be started, with advice."""
+    return (
+        f"expected to start as many processes that decode, found that it fails ({reason(error)}); "
+        "try fewer --workers, or more shared memory for a container (--shm-size)"
+    )
 
 
 def is_lost_worker(error: RuntimeError) -> bool:
@@ -209,8 +259,8 @@ def is_lost_worker(error: RuntimeError) -> bool:
 
 def describe_lost_worker(error: RuntimeError) -> str:
     """The message for a killed worker process, with advice."""
-    reason = str(error).strip().removesuffix(".")
-    return f"expected every process that decodes to go on, found that {reason}; fewer --workers take less memory"
+    found = str(error).strip().removesuffix(".")
+    return f"expected every process that decodes to go on, found that {found}; fewer --workers take less memory"
 
 
 def _close(reference: weakref.ref[Decoding]) -> None:
@@ -266,24 +316,26 @@ class Unreadable:
             InputError: too many images are unreadable.
         """
         self._tried[tried] = True
-        new = {number: reason for number, reason in failures.items() if number not in self.reasons}
-        for number, reason in new.items():
-            self.reasons[number] = reason
+        new = {number: sentence for number, sentence in failures.items() if number not in self.reasons}
+        for number, sentence in new.items():
+            self.reasons[number] = sentence
             self._tried[number] = True
-            self._print_name(reason)
+            self._print_name(sentence)
         if new:
             self._require_few()
 
     def summarize(self) -> None:
         """Print the number of unreadable images, if there are any."""
         if self.reasons:
-            _print(f"{self.folder}: {len(self)} of {len(self._tried)} pictures cannot be read and are left out")
+            print_above_bars(
+                f"{self.folder}: {len(self)} of {len(self._tried)} pictures cannot be read and are left out"
+            )
 
-    def _print_name(self, reason: str) -> None:
+    def _print_name(self, sentence: str) -> None:
         if len(self) <= _NAMED:
-            _print(f"skipped unreadable picture {len(self)}: {reason}")
+            print_above_bars(f"skipped unreadable picture {len(self)}: {sentence}")
         if len(self) == _NAMED:
-            _print(f"{self.folder}: further unreadable pictures are counted, but not named")
+            print_above_bars(f"{self.folder}: further unreadable pictures are counted, but not named")
 
     def _require_few(self) -> None:
         tried = int(self._tried.sum())
@@ -294,8 +346,3 @@ class Unreadable:
                 f"{self.folder}: expected at most {MOST_UNREADABLE:.0%} of the pictures to be unreadable, found "
                 f"{len(self)} among {tried} of {len(self._tried)} tried, such as {next(iter(self.reasons.values()))}"
             )
-
-
-def _print(line: str) -> None:
-    """Print a line to stderr, above a progress bar if there is one."""
-    tqdm.write(line, file=sys.stderr)

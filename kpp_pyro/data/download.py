@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from pathlib import Path
@@ -23,9 +24,7 @@ def download_files(folder: Path, names: Sequence[str], fetch: Callable[[Path], P
     Raises:
         InputError: the download fails or the folder cannot be written to. The message names `folder` and `source`.
     """
-    nearest = next(place for place in (folder, *folder.parents) if place.exists())
-    if not nearest.is_dir():
-        raise InputError(f"{folder}: expected a folder with {', '.join(names)}, found that {nearest} is a file")
+    nearest = _nearest(folder, f"a folder with {', '.join(names)}")
     try:
         # On the file system of `folder`, so that renaming is atomic. `folder` is not created before success.
         with TemporaryDirectory(dir=nearest, prefix=".download-") as temporary:
@@ -39,3 +38,22 @@ def download_files(folder: Path, names: Sequence[str], fetch: Callable[[Path], P
             f"{folder}: expected {', '.join(names)}, found none and could not download ({reason}); "
             f"download from {source} by hand and put the files there"
         ) from error
+
+
+def _nearest(folder: Path, expected: str) -> Path:
+    """The folder itself, or else the nearest one above it that exists.
+
+    Raises:
+        InputError: something else than a folder is there, or the path is not permitted or impossible.
+    """
+    for place in (folder, *folder.parents):
+        try:
+            if stat.S_ISDIR(place.stat().st_mode):
+                return place
+            found = f"that {place} is a file"
+        except (OSError, ValueError) as error:
+            if isinstance(error, FileNotFoundError | NotADirectoryError) and not place.is_symlink():
+                continue
+            found = f"that {place} cannot be opened ({getattr(error, 'strerror', error)})"
+        raise InputError(f"{folder}: expected {expected}, found {found}")
+    raise InputError(f"{folder}: expected {expected}, found no folder above it")

@@ -10,7 +10,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from kpp_pyro.data.datasets import DATASETS, DataSource
 from kpp_pyro.data.decoding import Decoder, Decoding, Unreadable
-from kpp_pyro.data.images import LabelledImages
-from kpp_pyro.data.picture_files import SUFFIXES
+from kpp_pyro.data.images import SOME_SET, LabelledImages, Origin
+from kpp_pyro.data.notes import note_flat
+from kpp_pyro.data.picture_files import picture_names, require_folder
 from kpp_pyro.data.sampler import EpisodeOrder, Rendering, TrainingEpisodes, require_positive
 from kpp_pyro.errors import InputError
 from kpp_pyro.likelihoods.bernoulli import Binarization, require_binarization
@@ -39,11 +40,13 @@ class PictureFiles:
         folder: of the split, with its class folders.
         names: of the files, relative to `folder`.
         labels: class number of each file, int64 (N,).
+        origin: of the pictures.
     """
 
     folder: Path
     names: list[str]
     labels: Tensor
+    origin: Origin = SOME_SET
 
     def __len__(self) -> int:
         """Number of files."""
@@ -51,7 +54,7 @@ class PictureFiles:
 
     def select(self, index: Tensor) -> PictureFiles:
         """The files at `index`, int64 (n,)."""
-        return PictureFiles(self.folder, [self.names[number] for number in index.tolist()], self.labels[index])
+        return replace(self, names=[self.names[number] for number in index.tolist()], labels=self.labels[index])
 
     def dense_classes(self) -> Tensor:
         """Labels renumbered 0, 1, 2, ... without gaps, int64 (N,)."""
@@ -71,25 +74,29 @@ def find_pictures(data_dir: Path | str) -> FolderSplits:
     """Find the pictures below `data_dir`/train, `data_dir`/test and `data_dir`/validation.
 
     A class is a folder directly below a split, with all pictures in it at any depth. Pictures outside class folders
-    form one more class. Hidden files and folders, and files of other types, are ignored. Without validation/, a
-    tenth of the training pictures (at most `MOST_VALIDATION_IMAGES`), chosen with `SPLIT_SEED`, is the validation set.
+    form one more class. Hidden files and folders are ignored; a note on stderr names files of other types. Without
+    validation/, a tenth of the training pictures (at most `MOST_VALIDATION_IMAGES`), chosen with `SPLIT_SEED`, is the
+    validation set.
 
     Raises:
-        InputError: a folder is missing, cannot be read, or contains no picture.
+        InputError: a folder is missing, is none, cannot be read, or contains no picture.
     """
     data_dir = Path(data_dir)
-    splits = ["train", "test", *(["validation"] if (data_dir / "validation").is_dir() else [])]
+    splits = ["train", "test", *(["validation"] if os.path.lexists(data_dir / "validation") else [])]
     names = {split: _find(data_dir / split) for split in splits}
     classes = sorted({_class(name) for listed in names.values() for name in listed})
     numbers = {name: number for number, name in enumerate(classes)}
-    found = {
-        split: PictureFiles(data_dir / split, listed, torch.tensor([numbers[_class(name)] for name in listed]))
-        for split, listed in names.items()
-    }
+    found = {split: _files(data_dir / split, listed, numbers) for split, listed in names.items()}
     if "validation" in found:
         return FolderSplits(found["train"], found["validation"], found["test"])
     train, validation = _hold_out(found["train"])
     return FolderSplits(train, validation, found["test"])
+
+
+def _files(folder: Path, names: list[str], numbers: dict[str, int]) -> PictureFiles:
+    """The files of a split, labelled by the numbers of classes."""
+    labels = torch.tensor([numbers[_class(name)] for name in names])
+    return PictureFiles(folder, names, labels, Origin(str(folder), "more pictures or a shorter episode"))
 
 
 def _find(folder: Path) -> list[str]:
@@ -98,18 +105,9 @@ def _find(folder: Path) -> list[str]:
     A symbolic link to a folder is followed only if no other path leads to that folder. Of several links to one folder,
     the least deep one is followed, then the first by name.
     """
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder}: expected a folder of pictures, found none; --dataset folder needs train/ and test/"
-        )
-    names = []
-    for place, files in _walk(folder):
-        inside = Path(place).relative_to(folder)
-        pictures = [name for name in files if os.path.splitext(name)[1].lower() in SUFFIXES]
-        names += [(inside / name).as_posix() for name in pictures if not name.startswith(".")]
-    if not names:
-        raise InputError(f"{folder}: expected pictures ({', '.join(sorted(SUFFIXES))}), found none")
-    return sorted(names)
+    require_folder(folder, "; --dataset folder needs train/ and test/")
+    found = ((Path(place).relative_to(folder), files) for place, files in _walk(folder))
+    return picture_names(folder, [(inside / name).as_posix() for inside, files in found for name in files])
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
@@ -143,7 +141,12 @@ def _hold_out(training: PictureFiles) -> tuple[PictureFiles, PictureFiles]:
             f"{training.folder}: expected 10 pictures or more, to hold a tenth of them out, found {len(training)}"
         )
     order = torch.randperm(len(training), generator=torch.Generator().manual_seed(SPLIT_SEED))
-    return training.select(order[:-count].sort().values), training.select(order[-count:].sort().values)
+    remedy = f"{training.folder.with_name('validation')} or a shorter episode"
+    rest, tenth = (training.select(part.sort().values) for part in (order[:-count], order[-count:]))
+    return (
+        replace(rest, origin=Origin(f"{training.folder} without its validation tenth", remedy)),
+        replace(tenth, origin=Origin(f"the validation tenth of {training.folder}", remedy)),
+    )
 
 
 def decode_pictures(
@@ -178,7 +181,7 @@ def decode_pictures(
     unreadable.summarize()
     readable = torch.ones(len(files), dtype=torch.bool)
     readable[list(unreadable.reasons)] = False
-    return LabelledImages(images[readable], files.labels[readable])
+    return LabelledImages(images[readable], files.labels[readable], files.origin)
 
 
 class FolderSampler(TrainingEpisodes):
@@ -229,7 +232,7 @@ class FolderSampler(TrainingEpisodes):
         require_binarization(binarization)
         require_positive("--workers", workers)
         classes = files.dense_classes()
-        self.order = EpisodeOrder(classes, episode_length, seed, classes_per_episode, rank, ranks)
+        self.order = EpisodeOrder(classes, episode_length, seed, classes_per_episode, rank, ranks, files.origin)
         self.rendering = Rendering(
             "threshold" if binarization == "static" else binarization, augment, seed, rank, device
         )
@@ -244,12 +247,14 @@ class FolderSampler(TrainingEpisodes):
     def draw(self, num_episodes: int) -> Tensor:
         """Pixels of this process's next B = `num_episodes` episodes, uint8 (B, T, 1, H, W) on the CPU.
 
-        The pixels are in pinned memory if episodes are rendered on a GPU.
+        The pixels are in pinned memory if episodes are rendered on a GPU. The first draw prints a note on stderr if
+        most of its pictures are one flat colour.
 
         Raises:
             InputError: `num_episodes` below 1, too many unreadable pictures, or a killed worker process.
         """
         require_positive("num_episodes", num_episodes)
+        first = self._decoding is None
         decoding = self._decoding = self._decoding or self._begin(num_episodes)
         shape = (num_episodes, self.order.episode_length, *self.image_shape)
         drawn = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
@@ -259,6 +264,8 @@ class FolderSampler(TrainingEpisodes):
         except InputError:
             self.close()  # now, not when the error's traceback is collected
             raise
+        if first:
+            note_flat(self._files.origin.name, drawn.flatten(0, 1))
         return drawn
 
     def _begin(self, num_episodes: int) -> Decoding:

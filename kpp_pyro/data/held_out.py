@@ -48,7 +48,7 @@ class EpisodeSet:
         max_episodes: int | None = None,
     ) -> None:
         classes = images.dense_classes().cpu()  # (N,)
-        require_episode(classes, episode_length, classes_per_episode)
+        require_episode(classes, episode_length, classes_per_episode, images.origin)
         if max_episodes is not None:
             require_positive("max_episodes", max_episodes)
         self.episode_length = episode_length

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import zlib
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import torch
 from torch import Tensor
 
+from kpp_pyro.data.reading import reading, require_unpackable
 from kpp_pyro.errors import InputError
 
 LABELS_MAGIC = 0x0801
@@ -31,34 +34,38 @@ def read_idx(path: Path | str) -> Tensor:
         InputError: the file is missing, a truncated or corrupt gzip file, no IDX file, or of another length than its
             header says. The message names the file.
     """
-    content = _read_bytes(Path(path))
-    magic = int.from_bytes(content[:4], "big")
-    if len(content) < 4 or magic not in (LABELS_MAGIC, IMAGES_MAGIC):
+    with reading(path, "a readable IDX file") as file:
+        try:
+            return _read(path, file)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise InputError(f"{path}: expected a whole gzip file, found a truncated or corrupt one") from error
+
+
+def _read(path: Path | str, file: BinaryIO) -> Tensor:
+    """The values of an open file. No more bytes are read than the header announces, whatever a gzip file expands to."""
+    packed = file.read(len(_GZIP_SIGNATURE)) == _GZIP_SIGNATURE
+    file.seek(0)
+    stream = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file
+    sizes = _sizes(path, stream)
+    values_bytes, file_bytes = math.prod(sizes), os.fstat(file.fileno()).st_size
+    if packed:
+        require_unpackable(path, values_bytes, file_bytes)
+    values = bytearray(stream.read(values_bytes + 1 if packed else file_bytes))
+    if len(values) != values_bytes or values_bytes == 0:
+        raise InputError(
+            f"{path}: the header announces sizes {tuple(sizes)}, so expected {4 + 4 * len(sizes) + values_bytes} bytes "
+            f"and at least one value, found {stream.tell()} bytes{' or more' if packed else ''}"
+        )
+    return torch.frombuffer(values, dtype=torch.uint8).reshape(sizes)
+
+
+def _sizes(path: Path | str, stream: BinaryIO) -> list[int]:
+    """The size of each dimension, from the header."""
+    magic = stream.read(4)
+    if magic not in (LABELS_MAGIC.to_bytes(4, "big"), IMAGES_MAGIC.to_bytes(4, "big")):
         raise InputError(
             f"{path}: expected an IDX file with magic number 0x{IMAGES_MAGIC:08x} (images) or "
-            f"0x{LABELS_MAGIC:08x} (labels), found 0x{content[:4].hex()}"
+            f"0x{LABELS_MAGIC:08x} (labels), found 0x{magic.hex()}"
         )
-    header_bytes = 4 + 4 * (magic & 0xFF)
-    sizes = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header_bytes, 4)]
-    expected = header_bytes + math.prod(sizes)
-    if len(content) != expected or expected == header_bytes:
-        raise InputError(
-            f"{path}: the header announces sizes {tuple(sizes)}, so expected {expected} bytes "
-            f"and at least one value, found {len(content)} bytes"
-        )
-    # A bytearray, since torch warns about read-only buffers.
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header_bytes).reshape(sizes)
-
-
-def _read_bytes(path: Path) -> bytes:
-    """Bytes of the file, decompressed if they start with the signature of gzip."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: expected a readable IDX file, found none ({error.strerror})") from error
-    if not content.startswith(_GZIP_SIGNATURE):
-        return content
-    try:
-        return gzip.decompress(content)
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"{path}: expected a whole gzip file, found a truncated or corrupt one") from error
+    header = stream.read(4 * magic[3])
+    return [int.from_bytes(header[place : place + 4], "big") for place in range(0, 4 * magic[3], 4)]

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from kpp_pyro.errors import InputError
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where images come from, for messages.
+
+    Attributes:
+        name: noun phrase, such as "the validation tenth of pictures/train".
+        remedy: what to give where there are too few images for an episode.
+    """
+
+    name: str = "the set"
+    remedy: str = "a shorter episode"
+
+
+SOME_SET = Origin()
+"""The origin of images that do not say theirs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,6 +34,7 @@ class LabelledImages:
     Attributes:
         images: intensities 0..255, uint8 (N, C, H, W).
         labels: class numbers, int64 (N,).
+        origin: of the images.
 
     Raises:
         InputError: a type, a shape, the number of labels or the device is wrong.
@@ -24,6 +42,7 @@ class LabelledImages:
 
     images: Tensor
     labels: Tensor
+    origin: Origin = SOME_SET
 
     def __post_init__(self) -> None:
         """Check types, shapes and devices."""
@@ -52,11 +71,11 @@ class LabelledImages:
 
     def to(self, device: torch.device | str) -> LabelledImages:
         """The same images on another device."""
-        return LabelledImages(self.images.to(device), self.labels.to(device))
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def select(self, index: Tensor | slice) -> LabelledImages:
         """The images at `index`, an int64 or bool tensor or a slice."""
-        return LabelledImages(self.images[index], self.labels[index])
+        return replace(self, images=self.images[index], labels=self.labels[index])
 
     def shuffled(self, seed: int) -> LabelledImages:
         """All images in a random order, which depends on the seed alone and not on the device."""
@@ -76,12 +95,25 @@ class LabelledImages:
 
 @dataclass(frozen=True, eq=False)
 class ImageSplits:
-    """The disjoint training, validation and test images of a data set."""
+    """The disjoint training, validation and test images of a data set.
+
+    Raises:
+        InputError: a split has images of another shape.
+    """
 
     name: str
     train: LabelledImages
     validation: LabelledImages
     test: LabelledImages
+
+    def __post_init__(self) -> None:
+        """Check that all images have one shape."""
+        for split in ("validation", "test"):
+            expected, found = self.train.image_shape, getattr(self, split).image_shape
+            if found != expected:
+                raise InputError(
+                    f"{self.name}: expected {split} images {expected} like those of training, found {found}"
+                )
 
 
 def _describe(tensor: Tensor) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from torch import Tensor
@@ -43,6 +44,11 @@ def _load(name: str, source: str, data_dir: Path) -> ImageSplits:
     if not any(_find(raw, stem) for stems in _PARTS.values() for stem in stems):
         _download(raw, source)
     training, test = (_read_pair(raw, *stems) for stems in _PARTS.values())
+    if training.image_shape != test.image_shape:
+        raise InputError(
+            f"{raw / _PARTS['test'][0]}: expected images {training.image_shape} as in {_PARTS['train'][0]}, "
+            f"found {test.image_shape}"
+        )
     if len(training) <= VALIDATION_IMAGES:
         raise InputError(
             f"{raw / _PARTS['train'][0]}: expected more than the {VALIDATION_IMAGES} images held out for "
@@ -73,8 +79,9 @@ def _read(raw: Path, stem: str) -> Tensor:
 
 
 def _find(raw: Path, stem: str) -> Path | None:
-    """Path of the file `stem`, or else of `stem`.gz, which is slower to read; None if neither exists."""
-    return next((path for path in (raw / stem, raw / f"{stem}.gz") if path.is_file()), None)
+    """Path of the file `stem`, or else of `stem`.gz, which is slower to read; None if neither exists,
+    in whatever form."""
+    return next((path for path in (raw / stem, raw / f"{stem}.gz") if os.path.lexists(path)), None)
 
 
 def _download(raw: Path, source: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from torch import Tensor
 from kpp_pyro.data.datasets import DATASETS, DataSource
 from kpp_pyro.data.download import download_files
 from kpp_pyro.data.images import ImageSplits, LabelledImages
+from kpp_pyro.data.reading import reading, require_unpackable
 from kpp_pyro.errors import InputError
 
 URL = "https://github.com/yburda/iwae/raw/master/datasets/OMNIGLOT/chardata.mat"
@@ -20,6 +23,7 @@ SPLIT_SEED = 0
 _PIXELS = ("data", "testdata")
 _ALPHABET = ("target", "testtarget")
 _CHARACTER = ("targetchar", "testtargetchar")
+_KEYS = (*_PIXELS, *_ALPHABET, *_CHARACTER)
 
 
 def load_omniglot(data_dir: Path) -> ImageSplits:
@@ -36,7 +40,7 @@ def load_omniglot(data_dir: Path) -> ImageSplits:
         InputError: the file cannot be downloaded, or has not the layout of Burda et al. The message names file and key.
     """
     path = Path(data_dir) / "OMNIGLOT" / FILE_NAME
-    if not path.is_file():
+    if not os.path.lexists(path):
         download_files(path.parent, [FILE_NAME], _fetch, URL)
     arrays = _read_mat(path)
     images = [_images(path, arrays, key) for key in _PIXELS]
@@ -58,14 +62,9 @@ def _fetch(temporary: Path) -> Path:
 
 def _read_mat(path: Path) -> dict[str, np.ndarray]:
     """The six arrays of the file, each two-dimensional and numeric."""
-    from scipy.io import loadmat  # not at the top: it takes seconds
-
-    try:
-        content = loadmat(path)
-    except Exception as error:  # scipy raises many types, depending on which byte is wrong
-        raise InputError(f"{path}: expected a MATLAB file, found a corrupt or foreign one") from error
+    content = _load(path)
     arrays = {}
-    for key in (*_PIXELS, *_ALPHABET, *_CHARACTER):
+    for key in _KEYS:
         if key not in content:
             found = ", ".join(sorted(name for name in content if not name.startswith("__")))
             raise InputError(f"{path}: expected the key '{key}', found {found or 'no keys at all'}")
@@ -73,6 +72,23 @@ def _read_mat(path: Path) -> dict[str, np.ndarray]:
         if arrays[key].ndim != 2 or arrays[key].dtype.kind not in "buif":
             raise InputError(f"{path}: expected '{key}' to be a matrix of numbers, found {_describe(arrays[key])}")
     return arrays
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    """The six arrays, as they are, and the names of all others."""
+    from scipy.io import loadmat, whosmat  # not at the top: it takes seconds
+
+    with reading(path, "a MATLAB file") as file:
+        try:
+            announced = {name: math.prod(map(int, shape)) for name, shape, _ in whosmat(file)}
+            values = sum(announced.get(key, 0) for key in _KEYS)  # each takes a byte or more
+            require_unpackable(path, values, os.fstat(file.fileno()).st_size)
+            file.seek(0)
+            return dict.fromkeys(announced) | loadmat(file, variable_names=_KEYS)
+        except InputError:
+            raise
+        except Exception as error:  # scipy raises many types, depending on which byte is wrong
+            raise InputError(f"{path}: expected a MATLAB file, found a corrupt or foreign one") from error
 
 
 def _images(path: Path, arrays: dict[str, np.ndarray], key: str) -> Tensor:
@@ -100,6 +116,8 @@ def _characters(path: Path, arrays: dict[str, np.ndarray], counts: list[int]) ->
             raise InputError(f"{path}: expected '{alphabet_key}' to have one-hot columns, found others")
         if character.shape != (1, count):
             raise InputError(f"{path}: expected '{character_key}' to be (1, {count}), found {character.shape}")
+        if not np.isfinite(character).all():
+            raise InputError(f"{path}: expected '{character_key}' to hold numbers, found NaN or infinity")
         pairs.append(np.stack([alphabet.argmax(0), character[0].astype(np.int64)]))
     _, labels = np.unique(np.concatenate(pairs, axis=1), axis=1, return_inverse=True)
     return torch.from_numpy(labels.reshape(-1)).long()

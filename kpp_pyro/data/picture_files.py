@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from kpp_pyro.data.notes import note_flat, note_skipped
+from kpp_pyro.data.reading import reading
 from kpp_pyro.errors import InputError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
+_COMMON = ("JPEG", "PNG", "TIFF", "GIF", "WEBP", "BMP", "PPM")  # tried first
+_UNDECODABLE = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}  # or decoded by another program
+_SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 _OPAQUE = ("1", "L", "RGB")  # PIL modes without transparency, which are converted to grey directly
 _DRAFT_FACTOR = 2  # a JPEG may be decoded at a lower resolution, down to this multiple of the required size
+_SAMPLED_SIDE = 32  # pixels to which a picture is averaged, to choose the ground of its transparent pixels
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2  # tags of TIFF files, and a value of the second
 
 
 def read_pictures(folder: Path | str, image_shape: tuple[int, int, int], dark_on_light: bool = False) -> Tensor:
     """Read all pictures of a folder, in the order of the file names.
 
-    Pictures are converted to grey, scaled so that the shorter side fits, and cropped to the centre.
+    Pictures are converted to grey (see `read_picture`), scaled so that the shorter side fits, and cropped to the
+    centre. Notes on stderr name files that are no pictures, and say if most pictures are one flat colour.
 
     Args:
-        folder: of the files (.png, .jpg, .gif, .webp, .bmp, .tif, .ppm, .pgm); other files are ignored.
+        folder: of the files, in any format that the installed Pillow decodes; hidden files are ignored.
         image_shape: (1, H, W) of the model.
-        dark_on_light: invert the intensities; models are trained on light strokes on a dark background. Transparent
-            pixels are background.
+        dark_on_light: invert the intensities; models are trained on light strokes on a dark background.
 
     Returns:
         Intensities in [0, 1], (N, 1, H, W). For models of binary images, apply `binarize`.
@@ -38,49 +48,137 @@ def read_pictures(folder: Path | str, image_shape: tuple[int, int, int], dark_on
         raise InputError(f"image shape: expected (1, H, W), found {image_shape!r:.100}")
     if image_shape[0] != 1:
         raise InputError(f"image shape: expected one channel, found {image_shape[0]}")
-    if not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder of pictures, found no folder")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not files:
-        raise InputError(f"{folder}: expected pictures ({', '.join(sorted(SUFFIXES))}), found none")
-    background = 255 if dark_on_light else 0
-    images = torch.stack([read_picture(path, image_shape[1:], background) for path in files])
+    require_folder(folder)
+    names = picture_names(folder, [name for name in _listed(folder) if not os.path.isdir(folder / name)])
+    images = torch.stack([read_picture(folder / name, image_shape[1:]) for name in names])
+    note_flat(folder, (images * 255).round().byte())
     return 1 - images if dark_on_light else images
 
 
-def read_picture(path: Path | str, size: tuple[int, int], background: int = 0) -> Tensor:
+def read_picture(path: Path | str, size: tuple[int, int]) -> Tensor:
     """Read one picture: convert it to grey, scale it so that its shorter side fits, and crop it to the centre.
+
+    Whole numbers are divided by the largest of their type (8, 16 or 32 bits). Transparent pixels become white, or black
+    if the visible part of the picture is lighter than mid-grey on average, so that strokes of any colour stay visible.
 
     Args:
         path: the file; of an animation, the first frame is read.
         size: (H, W).
-        background: grey level of transparent pixels, 0 to 255.
 
     Returns:
         Intensities in [0, 1], (1, H, W).
 
     Raises:
-        InputError: the file cannot be decoded.
+        InputError: the file cannot be decoded, or has float or signed values outside that range.
     """
-    try:
-        with Image.open(path) as picture:
-            picture.draft("L", (_DRAFT_FACTOR * max(size),) * 2)  # JPEGs only; EXIF may swap the sides
-            grey = _grey(ImageOps.exif_transpose(picture), background)
-        fitted = ImageOps.fit(grey, (size[1], size[0]), Image.Resampling.BILINEAR)
-    except Exception as error:  # PIL raises many types, depending on which byte is wrong
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path}: expected a picture, found a file that cannot be decoded ({reason})") from error
+    with reading(path, "a picture") as file:
+        fitted = _decode(path, file, size)
     return torch.from_numpy(np.array(fitted)).clamp(0, 1).unsqueeze(0)  # (1, H, W)
 
 
-def _grey(picture: Image.Image, background: int) -> Image.Image:
-    """Intensities in [0, 1]; transparent pixels show the background."""
-    if picture.mode.startswith("I"):  # 16 bits, which `convert` would clip to 8
-        return Image.fromarray(np.asarray(picture, dtype=np.float32) / 65535)
-    if picture.mode in _OPAQUE and "transparency" not in picture.info:
-        opaque = picture.convert("L")
-    else:
-        transparent = picture.convert("RGBA")
-        below = Image.new("RGBA", transparent.size, (background, background, background, 255))
-        opaque = Image.alpha_composite(below, transparent).convert("L")
-    return Image.fromarray(np.asarray(opaque, dtype=np.float32) / 255)
+def picture_names(folder: Path, names: Iterable[str]) -> list[str]:
+    """Sorted names of the pictures among files, by their suffix; a note on stderr names files of other types.
+
+    Args:
+        folder: of the files, for messages.
+        names: of the files, relative to `folder`; hidden files are ignored.
+
+    Raises:
+        InputError: there is no picture.
+    """
+    visible = [name for name in names if not _is_hidden(os.path.basename(name))]
+    pictures = sorted(name for name in visible if os.path.splitext(name)[1].lower() in _suffixes())
+    if not pictures:
+        among = f"none among {len(visible)} files" if visible else "none"
+        raise InputError(
+            f"{folder}: expected pictures that Pillow reads (.png, .jpg, .tiff, .webp, ...), found {among}"
+        )
+    note_skipped(folder, sorted(set(visible) - set(pictures)))
+    return pictures
+
+
+def require_folder(folder: Path, remedy: str = "") -> None:
+    """Raise InputError, which ends with `remedy`, unless a folder stands at this path."""
+    if not os.path.isdir(folder):
+        found = "a file or a broken link" if os.path.lexists(folder) else "none"
+        raise InputError(f"{folder}: expected a folder of pictures, found {found}{remedy}")
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        raise InputError(f"{folder}: expected a folder that can be read, found none ({error.strerror})") from error
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _SYSTEM_FILES
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats that the installed Pillow decodes itself, and knows by a suffix."""
+    Image.init()
+    known = set(Image.registered_extensions().values()) & set(Image.OPEN) - _UNDECODABLE
+    return (*_COMMON, *sorted(known - set(_COMMON)))
+
+
+@cache
+def _suffixes() -> frozenset[str]:
+    """Their suffixes, in lower case."""
+    formats = _formats()
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
+
+
+def _decode(path: Path | str, file: BinaryIO, size: tuple[int, int]) -> Image.Image:
+    """The picture of mode F, in [0, 1], fitted to (H, W)."""
+    try:
+        with Image.open(file, formats=_formats()) as picture:
+            picture.draft("L", (_DRAFT_FACTOR * max(size),) * 2)  # JPEGs only; EXIF may swap the sides
+            grey = Image.fromarray(_grey(ImageOps.exif_transpose(picture), _largest(picture)))
+        return ImageOps.fit(grey, (size[1], size[0]), Image.Resampling.BILINEAR)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path}: expected a picture, found a file that cannot be decoded (unknown format)") from error
+    except Exception as error:  # PIL raises many types, depending on which byte is wrong
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{path}: expected a picture, found a file that cannot be decoded ({reason})") from error
+
+
+def _largest(picture: Image.Image) -> int:
+    """Largest value of the type of a picture's pixels, if they are whole numbers of more than 8 bits."""
+    if picture.format == "TIFF":
+        tags = picture.tag_v2  # type: ignore[attr-defined]
+        bits, kind = tags.get(_BITS_PER_SAMPLE, (8,))[0], tags.get(_SAMPLE_FORMAT, (1,))[0]
+        return 2 ** (bits - 1 if kind == _SIGNED else bits) - 1
+    return 2**31 - 1 if picture.mode == "I" and picture.format not in ("PNG", "PPM") else 2**16 - 1
+
+
+def _grey(picture: Image.Image, largest: int) -> np.ndarray:
+    """Intensities in [0, 1], float32 (H, W)."""
+    if picture.mode == "F":
+        return _in_range(np.asarray(picture), "float values in [0, 1]")
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture)
+        unsigned = values.view(np.uint32) if largest == 2**32 - 1 else values  # PIL has signed integers only
+        return _in_range((unsigned / largest).astype(np.float32), f"values from 0 to {largest}", largest)
+    opaque = picture.mode in _OPAQUE and "transparency" not in picture.info
+    grey = picture.convert("L") if opaque else _on_ground(picture.convert("RGBA"))
+    return np.asarray(grey, dtype=np.float32) / 255
+
+
+def _in_range(values: np.ndarray, expected: str, unit: int = 1) -> np.ndarray:
+    """Values in [0, 1]; others, and NaN, raise InputError, whose message multiplies them by `unit`."""
+    if not (values.min() >= 0 and values.max() <= 1):
+        raise InputError(f"expected {expected}, found {values.min() * unit:g} to {values.max() * unit:g}")
+    return values
+
+
+def _on_ground(picture: Image.Image) -> Image.Image:
+    """A picture of mode RGBA on white, or on black if its visible part is lighter than mid-grey on average."""
+    sample = picture.resize((_SAMPLED_SIDE, _SAMPLED_SIDE), Image.Resampling.BOX)
+    opacity = np.asarray(sample.getchannel("A"), dtype=float)
+    light = float((np.asarray(sample.convert("L")) * opacity).sum()) > 127.5 * opacity.sum()
+    ground = Image.new("RGBA", picture.size, "black" if light else "white")
+    return Image.alpha_composite(ground, picture).convert("L")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kpp_pyro.data.augment import augment
-from kpp_pyro.data.images import LabelledImages
+from kpp_pyro.data.images import SOME_SET, LabelledImages, Origin
 from kpp_pyro.errors import InputError
 from kpp_pyro.likelihoods.bernoulli import Binarization, binarize, binarize_once, require_binarization
 
@@ -111,7 +111,9 @@ class EpisodeSampler(TrainingEpisodes):
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        self.order = EpisodeOrder(images.dense_classes(), episode_length, seed, classes_per_episode, rank, ranks)
+        self.order = EpisodeOrder(
+            images.dense_classes(), episode_length, seed, classes_per_episode, rank, ranks, images.origin
+        )
         self.image_shape = images.image_shape
         self._images, how = prepare(images.images, binarization)
         if augment and is_black_and_white(self._images):
@@ -145,6 +147,7 @@ class EpisodeOrder:
         classes_per_episode: number of classes of each row; classes are ignored if None.
         rank: of this process.
         ranks: number of processes that share the order.
+        origin: of the images, for messages.
 
     Raises:
         InputError: too few images or classes for an episode.
@@ -158,8 +161,9 @@ class EpisodeOrder:
         classes_per_episode: int | None = None,
         rank: int = 0,
         ranks: int = 1,
+        origin: Origin = SOME_SET,
     ) -> None:
-        require_drawable(classes, episode_length, classes_per_episode)
+        require_drawable(classes, episode_length, classes_per_episode, origin)
         self.num_images, self.episode_length = len(classes), episode_length
         self.classes_per_episode = classes_per_episode
         self.rank, self.ranks = rank, ranks
@@ -301,18 +305,22 @@ def is_black_and_white(images: Tensor) -> bool:
     return bool(((images == 0) | (images == 255)).all())
 
 
-def require_episode(classes: Tensor, episode_length: int, classes_per_episode: int | None) -> None:
+def require_episode(
+    classes: Tensor, episode_length: int, classes_per_episode: int | None, origin: Origin = SOME_SET
+) -> None:
     """Raise InputError, which names the flag, if there are too few images or classes for an episode.
 
     Args:
         classes: class of every image, numbered 0, 1, 2, ... without gaps, (N,).
         episode_length: T.
         classes_per_episode: number of classes of an episode, or None.
+        origin: of the images, named in the message.
     """
     require_positive("--episode-length", episode_length)
     if episode_length > len(classes):
         raise InputError(
-            f"--episode-length: expected at most the {len(classes)} images of the set, found {episode_length}"
+            f"--episode-length: expected at most the {len(classes)} images of {origin.name}, "
+            f"found {episode_length}; give {origin.remedy}"
         )
     if classes_per_episode is None:
         return
@@ -320,20 +328,23 @@ def require_episode(classes: Tensor, episode_length: int, classes_per_episode: i
     num_classes = int(classes.max()) + 1
     if classes_per_episode > num_classes:
         raise InputError(
-            f"--classes-per-episode: expected at most the {num_classes} classes of the set, found {classes_per_episode}"
+            f"--classes-per-episode: expected at most the {num_classes} classes of {origin.name}, "
+            f"found {classes_per_episode}"
         )
 
 
-def require_drawable(classes: Tensor, episode_length: int, classes_per_episode: int | None) -> None:
+def require_drawable(
+    classes: Tensor, episode_length: int, classes_per_episode: int | None, origin: Origin = SOME_SET
+) -> None:
     """Raise InputError if some `classes_per_episode` classes have fewer than T images; see `require_episode`."""
-    require_episode(classes, episode_length, classes_per_episode)
+    require_episode(classes, episode_length, classes_per_episode, origin)
     if classes_per_episode is None:
         return
     fewest = int(classes.bincount().sort().values[:classes_per_episode].sum())
     if episode_length > fewest:
         raise InputError(
-            f"--episode-length: expected at most {fewest}, what the smallest classes hold together "
-            f"with --classes-per-episode {classes_per_episode}, found {episode_length}"
+            f"--episode-length: expected at most {fewest}, what the smallest classes of {origin.name} hold "
+            f"together with --classes-per-episode {classes_per_episode}, found {episode_length}"
         )
 
 

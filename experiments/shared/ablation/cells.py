@@ -16,6 +16,7 @@ from inference.runs.build_trainer import kl_schedules
 from inference.runs.config import Config
 from inference.runs.resolve import resolve
 from kpp_pyro.data import DATASETS, find_pictures, load_dataset
+from kpp_pyro.data.reading import whole_path
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import RunFolder
 
@@ -175,7 +176,7 @@ def _test_images(dataset: str, data_dir: Path) -> int:
 
 
 def _data_dir(config: Config) -> Path:
-    return config.data.data_dir.expanduser().resolve()
+    return whole_path(config.data.data_dir)
 
 
 def _require_same(cell: Cell, config: Config, run: RunFolder) -> None:

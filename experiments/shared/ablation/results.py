@@ -121,7 +121,7 @@ def _last(run: RunFolder, name: str, split: str) -> float | None:
 
 def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:
     """Hardware, versions and commit as text."""
-    libraries, named = environment["libraries"], ("torch", "pyro-ppl")
+    versions = [f"{name} {environment['libraries'].get(name)}" for name in ("torch", "pyro-ppl")]
     threads = environment["cpu_threads"]
     cpu = f"{environment['machine']} CPU, {threads} thread{'' if threads == 1 else 's'} each"
     return {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import os
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -127,6 +129,7 @@ def test_mnist_names_the_file_that_is_missing_beside_others(tmp_path: Path, miss
         (STEMS[1], idx(np.zeros(29)), "train-labels-idx1-ubyte: expected 30 labels, .* found 29"),
         (STEMS[2], idx(np.zeros(6)), "t10k-images-idx3-ubyte: expected images"),
         (STEMS[3], idx(np.zeros((6, 28, 28))), "t10k-labels-idx1-ubyte: expected labels"),
+        (STEMS[2], idx(np.zeros((6, 20, 20))), r"t10k-images.*: expected images \(1, 28, 28\) as in .*\(1, 20, 20\)"),
         (STEMS[0], b"<html>", "train-images-idx3-ubyte: .*magic number"),
     ],
 )
@@ -166,6 +169,68 @@ def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path, name: str) -
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(InputError, match=r"expected a folder with .*, found that .*/file is a file"):
         load_dataset(name, tmp_path / "file")
+
+
+@pytest.mark.parametrize(("name", "place"), [("mnist", "MNIST/raw"), ("omniglot", "OMNIGLOT")])
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        ("link", "cannot be opened .No such file"),
+        ("loop", "cannot be opened .Too many levels"),
+        ("long", "cannot be opened .File name too long"),
+        ("file", "is a file"),
+    ],
+)
+def test_a_folder_that_cannot_be_is_refused_before_a_download(
+    tmp_path: Path, name: str, place: str, kind: str, found: str
+) -> None:
+    path = tmp_path / ("x" * 300 if kind == "long" else "data") / place
+    if kind != "long":
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "file":
+        path.write_text("a file")
+    elif kind != "long":
+        path.symlink_to(path if kind == "loop" else "nowhere")
+    with pytest.raises(InputError, match=f"{place}: expected a folder with .*, found that .* {found}"):
+        load_dataset(name, tmp_path / ("x" * 300 if kind == "long" else "data"))
+
+
+def test_a_null_character_in_a_path_is_refused(tmp_path: Path) -> None:
+    for name in ("mnist", "omniglot"):
+        with pytest.raises(InputError, match=r"expected a folder with .*, found that .* null byte"):
+            load_dataset(name, tmp_path / "a\0b")
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "expected"),
+    [("mnist", f"MNIST/raw/{STEMS[0]}", "a readable IDX file"), ("omniglot", "OMNIGLOT/chardata.mat", "a MATLAB file")],
+)
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
+def test_a_file_that_is_none_is_refused(tmp_path: Path, name: str, path: str, expected: str, kind: str) -> None:
+    place = tmp_path / path
+    place.parent.mkdir(parents=True)
+    make = {"folder": Path.mkdir, "pipe": os.mkfifo, "link": lambda place: place.symlink_to("nowhere")}
+    make[kind](place)
+    found = {"folder": "a folder", "pipe": "a pipe or a device", "link": r"none \(No such file or directory\)"}
+    with pytest.raises(InputError, match=f"{path}: expected {expected}, found {found[kind]}$"):
+        load_dataset(name, tmp_path)
+
+
+def test_a_full_disk_keeps_what_was_there(tmp_path: Path, mirrored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (mirrored / "chardata.mat").write_text("anything")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", full)
+    for name in ("mnist", "omniglot"):
+        with pytest.raises(InputError, match=r"could not download .*No space left on device.* by hand"):
+            load_dataset(name, tmp_path)
+    monkeypatch.setattr("kpp_pyro.data.download.TemporaryDirectory", full)
+    with pytest.raises(InputError, match=r"could not download .*No space left on device"):
+        load_dataset("mnist", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 @pytest.fixture
@@ -266,6 +331,7 @@ def test_omniglot_names_a_missing_key_and_those_it_found(tmp_path: Path, key: st
         ("testdata", np.array(["a"]), "'testdata' to be a matrix of numbers"),
         ("target", np.ones((3, 20)), "'target' to have one-hot columns"),
         ("testtarget", np.zeros((3, 4)), "'testtarget' to have one-hot columns"),
+        ("targetchar", np.full((1, 20), np.nan), "'targetchar' to hold numbers, found NaN"),
         ("testtargetchar", np.ones((1, 5)), r"'testtargetchar' to be \(1, 4\), found \(1, 5\)"),
     ],
 )
@@ -279,6 +345,18 @@ def test_omniglot_needs_enough_images_to_hold_a_tenth_out(tmp_path: Path) -> Non
     arrays = {key: array[:, :9] for key, array in omniglot_arrays().items()}
     write_omniglot(tmp_path / "OMNIGLOT" / "chardata.mat", arrays)
     with pytest.raises(InputError, match=r"10 images or more in 'data', .* found 9"):
+        load_dataset("omniglot", tmp_path)
+
+
+@pytest.mark.parametrize("format", ["4", "5"])
+def test_an_omniglot_header_that_announces_more_than_the_file_holds_is_refused(tmp_path: Path, format: str) -> None:
+    path = tmp_path / "OMNIGLOT" / "chardata.mat"
+    path.parent.mkdir()
+    savemat(path, omniglot_arrays(), format=format)
+    claim, content = np.array([784, 10**9], "<i4").tobytes(), path.read_bytes()
+    place = content.index(np.array([784, 20], "<i4").tobytes())
+    path.write_bytes(content[:place] + claim + content[place + len(claim) :])
+    with pytest.raises(InputError, match=r"chardata.mat: expected at most \d+ bytes, .* header that announces 784000"):
         load_dataset("omniglot", tmp_path)
 
 

@@ -5,6 +5,8 @@ Picture number n is a square of grey value n, so that pixels say which picture t
 
 from __future__ import annotations
 
+import errno
+import gc
 import multiprocessing
 import os
 import signal
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from kpp_pyro.data import EpisodeSampler, FolderSampler, LabelledImages, decode_pictures, find_pictures
+from kpp_pyro.data import EpisodeSampler, EpisodeSet, FolderSampler, LabelledImages, decode_pictures, find_pictures
 from kpp_pyro.data.decoding import Unreadable
 from kpp_pyro.data.folder import PictureFiles
 from kpp_pyro.errors import InputError
@@ -167,14 +170,77 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path, present: tuple[str,
         find_pictures(tmp_path)
 
 
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+@pytest.mark.parametrize("kind", ["file", "link", "loop"])
+def test_a_split_that_is_no_folder_is_refused(tmp_path: Path, split: str, kind: str) -> None:
+    for other in {"train", "validation", "test"} - {split}:
+        written(tmp_path / other, 10)
+    path = tmp_path / split
+    if kind == "file":
+        path.write_text("a file")
+    else:
+        path.symlink_to(path if kind == "loop" else tmp_path / "nowhere")
+    with pytest.raises(InputError, match=rf"^{path}: expected a folder of pictures, found a file or a broken link"):
+        find_pictures(tmp_path)
+
+
+def test_paths_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / ("x" * 300), Path("a\0b"), Path("~nobody")):
+        with pytest.raises(InputError, match="train: expected a folder of pictures, found none"):
+            find_pictures(path)
+
+
+def test_files_that_are_no_pictures_are_named_and_those_of_the_system_are_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(tmp_path / "train", 10)
+    written(tmp_path / "test", 10)
+    for name in ("b.heic", "0/a.heic", "c.txt", ".DS_Store", "Thumbs.db"):
+        (tmp_path / "train" / name).write_text("no picture")
+    for number in range(12):
+        (tmp_path / "test" / f"{number:02}.mp4").write_text("no picture")
+    find_pictures(tmp_path)
+    named = ", ".join(f"{number:02}.mp4" for number in range(10))
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: {tmp_path}/train: skipped 3 files that are no pictures that Pillow reads: 0/a.heic, b.heic, c.txt",
+        f"note: {tmp_path}/test: skipped 12 files that are no pictures that Pillow reads: {named} and 2 more",
+    ]
+
+
 def test_a_folder_without_pictures_or_with_too_few_is_named(tmp_path: Path) -> None:
     written(tmp_path / "train", 9)
     (tmp_path / "test").mkdir()
-    with pytest.raises(InputError, match=rf"^{tmp_path / 'test'}: expected pictures \(.*\.tiff.*\), found none$"):
+    with pytest.raises(InputError, match=rf"^{tmp_path / 'test'}: expected pictures .*\(.*\.tiff.*\), found none$"):
         find_pictures(tmp_path)
     save(tmp_path / "test" / "1.png", 9)
     with pytest.raises(InputError, match=rf"^{tmp_path / 'train'}: expected 10 pictures or more, .* found 9$"):
         find_pictures(tmp_path)
+
+
+def test_a_split_that_is_too_short_for_an_episode_says_where_it_comes_from(tmp_path: Path) -> None:
+    written(tmp_path / "train", 20)
+    written(tmp_path / "test", 3)
+    expected = {
+        "train": f"18 images of {tmp_path}/train without its validation tenth, found 32; "
+        f"give {tmp_path}/validation or a shorter episode",
+        "validation": f"2 images of the validation tenth of {tmp_path}/train, found 32; "
+        f"give {tmp_path}/validation or a shorter episode",
+        "test": f"3 images of {tmp_path}/test, found 32; give more pictures or a shorter episode",
+    }
+    splits = find_pictures(tmp_path)
+    for split, sentence in expected.items():
+        files = getattr(splits, split)
+        with pytest.raises(InputError) as refused:
+            if split == "train":
+                FolderSampler(files, SIZE, 1, CPU, 32, "dynamic", 0)
+            else:
+                EpisodeSet(decode_pictures(files, SIZE, 1), 32)
+        assert str(refused.value) == f"--episode-length: expected at most the {sentence}"
+    written(tmp_path / "validation", 1)
+    assert [files.origin.name for files in (find_pictures(tmp_path).train, find_pictures(tmp_path).validation)] == [
+        f"{tmp_path}/train",
+        f"{tmp_path}/validation",
+    ]
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -327,7 +393,7 @@ def test_an_unreadable_picture_is_named_once_and_another_one_takes_its_place(
         assert torch.equal(found % 5, intact % 5)
     (reason,) = source.unreadable.reasons.values()
     assert reason.startswith(f"{broken}: expected a picture")
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if not line.startswith("note: the set:"))
     assert broken in line
     parts = []
     for _ in range(5):  # resumed again and again
@@ -425,7 +491,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_ctrl_c_in_the_terminal_is_for_the_program_alone_which_ends_silently(files: PictureFiles) -> None:
+def test_ctrl_c_in_the_terminal_is_for_the_program_alone_which_ends_without_an_error(files: PictureFiles) -> None:
     arguments = [sys.executable, "-c", PROGRAM, str(files.folder)]
     with subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
@@ -433,7 +499,9 @@ def test_ctrl_c_in_the_terminal_is_for_the_program_alone_which_ends_silently(fil
         assert process.stdout and process.stdout.readline() == "drawn\n"
         os.killpg(process.pid, signal.SIGINT)
         output, errors = process.communicate(timeout=60)
-    assert (process.returncode, output, errors) == (130, "stopped\n", "")
+    assert (process.returncode, output) == (130, "stopped\n")
+    (note,) = errors.splitlines()  # before the first step, once
+    assert note.startswith("note: the set: 16 of 16 images looked at are one flat colour; check the files'")
 
 
 def test_a_worker_that_is_killed_gets_a_sentence_and_others_go_on(files: PictureFiles) -> None:
@@ -450,3 +518,38 @@ def test_a_worker_that_is_killed_gets_a_sentence_and_others_go_on(files: Picture
     killer.join()
     source.close()
     assert source.draw(1).shape == other.draw(1).shape
+
+
+def test_a_full_dev_shm_does_not_matter(files: PictureFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Tensor) -> Tensor:
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    expected = drawn(sampler(files), 3)
+    monkeypatch.setattr(Tensor, "share_memory_", full)
+    assert torch.equal(drawn(sampler(files), 3), expected)
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda: "spawn")  # whose processes inherit nothing
+    with pytest.raises(
+        InputError, match=r"^--workers 2: expected .*No space left on device \(28\)\); try fewer --workers"
+    ):
+        sampler(files).draw(1)
+
+
+def test_processes_that_cannot_be_started_get_one_sentence(
+    files: PictureFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, started = BaseProcess.start, list[BaseProcess]()
+
+    def limited(process: BaseProcess) -> None:
+        if started:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        started.append(process)
+        start(process)
+
+    monkeypatch.setattr(BaseProcess, "start", limited)
+    with pytest.raises(
+        InputError, match=r"^--workers 2: .*Resource temporarily unavailable.* \(--shm-size\)$"
+    ) as failed:
+        sampler(files).draw(1)
+    assert started and not started[0].is_alive()
+    del failed
+    gc.collect()  # torch's iterator, which pytest would find failing

@@ -44,6 +44,11 @@ def flipped(content: bytes) -> bytes:
         (IMAGES[:10], "found 10 bytes"),
         (bytes([0, 0, 8, 1, 0, 0, 0, 0]), r"sizes \(0,\).* at least one value"),
         (bytes([0, 0, 8, 3]) + b"\xff" * 12, "found 16 bytes"),
+        (
+            gzip.compress(bytes([0, 0, 8, 3]) + b"\xff" * 12 + bytes(2**20)),
+            "unpacked from .* announces 79228162458924105",
+        ),
+        (gzip.compress(IMAGES[:15] + b"\3" + bytes(2**24)), "expected 22 bytes .* found 23 bytes or more"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
@@ -56,5 +61,5 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path: Path, content: bytes, mess
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"absent.*No such file"):
         read_idx(tmp_path / "absent")
-    with pytest.raises(InputError, match=f"{tmp_path.name}.*directory"):
+    with pytest.raises(InputError, match=f"{tmp_path.name}: expected a readable IDX file, found a folder"):
         read_idx(tmp_path)

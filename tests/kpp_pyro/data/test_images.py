@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kpp_pyro.data import LabelledImages
+from kpp_pyro.data import ImageSplits, LabelledImages
 from kpp_pyro.errors import InputError
 
 
@@ -52,3 +52,11 @@ def test_split_last_keeps_the_order() -> None:
 def test_split_last_leaves_neither_part_empty(count: int) -> None:
     with pytest.raises(InputError, match=f"between 1 and 4 images, found {count}"):
         numbered(5).split_last(count)
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_splits_of_other_shapes_are_refused(split: str) -> None:
+    splits = {name: numbered(3) for name in ("train", "validation", "test")}
+    splits[split] = LabelledImages(torch.zeros(3, 1, 2, 2).byte(), torch.zeros(3).long())
+    with pytest.raises(InputError, match=rf"^mine: expected {split} images \(1, 1, 1\) .*, found \(1, 2, 2\)$"):
+        ImageSplits("mine", **splits)

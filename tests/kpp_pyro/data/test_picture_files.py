@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import struct
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from kpp_pyro.data.picture_files import read_pictures
+from kpp_pyro.data.picture_files import read_picture, read_pictures
 from kpp_pyro.errors import InputError
 
 SHAPE = (1, 12, 16)
@@ -22,6 +25,20 @@ def some_bytes(*size, seed=0):
 def save(folder, name, pixels, mode=None, **options):
     image = Image.fromarray(pixels) if mode is None else Image.fromarray(pixels).convert(mode)
     image.save(folder / name, **options)
+
+
+def write_tiff(path, values):
+    """Write an uncompressed TIFF of one channel: Pillow writes neither unsigned 32-bit numbers nor big-endian ones."""
+    order = ">" if values.dtype.str[0] == ">" else "<"
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    height, width = values.shape
+    tags = {256: width, 257: height, 258: 8 * values.itemsize, 259: 1, 262: 1, 273: 0, 277: 1, 278: height}
+    tags |= {279: values.nbytes, 339: kind}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4  # where the pixels begin
+    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags.items())
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    header = magic + struct.pack(f"{order}IH", 8, len(tags))
+    path.write_bytes(header + entries + bytes(4) + values.tobytes())
 
 
 def as_image(pixels):
@@ -157,6 +174,45 @@ def test_sixteen_bits_are_read_as_sixteen_bits(tmp_path):
     torch.testing.assert_close(read_pictures(tmp_path, SHAPE), expected, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["u1", "<u2", ">u2", "<i2", "<i4", "<u4", "<f4"])
+def test_values_are_divided_by_the_largest_of_their_type(tmp_path, kind):
+    largest = 1 if kind == "<f4" else np.iinfo(kind).max
+    values = np.linspace(0, largest, 12 * 16).reshape(12, 16).astype(kind)
+    write_tiff(tmp_path / "a.tif", values)
+    expected = torch.from_numpy((values.astype(np.float64) / largest).astype(np.float32))[None, None]
+    torch.testing.assert_close(read_pictures(tmp_path, SHAPE), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "sentence"),
+    [
+        (1.5, "<f4", r"float values in \[0, 1\], found 0 to 1.5"),
+        (-3.0, "<f4", r"float values in \[0, 1\], found -3 to 0"),
+        (np.nan, "<f4", "float values"),
+        (np.inf, "<f4", "float values"),
+        (-7, "<i4", "values from 0 to 2147483647, found -7 to 0"),
+        (-7, "<i2", "values from 0 to 32767, found -7 to 0"),
+    ],
+)
+def test_values_outside_the_range_are_refused(tmp_path, value, kind, sentence):
+    values = np.zeros((12, 16), dtype=kind)
+    values[3, 4] = value
+    write_tiff(tmp_path / "a.tif", values)
+    with refused(tmp_path / "a.tif", sentence):
+        read_pictures(tmp_path, SHAPE)
+
+
+@pytest.mark.parametrize("name", ["a.jfif", "a.avif", "a.jp2", "a.tga", "a.qoi", "a.ico"])
+def test_every_format_that_pillow_reads_is_read(tmp_path, name):
+    if name.removeprefix("a") not in Image.registered_extensions():
+        pytest.skip("not in this Pillow")
+    pixels = np.kron(some_bytes(4, 4), np.ones((4, 4), dtype=np.uint8))
+    save(tmp_path, name, pixels, "RGB")
+    found = read_pictures(tmp_path, (1, 16, 16))
+    torch.testing.assert_close(found, as_image(pixels)[None], atol=0.2, rtol=0)
+    assert (found - as_image(pixels)).abs().mean() < 0.05
+
+
 @pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA"])
 def test_every_kind_of_png_shows_the_same_picture(tmp_path, mode):
     pixels = some_bytes(12, 16) // 128 * 255
@@ -201,9 +257,46 @@ def test_a_folder_without_pictures_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("notes")
     with refused(tmp_path, "pictures", r"\.png", "found none"):
         read_pictures(tmp_path, SHAPE)
-    for absent in (tmp_path / "nowhere", tmp_path / "notes.txt"):
-        with refused(absent, "a folder of pictures, found no folder"):
+    for absent, found in ((tmp_path / "nowhere", "none"), (tmp_path / "notes.txt", "a file")):
+        with refused(absent, f"a folder of pictures, found {found}"):
             read_pictures(absent, SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (os.mkfifo, "a pipe or a device"),
+        (lambda path: path.symlink_to("nowhere"), "none (No such file"),
+        (lambda path: path.symlink_to(path), "none (Too many levels of symbolic links"),
+    ],
+)
+def test_a_path_that_is_no_file_is_named(tmp_path, make, found):
+    save(tmp_path, "a.png", some_bytes(12, 16))
+    make(tmp_path / "b.png")
+    with refused(tmp_path / "b.png", "a picture, found " + re.escape(found)):
+        read_pictures(tmp_path, SHAPE)
+
+
+@pytest.mark.parametrize("name", ["a", "a" * 300, "a\0b"])
+def test_a_picture_or_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch, name):
+    def denied(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    if name == "a":
+        monkeypatch.setattr(os, "stat", denied)
+    with pytest.raises(InputError, match="expected a picture, found"):
+        read_picture(tmp_path / name, (12, 16))
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "listdir", denied)
+    with refused(tmp_path, re.escape("a folder that can be read, found none (Permission denied)")):
+        read_pictures(tmp_path, SHAPE)
+
+
+def test_more_pixels_than_pillow_allows_are_refused(tmp_path, monkeypatch):
+    save(tmp_path, "a.png", some_bytes(12, 16))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 90)
+    with refused(tmp_path / "a.png", "a picture, found .* limit of 180 pixels"):
+        read_pictures(tmp_path, SHAPE)
 
 
 def test_a_model_of_colour_images_is_refused(tmp_path):
@@ -212,12 +305,35 @@ def test_a_model_of_colour_images_is_refused(tmp_path):
         read_pictures(tmp_path, (3, 12, 16))
 
 
-@pytest.mark.parametrize(("dark_on_light", "ink"), [(True, 0), (False, 255)])
-def test_what_is_transparent_is_the_ground(tmp_path, dark_on_light, ink):
-    pixels = np.zeros((16, 16, 4), dtype=np.uint8)
-    pixels[..., :3] = ink
-    pixels[4:8, 2:5, 3] = 255  # strokes; the rest is transparent, of whatever colour
-    Image.fromarray(pixels).save(tmp_path / "drawing.png")
-    strokes = torch.zeros(1, 1, 16, 16)
-    strokes[..., 4:8, 2:5] = 1
-    assert torch.equal(read_pictures(tmp_path, (1, 16, 16), dark_on_light), strokes)
+@pytest.mark.parametrize("ink", [0, 60, 200, 255])
+@pytest.mark.parametrize("below", [0, 255])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_strokes_on_a_transparent_ground_stay_visible(tmp_path, ink, below, mode):
+    pixels = np.full((16, 16, 4), below, dtype=np.uint8)
+    pixels[..., 3] = 0
+    pixels[4:8, 2:5] = ink, ink, ink, 255
+    drawing = Image.fromarray(pixels)
+    if mode == "P":  # with a transparent entry
+        drawing = Image.fromarray(pixels[..., 3] // 255).convert("P")
+        drawing.putpalette([below] * 3 + [ink] * 3)
+        drawing.info["transparency"] = 0
+    drawing.convert(mode).save(tmp_path / "drawing.png")
+    expected = torch.full((1, 1, 16, 16), 0.0 if ink > 127 else 1.0)  # black below light strokes, white below dark ones
+    expected[..., 4:8, 2:5] = ink / 255
+    assert torch.equal(read_pictures(tmp_path, (1, 16, 16)), expected)
+    assert torch.equal(read_pictures(tmp_path, (1, 16, 16), dark_on_light=True), 1 - expected)
+
+
+def test_pictures_that_show_nothing_are_noted(tmp_path, capsys):
+    for number, contrast in enumerate([0, 7, 8]):
+        pixels = np.full((12, 16), 100, dtype=np.uint8)
+        pixels[3, 4] += contrast
+        save(tmp_path, f"{number}.png", pixels)
+    Image.new("RGBA", (12, 16)).save(tmp_path / "transparent.png")
+    read_pictures(tmp_path, SHAPE)
+    note = f"note: {tmp_path}: 3 of 4 images looked at are one flat colour; check the files' transparency and range"
+    assert capsys.readouterr().err.startswith(note)
+    save(tmp_path, "4.png", some_bytes(12, 16))
+    save(tmp_path, "5.png", some_bytes(12, 16))
+    read_pictures(tmp_path, SHAPE)
+    assert capsys.readouterr().err == ""  # only half of them
