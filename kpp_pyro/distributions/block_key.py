@@ -95,10 +95,9 @@ class BlockKey(ExpandsOnce, TorchDistribution):
     def rsample(self, sample_shape: Any = Size()) -> Tensor:
         """Draw keys (sample_shape, ..., R, 3), without a gradient: the parameters only choose among blocks."""
         shape, layout = self._extended_shape(sample_shape), self.addressing.layout
-        blocks, dtype = self._draw_blocks(shape[:-1]), self._dtype
-        margin = _ROUNDING * torch.finfo(dtype).eps * max(layout.rows, layout.columns)
-        uniform = torch.rand(shape, dtype=dtype, device=blocks.device).clamp(margin, 1 - margin)
-        low, high = self.addressing.cells(blocks, dtype)
+        low, high = self._draw_cells(shape[:-1])
+        margin = _ROUNDING * torch.finfo(low.dtype).eps * max(layout.rows, layout.columns)
+        uniform = torch.rand(shape, dtype=low.dtype, device=low.device).clamp(margin, 1 - margin)
         inside = torch.lerp(low, high, uniform)
         if self.prior_prob > 0:
             from_prior = torch.rand_like(uniform[..., :1]) < self.prior_prob
@@ -129,14 +128,14 @@ class BlockKey(ExpandsOnce, TorchDistribution):
         block = row * layout.columns + column
         if self.addressing.semantic:
             block = block + layout.blocks * self.addressing.is_semantic(key)
-        low, high = self.addressing.cells(block, key.dtype)
-        inside = ((low <= uniform) & (uniform <= high)).all(-1)
-        return (1 - self.prior_prob) * self._probs_of(block) * inside / (high - low).prod(-1) + self.prior_prob
+        ratio = _ratio_inside(uniform, self.addressing.cells(block, key.dtype))
+        return (1 - self.prior_prob) * self._probs_of(block) * ratio + self.prior_prob
 
-    def _draw_blocks(self, shape: Size) -> Tensor:
-        """Draw block numbers (..., R)."""
+    def _draw_cells(self, shape: Size) -> tuple[Tensor, Tensor]:
+        """Cells of drawn blocks (..., R), see `Addressing.cells`."""
         probs = self.block_probs.detach().expand(*shape, self.block_probs.shape[-1])
-        return (probs / torch.empty_like(probs).exponential_()).argmax(-1)  # torch.multinomial synchronises
+        blocks = (probs / torch.empty_like(probs).exponential_()).argmax(-1)  # torch.multinomial synchronises
+        return self.addressing.cells(blocks, self._dtype)
 
     def _probs_of(self, blocks: Tensor) -> Tensor:
         """Probabilities of block numbers (..., R), (..., R); zero for semantic reads if `block_probs` has none."""
@@ -172,11 +171,22 @@ class KnownBlockKey(BlockKey):
     def _expanded(self, batch_shape: Size) -> KnownBlockKey:
         return KnownBlockKey(self.blocks.expand(*batch_shape, -1), self.addressing, self._dtype)
 
-    def _draw_blocks(self, shape: Size) -> Tensor:
-        return self.blocks.expand(shape)
+    @lazy_property
+    def _cells(self) -> tuple[Tensor, Tensor]:
+        return self.addressing.cells(self.blocks, self._dtype)
 
-    def _probs_of(self, blocks: Tensor) -> Tensor:
-        return (self.blocks == blocks).to(self._dtype)
+    def _draw_cells(self, shape: Size) -> tuple[Tensor, Tensor]:
+        return self._cells  # the draws are of `shape` by broadcasting
+
+    def _density_ratio(self, key: Tensor) -> Tensor:
+        return _ratio_inside(torch.special.ndtr(key), self._cells)
+
+
+def _ratio_inside(uniform: Tensor, cells: tuple[Tensor, Tensor]) -> Tensor:
+    """Density of N(0, I) restricted to cells, relative to N(0, I), at CDF values (..., R, 3): 1 / P_n inside, or 0."""
+    low, high = cells
+    inside = ((low <= uniform) & (uniform <= high)).all(-1)
+    return inside / (high - low).prod(-1)
 
 
 @register_kl(BlockKey, Independent)
