@@ -163,10 +163,12 @@ class KanervaPlusPlusGuide(MemoryGuide):
         """
         assert encoding.semantic is not None
         addressing, own = self.write.addressing, (encoding.latent_loc, encoding.latent_scale)
-        semantic = math.log(addressing.semantic) - _pairwise_kl(encoding.semantic, block_priors(memory, True))
+        log_mass = addressing.cell_masses(2 * addressing.layout.blocks, encoding.features).log()  # (2 N,)
+        of_sharp, of_semantic = log_mass.chunk(2)
+        semantic = of_semantic - _pairwise_kl(encoding.semantic, block_priors(memory, True))
         sharp = torch.full_like(semantic, -math.inf)
         if not self.training:
-            sharp = math.log(addressing.sharp) - _pairwise_kl(own, block_priors(memory, False))
+            sharp = of_sharp - _pairwise_kl(own, block_priors(memory, False))
         return BlockKey(torch.cat([sharp, semantic], -1).softmax(-1).unsqueeze(-2), addressing)
 
     def latent_posterior(

@@ -90,8 +90,7 @@ def _key_nodes(addressing: Addressing) -> tuple[Tensor, Tensor]:
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
     def treads(steps: int) -> list[float]:
-        edges = [(n + side * addressing.edge / 2) / steps for n in range(steps + 1) for side in (-1, 1)]
-        return edges[1:-1]  # with those at the border, which `BlockKey` keeps off
+        return [(n + side * addressing.edge / 2) / steps for n in range(1, steps) for side in (-1, 1)]
 
     axes = axis([1 - addressing.broad]), axis(treads(LAYOUT.columns)), axis(treads(LAYOUT.rows))
     uniform, mass = (torch.cartesian_prod(*parts) for parts in zip(*axes, strict=True))

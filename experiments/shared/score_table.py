@@ -10,8 +10,8 @@ from inference.importance.scoring import MEANINGS, OWN
 
 _NO_MEMORY = "ln p(x_t): this model has no memory"
 _ADVICE = (
-    "the score is unreliable: k-hat is above 0.7 for {share:.0%} of the images, whose estimates depend on a few draws. "
-    "It is a lower bound; more --particles raise it, and {more}"
+    "the score is unreliable: k-hat is above {limit:.2f} for {share:.0%} of the images, whose estimates depend on "
+    "a few draws. It is a lower bound; more --particles raise it, and {more}"
 )
 
 
@@ -21,7 +21,7 @@ def describe_scores(content: dict[str, Any]) -> str:
     has_memory = settings["memory_scalars"] > 0
     lines = [_heading(settings), ""]
     for name, score in scores.items():
-        why = "k-hat unknown" if math.isnan(score["pareto_k_median"]) else "k-hat > 0.7"
+        why = "k-hat unknown" if math.isnan(score["pareto_k_median"]) else f"k-hat > {number(score['pareto_k_limit'])}"
         mark = "" if score["trustworthy"] else f"  (lower bound, {why})"
         value, error = score["log_likelihood_nats_per_image"], score["log_likelihood_standard_error"]
         lines.append(f"  {name.replace('_', ' '):<9} {value:>10.2f} ± {number(error)} nats per image{mark}")
@@ -50,7 +50,8 @@ def describe_scores(content: dict[str, Any]) -> str:
         lines.append("WARNING: k-hat, and so the reliability of the score, needs more --particles to be estimated.")
     elif not own["trustworthy"]:
         more = "RUN/figures/pareto_k.png shows k-hat." if content["gaps"] else "--gaps adds refined posteriors."
-        lines.append("WARNING: " + _ADVICE.format(share=own["pareto_k_above_0.7_share"], more=more))
+        share, limit = own["pareto_k_above_limit_share"], own["pareto_k_limit"]
+        lines.append("WARNING: " + _ADVICE.format(share=share, limit=limit, more=more))
     seconds, rate = content["seconds"], content["particle_images_per_second"]
     controls = f", {sum(seconds.values()) - seconds[OWN]:.0f} s for the controls" if len(seconds) > 1 else ""
     lines.append(f"{seconds[OWN]:.0f} s ({rate:,} particle-images per second){controls}.")

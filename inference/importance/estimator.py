@@ -182,6 +182,15 @@ def moments(fn: Any) -> tuple[Tensor, Tensor] | None:
 # Weights
 
 
+def pareto_k_limit(particles: int) -> float:
+    """The largest k-hat with which an estimate from K particles is reliable: min(1 - 1 / log10 K, 0.7).
+
+    Source: Vehtari, Simpson, Gelman, Yao & Gabry, "Pareto smoothed importance sampling", JMLR 25 (2024).
+    The limit is 0.57 for K = 200, 0.67 for K = 1,000 and 0.7 from K = 2,155. It is -inf for K = 1.
+    """
+    return min(1 - 1 / math.log10(particles), 0.7) if particles > 1 else -math.inf
+
+
 class WeightStream:
     """Running sums over the log-weights of K particles, for data of any batch shape; chunks of any size and order.
 
@@ -227,8 +236,7 @@ class WeightStream:
     def pareto_k(self) -> Tensor:
         """k-hat, (...): shape of the generalized Pareto distribution fitted to the largest weights; NaN with too few.
 
-        Above 0.7 the estimate is unreliable (Vehtari, Simpson, Gelman, Yao & Gabry, "Pareto smoothed importance
-        sampling", 2024).
+        Above `pareto_k_limit` the estimate is unreliable.
         """
         if self._largest is None or self._tail_size < _LEAST_TAIL:
             return torch.full_like(self.log_sum, torch.nan)
@@ -266,7 +274,7 @@ class ImportanceScore:
         log_likelihood: ln p-hat_K, (B, T) or (B,).
         monte_carlo_error: standard error of ln p-hat_K, by the delta method.
         effective_sample_size: effective number of the K weights.
-        pareto_k: k-hat of the weights; above 0.7 the estimate is unreliable.
+        pareto_k: k-hat of the weights; above `pareto_k_limit` the estimate is unreliable.
         elbos: ELBO terms (B, T) of every part of the proposal that draws all sites from its guide, in order.
         bounds: ln p-hat_k by k, of 1, 2, 5, 10, ... and K particles.
     """
@@ -277,6 +285,11 @@ class ImportanceScore:
     pareto_k: Tensor
     elbos: tuple[ElboTerms, ...]
     bounds: dict[int, Tensor]
+
+    @property
+    def pareto_k_limit(self) -> float:
+        """The largest k-hat with which an estimate from as many particles is reliable."""
+        return pareto_k_limit(max(self.bounds))
 
     @property
     def standard_error(self) -> float:

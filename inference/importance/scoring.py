@@ -34,8 +34,7 @@ MEANINGS = {
     "other": "ln p(x_t | M(X' without one)): the memory of another episode, of as many images as in left_out",
     "empty": "ln p(x_t | M = 0): an empty memory; of a random memory, its prior's mean",
 }
-LARGEST_PARETO_K = 0.7  # k-hat above which an estimate is unreliable
-TOLERATED_SHARE = 0.05  # of images with a larger k-hat
+TOLERATED_SHARE = 0.05  # of images with a k-hat above its limit
 
 
 # Batches
@@ -289,7 +288,7 @@ def _score_control(
 def summarize(score: ImportanceScore) -> dict[str, Any]:
     """Averages over N images in nats per image, with standard errors and diagnostics of the importance weights."""
     images = score.log_likelihood.numel()
-    unreliable = (~(score.pareto_k <= LARGEST_PARETO_K)).double().mean().item()  # NaN counts as unreliable
+    unreliable = (~(score.pareto_k <= score.pareto_k_limit)).double().mean().item()  # NaN counts as unreliable
     return {
         "log_likelihood_nats_per_image": score.log_likelihood.mean().item(),
         "log_likelihood_standard_error": score.standard_error,
@@ -297,7 +296,8 @@ def summarize(score: ImportanceScore) -> dict[str, Any]:
         **score.elbo.mean().as_dict(),
         "effective_sample_size_median": score.effective_sample_size.median().item(),
         "pareto_k_median": score.pareto_k.nanmedian().item(),
-        "pareto_k_above_0.7_share": unreliable,
+        "pareto_k_limit": score.pareto_k_limit,
+        "pareto_k_above_limit_share": unreliable,
         "trustworthy": unreliable <= TOLERATED_SHARE,
         "bounds": [
             {

@@ -25,6 +25,7 @@ with warnings.catch_warnings():
 ArvizData = Any  # az.InferenceData of ArviZ 0.x, xarray.DataTree of 1.x: data["posterior"]["key"] with either
 
 KEY_COORDINATES = ("scale", "x", "y")
+FEWEST_CHAINS, FEWEST_DRAWS = 2, 4  # of which R-hat is defined
 _BELOW_ONE = 1 - 2**-53  # the largest float64 below one
 _SAMPLE = ("chain", "draw")
 _IN_NATS = {"log_joint", "log_proposal", "log_weight", "log_likelihood", "monte_carlo_error"}
@@ -34,14 +35,21 @@ def rhat_and_ess(draws: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDAr
     """Rank-normalised split R-hat and bulk effective sample size (Vehtari et al. 2021) of every scalar of an event.
 
     Args:
-        draws: (chains, draws, *event), at least 2 chains of 4 draws; with fewer ArviZ logs a warning.
+        draws: (chains, draws, *event).
 
     Returns:
-        R-hat and effective sample size, (*event) each; NaN where there are too few draws, or all draws are equal.
+        R-hat and effective sample size, (*event) each; both are NaN where they are not defined: with fewer than 2
+        chains of 4 draws, and where no chain moves. (There, ArviZ returns the number of draws, or a rounding error.)
     """
-    dataset = az.convert_to_dataset({"draws": np.asarray(draws, dtype=np.float64)})
+    draws = np.asarray(draws, dtype=np.float64)
+    chains, length, *event = draws.shape
+    if chains < FEWEST_CHAINS or length < FEWEST_DRAWS:
+        return np.full(event, np.nan), np.full(event, np.nan)
+    dataset = az.convert_to_dataset({"draws": draws})
     with np.errstate(invalid="ignore", divide="ignore"):  # where all draws are equal
-        return az.rhat(dataset)["draws"].to_numpy(), az.ess(dataset)["draws"].to_numpy()
+        r_hat, ess = az.rhat(dataset)["draws"].to_numpy(), az.ess(dataset)["draws"].to_numpy()
+    moves = (draws != draws[:, :1]).any((0, 1))
+    return np.where(moves, r_hat, np.nan), np.where(moves, ess, np.nan)
 
 
 def posterior_data(

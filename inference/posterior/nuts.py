@@ -19,7 +19,7 @@ from torch.distributions import biject_to
 from tqdm import tqdm
 
 from inference.errors import DivergenceError
-from inference.posterior.arviz_data import rhat_and_ess
+from inference.posterior.arviz_data import FEWEST_CHAINS, FEWEST_DRAWS, rhat_and_ess
 from inference.tracing import PARTICLE_DIM, PLATE_NESTING, PyroProgram, concatenate, own_randomness, trace_pair, traced
 from kpp_pyro.errors import InputError
 from kpp_pyro.fast_pyro import unrecorded_parameters
@@ -53,6 +53,8 @@ class SiteConvergence:
     Attributes:
         r_hat: largest rank-normalised split R-hat; above 1.01 the chains have not mixed.
         bulk_ess: smallest bulk effective sample size over all chains.
+
+    Both are NaN if a scalar does not move in any chain.
     """
 
     r_hat: float
@@ -119,8 +121,9 @@ def convergence(result: NutsResult) -> dict[str, SiteConvergence]:
         InputError: fewer than 2 chains of 4 draws.
     """
     chains, draws = result.log_joint.shape
-    if chains < 2 or draws < 4:
-        raise InputError(f"convergence: expected at least 2 chains of 4 draws, found {chains} of {draws}")
+    if chains < FEWEST_CHAINS or draws < FEWEST_DRAWS:
+        expected = f"at least {FEWEST_CHAINS} chains of {FEWEST_DRAWS} draws"
+        raise InputError(f"convergence: expected {expected}, found {chains} of {draws}")
     found = {}
     for name, values in result.draws.items():
         r_hat, bulk_ess = rhat_and_ess(values.cpu().numpy())

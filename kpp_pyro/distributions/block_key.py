@@ -12,7 +12,7 @@ from torch.distributions import Independent, Normal, constraints, register_kl
 from torch.distributions.utils import lazy_property
 
 from kpp_pyro.fast_pyro import ExpandsOnce
-from kpp_pyro.memory.blocks import KEY_SIZE, SCALE, Addressing, X, Y, cut_blocks
+from kpp_pyro.memory.blocks import KEY_SIZE, Addressing, X, Y, cut_blocks
 
 _ROUNDING = 64  # units in the last place of a CDF: margin between a sample and the edge of its block
 
@@ -20,13 +20,13 @@ _ROUNDING = 64  # units in the last place of a CDF: margin between a sample and 
 class BlockKey(ExpandsOnce, TorchDistribution):
     """Keys of R reads, each of which reads one of N blocks with given probabilities.
 
-    For each read, n ~ Categorical(block_probs). Then y ~ N(0, I) is restricted to the keys that read block n and
-    nothing else: those inside the block, without its edges (the edges at the memory's border are left out, too). With
-    probability `prior_prob`, y ~ N(0, I) instead. The density is the prior's times a constant per block:
+    For each read, n ~ Categorical(block_probs). Then y ~ N(0, I) is restricted to the cell of block n, the keys that
+    read block n and nothing else, see `Addressing.cells`. With probability `prior_prob`, y ~ N(0, I) instead. The
+    density is the prior's times a constant per block, with P_n the prior probability of the cell:
 
-        q(y) = N(y; 0, I) (sum_n (1 - prior_prob) block_probs_n 1[y in block n] / P_n + prior_prob)
+        q(y) = N(y; 0, I) (sum_n (1 - prior_prob) block_probs_n 1[y in cell n] / P_n + prior_prob)
 
-    The true posterior has the same form, since all keys inside a block read the same. For a known block, the KL to the
+    The true posterior has the same form, since all keys in a cell read the same. For a known block, the KL to the
     prior is -ln P_n, slightly more than the ln N of a uniform choice among N blocks, and every draw reads that block.
     A `prior_prob` above zero bounds importance weights.
 
@@ -64,28 +64,15 @@ class BlockKey(ExpandsOnce, TorchDistribution):
         """Whether draws are reparametrised: only if `block_probs` needs no gradient."""
         return not self.block_probs.requires_grad
 
-    @property
-    def block_mass(self) -> float:
-        """P_n, the prior probability of the keys that read block n, and nothing else, as it was written."""
-        addressing = self.addressing
-        return (1 - addressing.edge) ** 2 * addressing.sharp / addressing.layout.blocks
-
-    @property
-    def _semantic_mass(self) -> float:
-        """Prior probability of the keys that read block n, and nothing else, semantically."""
-        addressing = self.addressing
-        return (1 - addressing.edge) ** 2 * addressing.semantic / addressing.layout.blocks
-
     def _expanded(self, batch_shape: Size) -> BlockKey:
         probs = self.block_probs.expand(*batch_shape, *self.block_probs.shape[-2:])
         return BlockKey(probs, self.addressing, self.prior_prob, validate_args=False)
 
     @property
     def mode(self) -> Tensor:
-        """Key at the centre of the most probable block, (..., R, 3); all keys inside the block read the same."""
-        best = self.block_probs.argmax(-1)
-        uniform = torch.full((*best.shape, KEY_SIZE), 0.5, dtype=self.block_probs.dtype, device=best.device)
-        return torch.special.ndtri(self._inside_block(best, uniform))
+        """Median of the keys in the most probable cell, (..., R, 3); all keys in the cell read the same."""
+        low, high = self.addressing.cells(self.block_probs.argmax(-1), self._dtype)
+        return torch.special.ndtri((low + high) / 2)
 
     def mean_read(self, memory: Tensor) -> Tensor:
         """Mean read of a memory: sum_n block_probs_n block_n. Keys from the prior are not included.
@@ -108,10 +95,10 @@ class BlockKey(ExpandsOnce, TorchDistribution):
     def rsample(self, sample_shape: Any = Size()) -> Tensor:
         """Draw keys (sample_shape, ..., R, 3), without a gradient: the parameters only choose among blocks."""
         shape, layout = self._extended_shape(sample_shape), self.addressing.layout
-        blocks, dtype = self._draw_blocks(shape[:-1]), self._dtype
-        margin = _ROUNDING * torch.finfo(dtype).eps * max(layout.rows, layout.columns)
-        uniform = torch.rand(shape, dtype=dtype, device=blocks.device).clamp(margin, 1 - margin)
-        inside = self._inside_block(blocks, uniform)
+        low, high = self._draw_cells(shape[:-1])
+        margin = _ROUNDING * torch.finfo(low.dtype).eps * max(layout.rows, layout.columns)
+        uniform = torch.rand(shape, dtype=low.dtype, device=low.device).clamp(margin, 1 - margin)
+        inside = torch.lerp(low, high, uniform)
         if self.prior_prob > 0:
             from_prior = torch.rand_like(uniform[..., :1]) < self.prior_prob
             inside = torch.where(from_prior, uniform, inside)
@@ -126,47 +113,29 @@ class BlockKey(ExpandsOnce, TorchDistribution):
 
     def kl_to_prior(self) -> Tensor:
         """KL(q || N(0, I)) in nats, (...)."""
-        blocks = self.addressing.layout.blocks
-        mass = self.block_probs.new_full(self.block_probs.shape[-1:], self.block_mass)
-        mass[blocks:] = self._semantic_mass
+        mass = self.addressing.cell_masses(self.block_probs.shape[-1], self.block_probs)  # (N,) or (2 N,)
         outside = 1 - mass.sum()
         chosen = (1 - self.prior_prob) * self.block_probs
         inside = torch.xlogy(chosen + self.prior_prob * mass, chosen / mass + self.prior_prob).sum(-1)
         rest = torch.xlogy(inside.new_tensor(self.prior_prob), self.prior_prob) * outside
         return (inside + rest).sum(-1)
 
-    def _inside_block(self, blocks: Tensor, uniform: Tensor) -> Tensor:
-        """CDF values of keys inside blocks (..., R), from uniforms (..., R, 3); block numbers from N are semantic."""
-        addressing, layout, edge = self.addressing, self.addressing.layout, self.addressing.edge
-        within = edge / 2 + (1 - edge) * uniform
-        x = (blocks % layout.columns + within[..., X]) / layout.columns
-        y = (blocks % layout.blocks // layout.columns + within[..., Y]) / layout.rows
-        scale = addressing.sharp * uniform[..., SCALE]
-        if addressing.semantic:
-            semantic = addressing.sharp + addressing.semantic * uniform[..., SCALE]
-            scale = torch.where(blocks < layout.blocks, scale, semantic)
-        return torch.stack([scale, x, y], -1)  # in the order of SCALE, X, Y
-
     def _density_ratio(self, key: Tensor) -> Tensor:
         """q(y) / N(y; 0, I) of keys (..., R, 3), (..., R)."""
-        layout, edge = self.addressing.layout, self.addressing.edge
-        uniform = torch.special.ndtr(key)
-        x, y = uniform[..., X] * layout.columns, uniform[..., Y] * layout.rows
-        column, row = x.floor().clamp(max=layout.columns - 1), y.floor().clamp(max=layout.rows - 1)
-        inside = ((x - column - 0.5).abs() <= 0.5 - edge / 2) & ((y - row - 0.5).abs() <= 0.5 - edge / 2)
-        inside &= uniform[..., SCALE] <= 1 - self.addressing.broad
-        block = (row * layout.columns + column).long()
-        if not self.addressing.semantic:
-            return (1 - self.prior_prob) * self._probs_of(block) * inside / self.block_mass + self.prior_prob
-        semantic = self.addressing.is_semantic(key)
-        mass = self.block_mass + (self._semantic_mass - self.block_mass) * semantic.to(key.dtype)
-        probs = self._probs_of(block + semantic * layout.blocks)
-        return (1 - self.prior_prob) * probs * inside / mass + self.prior_prob
+        layout, uniform = self.addressing.layout, torch.special.ndtr(key)
+        column = (uniform[..., X] * layout.columns).long().clamp(max=layout.columns - 1)
+        row = (uniform[..., Y] * layout.rows).long().clamp(max=layout.rows - 1)
+        block = row * layout.columns + column
+        if self.addressing.semantic:
+            block = block + layout.blocks * self.addressing.is_semantic(key)
+        ratio = _ratio_inside(uniform, self.addressing.cells(block, key.dtype))
+        return (1 - self.prior_prob) * self._probs_of(block) * ratio + self.prior_prob
 
-    def _draw_blocks(self, shape: Size) -> Tensor:
-        """Draw block numbers (..., R)."""
+    def _draw_cells(self, shape: Size) -> tuple[Tensor, Tensor]:
+        """Cells of drawn blocks (..., R), see `Addressing.cells`."""
         probs = self.block_probs.detach().expand(*shape, self.block_probs.shape[-1])
-        return (probs / torch.empty_like(probs).exponential_()).argmax(-1)  # torch.multinomial synchronises
+        blocks = (probs / torch.empty_like(probs).exponential_()).argmax(-1)  # torch.multinomial synchronises
+        return self.addressing.cells(blocks, self._dtype)
 
     def _probs_of(self, blocks: Tensor) -> Tensor:
         """Probabilities of block numbers (..., R), (..., R); zero for semantic reads if `block_probs` has none."""
@@ -202,11 +171,22 @@ class KnownBlockKey(BlockKey):
     def _expanded(self, batch_shape: Size) -> KnownBlockKey:
         return KnownBlockKey(self.blocks.expand(*batch_shape, -1), self.addressing, self._dtype)
 
-    def _draw_blocks(self, shape: Size) -> Tensor:
-        return self.blocks.expand(shape)
+    @lazy_property
+    def _cells(self) -> tuple[Tensor, Tensor]:
+        return self.addressing.cells(self.blocks, self._dtype)
 
-    def _probs_of(self, blocks: Tensor) -> Tensor:
-        return (self.blocks == blocks).to(self._dtype)
+    def _draw_cells(self, shape: Size) -> tuple[Tensor, Tensor]:
+        return self._cells  # the draws are of `shape` by broadcasting
+
+    def _density_ratio(self, key: Tensor) -> Tensor:
+        return _ratio_inside(torch.special.ndtr(key), self._cells)
+
+
+def _ratio_inside(uniform: Tensor, cells: tuple[Tensor, Tensor]) -> Tensor:
+    """Density of N(0, I) restricted to cells, relative to N(0, I), at CDF values (..., R, 3): 1 / P_n inside, or 0."""
+    low, high = cells
+    inside = ((low <= uniform) & (uniform <= high)).all(-1)
+    return inside / (high - low).prod(-1)
 
 
 @register_kl(BlockKey, Independent)

@@ -150,6 +150,31 @@ class Addressing:
         uniform = torch.special.ndtr(key[..., SCALE])
         return (uniform > self.sharp) & (uniform <= 1 - self.broad)
 
+    def cells(self, blocks: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The cells of blocks: keys whose CDF values (scale, x, y) lie in a cell read its block and nothing else.
+
+        No other key does, but for those whose scale says the other kind of read.
+
+        Args:
+            blocks: block numbers (...), of reads as written; plus N, of semantic reads.
+            dtype: of the result.
+
+        Returns:
+            Lowest and highest CDF values, (..., 3) each.
+        """
+        layout, block = self.layout, blocks % self.layout.blocks
+        semantic = (blocks >= layout.blocks).to(dtype)
+        scale = self.sharp * semantic, self.sharp + self.semantic * semantic
+        x = treads((block % layout.columns).to(dtype), layout.columns, self.edge)
+        y = treads((block // layout.columns).to(dtype), layout.rows, self.edge)
+        low, high = (torch.stack(axes, -1) for axes in zip(scale, x, y, strict=True))  # in the order of SCALE, X, Y
+        return low, high
+
+    def cell_masses(self, count: int, like: Tensor) -> Tensor:
+        """Prior probabilities P_n of the first `count` cells, see `cells`, (count,); dtype and device are `like`'s."""
+        low, high = self.cells(torch.arange(count, device=like.device), like.dtype)
+        return (high - low).prod(-1)
+
     def place(self, key: Tensor) -> Placement:
         """Placement of keys (..., R, 3), which are standard normal under the prior."""
         uniform = torch.special.ndtr(key)
@@ -194,6 +219,20 @@ class Addressing:
         """Coordinate SCALE of keys whose zoom is a share of the way from one block (0) to the whole memory (1)."""
         bounded = min(max(1 - self.broad * (1 - share), 1e-6), 1 - 1e-6)
         return float(torch.special.ndtri(torch.tensor(bounded, dtype=torch.float64)))
+
+
+def treads(step: Tensor, steps: int, edge: float) -> tuple[Tensor, Tensor]:
+    """Lowest and highest value in [0, 1] of the numbered treads of `_staircase`, where it is constant.
+
+    Ramps lie between two treads. Thus the first tread begins at 0 and the last one ends at 1.
+
+    Args:
+        step: numbers of treads from 0, as floats, (...).
+        steps: number of treads in all.
+        edge: width of a ramp, in steps.
+    """
+    before, after = (edge / 2 * inner.to(step.dtype) for inner in (step > 0, step < steps - 1))
+    return (step + before) / steps, (step + 1 - after) / steps
 
 
 def _staircase(uniform: Tensor, steps: int, edge: float) -> Tensor:

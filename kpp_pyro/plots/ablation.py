@@ -107,7 +107,7 @@ def _plot_lines(axis: Any, points: Sequence[Mapping[str, Any]], name: str) -> No
 def _mark_bounds(axis: Any, points: Sequence[Mapping[str, Any]], marker: str) -> None:
     """Add the marker of costs that are upper bounds to the legend, if there are any."""
     if not all(point["trustworthy"] for point in points):
-        axis.plot([], [], marker, color="grey", label="at most (k-hat > 0.7)")
+        axis.plot([], [], marker, color="grey", label="at most (k-hat above its limit)")
 
 
 def _has_kl(point: Mapping[str, Any]) -> bool:

@@ -18,22 +18,23 @@ _MEMORY_NAMES = {
 }
 
 
-def plot_pareto_k(pareto_k: Sequence[float | None], path: Path | str | None = None) -> Figure:
+def plot_pareto_k(pareto_k: Sequence[float | None], limit: float, path: Path | str | None = None) -> Figure:
     """Plot a histogram of the Pareto k-hat of all images; the title counts non-finite values.
 
     Args:
         pareto_k: k-hat of each image; None if it is not finite.
+        limit: k-hat above which the estimate of an image is unreliable; it depends on the number of particles.
         path: file to write, if any.
     """
     known = [value for value in pareto_k if value is not None]
     figure = Figure((5.2, 3.4), layout="constrained")
     axis = figure.subplots()
     axis.hist([min(max(value, -1.0), 2.0) for value in known], bins=60, range=(-1, 2), color="steelblue")
-    axis.axvspan(0.7, 2, color="firebrick", alpha=0.12, lw=0)
-    axis.axvline(0.7, color="firebrick", label="0.7: above, not to be trusted")
-    above = 1 - sum(value <= 0.7 for value in known) / max(1, len(pareto_k))
+    axis.axvspan(max(limit, -1.05), 2, color="firebrick", alpha=0.12, lw=0)
+    axis.axvline(max(limit, -1.05), color="firebrick", label=f"{limit:.2f}: above, not to be trusted")
+    above = 1 - sum(value <= limit for value in known) / max(1, len(pareto_k))
     missing = len(pareto_k) - len(known)
-    title = f"k-hat of the importance weights: {above:.1%} of {len(pareto_k):,} images above 0.7"
+    title = f"k-hat of the importance weights: {above:.1%} of {len(pareto_k):,} images above {limit:.2f}"
     axis.set_title(title + (f" ({missing:,} not finite)" if missing else ""), fontsize=9)
     axis.set(xlabel="k-hat (PSIS), from -1 or less to 2 or more", ylabel="images", xlim=(-1.05, 2.05))
     axis.legend(fontsize=8)

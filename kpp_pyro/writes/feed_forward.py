@@ -8,7 +8,7 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
-from kpp_pyro.memory.blocks import KEY_SIZE, SCALE, Addressing, MemoryLayout
+from kpp_pyro.memory.blocks import KEY_SIZE, SCALE, Addressing, MemoryLayout, treads
 from kpp_pyro.memory.sign_code import SignCode
 from kpp_pyro.networks.heads import InPrecision, between
 from kpp_pyro.posteriors.interface import Posterior
@@ -144,9 +144,8 @@ def _widths(blocks: int) -> Tensor:
     """
     if blocks == 1:
         return torch.full((1,), 1 / _WIDEST)
-    number = torch.arange(blocks)
-    start, end = (number + _EDGE / 2) / blocks, (number + 1 - _EDGE / 2) / blocks
-    start[0], end[-1] = 0, 1  # no block lies beyond
+    number = torch.arange(blocks, dtype=torch.float32)
+    start, end = treads(number, blocks, _EDGE)
     low, middle, high = (torch.special.ndtri(place) for place in (start, (number + 0.5) / blocks, end))
     return 2 * torch.minimum(middle - low, high - middle)
 

@@ -59,7 +59,9 @@ def noise_of_episodes(processes: Processes):
     def keys(key: BlockKey, sample_shape: torch.Size = torch.Size()) -> Tensor:
         shape = key._extended_shape(sample_shape)
         uniform = 0.1 + 0.8 * own_rows(torch.rand, shape, key.block_probs.dtype)
-        return torch.special.ndtri(key._inside_block(key.block_probs.argmax(-1), uniform))
+        return torch.special.ndtri(
+            torch.lerp(*key.addressing.cells(key.block_probs.argmax(-1), uniform.dtype), uniform)
+        )
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(normal, "_standard_normal", lambda shape, dtype, device: own_rows(torch.randn, shape, dtype))

@@ -87,8 +87,18 @@ def kls(program, encoding, memory):
 
 def log_masses():
     """ln of the prior probabilities of the keys that read one block in one way, (2 N)."""
-    shares = torch.tensor([SHARP, SEMANTIC], dtype=torch.float64).repeat_interleave(BLOCKS)
-    return ((1 - EDGE) ** 2 * shares / BLOCKS).log()
+    shares = torch.tensor([SHARP, SEMANTIC], dtype=torch.float64)
+    layout = small_pair().model.addressing.layout
+    down, across = widths(layout.rows), widths(layout.columns)
+    return (shares[:, None, None] * down[:, None] * across).flatten().log()
+
+
+def widths(steps):
+    """Shares of an axis that lie in each of `steps` blocks without its inner edges."""
+    width = torch.full((steps,), 1 - EDGE, dtype=torch.float64)
+    width[0] += EDGE / 2
+    width[-1] += EDGE / 2
+    return width / steps
 
 
 # The networks
@@ -222,7 +232,8 @@ def test_what_was_written_is_read_back_and_left_out_images_read_semantically(wri
     for cue, held in ((strange, memory), (loc, empty)):
         semantic = program.guide.key_posterior(encoded(program, episode, cue), held).block_probs[..., BLOCKS:]
         assert (semantic.sum(-1) > 1 - 1e-9).all()
-    torch.testing.assert_close(semantic, torch.full_like(semantic, 1 / BLOCKS))  # of zeros, all alike
+    of_prior = log_masses()[BLOCKS:].softmax(-1).expand_as(semantic)
+    torch.testing.assert_close(semantic, of_prior)  # blocks of zeros are all alike
 
 
 # The posterior of the latent

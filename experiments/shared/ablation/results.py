@@ -16,7 +16,7 @@ COST = "negative_log_likelihood_nats_per_image"
 COST_WITH_MEMORY = "negative_log_likelihood_with_memory_kl_nats_per_image"
 NEGATIVE_ELBO = "negative_elbo_given_memory_nats_per_image"
 GAIN = "memory_gain_nats_per_image"
-UNTRUSTED = "pareto_k_above_0.7_share"
+UNTRUSTED = "pareto_k_above_limit_share"
 SECONDS = "training_seconds"
 
 

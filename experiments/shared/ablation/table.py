@@ -50,7 +50,7 @@ def _heading(content: Mapping[str, Any]) -> list[str]:
         f"({_all(stated['binarization'])} binarization), T = {_all(stated['episode_length'])} images per episode, "
         f"{_all(stated['steps'])} steps, K = {_all(stated['particles'])} particles. "
         "Nats per image, lower is better; mean ± standard error over seeds (? with one seed). "
-        "≤ marks an upper bound: k-hat is above 0.7 for too many images. "
+        "≤ marks an upper bound: k-hat is above its limit, min(1 - 1 / log10 K, 0.7), for too many images. "
         f"The choice of an image of the episode costs ln T = {', '.join(number(limit) for limit in limits)}.",
         "",
         f"{_all(stated['hardware'])}, {_all(stated['precision'])}; {_all(stated['versions'])}; "
@@ -74,7 +74,7 @@ def _quantities(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _titles(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    named = {"memory_scalars": "memory scalars", SECONDS: "training s", UNTRUSTED: "k-hat > 0.7", **_WITH_ERRORS}
+    named = {"memory_scalars": "memory scalars", SECONDS: "training s", UNTRUSTED: "k-hat > limit", **_WITH_ERRORS}
     named[GAIN] = "memory gain"
     kls = {name: f"KL of {name.removeprefix('kl_').removesuffix('_nats_per_image')}" for name in _quantities(rows)}
     return [*rows[0]["labels"], "seeds", *({**kls, "parameters": "parameters", **named}[n] for n in _quantities(rows))]

@@ -8,7 +8,9 @@ import warnings
 import pytest
 import torch
 
-from inference.importance.estimator import WeightStream
+from inference.importance.estimator import ImportanceScore, WeightStream, pareto_k_limit
+from inference.importance.scoring import summarize
+from inference.tracing import ElboTerms
 
 INFINITY = math.inf
 CHUNKS = (1, 7, 13, 64, 400, 10_000)
@@ -194,7 +196,21 @@ def test_k_hat_is_per_datum():
     both = stream_of(log_weights, 90, tail=True).pareto_k()
     for datum in (0, 1):
         torch.testing.assert_close(stream_of(log_weights[:, datum : datum + 1], tail=True).pareto_k()[0], both[datum])
-    assert both[0] < 0.7 < both[1]
+    assert both[0] < pareto_k_limit(400) < both[1]
+
+
+@pytest.mark.parametrize(
+    ("particles", "limit"), [(1, -INFINITY), (10, 0), (100, 0.5), (1000, 2 / 3), (2154, 0.69999), (10**6, 0.7)]
+)
+def test_the_limit_of_k_hat_is_that_of_vehtari_et_al(particles, limit):
+    assert pareto_k_limit(particles) == pytest.approx(limit, abs=1e-5)
+
+
+@pytest.mark.parametrize(("particles", "share"), [(100, 0.75), (1000, 0.5), (9999, 0.25)])
+def test_the_share_of_images_above_the_limit_depends_on_the_number_of_particles(particles, share):
+    k, zero = torch.tensor([0.45, 0.55, 0.68, math.nan]), torch.zeros(4)  # NaN is above any limit
+    score = ImportanceScore(zero, zero, zero, k, (ElboTerms(zero, zero, {}),), {1: zero, particles: zero})
+    assert summarize(score)["pareto_k_above_limit_share"] == share
 
 
 def test_without_a_tail_or_with_too_few_weights_k_hat_is_not_known():

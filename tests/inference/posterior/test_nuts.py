@@ -127,9 +127,22 @@ def test_convergence_is_that_of_the_worst_scalar():
     assert (convergence(result)["key"].r_hat, convergence(result)["key"].bulk_ess) == (r_hat[1], ess[1])
 
 
-def test_r_hat_of_a_chain_that_stands_still_is_not_a_number():
-    r_hat, _ = rhat_and_ess(np.ones((2, 10, 1)))
-    assert np.isnan(r_hat).all()
+@pytest.mark.parametrize("places", [np.ones(4), np.arange(4.0)], ids=["one place", "a place each"])
+def test_where_no_chain_moves_r_hat_and_effective_sample_size_are_not_numbers(places):
+    draws = np.random.default_rng(0).normal(size=(4, 100, 3))
+    draws[..., 1] = places[:, None]
+    draws[0, :, 2] = 7.0  # one of four stands still: the others tell
+    r_hat, ess = rhat_and_ess(draws)
+    assert np.isnan(r_hat).tolist() == np.isnan(ess).tolist() == [False, True, False]
+    assert r_hat[0] < 1.05 < r_hat[2] and ess[0] > 200 > ess[2]
+    result = NutsResult({"key": torch.from_numpy(draws)}, torch.zeros(4, 100), *torch.zeros(3, 4))
+    assert math.isnan(convergence(result)["key"].r_hat) and math.isnan(convergence(result)["key"].bulk_ess)
+
+
+@pytest.mark.parametrize("shape", [(1, 100), (4, 3)])
+def test_of_a_single_chain_or_of_very_short_ones_r_hat_and_effective_sample_size_are_not_numbers(shape):
+    for found in rhat_and_ess(np.random.default_rng(0).normal(size=(*shape, 2))):
+        assert found.shape == (2,) and np.isnan(found).all()
 
 
 def test_a_seed_says_what_is_drawn_and_nothing_outside_changes():

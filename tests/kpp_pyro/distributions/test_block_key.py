@@ -66,9 +66,23 @@ def test_the_kl_equals_its_integral(prior_prob):
 
 @pytest.mark.parametrize("addressing", [ADDRESSING, Addressing(LAYOUT)], ids=["wide", "default"])
 def test_the_kl_of_a_known_block_is_minus_the_log_of_its_prior_mass(addressing):
-    mass = (1 - addressing.edge) ** 2 * (1 - addressing.broad) / BLOCKS
-    expected = torch.full((BLOCKS,), -math.log(mass), dtype=torch.float64)
+    half = addressing.edge / 2
+    across = [(1 - half) / 3, (1 - 2 * half) / 3, (1 - half) / 3]  # no edge at the memory's border
+    mass = [(1 - addressing.broad) * width * (1 - half) / 2 for width in across * 2]
+    expected = -torch.tensor(mass, dtype=torch.float64).log()
     torch.testing.assert_close(BlockKey(ONE_HOT, addressing).kl_to_prior(), expected)
+
+
+@pytest.mark.parametrize("prior_prob", [0.0, 0.01])
+def test_every_key_that_reads_a_block_exactly_has_the_same_ratio_to_the_prior_and_no_other_key_has_it(prior_prob):
+    memory, keys = torch.randn(1, 1, *LAYOUT.shape, dtype=torch.float64), cube_of_cdfs().unsqueeze(0)
+    found = read(memory, keys, ADDRESSING).squeeze(2)  # (1, G, C_m, h, w)
+    blocks = cut_blocks(memory[:, 0], LAYOUT).unsqueeze(2)  # (1, N, 1, C_m, h, w)
+    exact = torch.isclose(found.unsqueeze(1), blocks, atol=1e-12, rtol=0).flatten(3).all(-1)[0]  # (N, G)
+    for q, reads_it in zip((BlockKey(one, ADDRESSING, prior_prob) for one in ONE_HOT), exact, strict=True):
+        ratio = log_ratio(keys[0], q).exp()
+        inside = (1 - prior_prob) / reads_it.double().mean() + prior_prob
+        torch.testing.assert_close(ratio, torch.where(reads_it, inside, prior_prob))
 
 
 @pytest.mark.parametrize("prior_prob", [0.0, 0.2])
@@ -190,11 +204,11 @@ def test_extreme_keys_are_scored_without_an_error(value):
     assert not density.isnan() and density < -1e5
 
 
-def test_the_centre_is_the_middle_of_the_most_probable_block():
-    centre = torch.special.ndtr(BlockKey(torch.cat([ONE_HOT, SOFT[None]]), ADDRESSING).mode).squeeze(1)
-    best = [*range(BLOCKS), 0]
-    expected = [[0.4, (n % 3 + 0.5) / 3, (n // 3 + 0.5) / 2] for n in best]  # 0.4 = half of what is not broad
-    torch.testing.assert_close(centre, torch.tensor(expected, dtype=torch.float64))
+def test_the_mode_is_the_middle_of_the_most_probable_cell():
+    mode = torch.special.ndtr(BlockKey(torch.cat([ONE_HOT, SOFT[None]]), ADDRESSING).mode).squeeze(1)
+    across, down = [0.475 / 3, 1.5 / 3, 2.525 / 3], [0.475 / 2, 1.525 / 2]  # half an edge away from the middle
+    expected = [[0.4, across[n % 3], down[n // 3]] for n in [*range(BLOCKS), 0]]  # 0.4 = half of what is not broad
+    torch.testing.assert_close(mode, torch.tensor(expected, dtype=torch.float64))
 
 
 def test_expand_repeats_the_same_distribution():

@@ -85,6 +85,43 @@ def test_the_read_equals_a_slow_double_loop(layout):
         np.testing.assert_allclose(blocks[episode, image, r].numpy(), expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("layout", [TILED, LAYOUTS["one row"], LAYOUTS["whole"]], ids=["tiled", "one row", "whole"])
+def test_keys_in_a_cell_read_its_block_and_keys_just_beyond_its_inner_edges_do_not(layout, dtype):
+    addressing, beyond = Addressing(layout), 1e-4
+    memory = random_memory(layout, 1).to(dtype)
+    blocks, tolerance = cut_blocks(memory[0, 0], layout), 1e-12 if dtype == torch.float64 else 1e-5
+
+    def difference(cdf):  # (N, 3)
+        found = read(memory, torch.special.ndtri(cdf).view(1, -1, 1, 3), addressing)[0, :, 0]
+        return (found - blocks).abs().flatten(1).amax(-1)
+
+    low, high = addressing.cells(torch.arange(layout.blocks), dtype)
+    margin = (high - low) * 1e-5
+    for corner in itertools.product((False, True), repeat=3):  # of the whole cell, at the border to infinity
+        inside = torch.where(torch.tensor(corner), high - margin * (high < 1), low + margin * (low > 0))
+        assert (difference(inside) < tolerance).all()
+    for axis, (end, sign) in itertools.product((1, 2), ((low, -1), (high, 1))):
+        outside = (low + high) / 2
+        outside[:, axis] = end[:, axis] + sign * beyond
+        inner = (end[:, axis] > 0) & (end[:, axis] < 1)
+        assert (difference(outside.clamp(0, 1))[inner] > 100 * tolerance).all()
+
+
+def test_cells_leave_only_edges_between_blocks_and_broad_reads():
+    addressing = Addressing(TILED, edge=0.1, broad=0.2, semantic=0.3)
+    count = 2 * TILED.blocks
+    low, high = addressing.cells(torch.arange(count), torch.float64)
+    across, down = (1 - (steps - 1) * 0.1 / steps for steps in (TILED.columns, TILED.rows))
+    masses = addressing.cell_masses(count, low)
+    torch.testing.assert_close(masses, (high - low).prod(-1))
+    torch.testing.assert_close(
+        masses.view(2, -1).sum(-1), torch.tensor([0.5, 0.3], dtype=torch.float64) * across * down
+    )
+    scales = torch.tensor([[0.0, 0.5], [0.5, 0.8]], dtype=torch.float64).repeat_interleave(TILED.blocks, 0)
+    torch.testing.assert_close(torch.stack([low[:, 0], high[:, 0]], -1), scales)
+
+
 def test_gradients_of_the_read_equal_finite_differences():
     layout = MemoryLayout(2, 4, 5, 2, 2, reads=2)
     addressing = Addressing(layout, edge=0.5, broad=0.5)

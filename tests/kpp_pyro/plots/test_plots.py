@@ -22,6 +22,7 @@ from kpp_pyro.plots import (
     plot_key_walk,
     plot_memory,
     plot_memory_at_work,
+    plot_pareto_k,
     plot_reconstructions,
     plot_samples,
 )
@@ -444,6 +445,12 @@ def test_bars_stand_over_their_distance_on_the_side_of_the_line_that_it_is_on():
     edges = axis.patches[0].get_data().edges
     assert ((edges[:-1] + edges[1:]) / 2).tolist() == [0, 1, 2, 3]
     assert (edges[3:] >= axis.lines[0].get_xdata()[0]).all() and edges[2] < axis.lines[0].get_xdata()[0]  # 3 > 2.5 > 2
+
+
+def test_k_hats_are_counted_above_the_limit_that_is_given_and_those_not_finite_with_them():
+    axis = plot_pareto_k([0.2, 0.6, 0.69, None], 0.5).axes[0]
+    assert axis.get_title() == "k-hat of the importance weights: 75.0% of 4 images above 0.50 (1 not finite)"
+    assert axis.lines[0].get_xdata() == [0.5, 0.5]
 
 
 def test_figures_of_as_little_as_there_can_be_are_drawn_without_warnings(path):
