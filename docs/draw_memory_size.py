@@ -19,6 +19,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from experiments.shared.ablation.results import COST, NEGATIVE_ELBO
+from experiments.shared.command_line import parse
 from experiments.shared.script import run_script
 from kpp_pyro.errors import InputError
 from kpp_pyro.plots.figures import save
@@ -59,7 +60,7 @@ Costs = Mapping[str, Mapping[int, Point]]  # by the name of the memory and its s
 
 def main() -> int:
     """Run the script."""
-    arguments = tyro.cli(Arguments)
+    arguments = parse(Arguments)
     costs = read_costs(arguments.ablations)
     print(table(costs))
     plot(costs, arguments.out)

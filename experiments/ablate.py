@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from pydantic import Field
 from tqdm import tqdm
 
 from experiments.shared.ablation.cells import (
@@ -33,14 +34,16 @@ from experiments.shared.ablation.grid import Grid, is_numeric, read_grid
 from experiments.shared.ablation.results import COST, COST_WITH_MEMORY, Measured, read_measured, summarize_rows
 from experiments.shared.ablation.running import Task, run_tasks
 from experiments.shared.ablation.table import as_csv, describe_ablation
-from experiments.shared.arguments import require_at_least
+from experiments.shared.command_line import parse
 from experiments.shared.script import run_script
+from inference.ranges import Limit, Particles
 from inference.runs.config import Config
 from inference.runs.interruption import exit_status
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.atomic import writing
 from kpp_pyro.files.run_folder import environment, write_json, write_text
 from kpp_pyro.plots import plot_ablation
+from kpp_pyro.schema import Count
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,15 @@ class Arguments:
     """AXIS=VALUE,VALUE,...: vary this flag of svi_train.py, in addition to the grid's axes."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """NAME=VALUE: give this flag of svi_train.py to every cell."""
-    seeds: int | None = None
+    seeds: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Number of seeds: train each combination with the seeds 0 to N - 1. None: the grid's seeds."""
-    steps: int | None = None
+    steps: Count | None = None
     """Optimiser steps of every cell, the same as --set steps=N."""
-    score_particles: int | None = None
+    score_particles: Particles | None = None
     """K, draws per image of each score. None: the grid's."""
-    score_limit: int | None = None
+    score_limit: Limit | None = None
     """Score only the first N test images. None: the grid's."""
-    jobs: int = 1
+    jobs: Annotated[int, Field(ge=1, le=1000)] = 1
     """Cells that run at the same time. Each gets an equal share of the cores, unless OMP_NUM_THREADS is set."""
     out: Path | None = None
     """Folder of the ablation. None: runs/ablations/GRID."""
@@ -95,8 +98,7 @@ class Planned:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
-    arguments = tyro.cli(Arguments, args=argv)
-    require_at_least(arguments, {"seeds": 1, "steps": 1, "score_particles": 1, "score_limit": 1, "jobs": 1})
+    arguments = parse(Arguments, argv)
     grid, out = make_grid(arguments), out_folder(arguments)
     require_folder(out)
     plan = make_plan(make_cells(grid, out))

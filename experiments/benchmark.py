@@ -11,12 +11,12 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-import tyro
+from pydantic import Field
 
-from experiments.shared.arguments import require_at_least
+from experiments.shared.command_line import parse
 from experiments.shared.script import run_script
 from experiments.shared.speed.growth import PARTICLES, axes, measure_growth
 from experiments.shared.speed.input import time_input
@@ -54,15 +54,15 @@ class Arguments:
     """Measurements. steps: the Pyro program against the ELBO by hand. parts: the parts of a step. growth: time and
     peak memory against T, B, memory size, reads and particles. memories: write, read and recall of every memory. input:
     waiting for pictures of a folder."""
-    repeats: int = 40
+    repeats: Annotated[int, Field(ge=1, le=10_000)] = 40
     """Timings of each implementation; growth, memories and input take a fifth as many."""
     device: str = "auto"
     """Device to time: auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
-    pictures: int = 2000
+    pictures: Annotated[int, Field(ge=64, le=1_000_000)] = 2000
     """Number of JPEGs of the section input, written to a temporary folder."""
-    picture_size: int = 256
+    picture_size: Annotated[int, Field(ge=16, le=10_000)] = 256
     """Side of these JPEGs in pixels."""
-    workers: int = 1
+    workers: Annotated[int, Field(ge=1, le=1000)] = 1
     """Processes that decode these JPEGs."""
     quick: bool = False
     """Test run with small sizes and few repeats; its numbers mean nothing."""
@@ -70,8 +70,7 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
-    arguments = tyro.cli(Arguments, args=argv)
-    require_at_least(arguments, {"repeats": 1, "pictures": 64, "picture_size": 16, "workers": 1})
+    arguments = parse(Arguments, argv)
     if not arguments.out.parent.is_dir():
         raise InputError(f"--out: expected a file in an existing folder, found {arguments.out}")
     content = measure(arguments, str(resolve_device(arguments.device)))

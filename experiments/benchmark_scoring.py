@@ -14,17 +14,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyro
 import torch
-import tyro
+from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
-from experiments.shared.arguments import RunArguments, require_at_least
+from experiments.shared.arguments import RunArguments
+from experiments.shared.command_line import parse
 from experiments.shared.script import run_script
 from inference.importance.estimator import defensive_proposal, importance_score
+from inference.ranges import Particles
 from inference.tracing import elbo_terms, own_randomness
 from kpp_pyro.files.run_folder import environment, write_json
 from models.pair import Pair
@@ -41,16 +43,15 @@ class Arguments(RunArguments):
     particle, with all images of an episode at once. Writes RUN/benchmark_scoring.json.
     """
 
-    particles: int = 1000
+    particles: Particles = 1000
     """K, draws per image of the scorer."""
-    repeats: int = 5
+    repeats: Annotated[int, Field(ge=1, le=10_000)] = 5
     """Timings of the scorer and of each loop; medians are compared."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
-    arguments = tyro.cli(Arguments, args=argv)
-    require_at_least(arguments, {"particles": 1, "repeats": 1})
+    arguments = parse(Arguments, argv)
     run = arguments.open_run()
     episode, _ = next(run.episodes.test.batches(2))
     with own_randomness(0, run.pair.device), pyro.validation_enabled(False):

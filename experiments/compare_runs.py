@@ -13,6 +13,7 @@ from typing import Annotated
 
 import tyro
 
+from experiments.shared.command_line import parse
 from experiments.shared.script import run_script
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import RunFolder
@@ -31,9 +32,7 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
-    arguments = tyro.cli(Arguments, args=argv)
-    if not arguments.runs:
-        raise InputError("compare_runs: expected at least one run folder, found none")
+    arguments = parse(Arguments, argv)
     if arguments.out.suffix != ".png":
         raise InputError(f"--out {arguments.out}: expected a name that ends in .png, found {arguments.out.suffix!r}")
     if len({path.name for path in arguments.runs}) < len(arguments.runs):

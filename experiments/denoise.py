@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import tyro
 from tqdm import tqdm
 
-from experiments.shared.arguments import HeldOutArguments, require_at_least
+from experiments.shared.arguments import HeldOutArguments
+from experiments.shared.command_line import parse
 from experiments.shared.denoise_table import describe_denoising
 from experiments.shared.script import print_figures, run_script
 from inference.metrics.denoising import Denoising, compare_first_with_last, denoise, of_images, summarize_errors
+from inference.ranges import Limit, Reads
 from inference.runs.load import Run
 from inference.runs.plots import plot_denoising_figures
 from kpp_pyro.corruptions import CORRUPTIONS, corrupt, find_corruption
@@ -43,15 +44,15 @@ class Arguments(HeldOutArguments):
     and known to be missing)."""
     strength: tuple[float, ...] | None = None
     """Strengths of each corruption, in its unit, such as a share of the pixels. None: several of each corruption."""
-    steps: int = 10
+    steps: Reads = 10
     """Reads of each cue; each result is the next cue."""
-    limit: int = 1024
+    limit: Limit = 1024
     """Recall only the first N images of the split."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
-    arguments = tyro.cli(Arguments, args=argv)
+    arguments = parse(Arguments, argv)
     require_valid(arguments)
     run = arguments.open_run()
     content = report(run, arguments.episodes(run), arguments)
@@ -73,10 +74,7 @@ def cases(arguments: Arguments) -> Iterator[tuple[str, float]]:
 
 
 def require_valid(arguments: Arguments) -> None:
-    """Raise InputError for a number out of range, or a corruption or strength that cannot be applied."""
-    require_at_least(arguments, {"steps": 1, "limit": 1, "seed": 0})
-    if not arguments.corruption:
-        raise InputError("--corruption: expected at least one, found none")
+    """Raise InputError for a corruption or strength that cannot be applied."""
     try:
         for corruption, strength in cases(arguments):
             corrupt(torch.zeros(1, 2, 2), corruption, strength)  # raises for an invalid strength

@@ -9,9 +9,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import tyro
-
 from experiments.shared.arguments import RunArguments
+from experiments.shared.command_line import parse
 from experiments.shared.script import print_figures, run_script
 from inference.runs.plots import (
     plot_denoising_figures,
@@ -29,7 +28,7 @@ class Arguments(RunArguments):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
-    arguments = tyro.cli(Arguments, args=argv)
+    arguments = parse(Arguments, argv)
     run = arguments.open_run()
     figures = plot_figures(run.folder, run.pair, run.episodes.validation)
     figures |= plot_memory_at_work(run)

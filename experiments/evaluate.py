@@ -11,13 +11,14 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import pyro
-import tyro
+from pydantic import Field
 from torch import Tensor
 
-from experiments.shared.arguments import HeldOutArguments, require_at_least
+from experiments.shared.arguments import HeldOutArguments
+from experiments.shared.command_line import parse
 from experiments.shared.score_table import describe_scores
 from experiments.shared.script import print_figures, run_shared_script
 from inference.importance.estimator import weighted_draws, widened_proposal
@@ -30,12 +31,15 @@ from inference.importance.scoring import (
 )
 from inference.posterior.arviz_data import posterior_data, save
 from inference.processes import SINGLE_PROCESS, Processes
+from inference.ranges import ControlParticles, Limit, Particles, RefineSteps
 from inference.runs.load import Run
 from inference.runs.plots import plot_score_figures
 from inference.runs.score import quantize, score
 from inference.tracing import own_randomness
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.files.run_folder import environment, write_json
+from kpp_pyro.schema import Natural
+from kpp_pyro.writes.quantization import LARGEST_BITS, SMALLEST_BITS
 
 _POSTERIOR_DRAWS = 4000
 
@@ -48,31 +52,31 @@ class Arguments(HeldOutArguments):
     of another episode, and an empty one. RUN/evaluation.json holds everything printed.
     """
 
-    particles: int = 1000
+    particles: Particles = 1000
     """K, draws per image."""
-    limit: int | None = None
+    limit: Limit | None = None
     """Score only the first N images of the split. None: all."""
     gaps: bool = False
     """Refine the posterior of each image by SVI. This splits ln p-hat_K - ELBO into amortisation and approximation gap;
     the refined posteriors are added to the proposal."""
-    refine_steps: int = 300
+    refine_steps: Annotated[RefineSteps, Field(ge=1)] = 300
     """SVI steps per image with --gaps."""
-    control_particles: int = 200
+    control_particles: ControlParticles = 200
     """K, draws per image of each control, after a search for its keys. 0: no controls."""
     classes_per_episode: int | None = None
     """Number of classes that the images of an episode are drawn from. None: as in training."""
     content_steps: int | None = None
     """Gradient steps that improve each image's content before it is written. None: as in the run's configuration."""
-    content_bits: int | None = None
+    content_bits: Annotated[int, Field(ge=SMALLEST_BITS, le=LARGEST_BITS)] | None = None
     """Round every written scalar to this many bits, 2 to 16. None: 32-bit floats."""
-    posterior_images: int = 8
+    posterior_images: Natural = 8
     """Save posterior draws of the first N images to RUN/posterior.nc, for ArviZ. 0: none."""
 
 
 def main(argv: Sequence[str] | None = None, processes: Processes = SINGLE_PROCESS) -> int:
     """Run the script, as one of several processes if there are any; returns its exit status."""
     with processes.sync_errors():
-        arguments = read_arguments(argv)
+        arguments = parse(Arguments, argv)
         arguments = replace(arguments, run=arguments.path(processes), pretrained=None)
     with processes.sync_errors():
         run = load_run(arguments, processes)
@@ -81,16 +85,6 @@ def main(argv: Sequence[str] | None = None, processes: Processes = SINGLE_PROCES
     if processes.is_first:
         publish(run, episodes, arguments, scores, processes)
     return 0
-
-
-def read_arguments(argv: Sequence[str] | None) -> Arguments:
-    """Parse and check the command line."""
-    arguments = tyro.cli(Arguments, args=argv)
-    require_at_least(
-        arguments,
-        {"particles": 1, "limit": 1, "refine_steps": 1, "control_particles": 0, "posterior_images": 0, "seed": 0},
-    )
-    return arguments
 
 
 def load_run(arguments: Arguments, processes: Processes) -> Run:

@@ -13,11 +13,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-import tyro
+from pydantic import Field
 
 from experiments.shared.arguments import RunArguments
+from experiments.shared.command_line import parse
 from experiments.shared.explore_session import Explorer
 from experiments.shared.script import run_script
 from inference.runs.load import load
@@ -34,7 +35,7 @@ _MOST_EPISODES = 100
 class Arguments(RunArguments):
     """Explore a trained memory on a page in the browser. Only this computer can open it; Ctrl-C ends it."""
 
-    port: int | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
     """Port of the page. None: the first free one from 7860."""
     open: bool = False
     """Open the page in the default browser."""
@@ -42,7 +43,7 @@ class Arguments(RunArguments):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
-    arguments = tyro.cli(Arguments, args=argv)
+    arguments = parse(Arguments, argv)
     _require_port(arguments.port)
     _require_gradio()
     from experiments.shared.explore_page import build_page
@@ -62,11 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _require_port(port: int | None) -> None:
-    """Raise InputError for a port out of range or in use, before anything slow is loaded."""
+    """Raise InputError for a port in use, before anything slow is loaded."""
     if port is None:
         return
-    if not 1 <= port <= 65535:
-        raise InputError(f"--port: expected a number from 1 to 65535, found {port}")
     try:
         socket.create_server((_ADDRESS, port)).close()
     except OSError as error:

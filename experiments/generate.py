@@ -11,20 +11,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import tyro
 from tqdm import tqdm
 
-from experiments.shared.arguments import HeldOutArguments, require_at_least
+from experiments.shared.arguments import HeldOutArguments
+from experiments.shared.command_line import parse
 from experiments.shared.generation_table import describe_generation
 from experiments.shared.script import print_figures, run_script
 from inference.importance.estimator import standard_error
 from inference.metrics.generation import Generation, measure, near_distance, nearest, summarize_generation
+from inference.ranges import Reads, Samples
 from inference.runs.load import Run
 from inference.runs.plots import plot_generation_figures
 from inference.tracing import own_randomness
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import environment, write_json
+from kpp_pyro.schema import Count
 
 
 @dataclass(frozen=True)
@@ -37,18 +39,17 @@ class Arguments(HeldOutArguments):
     interpolations.
     """
 
-    samples: int = 1000
+    samples: Samples = 1000
     """Images sampled from each memory."""
-    memories: int = 8
+    memories: Count = 8
     """Number of held-out episodes, each written to its own memory."""
-    clean_up: int = 5
+    clean_up: Reads = 5
     """Reads of the clean-up: a sample is the first cue, and each result the next."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
-    arguments = tyro.cli(Arguments, args=argv)
-    require_at_least(arguments, {"samples": 1, "memories": 1, "clean_up": 1, "seed": 0})
+    arguments = parse(Arguments, argv)
     run = arguments.open_run()
     episodes = arguments.episodes(run)
     if len(episodes) < arguments.memories + 1:

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import tyro
 
+from experiments.shared.command_line import parse
 from experiments.shared.script import run_script
 from inference.runs.pretrained import pack
 
@@ -31,7 +32,7 @@ class Arguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
-    arguments = tyro.cli(Arguments, args=argv)
+    arguments = parse(Arguments, argv)
     steps = arguments.content_steps
     path = pack(arguments.run, arguments.out, **({} if steps is None else {"content_steps": steps}))
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")

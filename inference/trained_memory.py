@@ -24,7 +24,6 @@ import hashlib
 import json
 from dataclasses import asdict, fields, replace
 from functools import cached_property
-from numbers import Integral
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -33,7 +32,9 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor
 
 from inference.memory_types import CueingGuide, Decoded, Memory, Read, ReadableModel
+from inference.ranges import CleanUpReads, InterpolatedImages, Reads, Samples
 from inference.tracing import site_mean, site_value
+from kpp_pyro.config_part import require_value
 from kpp_pyro.errors import InputError
 from kpp_pyro.memory.blocks import Addressing
 
@@ -180,7 +181,7 @@ class TrainedMemory:
         if cues.is_floating_point():
             cues = cues.masked_fill(mask.to(cues.device), 0)  # missing pixels are often NaN
         value, episodes = self._value_and_cues(memory, cues)
-        _require_count("steps", steps)
+        require_value("steps", steps, Reads)
         missing = mask.to(self.device).view_as(episodes)
         estimate, reads = _filled(episodes, missing), []
         for _ in range(steps):
@@ -205,8 +206,8 @@ class TrainedMemory:
             InputError: a memory of another model, less than one image, or a negative number of steps.
         """
         value = self._value(memory)
-        _require_count("n", n)
-        _require_count("steps", steps, 0)
+        require_value("n", n, Samples)
+        require_value("steps", steps, CleanUpReads)
         trace = self.model.generate(value, n)
         samples = Read(site_value(trace, "latent"), site_mean(trace, "image"), site_value(trace, "key"))
         samples = self._like(memory, samples)
@@ -232,7 +233,7 @@ class TrainedMemory:
         Raises:
             InputError: a memory of another model, cues of another shape, less than two images, or another `through`.
         """
-        _require_count("n", n, 2)
+        require_value("n", n, InterpolatedImages)
         _require_tensor("cue_a", cue_a)
         _require_tensor("cue_b", cue_b)
         if cue_a.shape != cue_b.shape or cue_a.ndim < 3:
@@ -286,7 +287,7 @@ class TrainedMemory:
             InputError: images of another shape, or less than one step.
         """
         estimate = self._images("images", images)
-        _require_count("steps", steps)
+        require_value("steps", steps, Reads)
         results = []
         for _ in range(steps):
             latents = self.guide.latent_posterior(self.guide.encode(estimate)).mode
@@ -383,13 +384,6 @@ class TrainedMemory:
 def _require_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise InputError(f"{name}: expected a torch tensor, found {type(value).__name__}")
-
-
-def _require_count(name: str, value: object, least: int = 1) -> None:
-    if not isinstance(value, Integral):
-        raise InputError(f"{name}: expected a whole number, found {value!r:.100}")
-    if value < least:
-        raise InputError(f"{name}: expected at least {least}, found {value}")
 
 
 def next_cue(cues: Tensor, missing: Tensor, images: Tensor) -> Tensor:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from numbers import Integral
 from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 
 from kpp_pyro.errors import InputError
@@ -72,8 +81,19 @@ def require_name(name: str, known: Iterable[str]) -> None:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The suggestion " (did you mean NAME?)" with the most similar known name; empty if none is similar."""
-    similar = get_close_matches(name, list(known), n=1)
+    names = list(known)
+    begun = [other for other in names if name.strip("-") and other.startswith(name)]
+    similar = begun or get_close_matches(name, names, n=1)
     return f" (did you mean {similar[0]}?)" if similar else ""
+
+
+def require_value(name: str, value: Any, kind: Any) -> None:
+    """Raise InputError, which starts with `name`, unless `value` itself is of a type such as `Count`."""
+    number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
+    try:
+        TypeAdapter(kind).validate_python(number, strict=True)
+    except ValidationError as error:
+        raise InputError(f"{name}: {_sentence(error.errors()[0])}") from None
 
 
 def flag(name: str) -> str:
@@ -94,4 +114,9 @@ def as_input_error(error: ValidationError, part: type[BaseModel]) -> InputError:
         return InputError(f"{flag(name)}: expected one of {', '.join(known)}, found {name!r}{hint}")
     if cause is not None:
         return InputError(f"{flag(name)}: {cause}")
-    return InputError(f"{flag(name)}: expected {expectation(first)}, found {shown(first['input'])}")
+    return InputError(f"{flag(name)}: {_sentence(first)}")
+
+
+def _sentence(error: Any) -> str:
+    """What was expected and what was found, from one of pydantic's errors."""
+    return f"expected {expectation(error)}, found {shown(error['input'])}"

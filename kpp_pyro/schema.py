@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,9 +125,9 @@ def expectation(error: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as text of at most 100 characters; strings of more than one word are quoted, containers only named."""
+    """A value as text of at most 100 characters; containers are only named, texts quoted unless they are numbers."""
     if isinstance(value, dict | list | tuple | BaseModel):
         return "a mapping" if isinstance(value, dict | BaseModel) else "a list"
-    plain = not isinstance(value, str) or value.replace(".", "").replace("-", "").isalnum()
+    plain = not isinstance(value, str) or re.fullmatch(r"[-+]?\d[\d.e+-]*", value, re.ASCII)
     text = str(value) if plain else repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."

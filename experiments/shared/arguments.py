@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from inference.processes import SINGLE_PROCESS, Processes
+from inference.ranges import Seed
 from inference.runs.load import Run, load
 from inference.runs.pretrained import UNPACKED, unpack
-from kpp_pyro.config_part import flag
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.errors import InputError
 from models.registry import MODELS
@@ -60,7 +60,7 @@ class HeldOutArguments(RunArguments):
 
     split: Literal["test", "validation"] = "test"
     """Split of the held-out images."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of all random draws. On a CPU with as many threads, the same seed gives the same numbers."""
 
     def episodes(self, run: Run) -> EpisodeSet:
@@ -86,21 +86,6 @@ class HeldOutArguments(RunArguments):
             "content_steps": run.config.program.content_steps,
             **run.pair.sizes(),
         }
-
-
-def require_at_least(arguments: object, least: Mapping[str, int]) -> None:
-    """Raise InputError, naming the flag, for a number below its least value; None is valid.
-
-    Args:
-        arguments: of a script.
-        least: least value by the name of the argument.
-    """
-    for name, smallest in least.items():
-        value = getattr(arguments, name)
-        if value is not None and value < smallest:
-            raise InputError(f"{flag(name)}: expected at least {smallest}, found {value}")
-        if value is not None and value >= 2**63:
-            raise InputError(f"{flag(name)}: expected less than 2^63, found {value}")
 
 
 def describe_images(settings: Mapping[str, Any]) -> str:

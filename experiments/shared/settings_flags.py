@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypedDict
 import tyro
 from pydantic.fields import FieldInfo
 
+from experiments.shared.command_line import parse_given
 from inference import Config
 from inference.runs.presets import PRESETS, read_yaml
 from kpp_pyro.config_part import flag, names_of
@@ -16,6 +17,7 @@ from kpp_pyro.config_part import flag, names_of
 # Shown first in --help: fields, and flags of the script's own such as --resume.
 _FIRST = ("dataset", "data_dir", "out", "write", "preset", "steps", "seed", "device", "resume")
 Flags = dict[str, Any]  # by the name of a field
+Parts = dict[str, tuple[str, dict[str, FieldInfo]]]  # description and fields, by the name of a part
 
 
 def parse_flags(description: str, script_flags: Flags, argv: Sequence[str] | None = None) -> Flags:
@@ -28,20 +30,39 @@ def parse_flags(description: str, script_flags: Flags, argv: Sequence[str] | Non
 
     Returns:
         The given flags, by name.
+
+    Raises:
+        InputError: an unknown flag, or a value that a flag cannot hold.
     """
-    parts, presets = _parts(), _values_of_presets()
+    parts = _parts()
+    types = {name: _type(field) for _, part in parts.values() for name, field in part.items()} | script_flags
+
+    def print_help() -> None:
+        command = _command(parts, script_flags)
+        tyro.cli(Annotated[command, tyro.conf.OmitArgPrefixes], args=["--help"], description=description)  # type: ignore
+
+    return parse_given(types, print_help, argv)
+
+
+def _type(field: FieldInfo) -> Any:
+    """The type of a field's flag, with the field's checks."""
+    return Annotated[field.annotation, field]  # type: ignore[valid-type]
+
+
+def _command(parts: Parts, script_flags: Flags) -> Any:
+    """What `--help` describes: a dataclass with a field for each group of flags."""
+    presets = _values_of_presets()
     flags = {
-        name: _flag(name, field, presets.get(name, {})) for _, part in parts.values() for name, field in part.items()
+        name: _described(name, field, presets.get(name, {}))
+        for _, part in parts.values()
+        for name, field in part.items()
     }
     known = flags | script_flags
     main = {name: known[name] for name in _FIRST if name in known} | script_flags
     groups = {"main": _group("main", "Flags that most runs need.", main)}
     for name, (about, fields) in parts.items():
         groups[name] = _group(name, about, {field: flags[field] for field in fields if field not in main})
-    command = make_dataclass("Command", [(name, group) for name, group in groups.items()])
-    command.__doc__ = description
-    given = tyro.cli(Annotated[command, tyro.conf.OmitArgPrefixes], args=argv, description=description)  # type: ignore
-    return {name: value for group in groups for name, value in getattr(given, group).items()}
+    return make_dataclass("Command", groups.items())
 
 
 def _group(name: str, description: str, flags: Flags) -> Any:
@@ -51,15 +72,15 @@ def _group(name: str, description: str, flags: Flags) -> Any:
     return group
 
 
-def _parts() -> dict[str, tuple[str, dict[str, FieldInfo]]]:
+def _parts() -> Parts:
     """Description and fields of each part of the configuration; last, the fields of no part."""
     parts = {name: (part.__doc__ or "", dict(part.model_fields)) for name, part in Config.parts().items()}
     own = {name: field for name, field in Config.model_fields.items() if name not in parts}
     return {**parts, "others": ("Flags of the whole run.", own)}
 
 
-def _flag(name: str, field: FieldInfo, presets: dict[str, list[str]]) -> Any:
-    """The type of a field's flag, with its help; `presets` are the names of presets by the value that they set."""
+def _described(name: str, field: FieldInfo, presets: dict[str, list[str]]) -> Any:
+    """The type of a field's flag with its help; `presets` are the names of presets by the value that they set."""
     values = [f"{value} with {', '.join(names)}" for value, names in presets.items()]
     default = "; ".join([str(field.get_default(call_default_factory=True)), *values])
     choices = names_of(field)

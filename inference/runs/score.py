@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from numbers import Integral
 from typing import Any, Literal
 
 import pyro
@@ -12,9 +11,11 @@ from tqdm import tqdm
 
 from inference.importance.scoring import Scores, ScoringPlan, score_episodes
 from inference.processes import SINGLE_PROCESS, Processes
+from inference.ranges import ControlParticles, Limit, Particles, RefineSteps, Seed
 from inference.runs.config import Config
 from inference.runs.load import Run
 from inference.runs.rules import has_blocks, none_where_shared
+from kpp_pyro.config_part import require_value
 from kpp_pyro.data import first_images
 from kpp_pyro.errors import InputError
 from kpp_pyro.writes.quantization import LARGEST_BITS, SMALLEST_BITS, Quantization
@@ -54,18 +55,11 @@ def score(
     Raises:
         InputError: a number out of range, or a data set that cannot be loaded.
     """
-    least = {"particles": 1, "limit": 1, "control_particles": 0, "refine_steps": 0}
-    given = {
-        "particles": particles,
-        "limit": limit,
-        "control_particles": control_particles,
-        "refine_steps": refine_steps,
-    }
-    for name, value in given.items():
-        if not isinstance(value, Integral) and not (value is None and name == "limit"):
-            raise InputError(f"{name}: expected a whole number, found {value!r:.100}")
-        if value is not None and value < least[name]:
-            raise InputError(f"{name}: expected at least {least[name]}, found {value}")
+    require_value("particles", particles, Particles)
+    require_value("limit", limit, Limit | None)
+    require_value("control_particles", control_particles, ControlParticles)
+    require_value("refine_steps", refine_steps, RefineSteps)
+    require_value("seed", seed, Seed)
     if not isinstance(run, Run):
         raise InputError(f"run: expected a Run, from train or load, found {run!r:.100}")
     episodes = run.episodes.of(split)

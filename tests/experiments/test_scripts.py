@@ -439,7 +439,7 @@ def test_a_configuration_in_yaml_is_as_flags_are_and_others_go_before_it(tmp_pat
     ("name", "content", "named"),
     [
         ("flags.yaml", "stepps: 7", "did you mean steps"),
-        ("flags.yaml", "steps: soon", "--steps: expected a whole number, found soon"),
+        ("flags.yaml", "steps: soon", "--steps: expected a whole number, found 'soon'"),
         ("flags.yaml", "- steps", "mapping"),
         ("config.json", "{}", "config.json of a run"),
         ("config.json", '{"version": 2, "config": {"data": {"stepps": 7}}}', "stepps"),

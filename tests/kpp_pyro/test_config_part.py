@@ -74,20 +74,20 @@ def test_defaults_are_there_and_what_is_given_is_kept():
         ({"layer_count": 0}, "--layer-count: expected at least 1, found 0"),
         ({"layer_count": 2**63}, f"--layer-count: expected less than {2**63}, found {2**63}"),
         ({"layer_count": 1.5}, "--layer-count: expected a whole number, found 1.5"),
-        ({"layer_count": "many"}, "--layer-count: expected a whole number, found many"),
+        ({"layer_count": "many"}, "--layer-count: expected a whole number, found 'many'"),
         ({"layer_count": None}, "--layer-count: expected a whole number, found None"),
         ({"layer_count": True}, "--layer-count: expected a value other than true or false, found True"),
         ({"rate": False}, "--rate: expected a value other than true or false, found False"),
         ({"skipped": -1}, "--skipped: expected at least 0, found -1"),
         ({"rate": 0}, "--rate: expected more than 0.0, found 0"),
-        ({"rate": "fast"}, "--rate: expected a number, found fast"),
+        ({"rate": "fast"}, "--rate: expected a number, found 'fast'"),
         ({"rate": float("inf")}, "--rate: expected a finite number, found inf"),
         ({"rate": float("nan")}, "--rate: expected a finite number, found nan"),
         ({"decay": -0.5}, "--decay: expected at least 0.0, found -0.5"),
         ({"share": 0.75}, "--share: expected at most 0.5, found 0.75"),
         ({"below": 1.0}, "--below: expected less than 1.0, found 1.0"),
-        ({"size": "huge"}, "--size: expected one of small or large, found huge"),
-        ({"fast": "perhaps"}, "--fast: expected true or false, found perhaps"),
+        ({"size": "huge"}, "--size: expected one of small or large, found 'huge'"),
+        ({"fast": "perhaps"}, "--fast: expected true or false, found 'perhaps'"),
         ({"seed": 0}, "--seed: expected at least 1, found 0"),
         ({"folder": 3}, "--folder: expected a path, found 3"),
         ({"inner": 3}, "--inner: expected a mapping, found 3"),
@@ -118,7 +118,7 @@ def test_a_field_that_there_is_not_is_answered_with_the_nearest(values, message)
 
 
 def test_long_values_are_cut_and_odd_texts_are_quoted():
-    with pytest.raises(InputError, match=r"found 9{97}\.\.\.$"):
+    with pytest.raises(InputError, match=r"found '9{96}\.\.\.$"):
         Part(skipped="9" * 97 + "x" * 30)
     with pytest.raises(InputError, match="found 'two words'"):
         Part(size="two words")

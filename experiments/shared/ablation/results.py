@@ -126,8 +126,6 @@ def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:
     cpu = f"{environment['machine']} CPU, {threads} thread{'' if threads == 1 else 's'} each"
     return {
         "hardware": environment["cuda_device"] or cpu,
-        "versions": ", ".join(
-            [f"Python {environment['python']}", *(f"{name} {libraries.get(name)}" for name in named)]
-        ),
+        "versions": ", ".join([f"Python {environment['python']}", *versions]),
         "commit": environment["git_commit"],
     }

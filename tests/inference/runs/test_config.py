@@ -141,7 +141,7 @@ def test_a_yaml_file_of_fields_is_read_with_presets(tmp_path):
         ("other.yaml", "{", "expected YAML, found .*"),
         ("other.yaml", "steps: 3\nsteps: 4", "expected each key once in the mapping of line 1, found steps twice"),
         ("other.yaml", "stepz: 3", r"--stepz: expected .*\(did you mean steps\?\)"),
-        ("other.yaml", "steps: many", "--steps: expected a whole number, found many"),
+        ("other.yaml", "steps: many", "--steps: expected a whole number, found 'many'"),
     ],
 )
 def test_a_file_that_holds_no_configuration_is_named(tmp_path, name, content, sentence):
@@ -155,14 +155,14 @@ def test_a_file_that_holds_no_configuration_is_named(tmp_path, name, content, se
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"steps": "many"}, "--steps: expected a whole number, found many"),
+        ({"steps": "many"}, "--steps: expected a whole number, found 'many'"),
         ({"steps": True}, "--steps: expected a value other than true or false, found True"),
         ({"learning_rate": False}, "--learning-rate: expected a value other than true or false, found False"),
         ({"learning_rate": None}, "--learning-rate: expected a number, found None"),
         ({"augment": 7}, "--augment: expected true or false, found 7"),
         ({"seed": 0.5}, "--seed: expected a whole number, found 0.5"),
-        ({"precision": "float8"}, "--precision: expected one of auto, float32 or bfloat16, found float8"),
-        ({"preset": "huge"}, "--preset: expected one of tiny, small, medium or base, found huge"),
+        ({"precision": "float8"}, "--precision: expected one of auto, float32 or bfloat16, found 'float8'"),
+        ({"preset": "huge"}, "--preset: expected one of tiny, small, medium or base, found 'huge'"),
         ({"preset": []}, "--preset: expected one of tiny, small, medium or base, found []"),
         ({"networks": {}}, "--networks: expected a text, found {}"),
         ({"data_dir": 3}, "--data-dir: expected a path, found 3"),
