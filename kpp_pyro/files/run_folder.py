@@ -115,7 +115,7 @@ class RunFolder:
         Raises:
             InputError: the file was not written by `write_config`, or by that of another version.
         """
-        return self._read_config().config
+        return read_config(self.config)
 
     def read_image_shape(self) -> tuple[int, int, int]:
         """Read the image shape (C, H, W) of the run.

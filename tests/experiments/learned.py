@@ -49,4 +49,4 @@ def assert_states(folder: Path, name: str, expected: dict[str, Any]) -> None:
     settings = content["settings"]
     assert {key: settings[key] for key in expected} == expected and settings["parameters"] > 1000
     assert "git_commit" in content["environment"]
-    assert not list(folder.glob(".*"))
+    assert not list(folder.glob(".*.partial"))

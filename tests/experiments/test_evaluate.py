@@ -92,7 +92,7 @@ def test_the_scores_are_in_a_file_with_all_that_a_table_has_to_state(evaluated):
     bits = own["log_likelihood_nats_per_image"] / (256 * math.log(2))
     assert content["log_likelihood_bits_per_dim"] == pytest.approx(bits)
     assert {path.name for path in (folder / "figures").iterdir()} >= SCORE_FIGURES
-    assert not list(folder.glob(".*"))
+    assert not list(folder.glob(".*.partial"))
 
 
 def test_what_is_printed_is_in_the_file(evaluated):
@@ -236,7 +236,7 @@ def test_an_interruption_leaves_the_old_scores_whole(evaluated, monkeypatch):
     monkeypatch.setattr(experiments.evaluate, "summarize", interrupted)
     assert run("evaluate.py", folder, *OWN_ONLY, "--seed", 9).returncode == 130
     assert (folder / "evaluation.json").read_bytes() == before
-    assert not list(folder.glob(".*"))
+    assert not list(folder.glob(".*.partial"))
 
 
 def test_figures_of_the_scores_are_drawn_again_from_the_folder(evaluated, without_others):

@@ -92,7 +92,7 @@ def test_only_the_first_process_writes_and_one_process_can_read_it(folder, both)
     assert metrics(folder / "two") == [(3, "validation"), (6, "train"), (6, "validation")]
     content = json.loads((folder / "two" / "config.json").read_text())
     assert content["config"]["training"]["episodes_per_step"] == 2
-    assert not content["earlier_environments"] and not list((folder / "two").glob(".*"))
+    assert not content["earlier_environments"] and not list((folder / "two").glob(".*.partial"))
     assert len(list((folder / "two" / "tensorboard").iterdir())) == 1
     saved = load_checkpoint(folder / "two" / "checkpoint.pt")
     assert all(

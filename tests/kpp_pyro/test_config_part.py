@@ -9,18 +9,9 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from kpp_pyro.config_part import (
-    ConfigPart,
-    Count,
-    Natural,
-    NotNegative,
-    Positive,
-    did_you_mean,
-    name_in,
-    names_of,
-    require_name,
-)
+from kpp_pyro.config_part import ConfigPart, did_you_mean, name_in, names_of, require_name
 from kpp_pyro.errors import InputError
+from kpp_pyro.schema import Count, Natural, NotNegative, Positive
 
 COLOURS = {"red": 1, "green": 2, "dark_blue": 3}
 

@@ -5,23 +5,45 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BeforeValidator, Field
+
+from inference.ranges import ControlParticles, Limit, Particles, Seed
 from inference.runs.config import Config
 from inference.runs.presets import read_yaml
 from kpp_pyro.errors import InputError
+from kpp_pyro.schema import Count, FileContent, check
 
 Flags = dict[str, str]  # by the name of a field; values as on a command line
 Axis = dict[str, Flags]  # the flags that each value sets, by the value's label
 
-_KEYS = ("title", "base", "vary", "seeds", "score")
-_SCORE = {"particles": 200, "limit": 512, "control_particles": 0}
-_SMALLEST_SCORE = {"particles": 1, "limit": 1, "control_particles": 0}
 _FIELDS = Config().flat()
+
+Label = Annotated[str, BeforeValidator(str)]  # a YAML key may be a number
+Value = str | int | float | bool | None
+
+
+class Score(FileContent):
+    """Flags of `evaluate.py`."""
+
+    particles: Particles = 200
+    limit: Limit = 512
+    control_particles: ControlParticles = 0
+
+
+class GridFile(FileContent):
+    """The content of a grid's YAML file, see `Grid`."""
+
+    title: Label | None = None
+    base: dict[Label, Value] = {}  # noqa: RUF012, pydantic copies it
+    vary: dict[Label, list[Value] | dict[Label, dict[Label, Value]]] = {}  # noqa: RUF012
+    seeds: Count | Annotated[list[Seed], Field(min_length=1)] = 1
+    score: Score = Score()
 
 
 @dataclass(frozen=True)
@@ -40,7 +62,7 @@ class Grid:
     base: Flags = field(default_factory=dict)
     axes: dict[str, Axis] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
-    score: dict[str, int] = field(default_factory=lambda: dict(_SCORE))
+    score: dict[str, int] = field(default_factory=lambda: Score().model_dump())
 
     def combinations(self) -> Iterator[dict[str, str]]:
         """Every choice of one label per axis, by the name of the axis; the last axis changes fastest."""
@@ -79,8 +101,7 @@ class Grid:
 
     def with_score(self, **given: int | None) -> Grid:
         """Replace the given flags of `evaluate.py`; None leaves one unchanged."""
-        named = {name: value for name, value in given.items() if value is not None}
-        return self._with(score=self.score | _score(named, "the flags"))
+        return self._with(score=self.score | {name: value for name, value in given.items() if value is not None})
 
     def _with(self, **changes: Any) -> Grid:
         return dataclasses.replace(self, **changes)
@@ -93,16 +114,16 @@ def read_grid(path: Path) -> Grid:
         InputError: a file that cannot be read, is not YAML, or has an unknown key or an invalid value.
     """
     content = read_yaml(path)
-    _require_known(content, _KEYS, str(path))
-    vary = _mapping(content.get("vary", {}), f"{path}: vary")
+    _require_known(content, GridFile.model_fields, str(path))
+    if isinstance(content.get("score"), dict):
+        _require_known(content["score"], Score.model_fields, f"{path}: score")
+    grid = check(content, GridFile, f"{path}: expected a grid")
     return Grid(
-        str(content.get("title", path.stem)),
-        _flags(_mapping(content.get("base", {}), f"{path}: base"), f"{path}: base"),
-        _disjoint(
-            {str(name): _axis(str(name), values, f"{path}: vary") for name, values in vary.items()}, f"{path}: vary"
-        ),
-        _seeds(content.get("seeds", 1), f"{path}: seeds"),
-        _SCORE | _score(_mapping(content.get("score", {}), f"{path}: score"), f"{path}: score"),
+        path.stem if grid.title is None else grid.title,
+        _flags(grid.base, f"{path}: base"),
+        _disjoint({name: _axis(name, values, f"{path}: vary") for name, values in grid.vary.items()}, f"{path}: vary"),
+        _seeds(grid.seeds, f"{path}: seeds"),
+        grid.score.model_dump(),
     )
 
 
@@ -125,13 +146,13 @@ def _disjoint(axes: dict[str, Axis], source: str) -> dict[str, Axis]:
     return axes
 
 
-def _axis(name: str, values: Any, source: str) -> Axis:
+def _axis(name: str, values: list[Value] | dict[str, dict[str, Value]] | Sequence[str], source: str) -> Axis:
     """An axis: a list of values of the flag with its name, or labels with the flags that each sets."""
     source = f"{source} {name}"
-    if not isinstance(values, list | dict) or not values:
-        raise InputError(f"{source}: expected a list of values, or labels with their flags, found {values!r}")
+    if not values:
+        raise InputError(f"{source}: expected a list of values, or labels with their flags, found none")
     if isinstance(values, dict):
-        pairs = [(str(label), _flags(_mapping(flags, f"{source}: {label}"), source)) for label, flags in values.items()]
+        pairs = [(label, _flags(flags, source)) for label, flags in values.items()]
     else:
         pairs = [(flags[name], flags) for flags in (_flags({name: value}, source) for value in values)]
     twice = [label for label, _ in pairs if [other for other, _ in pairs].count(label) > 1]
@@ -140,41 +161,27 @@ def _axis(name: str, values: Any, source: str) -> Axis:
     return dict(pairs)
 
 
-def _flags(values: Mapping[Any, Any], source: str) -> Flags:
+def _flags(values: Mapping[str, Value], source: str) -> Flags:
     """Flags as on a command line; raises InputError for a name that `svi_train.py` does not have."""
     names = [str(name).replace("-", "_") for name in values]
     _require_known(names, [name for name in _FIELDS if name != "seed"], source)
     return {name: _text(name, value, source) for name, value in zip(names, values.values(), strict=True)}
 
 
-def _text(name: str, value: Any, source: str) -> str:
+def _text(name: str, value: Value, source: str) -> str:
     text = str(value).lower() if isinstance(value, bool) else str(value)
-    if isinstance(value, list | dict) or not text:
+    if not text:
         raise InputError(f"{source}: expected one value for {name}, found {value!r}")
     if isinstance(_FIELDS[name], bool) and text not in ("true", "false"):
         raise InputError(f"{source}: expected true or false for {name}, found {text}")
     return text
 
 
-def _seeds(value: Any, source: str) -> tuple[int, ...]:
-    seeds = list(range(value)) if _is_count(value) else value
-    if not isinstance(seeds, list) or not seeds or not all(_is_count(seed) for seed in seeds):
-        raise InputError(f"{source}: expected a number of at least 1, or a list of seeds, found {value!r}")
+def _seeds(value: int | list[int], source: str) -> tuple[int, ...]:
+    seeds = range(value) if isinstance(value, int) else value
     if len(set(seeds)) < len(seeds):
-        raise InputError(f"{source}: expected different seeds, found {value!r}")
+        raise InputError(f"{source}: expected different seeds, found {value!r:.100}")
     return tuple(seeds)
-
-
-def _score(values: Mapping[Any, Any], source: str) -> dict[str, int]:
-    _require_known(values, list(_SCORE), source)
-    for name, value in values.items():
-        if not _is_count(value) or value < _SMALLEST_SCORE[name]:
-            raise InputError(f"{source}: expected {name} of at least {_SMALLEST_SCORE[name]}, found {value!r}")
-    return dict(values)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def _pair(text: str, flag: str, form: str) -> tuple[str, str]:
@@ -184,13 +191,7 @@ def _pair(text: str, flag: str, form: str) -> tuple[str, str]:
     return name.strip().replace("-", "_"), value.strip()
 
 
-def _mapping(value: Any, source: str) -> dict[Any, Any]:
-    if not isinstance(value, dict):
-        raise InputError(f"{source}: expected a mapping, found {value!r}")
-    return value
-
-
-def _require_known(names: Any, known: Sequence[str], source: str) -> None:
+def _require_known(names: Iterable[Any], known: Iterable[str], source: str) -> None:
     """Raise InputError, with the nearest known name, for an unknown name."""
     for name in names:
         if name not in known:

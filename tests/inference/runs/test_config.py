@@ -115,11 +115,11 @@ def test_a_yaml_file_of_fields_is_read_with_presets(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("none.json", None, r"expected a configuration, found none \(No such file or directory\)"),
+        ("none.json", None, r"expected the config.json of a run, found none \(No such file or directory\)"),
         ("none.yaml", None, r"expected a YAML file, found none \(No such file or directory\)"),
-        ("other.json", "{}", r"expected the config.json of a run, found another file \(no config\)"),
-        ("other.json", "[", "expected the config.json of a run, found another file .*"),
-        ("other.json", '{"config": 3}', "expected the config.json of a run, found another file .*"),
+        ("other.json", "{}", "expected the config.json of a run, found no config"),
+        ("other.json", "[", "expected the config.json of a run, found no JSON .*"),
+        ("other.json", '{"config": 3}', "expected the config.json of a run, found 3 in place of a mapping for config"),
         (
             "other.json",
             '{"config": {"content_step_size": 1}}',
@@ -163,8 +163,8 @@ def test_a_file_that_holds_no_configuration_is_named(tmp_path, name, content, se
         ({"seed": 0.5}, "--seed: expected a whole number, found 0.5"),
         ({"precision": "float8"}, "--precision: expected one of auto, float32 or bfloat16, found 'float8'"),
         ({"preset": "huge"}, "--preset: expected one of tiny, small, medium or base, found 'huge'"),
-        ({"preset": []}, "--preset: expected one of tiny, small, medium or base, found []"),
-        ({"networks": {}}, "--networks: expected a text, found {}"),
+        ({"preset": []}, "--preset: expected one of tiny, small, medium or base, found a list"),
+        ({"networks": {}}, "--networks: expected a text, found a mapping"),
         ({"data_dir": 3}, "--data-dir: expected a path, found 3"),
         ({"classes_per_episode": 0}, "--classes-per-episode: expected at least 1, found 0"),
     ],

