@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -18,6 +15,9 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+_TYPES = ("str", "int", "float", "bool", "none")  # pydantic's names of the members of a union
+
+
 class FileContent(BaseModel):
     """The content of a file, or a part of it: types are exact, numbers finite, and further fields are kept."""
 
@@ -27,31 +27,6 @@ class FileContent(BaseModel):
 
 
 Schema = TypeVar("Schema", bound=FileContent)
-
-
-def read_json(path: Path, schema: type[Schema], what: str) -> Schema:
-    """Read a JSON file.
-
-    Args:
-        path: the file.
-        schema: of its content.
-        what: the file in words, for error messages, such as "the config.json of a run".
-
-    Raises:
-        InputError: no such file, or another content.
-    """
-    with reading(path, what):
-        text = path.read_bytes()
-    return parse_json(text, schema, f"{path}: expected {what}")
-
-
-@contextmanager
-def reading(path: Path, what: str = "a file that can be read") -> Iterator[None]:
-    """Inside this context, an `OSError` becomes an `InputError` that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path}: expected {what}, found none ({reason(error)})") from error
 
 
 def parse_json(text: bytes, schema: type[Schema], expected: str) -> Schema:
@@ -84,7 +59,7 @@ def found_instead(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     if first["type"] == "json_invalid":
         return f"no JSON ({reason(ValueError(first['ctx']['error']))})"
-    place = ".".join(str(step) for step in first["loc"])
+    place = ".".join(str(step) for step in first["loc"] if str(step) not in _TYPES and "[" not in str(step))
     if first["type"] == "missing":
         return f"no {place}"
     return f"{shown(first['input'])} in place of {expectation(first)}{f' for {place}' if place else ''}"

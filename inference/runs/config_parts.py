@@ -34,7 +34,7 @@ class DataConfig(ConfigPart):
     data_dir: Path = Path("data")
     """Folder of the data sets: MNIST/raw and FashionMNIST/raw as torchvision keeps them, OMNIGLOT/chardata.mat. With
     --dataset folder: pictures in train/ and test/, and optionally in validation/ (else a tenth of train/), each with
-    or without class folders."""
+    or without class folders. Transparent pixels become white, or black below light pictures."""
     image_size: Annotated[Count, Field(le=1024)] = 28
     """Side of the square images of --dataset folder, in pixels. Pictures are scaled and cropped to it."""
     workers: Annotated[Count, Field(le=1024)] = Field(default_factory=spare_cores)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 import yaml
 
 from kpp_pyro.errors import InputError, reason
+from kpp_pyro.files.reading import reading
+from kpp_pyro.schema import shown
 
+_MOST_BYTES = 10**6  # of a YAML file
 PRESETS = Path(__file__).parents[2] / "experiments" / "configs" / "presets"
 
 
@@ -23,9 +27,8 @@ def preset_of(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for folder in sorted(PRESETS.iterdir()):
-        value = chosen[folder.name]
-        paths = [] if value is None else [folder / f"{value}.yaml", folder / "any.yaml"]
-        path = next((path for path in paths if path.is_file()), None)
+        value, presets = chosen[folder.name], {path.stem: path for path in folder.glob("*.yaml")}
+        path = None if value is None else presets.get(str(value), presets.get("any"))
         found |= read_yaml(path) if path else {}
     return found
 
@@ -36,15 +39,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         InputError: a file that cannot be read, is not YAML, is not a mapping, or has a key twice.
     """
+    with reading(path, "a YAML file") as file:
+        text = file.read(_MOST_BYTES + 1)
+    if len(text) > _MOST_BYTES:
+        raise InputError(f"{path}: expected a YAML file of at most {_MOST_BYTES:,} bytes, found a larger one")
     try:
-        with path.open() as file:
-            content = yaml.load(file, UniqueKeyLoader)
-    except OSError as error:
-        raise InputError(f"{path}: expected a YAML file, found none ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        content = yaml.load(text, UniqueKeyLoader)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: such as a date of month 13
         raise InputError(f"{path}: expected YAML, found {reason(error)}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a mapping, found {content!r}")
+        raise InputError(f"{path}: expected a mapping, found {shown(content)}")
     return {str(name): value for name, value in content.items()}
 
 
@@ -56,17 +62,27 @@ class UniqueKeyLoader(yaml.SafeLoader):
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose a node.
+
+        Raises:
+            InputError: a reference to another node; few references to each other stand for endless content.
+        """
+        if self.check_event(yaml.AliasEvent):
+            line = self.peek_event().start_mark.line + 1
+            raise InputError(f"expected values, found a reference to another one (*) in line {line}")
+        return super().compose_node(parent, index)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping.
 
         Raises:
             InputError: a repeated key.
         """
-        keys = [key.value for key, _ in node.value]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            line = node.start_mark.line + 1
-            raise InputError(f"{self.name}: expected each key once in the mapping of line {line}, found {twice} twice")
+        for key, count in Counter(str(key.value) for key, _ in node.value).items():
+            if count > 1:
+                line = node.start_mark.line + 1
+                raise InputError(f"expected each key once in the mapping of line {line}, found {key:.99} twice")
         return super().construct_mapping(node, deep)
 
 

@@ -7,8 +7,8 @@ import torch
 from inference.objectives import OBJECTIVES
 from inference.processes import SINGLE_PROCESS, Processes, processes_here
 from inference.runs.config import Config
-from kpp_pyro.data.reading import whole_path
 from kpp_pyro.errors import InputError, reason
+from kpp_pyro.files.reading import whole_path
 from models.build import dtype_of
 
 

@@ -16,8 +16,8 @@ from typing import BinaryIO, cast
 import torch
 from torch import Tensor
 
-from kpp_pyro.data.reading import reading, require_unpackable
 from kpp_pyro.errors import InputError
+from kpp_pyro.files.reading import reading, require_unpackable
 
 LABELS_MAGIC = 0x0801
 IMAGES_MAGIC = 0x0803

@@ -13,8 +13,8 @@ from torch import Tensor
 from kpp_pyro.data.datasets import DATASETS, DataSource
 from kpp_pyro.data.download import download_files
 from kpp_pyro.data.images import ImageSplits, LabelledImages
-from kpp_pyro.data.reading import reading, require_unpackable
 from kpp_pyro.errors import InputError
+from kpp_pyro.files.reading import reading, require_unpackable
 
 URL = "https://github.com/yburda/iwae/raw/master/datasets/OMNIGLOT/chardata.mat"
 FILE_NAME = "chardata.mat"

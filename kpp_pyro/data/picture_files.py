@@ -14,8 +14,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from kpp_pyro.data.notes import note_flat, note_skipped
-from kpp_pyro.data.reading import reading
 from kpp_pyro.errors import InputError
+from kpp_pyro.files.reading import reading
 
 _COMMON = ("JPEG", "PNG", "TIFF", "GIF", "WEBP", "BMP", "PPM")  # tried first
 _UNDECODABLE = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}  # or decoded by another program

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from kpp_pyro.errors import InputError, reason
 from kpp_pyro.files.atomic import atomic_write
-from kpp_pyro.schema import Schema, check, reading, shown
+from kpp_pyro.files.reading import reading
+from kpp_pyro.schema import Schema, check, shown
 
 FORMAT = "kpp_pyro.checkpoint"
 VERSION = 2
@@ -62,14 +63,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def _load(path: Path) -> Any:
     """The content of a checkpoint; reading it executes no code."""
-    with reading(path, "a checkpoint"), path.open("rb"):
-        pass
-    try:
-        with zipfile.ZipFile(path) as archive:
-            bad_member = archive.testzip()  # torch does not check the checksums of its files
-        state = None if bad_member else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # invalid bytes raise IndexError, struct.error and more, which share no base class
-        raise InputError(f"{path}: expected a checkpoint of kpp_pyro, found a truncated or foreign file") from error
+    with reading(path, "a checkpoint") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                bad_member = archive.testzip()  # torch does not check the checksums of its files
+            file.seek(0)
+            state = None if bad_member else torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # invalid bytes raise IndexError, struct.error and more, which share no base class
+            raise InputError(f"{path}: expected a checkpoint of kpp_pyro, found a truncated or foreign file") from error
     if bad_member:
         raise InputError(f"{path}: expected a checkpoint of kpp_pyro, found wrong checksums: the file is corrupt")
     return state

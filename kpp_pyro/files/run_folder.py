@@ -17,8 +17,9 @@ import torch
 
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.atomic import atomic_write, writing
+from kpp_pyro.files.reading import reading
 from kpp_pyro.files.run_schemas import ConfigFile, Denoising, Evaluation, Generation, MetricsRecord, Version
-from kpp_pyro.schema import FileContent, parse_json, read_json, reading
+from kpp_pyro.schema import FileContent, Schema, parse_json
 
 VERSION = 2
 """Version of config.json; runs of another version cannot be loaded."""
@@ -127,7 +128,7 @@ class RunFolder:
 
     def _read_config(self) -> ConfigFile:
         read_config(self.config)
-        return read_json(self.config, ConfigFile, _CONFIG)
+        return _read_json(self.config, ConfigFile, _CONFIG)
 
     def read_evaluation(self) -> dict[str, Any]:
         """Read the report of evaluate.py: "settings", "scores" and more, see `Evaluation`.
@@ -174,8 +175,10 @@ class RunFolder:
         Raises:
             InputError: any other line that was not written by `log`.
         """
-        with reading(self.metrics):
-            lines = self.metrics.read_bytes().splitlines(keepends=True) if self.metrics.exists() else []
+        if not self.metrics.exists():
+            return []
+        with reading(self.metrics, "the metrics of a run") as file:
+            lines = file.readlines()
         expected = f"{self.metrics}: expected quantities by step and split in line"
         records = []
         for number, line in enumerate(lines, 1):
@@ -199,16 +202,23 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         InputError: no such file, another file, or the config.json of another version.
     """
-    found = read_json(path, Version, _CONFIG)
+    found = _read_json(path, Version, _CONFIG)
     if found.version != VERSION:
         advice = "update kpp-pyro" if found.version > VERSION else "train it again"
         raise InputError(f"{path}: expected a run of version {VERSION}, found one of version {found.version}; {advice}")
     return found.config
 
 
+def _read_json(path: Path, schema: type[Schema], what: str) -> Schema:
+    """Read a JSON file; `what` is the file in words, for error messages."""
+    with reading(path, what) as file:
+        text = file.read()
+    return parse_json(text, schema, f"{path}: expected {what}")
+
+
 def _read_report(path: Path, script: str, schema: type[FileContent]) -> dict[str, Any]:
     """Read a script's JSON report."""
-    return read_json(path, schema, f"a report of {script}").model_dump()
+    return _read_json(path, schema, f"a report of {script}").model_dump()
 
 
 def environment() -> dict[str, Any]:

@@ -76,9 +76,11 @@ class Bound(FileContent):
 class Score(FileContent):
     """The score of images given one kind of memory."""
 
+    __pydantic_extra__: dict[str, Number]
     log_likelihood_nats_per_image: float
     log_likelihood_standard_error: Number
     elbo_nats_per_image: float
+    pareto_k_above_limit_share: Share
     trustworthy: bool
     bounds: list[Bound]
 

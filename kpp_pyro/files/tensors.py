@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.atomic import atomic_write
+from kpp_pyro.files.reading import reading
 
 _VERSION = "1"
 
@@ -58,9 +59,8 @@ class TensorFile:
         Raises:
             InputError: the file is missing, corrupt, of another format or version, or lacks one of `names`.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise InputError(f"{path}: expected {self.description}, found no such file")
+        with reading(path, self.description):
+            pass
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}

@@ -24,7 +24,6 @@ from experiments.shared.ablation.results import (
     COST,
     GAIN,
     SECONDS,
-    UNTRUSTED,
     Measured,
     read_measured,
     standard_error_over_seeds,
@@ -34,9 +33,10 @@ from experiments.shared.ablation.running import Task, run_tasks, threads_of_each
 from experiments.shared.ablation.table import as_csv, describe_ablation
 from experiments.svi_train import new_config, parse
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.run_folder import VERSION, environment, write_json
+from kpp_pyro.files.run_folder import VERSION, write_json
 from kpp_pyro.plots import plot_ablation
 from tests.experiments.running import ROOT, refused, run
+from tests.kpp_pyro.files.reports import REPORTS
 
 CONFIGS_FOLDER = ROOT / "experiments" / "configs"
 CONFIGS = sorted(CONFIGS_FOLDER.glob("*.yaml"))
@@ -106,7 +106,7 @@ def test_flags_of_the_command_line_go_before_the_file(grid):
         ("bsae: {}", "did you mean base"),
         ("base: {widht: 3}", "did you mean width"),
         ("base: {seed: 3}", "seed"),
-        ("base: {width: [1]}", "one value for width"),
+        ("base: {width: [1]}", "found a list in place of a text for base.width"),
         ("base: {augment: 3}", "true or false"),
         ("vary: {write: []}", "write"),
         ("vary: {write: [allocate, allocate]}", "allocate twice"),
@@ -121,6 +121,17 @@ def test_flags_of_the_command_line_go_before_the_file(grid):
         ("seeds: [1, 1]", "different"),
         ("score: {particles: 0}", "particles"),
         ("score: {partikles: 1}", "did you mean particles"),
+        ("score: {limit: 1.5}", "found 1.5 in place of a whole number for score.limit"),
+        ("title: {a: 1}", "title"),
+        ("seeds: 1000000000", "seeds"),
+        ("seeds: [0, -1]", "seeds"),
+        ("seeds: 2020-01-01", "seeds"),
+        ("base: {width: 2020-13-45}", "YAML"),
+        ("base: {width: .nan}", "width"),
+        ("a: &a [1]\nbase: {width: *a}", "found a reference to another one (*) in line 2"),
+        ("vary: {" + ", ".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40)) + "}", "reference"),
+        ("[" * 5000, "nested"),
+        ("base: {width: 1}" + " " * 10**6, "1,000,000 bytes"),
     ],
 )
 def test_a_grid_that_is_none_gets_one_sentence(content, named, tmp_path):
@@ -141,6 +152,7 @@ def test_a_grid_that_is_none_gets_one_sentence(content, named, tmp_path):
         (["--vary", "zzz=1"], "expected names among model, likelihood"),
         ([CONFIGS_FOLDER / "memories.yaml", "--vary", "write=allocate,feed_forward"], "model and write"),
         (["--vary", "write="], "list of values"),
+        (["--vary", "steps=" + ",".join(map(str, range(1, 200))), "--seeds", "60"], "10000 cells, found 11940"),
         (["--vary", "write=allocate,"], "one value"),
         (["--vary", "write=allocate", "--set", "write=feed_forward"], "--set write"),
         (["--vary", "steps=1,2", "--steps", "3"], "steps"),
@@ -225,12 +237,14 @@ def cell(tmp_path: Path) -> Cell:
 def leave(cell: Cell, steps: int = 5, done: bool = False, images: int | None = None, **settings: Any) -> None:
     """Leave what a run of this cell leaves; `images` are those scored, if it is."""
     config = read_flags(cell.flags).replace(steps=steps, device="cuda:7", data_dir="/elsewhere")
-    write_after_making(cell.folder / "config.json", {"version": VERSION, "config": config.to_json()})
+    content = {"version": VERSION, "config": config.to_json(), "sizes": {"image_shape": [1, 8, 8]}}
+    write_after_making(cell.folder / "config.json", content)
     records = [{"step": 5, "split": "validation", "training_seconds": 1.5}, *([{"step": 5, "split": "test"}] * done)]
     (cell.folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     if images is not None:
-        found = {"split": "test", "images": images, "particles": 20, "control_particles": 0, **settings}
-        write_json(cell.folder / "evaluation.json", {"settings": found, "scores": {}})
+        report = REPORTS["evaluate"]
+        found = {**report["settings"], "images": images, "particles": 20, "control_particles": 0, **settings}
+        write_json(cell.folder / "evaluation.json", {**report, "settings": found})
 
 
 def write_after_making(path: Path, content: Any) -> None:
@@ -368,17 +382,6 @@ def is_running(pid: int) -> bool:
 
 def test_the_memory_gain_is_that_of_the_test_set(cell):
     leave(cell, done=True, images=500)
-    values = {"log_likelihood_nats_per_image": -3.0, "elbo_nats_per_image": -4.0, UNTRUSTED: 0.0, "trustworthy": True}
-    settings = {"dataset": "digits", "split": "test", "binarization": "static", "images": 500, "particles": 20}
-    content = {
-        "scores": {"own": values},
-        "settings": {**settings, "episode_length": 32, "precision": "float32"},
-        "limit_nats_per_image": -3.5,
-        "environment": environment(),
-    }
-    write_json(cell.folder / "evaluation.json", content)
-    config = {"version": VERSION, "config": {"training": {"steps": 5}}}
-    write_json(cell.folder / "config.json", config)
     record = {"step": 5, "split": "validation", SECONDS: 1.5, GAIN: 7.0}
     records = [record, {"step": 5, "split": "test"}]
     for gain in ({}, {GAIN: 2.0}):

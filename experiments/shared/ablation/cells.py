@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import sys
@@ -11,13 +12,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.shared.ablation.grid import Flags, Grid
+from experiments.shared.ablation.grid import MOST_CELLS, Flags, Grid
 from inference.runs.build_trainer import kl_schedules
 from inference.runs.config import Config
 from inference.runs.resolve import resolve
 from kpp_pyro.data import DATASETS, find_pictures, load_dataset
-from kpp_pyro.data.reading import whole_path
 from kpp_pyro.errors import InputError
+from kpp_pyro.files.reading import whole_path
 from kpp_pyro.files.run_folder import RunFolder
 
 State = Literal["to train", "to resume", "to score", "finished"]
@@ -79,8 +80,11 @@ def make_cells(grid: Grid, out: Path) -> list[Cell]:
     """Every cell of a grid; the seeds of a combination are consecutive.
 
     Raises:
-        InputError: two cells would have the same folder.
+        InputError: too many cells, or two that would have the same folder.
     """
+    count = math.prod(map(len, grid.axes.values())) * len(grid.seeds)
+    if count > MOST_CELLS:
+        raise InputError(f"vary: expected at most {MOST_CELLS} cells, found {count}")
     cells = []
     for labels in grid.combinations():
         for seed in grid.seeds:
@@ -161,8 +165,11 @@ def state_of(cell: Cell, config: Config) -> State:
 
 
 def _is_scored(cell: Cell, config: Config, run: RunFolder) -> bool:
-    """Whether the folder's evaluation.json has the cell's score settings."""
-    settings = run.read_evaluation().get("settings", {})
+    """Whether the folder's evaluation.json has the cell's score settings; one that cannot be read is written again."""
+    try:
+        settings = run.read_evaluation()["settings"]
+    except InputError:
+        return False
     required = {"split": "test", **{name: value for name, value in cell.score.items() if name != "limit"}}
     if any(settings.get(name) != value for name, value in required.items()):
         return False

@@ -23,6 +23,8 @@ Flags = dict[str, str]  # by the name of a field; values as on a command line
 Axis = dict[str, Flags]  # the flags that each value sets, by the value's label
 
 _FIELDS = Config().flat()
+MOST_CELLS = 10_000
+"""Largest number of cells of a grid; each is a run."""
 
 Label = Annotated[str, BeforeValidator(str)]  # a YAML key may be a number
 Value = str | int | float | bool | None
@@ -39,10 +41,10 @@ class Score(FileContent):
 class GridFile(FileContent):
     """The content of a grid's YAML file, see `Grid`."""
 
-    title: Label | None = None
+    title: Value = None
     base: dict[Label, Value] = {}  # noqa: RUF012, pydantic copies it
     vary: dict[Label, list[Value] | dict[Label, dict[Label, Value]]] = {}  # noqa: RUF012
-    seeds: Count | Annotated[list[Seed], Field(min_length=1)] = 1
+    seeds: Annotated[Count, Field(le=MOST_CELLS)] | Annotated[list[Seed], Field(min_length=1)] = 1
     score: Score = Score()
 
 
@@ -119,7 +121,7 @@ def read_grid(path: Path) -> Grid:
         _require_known(content["score"], Score.model_fields, f"{path}: score")
     grid = check(content, GridFile, f"{path}: expected a grid")
     return Grid(
-        path.stem if grid.title is None else grid.title,
+        path.stem if grid.title is None else str(grid.title),
         _flags(grid.base, f"{path}: base"),
         _disjoint({name: _axis(name, values, f"{path}: vary") for name, values in grid.vary.items()}, f"{path}: vary"),
         _seeds(grid.seeds, f"{path}: seeds"),

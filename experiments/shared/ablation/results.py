@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.shared.ablation.cells import Cell
-from kpp_pyro.errors import InputError, reason
+from inference.runs.load import read_run
 from kpp_pyro.files.run_folder import RunFolder
 
 COST = "negative_log_likelihood_nats_per_image"
@@ -43,32 +43,26 @@ def read_measured(cell: Cell) -> Measured:
     Raises:
         InputError: a damaged file, or one of another version.
     """
-    run = RunFolder.open(cell.folder)
-    evaluation, config = run.read_evaluation(), run.read_config()
-    try:
-        own, settings = evaluation["scores"]["own"], evaluation["settings"]
-        known = {
-            COST: _negative(own["log_likelihood_nats_per_image"]),
-            COST_WITH_MEMORY: _negative(evaluation.get("log_likelihood_with_memory_kl_nats_per_image")),
-            NEGATIVE_ELBO: _negative(own["elbo_nats_per_image"]),
-            **{name: value for name, value in own.items() if name.startswith("kl_")},
-            GAIN: _last(run, GAIN, "test"),
-            UNTRUSTED: own[UNTRUSTED],
-            SECONDS: _last(run, SECONDS, "validation"),
-            **{name: settings.get(name) for name in ("parameters", "memory_scalars")},
-        }
-        return Measured(
-            {name: value for name, value in known.items() if value is not None},
-            bool(own["trustworthy"]),
-            -evaluation["limit_nats_per_image"],
-            {
-                **{name: settings[name] for name in _STATED},
-                "steps": config["training"]["steps"],
-                **_machine(evaluation["environment"]),
-            },
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{run.evaluation}: expected scores of this version, found {reason(error)}") from error
+    run, config = read_run(cell.folder)
+    evaluation = run.read_evaluation()
+    own, settings = evaluation["scores"]["own"], evaluation["settings"]
+    known = {
+        COST: -own["log_likelihood_nats_per_image"],
+        COST_WITH_MEMORY: _negative(evaluation["log_likelihood_with_memory_kl_nats_per_image"]),
+        NEGATIVE_ELBO: -own["elbo_nats_per_image"],
+        **{name: value for name, value in own.items() if name.startswith("kl_")},
+        GAIN: _last(run, GAIN, "test"),
+        UNTRUSTED: own[UNTRUSTED],
+        SECONDS: _last(run, SECONDS, "validation"),
+        **{name: settings[name] for name in ("parameters", "memory_scalars")},
+    }
+    stated = {**{name: settings[name] for name in _STATED}, "steps": config.training.steps}
+    return Measured(
+        {name: value for name, value in known.items() if value is not None},
+        own["trustworthy"],
+        -evaluation["limit_nats_per_image"],
+        {**stated, **_machine(evaluation["environment"])},
+    )
 
 
 _STATED = ("dataset", "split", "binarization", "images", "particles", "episode_length", "precision")

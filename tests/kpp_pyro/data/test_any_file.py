@@ -36,7 +36,7 @@ FORMATS = {
     "LA": ("PNG", "TIFF"),
     "P": ("PNG", "GIF", "BMP"),
     "RGB": ("PNG", "JPEG", "WEBP", "BMP", "TGA", "PPM"),
-    "RGBA": ("PNG", "WEBP", "TIFF", "ICO"),
+    "RGBA": ("PNG", "WEBP", "TIFF"),
     "I;16": ("PNG", "TIFF", "JPEG2000"),
     "I": ("PNG", "TIFF"),
     "F": ("TIFF",),

@@ -108,7 +108,7 @@ def refuses(path, message):
 def test_a_missing_checkpoint_is_named(path):
     with refuses(path, "No such file"):
         load_checkpoint(path)
-    with refuses(path.parent, "Is a directory"):
+    with refuses(path.parent, "found a folder"):
         load_checkpoint(path.parent)
 
 

@@ -226,7 +226,7 @@ def test_a_report_that_was_not_written_is_missed_with_the_script_that_writes_it(
     with pytest.raises(InputError, match=f"^{path}: expected a report of {script}.py, found none .No such file"):
         read()
     path.mkdir()
-    with pytest.raises(InputError, match=f"^{path}: expected a report of {script}.py, found none .Is a directory"):
+    with pytest.raises(InputError, match=f"^{path}: expected a report of {script}.py, found a folder$"):
         read()
 
 

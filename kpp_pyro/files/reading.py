@@ -1,4 +1,4 @@
-"""Opening the files of data sets: whatever stands at a path, it is read or named in one sentence."""
+"""Opening files: whatever stands at a path, it is read or named in one sentence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from kpp_pyro.errors import InputError
+from kpp_pyro.errors import InputError, reason
 
 MOST_UNPACKED_BYTES = 2**31
 """A compressed file that announces more than this is refused: data sets are held in memory."""
@@ -36,7 +36,7 @@ def reading(path: Path | str, expected: str) -> Iterator[BinaryIO]:
         with open(path, "rb") as file:
             yield file
     except OSError as error:
-        raise InputError(f"{path}: expected {expected}, found none ({error.strerror or error})") from error
+        raise InputError(f"{path}: expected {expected}, found none ({reason(error)})") from error
 
 
 def require_unpackable(path: Path | str, announced_bytes: int, packed_bytes: int) -> None:

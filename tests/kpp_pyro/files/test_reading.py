@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from kpp_pyro.data.reading import whole_path
 from kpp_pyro.errors import InputError
+from kpp_pyro.files.reading import whole_path
 
 
 def test_a_path_becomes_absolute_without_links_and_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
