@@ -38,7 +38,7 @@ def build(config: PairConfig, image_shape: ImageShape, device: torch.device | st
     if not isinstance(config, PairConfig):
         raise InputError(f"config: expected a Config or a PairConfig, found {config!r:.100}")
     require_image_shape(image_shape)
-    device = _device(device)
+    device = available_device(device)
     with torch.random.fork_rng(devices=[]), _float32_by_default():
         torch.manual_seed(config.seed)
         parts = Parts.of(config, image_shape, dtype_of(config.precision, device))
@@ -58,12 +58,17 @@ def _float32_by_default() -> Iterator[None]:
         torch.set_default_dtype(outside)
 
 
-def _device(device: torch.device | str) -> torch.device:
+def available_device(device: torch.device | str, name: str = "device") -> torch.device:
+    """The device of this name, which argument or flag `name` gives.
+
+    Raises:
+        InputError: this machine lacks it, or torch does not know it.
+    """
     try:
         torch.empty(0, device=device)
         return torch.device(device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(f"device: expected one of this machine, found {device!r} ({reason(error)})") from error
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
+        raise InputError(f"{name}: expected one of this machine, found {device!r} ({reason(error)})") from error
 
 
 def dtype_of(precision: str, device: torch.device) -> torch.dtype:
