@@ -104,10 +104,14 @@ def load_pair(pair: Pair, checkpoint: Path) -> int:
     """Load a pair's parameters from a checkpoint, and set evaluation mode; returns the checkpoint's step.
 
     Raises:
-        InputError: a missing or damaged file, or parameters of other shapes.
+        InputError: a missing or damaged file, or parameters of other shapes, or not finite.
     """
     state = load_checkpoint(checkpoint)
     with fitting(checkpoint):
         pair.load_state_dict(state["pair"])
         pair.eval()
-        return int(state["step"])
+        step = int(state["step"])
+    wrong = [name for name, value in pair.state_dict().items() if not value.isfinite().all()]
+    if wrong:
+        raise InputError(f"{checkpoint}: expected finite parameters, found NaN or infinity in {wrong[0]}")
+    return step

@@ -94,6 +94,17 @@ def test_a_folder_that_is_no_whole_run_is_refused(copied, tmp_path):
         load(copied, "cpu")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_parameters_that_are_not_finite_are_refused(copied, value):
+    checkpoint = load_checkpoint(copied / "best.pt")
+    name = next(iter(checkpoint["pair"]))
+    checkpoint["pair"][name].view(-1)[0] = value
+    save_checkpoint(copied / "best.pt", checkpoint)
+    sentence = f"{copied / 'best.pt'}: expected finite parameters, found NaN or infinity in {name}"
+    with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
+        load(copied, "cpu")
+
+
 @pytest.mark.parametrize("device", ["nothing", "mps", "xpu", "vulkan", "meta", "cpu:3", "cuda:-1", "cuda:99", ""])
 def test_a_device_that_is_none_of_this_machine_gets_a_sentence(folder, device):
     with pytest.raises(InputError, match=r"^--device.*: expected .* found "):
