@@ -45,11 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = parse(Arguments, argv)
     _require_port(arguments.port)
-    _require_gradio()
-    from experiments.shared.explore_page import build_page
-
     run = load(arguments.path(), arguments.device, arguments.data_dir)
     episodes = [batch[0] for batch, _ in islice(run.episodes.test.batches(1), _MOST_EPISODES)]
+    _require_gradio()  # after a download of the data set, which may need a proxy
+    from experiments.shared.explore_page import build_page
+
     page = build_page(Explorer(run.memory, episodes), run.folder.path.resolve().name)
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the page, as Ctrl-C does
     try:
@@ -73,14 +73,17 @@ def _require_port(port: int | None) -> None:
 
 
 def _require_gradio() -> None:
-    """Import Gradio without telemetry, and without a proxy to this computer. No other script needs it.
+    """Import Gradio without telemetry and proxies: it serves this computer alone. No other script needs it.
+
+    Importing Gradio already fails if a proxy is of a kind for which a package is missing.
 
     Raises:
         InputError: Gradio is not installed.
     """
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", GRADIO_RUN_HISTORY="False", HF_HUB_DISABLE_TELEMETRY="1")
-    for name in ("no_proxy", "NO_PROXY"):
-        os.environ[name] = ",".join(filter(None, [os.environ.get(name), _ADDRESS]))
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        del os.environ[name]
+    os.environ["no_proxy"] = _ADDRESS  # or the system's proxies come in, where a system has its own
     try:
         import gradio  # noqa: F401
     except ModuleNotFoundError as error:

@@ -236,6 +236,7 @@ class TrainedMemory:
         require_value("n", n, InterpolatedImages)
         _require_tensor("cue_a", cue_a)
         _require_tensor("cue_b", cue_b)
+        cue_a, cue_b = cue_a.to(self.device), cue_b.to(self.device)
         if cue_a.shape != cue_b.shape or cue_a.ndim < 3:
             shapes = f"{tuple(cue_a.shape)} and {tuple(cue_b.shape)}"
             raise InputError(f"cue_a, cue_b: expected images of the same shape, found {shapes}")
@@ -300,11 +301,17 @@ class TrainedMemory:
         """ln p(x | z) in nats, (..., N), of images (..., N, C, H, W) given the latents of `decoded`.
 
         Raises:
-            InputError: images of another shape than the decoded ones.
+            InputError: images of another shape than the decoded ones, or pixels that p(x | z) cannot have.
         """
+        _require_tensor("images", images)
+        if not isinstance(decoded, Decoded):
+            raise InputError(f"decoded: expected images that were read or decoded, found {type(decoded).__name__}")
         if images.shape != decoded.images.shape:
             raise InputError(f"images: expected {tuple(decoded.images.shape)}, found {tuple(images.shape)}")
-        return self.model.image_likelihood(decoded.latents).log_prob(images.to(self.device, self.dtype))
+        likelihood, values = self.model.image_likelihood(decoded.latents), images.to(self.device, self.dtype)
+        if not likelihood.support.check(values).all():
+            raise InputError(f"images: expected pixels that p(x | z) can have, found {_described(images)}")
+        return likelihood.log_prob(values)
 
     def _key_posterior(self, value: Tensor, cues: Tensor) -> Distribution:
         return self.guide.recall_posterior(self.guide.encode(cues), value)
@@ -328,13 +335,14 @@ class TrainedMemory:
         """Memories (B, 1, *memory_shape), checked to be of this model."""
         if not isinstance(memory, Memory):
             raise InputError(f"{name}: expected a Memory, from write or load, found {type(memory).__name__}")
+        _require_tensor(name, memory.value)
         shape, event = tuple(memory.value.shape), self.model.memory_shape
         if shape[-len(event) :] != event or len(shape) > len(event) + 1 or not memory.value.numel():
             raise InputError(f"{name}: expected memories of shape {event} of this model, found {shape}")
         if memory.author != self.fingerprint:
             raise InputError(
                 f"{name}: expected one written by this model ({self.fingerprint[:12]}), "
-                f"found one of another ({memory.author[:12] or 'unknown'})"
+                f"found one of another ({str(memory.author)[:12] or 'unknown'})"
             )
         if not memory.value.is_floating_point() or not memory.value.isfinite().all():
             raise InputError(f"{name}: expected finite floats, found {_described(memory.value)}")
@@ -384,6 +392,9 @@ class TrainedMemory:
 def _require_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise InputError(f"{name}: expected a torch tensor, found {type(value).__name__}")
+    if value.is_complex() or value.is_meta or value.layout != torch.strided:
+        found = f"{value.dtype}, {value.layout}, on {value.device}".replace("torch.", "")
+        raise InputError(f"{name}: expected a dense tensor of real numbers, found {found}")
 
 
 def next_cue(cues: Tensor, missing: Tensor, images: Tensor) -> Tensor:

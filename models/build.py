@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from kpp_pyro.errors import InputError, reason
@@ -19,7 +22,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def build(config: PairConfig, image_shape: ImageShape, device: torch.device | str = "cpu") -> Pair:
     """Build a model and its guide, with initial parameters drawn from the configuration's seed.
 
-    The random state outside is left unchanged.
+    The parameters are float32. The random state outside is left unchanged.
 
     Args:
         config: model, memory and networks; a run's `Config` is a `PairConfig`.
@@ -35,8 +38,8 @@ def build(config: PairConfig, image_shape: ImageShape, device: torch.device | st
     if not isinstance(config, PairConfig):
         raise InputError(f"config: expected a Config or a PairConfig, found {config!r:.100}")
     require_image_shape(image_shape)
-    device = _device(device)
-    with torch.random.fork_rng(devices=[]):
+    device = available_device(device)
+    with torch.random.fork_rng(devices=[]), _float32_by_default():
         torch.manual_seed(config.seed)
         parts = Parts.of(config, image_shape, dtype_of(config.precision, device))
         pair: Pair = MODELS[config.program.model].build(parts).to(device)
@@ -44,12 +47,28 @@ def build(config: PairConfig, image_shape: ImageShape, device: torch.device | st
         return pair
 
 
-def _device(device: torch.device | str) -> torch.device:
+@contextmanager
+def _float32_by_default() -> Iterator[None]:
+    """Torch makes float32 tensors inside this context, whatever the default dtype outside: networks do not name one."""
+    outside = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(outside)
+
+
+def available_device(device: torch.device | str, name: str = "device") -> torch.device:
+    """The device of this name, which argument or flag `name` gives.
+
+    Raises:
+        InputError: this machine lacks it, or torch does not know it.
+    """
     try:
         torch.empty(0, device=device)
         return torch.device(device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(f"device: expected one of this machine, found {device!r} ({reason(error)})") from error
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
+        raise InputError(f"{name}: expected one of this machine, found {device!r} ({reason(error)})") from error
 
 
 def dtype_of(precision: str, device: torch.device) -> torch.dtype:

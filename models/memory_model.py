@@ -65,12 +65,14 @@ class FlatPrior(dist.ImproperUniform):
 
 
 def require_episode(episode: Tensor, image_shape: tuple[int, int, int] | None) -> None:
-    """Raise InputError unless the episode has shape (B, T, C, H, W), with the image shape (C, H, W) if it is known."""
+    """Raise InputError unless the episode is floats (B, T, C, H, W), with the image shape (C, H, W) if it is known."""
     if not isinstance(episode, Tensor):
         raise InputError(f"episode: expected a torch tensor, found {type(episode).__name__}")
     if episode.ndim != 5:
         shape = tuple(episode.shape)
         raise InputError(f"episode: expected shape (B, T, C, H, W), found {shape}; images[None] is one episode")
+    if not episode.is_floating_point():
+        raise InputError(f"episode: expected floats, such as images / 255, found {episode.dtype}")
     if image_shape is not None and episode.shape[-3:] != image_shape:
         raise InputError(f"episode: expected images {image_shape}, found {tuple(episode.shape[-3:])}")
 

@@ -70,7 +70,7 @@ class Explorer:
     def key(self, percent: Percent) -> Tensor:
         """The key (1, R, 3) of the sliders; all R reads are of the same place."""
         x, y, scale = percent
-        uniform = torch.empty(3)
+        uniform = torch.empty(3, dtype=torch.float32)
         uniform[X], uniform[Y], uniform[SCALE] = x / 100, y / 100, scale / 100
         return torch.special.ndtri(uniform.clamp(_ENDS, 1 - _ENDS)).expand(1, self.addressing.layout.reads, 3)
 

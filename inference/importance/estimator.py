@@ -241,7 +241,11 @@ class WeightStream:
         if self._largest is None or self._tail_size < _LEAST_TAIL:
             return torch.full_like(self.log_sum, torch.nan)
         tails = self._largest.reshape(len(self._largest), -1).movedim(0, 1).cpu()  # (data, tail + 1), descending
-        return torch.tensor([_tail_shape(tail) for tail in tails]).to(self.log_sum).view_as(self.log_sum)
+        return (
+            torch.tensor([_tail_shape(tail) for tail in tails], dtype=torch.float64)
+            .to(self.log_sum)
+            .view_as(self.log_sum)
+        )
 
 
 def _tail_shape(largest: Tensor) -> float:

@@ -67,7 +67,7 @@ class Run:
 
 def load(
     path: Path | str,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     data_dir: Path | str | None = None,
     processes: Processes = SINGLE_PROCESS,
     **changes: object,
@@ -86,7 +86,7 @@ def load(
     """
     folder, config = read_run(path)
     moved = {} if data_dir is None else {"data_dir": data_dir}
-    config = resolve(config.replace(**{"device": device, **moved, **changes}), processes)
+    config = resolve(config.replace(**{"device": str(device), **moved, **changes}), processes)
     pair = build(config, folder.read_image_shape(), torch.device(config.device))
     return Run(folder, config, pair, load_pair(pair, folder.best))
 

@@ -80,7 +80,7 @@ def _rounded(tensor: Tensor) -> Tensor:
     return tensor.to(_MATRICES) if tensor.dim() > 1 else tensor.clone()  # a safetensors file cannot hold shared tensors
 
 
-def load_pretrained(name: str, device: str = "auto", data_dir: Path | str | None = None) -> Run:
+def load_pretrained(name: str, device: str | torch.device = "auto", data_dir: Path | str | None = None) -> Run:
     """Load a pretrained run, after unpacking it to runs/pretrained/NAME.
 
     Args:

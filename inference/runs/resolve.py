@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from inference.objectives import OBJECTIVES
 from inference.processes import SINGLE_PROCESS, Processes, processes_here
 from inference.runs.config import Config
-from kpp_pyro.errors import InputError, reason
+from kpp_pyro.errors import InputError
 from kpp_pyro.files.reading import whole_path
-from models.build import dtype_of
+from models.build import available_device, dtype_of
 
 
 def resolve(config: Config, processes: Processes = SINGLE_PROCESS) -> Config:
@@ -37,18 +39,13 @@ def resolve_device(name: str) -> torch.device:
     """The device of a `--device` flag: cpu or cuda, and for auto a GPU if there is one.
 
     Raises:
-        InputError: a device that torch does not know or this machine lacks.
+        InputError: another kind of device, or one that this machine lacks.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.partition(":")[0] not in ("cpu", "cuda"):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise InputError(f"--device {name}: expected auto, cpu, cuda or cuda:NUMBER, found another device")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name}: expected a device of this machine, found none ({reason(error)})") from error
-    return device
+    return available_device(name, "--device")
 
 
 def device_of_run(name: str) -> str:

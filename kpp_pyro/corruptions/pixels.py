@@ -47,7 +47,7 @@ def mask(images: Tensor, strength: float, generator: torch.Generator | None) -> 
 def _uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Uniform numbers in [0, 1), drawn on the generator's device, with the type and device of `like`."""
     device = like.device if generator is None else generator.device
-    return torch.rand(shape, generator=generator, device=device).to(like)
+    return torch.rand(shape, generator=generator, dtype=torch.float32, device=device).to(like)
 
 
 def _clipped(images: Tensor) -> Corrupted:

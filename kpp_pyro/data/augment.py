@@ -26,7 +26,7 @@ def augment(
     Returns:
         Images of the same shape, type and device.
     """
-    uniform = torch.rand(len(pixels), 3, generator=generator, device=generator.device)
+    uniform = torch.rand(len(pixels), 3, generator=generator, dtype=torch.float32, device=generator.device)
     uniform = uniform.to(pixels.device, pixels.dtype) * 2 - 1  # (N, 3) in [-1, 1)
     return warp(pixels, uniform[:, :2] * max_shift_pixels, uniform[:, 2] * math.radians(max_rotation_degrees))
 

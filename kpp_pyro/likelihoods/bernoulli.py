@@ -76,7 +76,7 @@ def binarize(pixels: Tensor, how: Literal["dynamic", "threshold"], generator: to
         return (pixels > 0.5).float()
     if how == "dynamic":
         device = pixels.device if generator is None else generator.device
-        level = torch.rand(pixels.shape, generator=generator, device=device)
+        level = torch.rand(pixels.shape, generator=generator, dtype=torch.float32, device=device)
         return (level.to(pixels.device) < pixels).float()
     raise InputError(f"how: expected 'dynamic' or 'threshold', found {how!r}")
 

@@ -210,7 +210,8 @@ class Addressing:
         """
         if rows < 1 or columns < 1:
             raise InputError(f"key grid: expected at least one row and one column, found {rows}x{columns}")
-        x, y = (torch.special.ndtri((torch.arange(size) + 0.5) / size) for size in (columns, rows))
+        centres = ((torch.arange(size, dtype=torch.float32) + 0.5) / size for size in (columns, rows))
+        x, y = map(torch.special.ndtri, centres)
         down, across = torch.meshgrid(y, x, indexing="ij")
         keys = torch.stack([torch.full_like(across, scale), across, down], -1)  # in the order of SCALE, X, Y
         return keys.flatten(0, 1).unsqueeze(-2).expand(-1, self.layout.reads, -1)

@@ -12,12 +12,14 @@ import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import pytest
 import torch
 
+import experiments.explore
 from experiments.shared.explore_session import Explorer, Session
 from inference.trained_memory import TrainedMemory
 from kpp_pyro.errors import InputError
@@ -150,6 +152,7 @@ def server(folder: Path, browser: Any) -> Iterator[subprocess.Popen[str]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_SERVER_NAME": "0.0.0.0"}
+    environment |= {"ALL_PROXY": "socks5://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}  # proxies that are none
     with subprocess.Popen(
         command("explore.py", folder, "--port", port),
         stdout=subprocess.PIPE,
@@ -273,6 +276,14 @@ def test_ctrl_c_ends_it_with_a_page_still_open(browser, server, address):  # the
     page.close()
     assert server.returncode == 0
     assert (output, errors) == ("", "")
+
+
+def test_gradio_is_imported_without_proxies_even_of_a_kind_for_which_a_package_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", ModuleType("gradio"))
+    monkeypatch.setattr(os, "environ", {"ALL_PROXY": "socks5://host:1", "https_proxy": "ftp://host", "PATH": "/bin"})
+    experiments.explore._require_gradio()
+    assert {name for name in os.environ if name.lower().endswith("_proxy")} == {"no_proxy"}
+    assert os.environ["no_proxy"] == "127.0.0.1" and os.environ["PATH"] == "/bin"
 
 
 def test_without_gradio_a_sentence_says_what_to_install(folder, monkeypatch):

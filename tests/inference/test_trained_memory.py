@@ -537,6 +537,38 @@ def test_intensities_outside_the_unit_interval_are_refused(value):
             use(images)
 
 
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda x: x.to(torch.complex64), "complex64, strided, on cpu"),
+        (lambda x: x.to("meta"), "float64, strided, on meta"),
+        (lambda x: x.to_sparse(), "float64, sparse_coo, on cpu"),
+    ],
+    ids=["complex", "meta", "sparse"],
+)
+def test_tensors_without_real_numbers_are_refused(change, found):
+    memories, images = opened(), some_cues()
+    memory = memories.write(images)
+    wrong = {
+        "images": lambda: memories.write(change(images)),
+        "cues": lambda: memories.recall(memory, change(images)),
+        "cue_b": lambda: memories.interpolate(memory, images[:, 0], change(images[:, 1]), 3),
+        "memory": lambda: memories.recall(Memory(change(memory.value), memory.author), images),
+    }
+    for name, use in wrong.items():
+        with pytest.raises(InputError, match=f"^{name}: expected a dense tensor of real numbers, found {found}$"):
+            use()
+
+
+@pytest.mark.parametrize("value", [0.5, 255.0, math.nan])
+def test_the_likelihood_of_pixels_that_cannot_be_is_refused(value):
+    memories, images = opened(), random_episodes(B, T)
+    read = memories.recall(memories.write(images), images)[-1]
+    images[0, 0, 0, 0, 0] = value
+    with pytest.raises(InputError, match=r"^images: expected pixels that p\(x \| z\) can have, found float64 \(3, "):
+        memories.log_likelihood(images, read)
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool], ids=str)
 def test_images_that_are_no_intensities_are_refused(dtype):
     memories, images = opened(), random_episodes(B, T)

@@ -84,14 +84,33 @@ def test_the_folder_of_the_data_set_need_not_be_there(copied, folder, monkeypatc
 def test_a_folder_that_is_no_whole_run_is_refused(copied, tmp_path):
     with pytest.raises(InputError, match=f"^{tmp_path / 'nowhere'}: expected a run folder"):
         load(tmp_path / "nowhere", "cpu")
-    with pytest.raises(InputError, match=r"^--device nothing: expected auto, cpu, cuda or cuda:NUMBER"):
-        load(copied, "nothing")
     (copied / "best.pt").rename(copied / "moved.pt")
     with pytest.raises(InputError, match=f"^{re.escape(str(copied / 'best.pt'))}: expected "):
         load(copied, "cpu")
     change_config(copied, lambda content: content["sizes"].pop("image_shape"))
     with pytest.raises(InputError, match=f"^{re.escape(str(copied / 'config.json'))}: .* found no sizes.image_shape$"):
         load(copied, "cpu")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_parameters_that_are_not_finite_are_refused(copied, value):
+    checkpoint = load_checkpoint(copied / "best.pt")
+    name = next(iter(checkpoint["pair"]))
+    checkpoint["pair"][name].view(-1)[0] = value
+    save_checkpoint(copied / "best.pt", checkpoint)
+    sentence = f"{copied / 'best.pt'}: expected finite parameters, found NaN or infinity in {name}"
+    with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
+        load(copied, "cpu")
+
+
+@pytest.mark.parametrize("device", ["nothing", "mps", "xpu", "vulkan", "meta", "cpu:3", "cuda:-1", "cuda:99", ""])
+def test_a_device_that_is_none_of_this_machine_gets_a_sentence(folder, device):
+    with pytest.raises(InputError, match=r"^--device.*: expected .* found "):
+        load(folder, device)
+
+
+def test_a_device_may_be_torchs(folder):
+    assert load(folder, torch.device("cpu")).pair.device == torch.device("cpu")
 
 
 def test_a_checkpoint_of_a_model_of_another_size_is_refused(copied):
