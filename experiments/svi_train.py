@@ -12,6 +12,7 @@ torchrun --nproc-per-node 8 experiments/svi_train.py ...               # the sam
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -32,7 +33,6 @@ from kpp_pyro.config_part import flag
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import RunFolder
 
-_RESUME = "python experiments/svi_train.py --resume"
 _DESCRIPTION = """Train a memory model on episodes of images, by SVI in Pyro: Kanerva++, or another --model.
 
 Flags replace presets, and presets replace defaults. --dry-run prints the resulting configuration."""
@@ -82,12 +82,12 @@ def main(argv: Sequence[str] | None = None, processes: Processes = SINGLE_PROCES
     with Interruption(processes) as interruption:
         stopped_by = run.train(interruption)
     if stopped_by:
-        print(f"Interrupted after step {run.trainer.step}; saved. Continue with: {_RESUME} {folder.path}")
+        print(f"Interrupted after step {run.trainer.step}; saved. Continue with: {resuming(folder)}")
         return exit_status(stopped_by)
     try:
         run.finish()
     except KeyboardInterrupt:
-        print(f"Interrupted; training is complete, score it with: {_RESUME} {folder.path}")
+        print(f"Interrupted; training is complete, score it with: {resuming(folder)}")
         return exit_status(signal.SIGINT)
     return 0
 
@@ -106,6 +106,11 @@ def new_run(given: dict[str, Any], processes: Processes = SINGLE_PROCESS) -> tup
     if processes.is_first:
         folder.require_new()
     return folder, config
+
+
+def resuming(folder: RunFolder) -> str:
+    """The command that resumes a run, for a shell."""
+    return shlex.join(["python", "experiments/svi_train.py", "--resume", str(folder.path)])
 
 
 def resumed_run(path: Path, given: dict[str, Any]) -> tuple[RunFolder, Config]:
