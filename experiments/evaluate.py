@@ -38,7 +38,7 @@ from inference.runs.score import quantize, score
 from inference.tracing import own_randomness
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.files.run_folder import environment, write_json
-from kpp_pyro.schema import Natural
+from kpp_pyro.schema import Count, Natural
 from kpp_pyro.writes.quantization import LARGEST_BITS, SMALLEST_BITS
 
 _POSTERIOR_DRAWS = 4000
@@ -63,9 +63,9 @@ class Arguments(HeldOutArguments):
     """SVI steps per image with --gaps."""
     control_particles: ControlParticles = 200
     """K, draws per image of each control, after a search for its keys. 0: no controls."""
-    classes_per_episode: int | None = None
+    classes_per_episode: Count | None = None
     """Number of classes that the images of an episode are drawn from. None: as in training."""
-    content_steps: int | None = None
+    content_steps: Natural | None = None
     """Gradient steps that improve each image's content before it is written. None: as in the run's configuration."""
     content_bits: Annotated[int, Field(ge=SMALLEST_BITS, le=LARGEST_BITS)] | None = None
     """Round every written scalar to this many bits, 2 to 16. None: 32-bit floats."""

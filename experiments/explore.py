@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,6 +119,4 @@ def _launch(page: gradio.Blocks, port: int | None, show: bool) -> str:
 
 if __name__ == "__main__":
     exit_status = run_script(main)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
     os._exit(exit_status)  # Python aborts if a thread of the page still runs at its end

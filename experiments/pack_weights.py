@@ -16,6 +16,7 @@ import tyro
 from experiments.shared.command_line import parse
 from experiments.shared.script import run_script
 from inference.runs.pretrained import pack
+from kpp_pyro.schema import Natural
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Arguments:
     """Run folder to pack."""
     out: Path
     """Folder to write config.json and weights.safetensors to."""
-    content_steps: int | None = None
+    content_steps: Natural | None = None
     """Gradient steps that improve each image's content before it is written. None: as in the run's configuration."""
 
 

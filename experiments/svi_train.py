@@ -12,6 +12,7 @@ torchrun --nproc-per-node 8 experiments/svi_train.py ...               # the sam
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -33,7 +34,6 @@ from kpp_pyro.config_part import flag
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import RunFolder
 
-_RESUME = "python experiments/svi_train.py --resume"
 _DESCRIPTION = """Train a memory model on episodes of images, by SVI in Pyro: Kanerva++, or another --model.
 
 Flags replace presets, and presets replace defaults. --dry-run prints the resulting configuration."""
@@ -93,12 +93,12 @@ def train(folder: RunFolder, config: Config, resume: bool, processes: Processes)
     with Interruption(processes) as interruption:
         stopped_by = run.train(interruption)
     if stopped_by:
-        print(f"Interrupted after step {run.trainer.step}; saved. Continue with: {_RESUME} {folder.path}")
+        print(f"Interrupted after step {run.trainer.step}; saved. Continue with: {resuming(folder)}")
         return exit_status(stopped_by)
     try:
         run.finish()
     except KeyboardInterrupt:
-        print(f"Interrupted; training is complete, score it with: {_RESUME} {folder.path}")
+        print(f"Interrupted; training is complete, score it with: {resuming(folder)}")
         return exit_status(signal.SIGINT)
     return 0
 
@@ -113,6 +113,11 @@ def new_config(given: dict[str, Any]) -> Config:
     fields = {name: value for name, value in given.items() if name != "config"}
     file = given.get("config")
     return Config.preset(**fields) if file is None else Config.read(file, **fields)
+
+
+def resuming(folder: RunFolder) -> str:
+    """The command that resumes a run, for a shell."""
+    return shlex.join(["python", "experiments/svi_train.py", "--resume", str(folder.path)])
 
 
 def resumed_config(path: Path, out: Path | None, given: dict[str, Any]) -> Config:

@@ -8,18 +8,23 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from inspect import signature
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from inference.errors import DivergenceError, ReportedError
-from kpp_pyro.errors import InputError
+from kpp_pyro.config_part import require_value
+from kpp_pyro.errors import InputError, reason
+from kpp_pyro.schema import Natural
 
 _COLLECTIVE_TIMEOUT = timedelta(minutes=10)  # of a collective operation that a process does not join
+_MEETING_TIMEOUT = timedelta(seconds=30)  # within which all processes begin
 _REPORT_TIMEOUT = timedelta(seconds=10)  # within which the first process reports an error
 _REPORTED = "kpp_pyro/reported"  # the store's key that says so
+_Number = Annotated[int, Field(ge=1, le=1_000_000)]  # of processes
 _DDP_ARGUMENTS = signature(DistributedDataParallel).parameters
 _SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _DDP_ARGUMENTS else "broadcast_buffers"  # old torch
 _DDP_OPTIONS: dict[str, Any] = {_SYNC_BUFFERS: False}  # buffers are constants
@@ -127,25 +132,46 @@ SINGLE_PROCESS = Processes()
 
 def launched_processes() -> int:
     """Number of processes of this job; 1 without `torchrun`."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+    return _variable("WORLD_SIZE", _Number) if "RANK" in os.environ else 1
 
 
 def processes_here() -> int:
     """Number of this job's processes on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return _variable("LOCAL_WORLD_SIZE", _Number)
+
+
+def _variable(name: str, kind: Any, default: str = "1") -> int:
+    """A number that `torchrun` puts into the environment.
+
+    Raises:
+        InputError: a value that is not of the type `kind`.
+    """
+    value: int = require_value(f"{name} in the environment", os.environ.get(name, default), kind, strict=False)
+    return value
 
 
 @contextmanager
 def joined_processes() -> Iterator[Processes]:
-    """Join the process group of the job; yields `SINGLE_PROCESS` without `torchrun`. Each process uses its own GPU."""
-    if launched_processes() == 1:
+    """Join the process group of the job; yields `SINGLE_PROCESS` without `torchrun`. Each process uses its own GPU.
+
+    Raises:
+        InputError: variables of `torchrun` that are malformed, incomplete, or not those of processes that there are.
+    """
+    count = launched_processes()
+    if count == 1:
         yield SINGLE_PROCESS
         return
-    local_rank = int(os.environ["LOCAL_RANK"])
+    _variable("RANK", Annotated[int, Field(ge=0, lt=count)])
+    local_rank = _variable("LOCAL_RANK", Natural, "")
     if local_rank < torch.cuda.device_count():
         torch.cuda.set_device(local_rank)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    store, rank, count = next(distributed.rendezvous("env://"))
+    try:
+        store, rank, count = next(distributed.rendezvous("env://", timeout=_MEETING_TIMEOUT))
+    except (ValueError, RuntimeError) as error:  # torch's
+        found = f"variables in the environment with which they do not meet ({reason(error)})"
+        raise InputError(f"torchrun: expected {count} processes that meet, found {found}") from error
+    store.set_timeout(_COLLECTIVE_TIMEOUT)
     distributed.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_COLLECTIVE_TIMEOUT)
     yield Processes(rank, count, store)
     distributed.destroy_process_group()  # not after an error: others may wait in a collective operation

@@ -87,13 +87,24 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {similar[0]}?)" if similar else ""
 
 
-def require_value(name: str, value: Any, kind: Any) -> None:
-    """Raise InputError, which starts with `name`, unless `value` itself is of a type such as `Count`."""
+def require_value(name: str, value: Any, kind: Any, strict: bool = True) -> Any:
+    """The value as an instance of a type such as `Count`.
+
+    Args:
+        name: of the value, in messages.
+        value: to check.
+        kind: the type.
+        strict: whether a text that could be converted is refused.
+
+    Raises:
+        InputError: a value of another type or range.
+    """
     number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
     try:
-        TypeAdapter(kind).validate_python(number, strict=True)
+        return TypeAdapter(kind).validate_python(number, strict=strict)
     except ValidationError as error:
-        raise InputError(f"{name}: {_sentence(error.errors()[0])}") from None
+        found = f"{number!r:.100}" if strict else shown(number)
+        raise InputError(f"{name}: expected {expectation(error.errors()[0])}, found {found}") from None
 
 
 def flag(name: str) -> str:

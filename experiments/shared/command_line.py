@@ -5,7 +5,10 @@ Tyro writes `--help`; pydantic checks the values.
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
@@ -23,6 +26,7 @@ Arguments = TypeVar("Arguments")
 Types = Mapping[str, Any]
 """The type of each flag, by name: pydantic's, such as `Annotated[int, Field(ge=1)]`, with tyro's marks."""
 
+_NARROWEST = 60  # columns of a help; with a few, tyro would not end
 _FLAG = re.compile(r"-(?!$|\d|\.|inf|nan)", re.IGNORECASE)  # neither - alone nor a negative number
 
 
@@ -37,19 +41,19 @@ def parse(kind: type[Arguments], argv: Sequence[str] | None = None) -> Arguments
         InputError: an unknown or missing flag, or a value that a flag cannot hold.
     """
     types = get_type_hints(kind, include_extras=True)
-    given = parse_given(types, lambda: tyro.cli(kind, args=["--help"]), argv)
+    given = parse_given(types, lambda: print_help(kind), argv)
     for field in fields(kind):  # type: ignore[arg-type]
         if field.name not in given and field.default is MISSING and field.default_factory is MISSING:
             raise InputError(f"{_shown(field.name, types)}: expected a value, found none")
     return kind(**given)
 
 
-def parse_given(types: Types, print_help: Callable[[], object], argv: Sequence[str] | None = None) -> dict[str, Any]:
+def parse_given(types: Types, show_help: Callable[[], object], argv: Sequence[str] | None = None) -> dict[str, Any]:
     """The values of the given flags, by name.
 
     Args:
         types: of all flags.
-        print_help: called for `--help`; ends the program.
+        show_help: called for `--help`; ends the program.
         argv: the arguments; None: those of the program.
 
     Raises:
@@ -57,7 +61,7 @@ def parse_given(types: Types, print_help: Callable[[], object], argv: Sequence[s
     """
     tokens = sys.argv[1:] if argv is None else argv
     if "-h" in tokens or "--help" in tokens:
-        print_help()
+        show_help()
     texts = _texts_by_name(types, tokens)
     values = {name: _value(types[name], found) for name, found in texts.items()}
     given = create_model("Given", **{name: (types[name], ...) for name in values})  # type: ignore[call-overload]
@@ -65,6 +69,13 @@ def parse_given(types: Types, print_help: Callable[[], object], argv: Sequence[s
         return dict(given(**values))
     except ValidationError as error:
         raise as_input_error(error, given) from None
+
+
+def print_help(kind: Any, **options: Any) -> None:
+    """Print what tyro, with its options, says of a dataclass, and end the program."""
+    if shutil.get_terminal_size().columns < _NARROWEST:
+        os.environ["COLUMNS"] = str(_NARROWEST)
+    tyro.cli(kind, prog=shlex.quote(sys.argv[0]), args=["--help"], **options)
 
 
 def script_name() -> str:

@@ -7,12 +7,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
+from experiments.shared.command_line import script_name
+from experiments.shared.streams import lasting_streams
 from inference.errors import DivergenceError, ReportedError
-from inference.processes import Processes, joined_processes
+from inference.processes import SINGLE_PROCESS, Processes, joined_processes
 from inference.runs.interruption import exit_status
 from kpp_pyro.data.decoding import describe_lost_worker, is_lost_worker
 from kpp_pyro.errors import InputError, reason
@@ -32,8 +34,9 @@ def single_process(main: Callable[[], int]) -> Callable[[Processes], int]:
     def run(processes: Processes) -> int:
         if processes.count == 1:
             return main()
-        name = Path(sys.argv[0]).name
-        error = InputError(f"{name}: expected one process, found {processes.count}; torchrun works with {_SHARED} only")
+        error = InputError(
+            f"{script_name()}: expected one process, found {processes.count}; torchrun works with {_SHARED} only"
+        )
         raise error if processes.is_first else ReportedError(error)
 
     return run
@@ -42,9 +45,21 @@ def single_process(main: Callable[[], int]) -> Callable[[Processes], int]:
 def run_shared_script(main: Callable[[Processes], int]) -> int:
     """Run a script's main in each process that `torchrun` has started; returns its exit status.
 
-    An InputError or DivergenceError is printed as one sentence. Only the first process prints, except for an error that
-    occurs in another process only.
+    Errors of the input and of the machine are printed as one sentence. Only the first process prints, except for an
+    error that occurs in another process only. If standard output cannot take everything, main goes on, and the exit
+    status is 1.
     """
+    with lasting_streams() as output:
+        status = run_main(lambda _: _run_joined(main), SINGLE_PROCESS)
+        sys.stdout.flush()
+    if status or output is None or output.failure is None:
+        return status
+    if not isinstance(output.failure, BrokenPipeError):  # that of `... | head` is no error of the user
+        _say(f"error: standard output: {output.failure.strerror}")
+    return 1
+
+
+def _run_joined(main: Callable[[Processes], int]) -> int:
     with contextlib.suppress(_FailedError), joined_processes() as processes:
         status = run_main(main, processes)
         sys.stdout.flush()
@@ -65,39 +80,56 @@ class _FailedError(Exception):
 
 
 def run_main(main: Callable[[Processes], int], processes: Processes) -> int:
-    """Run a main; an InputError or DivergenceError becomes one printed sentence and an exit status."""
+    """Run a main; an error that `_described` knows becomes one printed sentence and an exit status."""
     prefix = "" if processes.is_first else f"process {processes.rank}: "
     try:
         with contextlib.nullcontext() if processes.is_first else _silence():
             return main(processes)
     except ReportedError as error:
-        return _status_of(error.error)
-    except (InputError, DivergenceError) as error:
-        kept = "; checkpoint.pt is the last good one" if isinstance(error, DivergenceError) else ""
-        print(f"error: {prefix}{error}{kept}", file=sys.stderr)
-        return _status_of(error)
-    except RuntimeError as error:
-        if is_lost_worker(error):
-            sentence = describe_lost_worker(error)
-        elif isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
-            sentence = f"memory of the machine: expected enough for these sizes, found too little ({reason(error)})"
-        else:
-            raise
-        print(f"error: {prefix}{sentence}", file=sys.stderr)
-        return 2
-    except SystemExit as end:  # of the parser, which has printed the error
+        ending = _ending(error.error)
+        return ending.status if ending else 1
+    except SystemExit as end:  # of --help
         return int(end.code or 0)
-    except BrokenPipeError:  # the reader of the output has closed it, as in `... --help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except KeyboardInterrupt:
         if processes.is_first:
-            print("interrupted", file=sys.stderr)
+            _say("interrupted")
         return exit_status(signal.SIGINT)
+    except Exception as error:
+        ending = _ending(error)
+        if ending is None:
+            raise
+        _say(f"error: {prefix}{ending.sentence}")
+        return ending.status
 
 
-def _status_of(error: Exception) -> int:
-    return 2 if isinstance(error, InputError) else 1
+class _Ending(NamedTuple):
+    """The sentence and the exit status of an error: 2 for bad input, 1 for what happens to good input."""
+
+    sentence: str
+    status: int
+
+
+def _ending(error: Exception) -> _Ending | None:
+    """How a script ends with an error of the input or of the machine; None for any other error."""
+    if isinstance(error, InputError):
+        return _Ending(str(error), 2)
+    if isinstance(error, RecursionError):
+        return _Ending(f"{script_name()}: expected input of fewer nested levels, found too many", 2)
+    if isinstance(error, RuntimeError) and is_lost_worker(error):
+        return _Ending(describe_lost_worker(error), 2)
+    if isinstance(error, DivergenceError):
+        return _Ending(f"{error}; checkpoint.pt is the last good one", 1)
+    if isinstance(error, OSError):
+        return _Ending(f"{error.filename or script_name()}: {error.strerror or error}", 1)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+        found = f"found too little ({reason(error) or type(error).__name__})"
+        return _Ending(f"memory of the machine: expected enough for these sizes, {found}", 1)
+    return None
+
+
+def _say(sentence: str) -> None:
+    """Print a sentence to stderr, on one line."""
+    print(" ".join(sentence.splitlines()), file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypedDict
 import tyro
 from pydantic.fields import FieldInfo
 
-from experiments.shared.command_line import parse_given
+from experiments.shared.command_line import parse_given, print_help
 from inference import Config
 from inference.runs.presets import PRESETS, read_yaml
 from kpp_pyro.config_part import flag, names_of
@@ -37,11 +37,11 @@ def parse_flags(description: str, script_flags: Flags, argv: Sequence[str] | Non
     parts = _parts()
     types = {name: _type(field) for _, part in parts.values() for name, field in part.items()} | script_flags
 
-    def print_help() -> None:
-        command = _command(parts, script_flags)
-        tyro.cli(Annotated[command, tyro.conf.OmitArgPrefixes], args=["--help"], description=description)  # type: ignore
+    def show_help() -> None:
+        command = Annotated[_command(parts, script_flags), tyro.conf.OmitArgPrefixes]  # type: ignore[valid-type]
+        print_help(command, description=description)
 
-    return parse_given(types, print_help, argv)
+    return parse_given(types, show_help, argv)
 
 
 def _type(field: FieldInfo) -> Any:

@@ -55,8 +55,8 @@ class RunFolder:
     def require_new(self) -> None:
         """Raise InputError if the folder contains a run, or files of a run's names."""
         if self.config.exists():
-            quoted = shlex.quote(str(self.path))
-            raise InputError(f"--out {self.path}: expected a new folder, found a run; go on with --resume {quoted}")
+            resume = shlex.join(["--resume", str(self.path)])
+            raise InputError(f"--out {self.path}: expected a new folder, found a run; go on with {resume}")
         reports = (self.evaluation, self.posterior, self.denoising, self.generation)
         for path in (self.metrics, self.checkpoint, self.best, self.tensorboard, *reports, *self.figures.glob("*")):
             if path.exists():

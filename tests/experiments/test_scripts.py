@@ -379,12 +379,6 @@ def test_the_python_after_the_first_ten_lines_of_the_readme_runs(finished, monke
     assert names["draws"]["latent"].shape == (8, 1, 32, 100)
 
 
-def test_a_mistyped_flag_is_answered_with_the_nearest():
-    process = run("svi_train.py", "--lerning-rate", "0.1")
-    assert process.returncode == 2
-    assert "--learning-rate" in process.stdout + process.stderr
-
-
 @pytest.fixture
 def help_text(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")  # a single column of flags

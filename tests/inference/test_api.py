@@ -166,6 +166,7 @@ def test_controls_are_scored_beside_them(run):
     ("given", "sentence"),
     [
         ({"particles": 0}, "particles: expected at least 1, found 0"),
+        ({"particles": 10**9}, "particles: expected at most 1000000, found 1000000000"),
         ({"limit": 0}, "limit: expected at least 1, found 0"),
         ({"control_particles": -1}, "control_particles: expected at least 0, found -1"),
         ({"refine_steps": -1}, "refine_steps: expected at least 0, found -1"),

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pytest
 from pydantic import Field, model_validator
 
-from kpp_pyro.config_part import ConfigPart, did_you_mean, name_in, names_of, require_name
+from kpp_pyro.config_part import ConfigPart, did_you_mean, name_in, names_of, require_name, require_value
 from kpp_pyro.errors import InputError
 from kpp_pyro.schema import Count, Natural, NotNegative, Positive
 
@@ -150,3 +151,24 @@ def test_names_are_looked_up_and_the_nearest_is_asked_for():
     ):
         require_name("rad", COLOURS)
     assert did_you_mean("rad", COLOURS) == " (did you mean red?)" and did_you_mean("zzz", COLOURS) == ""
+
+
+@pytest.mark.parametrize("value", [1, 7, np.int64(7), 2**63 - 1])
+def test_a_whole_number_in_range_is_one(value):
+    assert require_value("n", value, Count) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (0, "at least 1, found 0"),
+        (2**63, f"less than {2**63}, found {2**63}"),
+        (1.0, "a whole number, found 1.0"),
+        (True, "a whole number, found True"),
+        (None, "a whole number, found None"),
+        ("1", "a whole number, found '1'"),
+    ],
+)
+def test_what_is_no_whole_number_in_range_is_refused_by_name(value, found):
+    with pytest.raises(InputError, match=f"^n: expected {found}$"):
+        require_value("n", value, Count)
