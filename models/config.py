@@ -45,9 +45,9 @@ class ProgramConfig(ConfigPart):
     content_steps: Annotated[Natural, Field(le=10**4)] = 0
     """Content steps: gradient steps, through the decoder, on each image's content before it is written; with
     --signs-per-scalar, the number of signs tried. Training takes none: a trained run can be scored with any number."""
-    memory_rows: Annotated[Count, Field(le=10**5)] = 32
+    memory_rows: Annotated[Count, Field(le=10**4)] = 32
     """N, rows of a matrix memory."""
-    key_size: Annotated[Count, Field(le=10**5)] = 32
+    key_size: Annotated[Count, Field(le=10**4)] = 32
     """S, numbers in a key of --model kanerva_machine; a learned projection maps them to row weights."""
     write_passes: Annotated[Count, Field(le=1000)] = 1
     """Passes over an episode in the write of --model dynamic_kanerva_machine."""

@@ -17,7 +17,7 @@ from inference.errors import DivergenceError, ReportedError
 from inference.processes import SINGLE_PROCESS, Processes, joined_processes
 from inference.runs.interruption import exit_status
 from kpp_pyro.data.decoding import describe_lost_worker, is_lost_worker
-from kpp_pyro.errors import InputError, reason
+from kpp_pyro.errors import InputError, OutputError, reason
 from kpp_pyro.files.run_folder import RunFolder
 
 _SHARED = "svi_train.py and evaluate.py"
@@ -112,7 +112,7 @@ class _Ending(NamedTuple):
 def _ending(error: Exception) -> _Ending | None:
     """How a script ends with an error of the input or of the machine; None for any other error."""
     if isinstance(error, InputError):
-        return _Ending(str(error), 2)
+        return _Ending(str(error), 1 if isinstance(error, OutputError) else 2)
     if isinstance(error, RecursionError):
         return _Ending(f"{script_name()}: expected input of fewer nested levels, found too many", 2)
     if isinstance(error, RuntimeError) and is_lost_worker(error):

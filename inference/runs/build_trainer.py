@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from inference.objectives import OBJECTIVES, make_objective
 from inference.processes import SINGLE_PROCESS, Processes
+from inference.runs.capacity import require_step_capacity
 from inference.runs.config import Config
 from inference.runs.config_parts import TrainingConfig
 from inference.runs.cuda_graph import CapturedStepper
@@ -31,7 +32,8 @@ def build_trainer(
         processes: those that train together.
 
     Raises:
-        InputError: `--capture on` where a step cannot be captured, or episodes that do not divide among the processes.
+        InputError: `--capture on` where a step cannot be captured, episodes that do not divide among the processes, or
+            a step that does not fit into memory.
     """
     training = config.training
     if training.episodes_per_step % processes.count:
@@ -39,6 +41,7 @@ def build_trainer(
             f"--episodes-per-step: expected a multiple of the {processes.count} processes that share them, "
             f"found {training.episodes_per_step}"
         )
+    require_step_capacity(config, pair, processes.count)
     schedules = kl_schedules(training)
     if training.kl_memory_weight != 1:
         schedules["memory"] = KLSchedule.constant(training.kl_memory_weight)
