@@ -314,6 +314,8 @@ def test_objects_of_a_run_are_shown_on_one_line(run):
 def test_a_program_names_an_episode_of_another_shape(run):
     images = run.episodes.test.first()
     for program in (run.pair.model, run.pair.guide):
+        with pytest.raises(InputError, match=r"^episode: expected floats, such as images / 255, found torch.uint8$"):
+            program(torch.zeros(1, 4, 1, 16, 16, dtype=torch.uint8))
         with pytest.raises(InputError, match=r"^episode: expected shape \(B, T, C, H, W\), found \(4, 1, 16, 16\);"):
             program(images)
     with pytest.raises(InputError, match=r"^episode: expected images \(1, 16, 16\), found \(1, 8, 16\)$"):
