@@ -38,7 +38,7 @@ def parse(kind: type[Arguments], argv: Sequence[str] | None = None) -> Arguments
         argv: the arguments; None: those of the program.
 
     Raises:
-        InputError: an unknown or missing flag, or a value that a flag cannot hold.
+        InputError: an unknown, repeated or missing flag, or a value that a flag cannot hold.
     """
     types = get_type_hints(kind, include_extras=True)
     given = parse_given(types, lambda: print_help(kind), argv)
@@ -92,8 +92,9 @@ def _texts_by_name(types: Types, tokens: Sequence[str]) -> dict[str, list[str]]:
             free += texts
             continue
         name, own, rest = _split(types, token, texts)
-        earlier = found.get(name, []) if _has(types[name], tyro.conf.UseAppendAction) else []
-        found[name] = [*earlier, *own]
+        if name in found and not _has(types[name], tyro.conf.UseAppendAction):
+            raise InputError(f"{flag(name)}: expected the flag once, found it twice")
+        found[name] = [*found.get(name, []), *own]
         free += rest
     return {**found, **_positional(types, free)}
 

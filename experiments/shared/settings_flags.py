@@ -32,7 +32,7 @@ def parse_flags(description: str, script_flags: Flags, argv: Sequence[str] | Non
         The given flags, by name.
 
     Raises:
-        InputError: an unknown flag, or a value that a flag cannot hold.
+        InputError: an unknown or repeated flag, or a value that a flag cannot hold.
     """
     parts = _parts()
     types = {name: _type(field) for _, part in parts.values() for name, field in part.items()} | script_flags

@@ -35,7 +35,7 @@ from kpp_pyro.distributions.block_key import BlockKey
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import RunFolder
 from models.build import build
-from tests.experiments.running import TINY, without_figures
+from tests.experiments.running import TINY, changed, without_figures
 from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_config, small_pair
 
 QUICK = [*TINY, "--device", "cpu", "--precision", "float32"]
@@ -155,7 +155,7 @@ def diverging(folder: Path, processes: Processes) -> tuple[int, str, str]:
         rendered += 1
         return render(sampler, drawn) * (float("nan") if processes.rank == 1 and rendered > 2 else 1)
 
-    arguments = [*QUICK, "--steps", "60", "--evaluate-every", "60", "--out", str(folder)]
+    arguments = [*changed(QUICK, "--steps", "60", "--evaluate-every", "60"), "--out", str(folder)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(EpisodeSampler, "render", poisoned)
         return said(lambda processes: svi_train.main(arguments, processes), processes)
@@ -163,7 +163,7 @@ def diverging(folder: Path, processes: Processes) -> tuple[int, str, str]:
 
 def unshared(folder: Path, processes: Processes) -> tuple[int, str, str]:
     """Train with three episodes per step, which two processes cannot share."""
-    arguments = [*QUICK, "--episodes-per-step", "3", "--out", str(folder)]
+    arguments = [*changed(QUICK, "--episodes-per-step", "3"), "--out", str(folder)]
     return said(lambda processes: svi_train.main(arguments, processes), processes)
 
 
@@ -203,7 +203,7 @@ def dying(folder: Path, processes: Processes) -> None:
 
     with pytest.MonkeyPatch.context() as patch, without_figures():
         patch.setattr(Trainer, "train_step", deadly)
-        svi_train.main([*QUICK, "--steps", "1000", "--out", str(folder)], processes)
+        svi_train.main([*changed(QUICK, "--steps", "1000"), "--out", str(folder)], processes)
 
 
 if __name__ == "__main__":

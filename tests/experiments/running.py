@@ -6,9 +6,10 @@ import contextlib
 import importlib
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,12 @@ class Finished:
     returncode: int
     stdout: str
     stderr: str
+
+
+def changed(flags: Sequence[Any], *others: Any) -> list[Any]:
+    """The flags, each followed by its value, with others in place of those that they repeat."""
+    kept = [pair for pair in zip(flags[::2], flags[1::2], strict=True) if pair[0] not in others]
+    return [*(text for pair in kept for text in pair), *others]
 
 
 def command(script: str, *arguments: object) -> list[str]:

@@ -78,6 +78,8 @@ def test_a_positional_argument_may_take_several_values():
         (["--steps", "0"], "--steps: expected at least 1, found 0"),
         (["--steps", "100"], "--steps: expected at most 99, found 100"),
         (["--steps"], "--steps: expected a value, found none"),
+        (["--steps", "1", "--steps=1"], "--steps: expected the flag once, found it twice"),
+        (["--dry-run", "--no-dry-run"], "--dry-run: expected the flag once, found it twice"),
         (["--steps", "--dry-run"], "--steps: expected a value, found none"),
         (["--steps", ""], "--steps: expected a value, found ''"),
         (["--steps="], "--steps: expected a value, found ''"),

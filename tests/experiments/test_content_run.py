@@ -6,9 +6,9 @@ import torch
 
 from kpp_pyro.files.checkpoint import load_checkpoint
 from kpp_pyro.files.run_folder import RunFolder
-from tests.experiments.running import TINY, trained
+from tests.experiments.running import TINY, changed, trained
 
-FLAGS = [*TINY, "--precision", "float32", "--steps", 4, "--evaluate-every", 2, "--episode-length", 16]
+FLAGS = changed(TINY, "--precision", "float32", "--steps", 4, "--evaluate-every", 2, "--episode-length", 16)
 
 
 def records(folder, split):

@@ -19,7 +19,7 @@ from inference.importance.estimator import defensive_proposal, importance_score
 from inference.posterior.arviz_data import load as load_posterior
 from inference.tracing import own_randomness
 from tests.experiments.joined import quick_search
-from tests.experiments.running import TINY, refused, run, trained
+from tests.experiments.running import TINY, changed, refused, run, trained
 
 # fmt: off
 LEARNED = [
@@ -28,7 +28,7 @@ LEARNED = [
 ]
 QUICK = ["--limit", "20", "--particles", "50", "--control-particles", "20", "--posterior-images", "2"]
 # fmt: on
-OWN_ONLY = [*QUICK, "--control-particles", "0"]
+OWN_ONLY = changed(QUICK, "--control-particles", "0")
 SCORE_FIGURES = {"pareto_k.png", "bounds.png", "controls.png"}
 
 
@@ -178,7 +178,7 @@ def test_gaps_add_up_to_the_distance_between_the_elbo_and_the_score(learned):
 def test_contents_are_refined_and_rounded_where_it_is_asked_for_and_the_table_says_so(learned):
     reconstruction = []
     for flags in (["--content-bits", 2], ["--content-bits", 2, "--content-steps", 20]):
-        process = run("evaluate.py", learned, *OWN_ONLY, "--limit", 8, "--particles", 10, *flags)
+        process = run("evaluate.py", learned, *changed(OWN_ONLY, "--limit", 8, "--particles", 10), *flags)
         assert (
             process.returncode == 0
             and "WARNING: k-hat, and so the reliability of the score, needs more --particles" in process.stdout
@@ -201,7 +201,7 @@ def test_a_score_that_a_few_draws_decide_is_called_so(learned, tmp_path):
     size = state["pair"][names[0]].numel() // 2
     state["pair"][names[0]][size:] = -30.0  # posteriors far narrower than the priors: heavy tails
     torch.save(state, folder / "best.pt")
-    process = run("evaluate.py", folder, *OWN_ONLY, "--particles", 400)
+    process = run("evaluate.py", folder, *changed(OWN_ONLY, "--particles", 400))
     own = evaluation(folder)["scores"]["own"]
     assert not own["trustworthy"] and own["pareto_k_limit"] == pytest.approx(1 - 1 / math.log10(400))
     assert "WARNING: the score is unreliable: k-hat is above 0.62 for" in process.stdout

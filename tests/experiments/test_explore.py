@@ -23,7 +23,7 @@ import experiments.explore
 from experiments.shared.explore_session import Explorer, Session
 from inference.trained_memory import TrainedMemory
 from kpp_pyro.errors import InputError
-from tests.experiments.running import TINY, command, refused, run, trained
+from tests.experiments.running import TINY, changed, command, refused, run, trained
 from tests.programs import WRITES, random_episodes, small_pair
 
 PLACES = [(0.0, 100.0, 0.0), (100.0, 0.0, 50.0), (31.4, 59.2, 99.7), (50.0, 50.0, 100.0)]
@@ -142,7 +142,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was trained, but has neither figures nor scores."""
-    return trained(tmp_path_factory.mktemp("runs") / "digits", *TINY, "--evaluate-every", "6")
+    return trained(tmp_path_factory.mktemp("runs") / "digits", *changed(TINY, "--evaluate-every", "6"))
 
 
 @pytest.fixture(scope="module")

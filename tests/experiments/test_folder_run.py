@@ -16,9 +16,9 @@ from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs import training_run
 from inference.runs.config import Config
 from kpp_pyro.files.checkpoint import load_checkpoint
-from tests.experiments.running import TINY, refused, run, without_figures
+from tests.experiments.running import TINY, changed, refused, run, without_figures
 
-FLAGS = [*TINY, "--steps", 3, "--warmup-steps", 100, "--episode-length", 4, "--image-size", 16]
+FLAGS = changed(TINY, "--steps", 3, "--warmup-steps", 100, "--episode-length", 4, "--image-size", 16)
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
     pytest.mark.usefixtures("no_workers_of_others"),
@@ -52,7 +52,7 @@ def finished(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_on_a_folder_goes_on_with_other_workers_as_if_nothing_had_been(
     pictures: Path, finished: Path, tmp_path: Path
 ) -> None:
-    flags = [*FLAGS, "--steps", 1, "--workers", 2]
+    flags = changed(FLAGS, "--steps", 1, "--workers", 2)
     with without_figures():
         stopped = run("svi_train.py", "--dataset", "folder", "--data-dir", pictures, *flags, "--out", tmp_path / "run")
         assert stopped.returncode == 0, stopped.stderr

@@ -24,7 +24,7 @@ from inference import Config, load
 from inference.runs.trainer import Trainer
 from kpp_pyro.config_part import flag
 from kpp_pyro.files.checkpoint import load_checkpoint, save_checkpoint
-from tests.experiments.running import ROOT, TINY, Finished, command, refused, run, without_figures
+from tests.experiments.running import ROOT, TINY, Finished, changed, command, refused, run, without_figures
 
 SCRIPTS = {
     "ablate.py",
@@ -189,7 +189,7 @@ def test_sigterm_does_the_same_with_a_status_of_its_own(tmp_path, monkeypatch):
         return step(trainer)
 
     monkeypatch.setattr(Trainer, "train_step", ended)
-    process = run("svi_train.py", *TINY, "--steps", 20, "--out", tmp_path / "run")
+    process = run("svi_train.py", *changed(TINY, "--steps", 20), "--out", tmp_path / "run")
     assert process.returncode == 143
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 4
     assert "Interrupted after step 4; saved" in process.stdout
@@ -286,7 +286,7 @@ def test_divergence_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path, mo
 
 def test_parameters_beyond_all_bounds_are_found_by_the_evaluation(tmp_path):
     arguments = ["--learning-rate", "1e30", "--warmup-steps", 0, "--evaluate-every", "1"]
-    process = run("svi_train.py", *TINY, *arguments, "--out", tmp_path / "run")
+    process = run("svi_train.py", *changed(TINY, *arguments), "--out", tmp_path / "run")
     assert process.returncode == 1
     assert re.search(r"error: step 1, validation: the ELBO is not finite .*reconstruction", process.stderr)
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 0
@@ -340,10 +340,10 @@ def test_a_program_that_is_refused_exits_with_status_2(tmp_path):
 )
 def test_every_kind_of_run_resumes_bit_for_bit(flags, tmp_path):
     straight, folder = tmp_path / "straight", tmp_path / "resumed"
-    arguments = [*TINY, "--warmup-steps", "100", *flags]
-    assert run("svi_train.py", *arguments, "--evaluate-every", 6, "--out", straight).returncode == 0
+    flags = ["--warmup-steps", "100", *flags]
+    assert run("svi_train.py", *changed(TINY, *flags, "--evaluate-every", 6), "--out", straight).returncode == 0
     with without_figures():
-        assert run("svi_train.py", *arguments, "--steps", 4, "--out", folder).returncode == 0
+        assert run("svi_train.py", *changed(TINY, *flags, "--steps", 4), "--out", folder).returncode == 0
         assert run("svi_train.py", "--resume", folder, "--steps", 6).returncode == 0
     assert_equal_states(load_checkpoint(straight / "checkpoint.pt"), load_checkpoint(folder / "checkpoint.pt"))
 

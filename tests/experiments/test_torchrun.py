@@ -22,7 +22,7 @@ from kpp_pyro.errors import InputError
 from kpp_pyro.files.checkpoint import load_checkpoint
 from tests.experiments import joined
 from tests.experiments.joined import QUICK, SCORED
-from tests.experiments.running import ROOT, run, without_figures
+from tests.experiments.running import ROOT, changed, run, without_figures
 from tests.programs import WRITES
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
     """With a run of three steps on one process, `one`, beside what the two processes leave."""
     folder = tmp_path_factory.mktemp("runs")
     with without_figures(), joined.drawn_images() as drawn:
-        assert run("svi_train.py", *QUICK, "--steps", 3, "--out", folder / "one").returncode == 0
+        assert run("svi_train.py", *changed(QUICK, "--steps", 3), "--out", folder / "one").returncode == 0
     torch.save(drawn, folder / "drawn.pt")
     process = launched("tests/experiments/joined.py", folder, cwd=folder)
     assert (folder / "dying" / "checkpoint.pt").exists(), process.stderr  # its last job, see below
@@ -110,7 +110,7 @@ def test_a_run_of_one_process_goes_on_with_two_and_back(folder, both, tmp_path):
     assert len(load_checkpoint(folder / "one" / "checkpoint.pt")["processes"]) == 1
     assert [step for step, split in metrics(folder / "one") if split == "validation"] == [3, 6, 9]
     with joined.drawn_images() as straight:
-        assert run("svi_train.py", *QUICK, "--steps", 9, "--out", tmp_path / "straight").returncode == 0
+        assert run("svi_train.py", *changed(QUICK, "--steps", 9), "--out", tmp_path / "straight").returncode == 0
     pairs = zip(*(process["resumed"]["drawn"] for process in both), strict=True)
     drawn = [*torch.load(folder / "drawn.pt"), *(torch.cat(pair) for pair in pairs), *back["drawn"]]
     assert len(drawn) == 9 and all(map(torch.equal, drawn, straight))  # no episode is left out, and none comes twice
@@ -170,7 +170,9 @@ def test_what_processes_cannot_share_gets_one_sentence_and_leaves_nothing(folder
 
 def test_ctrl_c_reaches_all_processes_at_once_and_leaves_a_run_to_go_on_with(tmp_path):
     folder = tmp_path / "run"
-    arguments = torchrun("experiments/svi_train.py", *QUICK, "--steps", 9000, "--evaluate-every", 9000, "--out", folder)
+    arguments = torchrun(
+        "experiments/svi_train.py", *changed(QUICK, "--steps", 9000, "--evaluate-every", 9000), "--out", folder
+    )
     with subprocess.Popen(
         arguments,
         stdout=subprocess.PIPE,

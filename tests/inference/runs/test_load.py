@@ -15,13 +15,13 @@ from inference.runs.load import load
 from inference.trained_memory import Memory
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.checkpoint import load_checkpoint, save_checkpoint
-from tests.experiments.running import TINY, trained
+from tests.experiments.running import TINY, changed, trained
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was trained, but has neither figures nor scores."""
-    return trained(tmp_path_factory.mktemp("runs") / "digits", *TINY, "--evaluate-every", "6")
+    return trained(tmp_path_factory.mktemp("runs") / "digits", *changed(TINY, "--evaluate-every", "6"))
 
 
 @pytest.fixture
