@@ -1,6 +1,6 @@
 """Command lines: one parser for all scripts, whose errors are one sentence each.
 
-Tyro writes `--help`; pydantic checks the values.
+Tyro writes `--help`, argparse splits the command line, and pydantic checks the values.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from argparse import SUPPRESS, ArgumentError, ArgumentParser
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import NoneType
@@ -27,7 +28,7 @@ Types = Mapping[str, Any]
 """The type of each flag, by name: pydantic's, such as `Annotated[int, Field(ge=1)]`, with tyro's marks."""
 
 _NARROWEST = 60  # columns of a help; with a few, tyro would not end
-_FLAG = re.compile(r"-(?!$|\d|\.|inf|nan)", re.IGNORECASE)  # neither - alone nor a negative number
+_NUMBER = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)  # how a negative number begins
 
 
 def parse(kind: type[Arguments], argv: Sequence[str] | None = None) -> Arguments:
@@ -84,83 +85,73 @@ def script_name() -> str:
 
 
 def _texts_by_name(types: Types, tokens: Sequence[str]) -> dict[str, list[str]]:
-    """The texts of each given flag and of the positional argument."""
-    found: dict[str, list[str]] = {}
-    free: list[str] = []
-    for token, texts in _groups(tokens):
-        if token is None:
-            free += texts
-            continue
-        name, own, rest = _split(types, token, texts)
-        if name in found and not _has(types[name], tyro.conf.UseAppendAction):
+    """The texts of each given flag and of the positional argument; argparse finds whose they are."""
+    end = list(tokens).index("--") if "--" in tokens else len(tokens)
+    try:
+        given, free = _splitter(types).parse_known_args(tokens[:end])
+    except ArgumentError as error:
+        name, _, value = (error.argument_name or "").split("/")[0], *error.message.partition("explicit argument ")[1:]
+        expected = f"expected no value, found {value:.100}" if value else "expected a value, found none"
+        raise InputError(f"{name}: {expected}") from None
+    _require_no_flag(types, free)
+    for name, uses in vars(given).items():
+        if len(uses) > 1 and not _has(types[name], tyro.conf.UseAppendAction):
             raise InputError(f"{flag(name)}: expected the flag once, found it twice")
-        found[name] = [*found.get(name, []), *own]
-        free += rest
-    return {**found, **_positional(types, free)}
+    found = {name: [text for texts in uses for text in texts] for name, uses in vars(given).items()}
+    found |= _positional(types, [*free, *tokens[end + 1 :]])
+    empty = next((name for name, texts in found.items() if "" in texts), None)
+    if empty is not None:
+        raise InputError(f"{_shown(empty, types)}: expected a value, found ''")
+    return found
 
 
-def _groups(tokens: Sequence[str]) -> Iterator[tuple[str | None, list[str]]]:
-    """Each flag with the texts that follow it; None with texts that follow none."""
-    token, texts = None, list[str]()
-    for number, text in enumerate(tokens):
-        if not _FLAG.match(text):
-            texts.append(text)
-            continue
-        yield token, texts
-        token, texts = text, []
-        if text == "--":
-            yield None, list(tokens[number + 1 :])
-            return
-    yield token, texts
-
-
-def _split(types: Types, token: str, texts: list[str]) -> tuple[str, list[str], list[str]]:
-    """The name of a flag, its own texts, and the rest of those that follow it.
-
-    Raises:
-        InputError: an unknown flag, no value, or a value for a flag without one.
-    """
-    typed, equals, attached = token.partition("=")
-    name, switched = _named(types, typed)
-    if switched is not None:
-        if equals:
-            raise InputError(f"{typed}: expected no value, found {attached!r:.100}")
-        return name, [switched], texts
-    texts = [attached, *texts] if equals else texts
-    own = len(texts) if _is_tuple(types[name]) and not _has(types[name], tyro.conf.UseAppendAction) else 1
-    if not texts or "" in texts[:own]:
-        raise InputError(f"{flag(name)}: expected a value, found {repr('') if texts else 'none'}")
-    return name, texts[:own], texts[own:]
-
-
-def _named(types: Types, typed: str) -> tuple[str, str | None]:
-    """The name of a flag as it was typed; and true or false, if it is a switch."""
-    named: dict[str, tuple[str, str | None]] = {}
+def _splitter(types: Types) -> ArgumentParser:
+    """A parser that collects the texts of each use of a flag; positional arguments are what it leaves."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False, argument_default=SUPPRESS)
+    parser._negative_number_matcher = _NUMBER  # argparse alone takes -1e-3 for a flag before Python 3.14
     for name, kind in types.items():
         if _plain(kind) is bool:
-            named |= {flag(name): (name, "true"), flag(f"no_{name}"): (name, "false")}
+            for spelled, text in ((name, "true"), (f"no_{name}", "false")):
+                parser.add_argument(*_spellings(spelled), dest=name, action="append_const", const=[text])
         elif not _has(kind, tyro.conf.Positional):
-            named[flag(name)] = (name, None)
-    known = typed.replace("_", "-")
-    if known not in named:
-        hint = did_you_mean(known, named)
-        raise InputError(f"{typed:.100}: expected a flag of {script_name()}, found none of that name{hint}")
-    return named[known]
+            several = _is_tuple(kind) and not _has(kind, tyro.conf.UseAppendAction)
+            parser.add_argument(*_spellings(name), dest=name, action="append", nargs="+" if several else 1)
+    return parser
+
+
+def _spellings(name: str) -> list[str]:
+    """A flag with hyphens, and with underscores if that is another spelling."""
+    return list(dict.fromkeys([flag(name), f"--{name}"]))
+
+
+def _require_no_flag(types: Types, free: Sequence[str]) -> None:
+    """Raise InputError, with the nearest name, if argparse left a flag, which is then unknown."""
+    flags = (text for text in free if text.startswith("-") and text != "-" and not _NUMBER.match(text))
+    unknown = next((text.partition("=")[0] for text in flags), None)
+    if unknown is not None:
+        known = [flag(prefix + name) for name, kind in types.items() for prefix in _prefixes(kind)]
+        hint = did_you_mean(unknown.replace("_", "-"), known)
+        raise InputError(f"{unknown:.100}: expected a flag of {script_name()}, found none of that name{hint}")
+
+
+def _prefixes(kind: Any) -> tuple[str, ...]:
+    """What may stand before the name of an argument in its flags."""
+    if _has(kind, tyro.conf.Positional):
+        return ()
+    return ("", "no_") if _plain(kind) is bool else ("",)
 
 
 def _positional(types: Types, texts: list[str]) -> dict[str, list[str]]:
     """The texts without a flag, by the name of the positional argument.
 
     Raises:
-        InputError: more than the script takes, or an empty one.
+        InputError: more than the script takes.
     """
     name = next((name for name, kind in types.items() if _has(kind, tyro.conf.Positional)), None)
     if not texts:
         return {}
     if name is None:
         raise InputError(f"{script_name()}: expected flags alone, found {texts[0]!r:.100} without a flag")
-    if "" in texts:
-        raise InputError(f"{_shown(name, types)}: expected a value, found ''")
     if len(texts) > 1 and not _is_tuple(types[name]):
         raise InputError(f"{_shown(name, types)}: expected one value, found {len(texts)}, {texts[1]!r:.100} among them")
     return {name: texts}
