@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = parse(Arguments, argv)
     run = arguments.open_run()
+    run.folder.require_readable()
     figures = plot_figures(run.folder, run.pair, run.episodes.validation)
     figures |= plot_memory_at_work(run)
     if run.folder.evaluation.exists():

@@ -13,7 +13,7 @@ from torch import Tensor
 from inference.objectives import OBJECTIVES, make_objective
 from inference.runs.config import Config
 from inference.runs.rules import has_blocks
-from inference.runs.trainer import Loss, annealed
+from inference.runs.trainer import Loss, annealed, bound_loss
 from inference.tracing import own_randomness
 from kpp_pyro.config_part import flag
 from kpp_pyro.errors import InputError
@@ -55,7 +55,7 @@ def require_step_capacity(config: Config, pair: Pair, processes: int = 1) -> Non
     objective = make_objective(training.objective, particles=particles, alpha=alpha)
     length = config.data.episode_length + training.left_out
     episode = torch.zeros(1, length, *pair.model.image_shape, device=pair.device)
-    of_one = saved_bytes(annealed(objective(pair.model, pair.guide)), episode)
+    of_one = saved_bytes(annealed(bound_loss(pair, objective, training.left_out)), episode)
     total = of_one * (training.particles // particles) * (training.episodes_per_step // processes)
     need = _Need("the activations of a step", total, ("episodes_per_step", "episode_length", "particles"))
     available = memory_bytes(pair.device)

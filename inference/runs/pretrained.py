@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from inference.runs.load import Run, load, read_run
+from inference.runs.load import Run, load, load_pair, read_run
 from inference.runs.resolve import resolve
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.atomic import writing
-from kpp_pyro.files.checkpoint import read_checkpoint, save_checkpoint
+from kpp_pyro.files.checkpoint import save_checkpoint
 from kpp_pyro.files.run_folder import RunFolder, write_json, write_text
-from kpp_pyro.files.run_schemas import BestCheckpoint
 from kpp_pyro.files.tensors import TensorFile
+from models.build import build
 
 PRETRAINED = Path(__file__).parents[2] / "experiments" / "pretrained"
 UNPACKED = Path("runs") / "pretrained"
@@ -65,12 +65,12 @@ def pack(path: Path, folder: Path, **changes: object) -> Path:
     """
     run, config = read_run(path)
     config = config.replace(**{**_ANYWHERE, **changes})
-    resolve(config)
-    state = read_checkpoint(run.best, BestCheckpoint)
-    tensors = {name: _rounded(tensor) for name, tensor in state.pair.items()}
+    pair = build(resolve(config), run.read_image_shape())
+    step = load_pair(pair, run.best)
+    tensors = {name: _rounded(tensor) for name, tensor in pair.state_dict().items()}
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    _FILE.save(folder / _PARAMETERS, tensors, step=str(state.step))
+    _FILE.save(folder / _PARAMETERS, tensors, step=str(step))
     content = json.loads(run.config.read_text())
     write_json(folder / _CONFIG, {**content, "config": config.to_json()})
     return folder / _PARAMETERS

@@ -72,6 +72,12 @@ class ScaleSites(Messenger):
             msg["scale"] = msg["scale"] * self.weights[msg["name"]]
 
 
+def bound_loss(pair: Pair, objective: ELBO, left_out: int = 0) -> nn.Module:
+    """-bound of a pair, summed over images; with the images that are left out of each episode's memory, if any."""
+    bound = objective(pair.model, pair.guide)
+    return WithLeftOut(bound, left_out) if left_out else bound
+
+
 def annealed(objective: nn.Module) -> Loss:
     """The loss of an objective, as a function of the episodes and of the KL weights."""
 
@@ -257,8 +263,7 @@ class Trainer:
             fused=True,
             capturable=stepper.capturable,
         )
-        bound = objective(pair.model, pair.guide)
-        loss = WithLeftOut(bound, plan.left_out) if plan.left_out else bound
+        loss = bound_loss(pair, objective, plan.left_out)
         step = Step(annealed(processes.share(loss)), self.optimizer, episodes.render, plan.gradient_norm)
         self._make_stepper = stepper
         self.stepper = self.new_stepper(step)

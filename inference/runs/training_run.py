@@ -99,9 +99,9 @@ class TrainingRun:
             self.folder.require_writable()
         else:
             self.folder.create()
-        self.folder.write_config(self.config.to_json(), self.pair.sizes())
         if resume:
             self.folder.forget_after(self.trainer.step)
+        self.folder.write_config(self.config.to_json(), self.pair.sizes())
 
     def train(self, interruption: Interruption) -> int:
         """Train until the last step or an interruption; both leave a checkpoint.

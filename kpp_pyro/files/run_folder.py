@@ -154,6 +154,17 @@ class RunFolder:
         """
         return _read_report(self.generation, "generate.py", Generation)
 
+    def require_readable(self) -> None:
+        """Raise InputError if a report of the run is damaged."""
+        readers = {
+            self.evaluation: self.read_evaluation,
+            self.denoising: self.read_denoising,
+            self.generation: self.read_generation,
+        }
+        for path, read in readers.items():
+            if path.exists():
+                read()
+
     def log(self, step: int, split: str, quantities: Mapping[str, float]) -> None:
         """Append one record to metrics.jsonl.
 

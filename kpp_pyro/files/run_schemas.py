@@ -140,7 +140,9 @@ class Errors(FileContent):
 
     __pydantic_extra__: dict[str, list[Number]]
     wrong_pixels_per_image: list[float]
+    wrong_pixels_per_image_standard_error: list[Number]
     nats_per_image: list[float]
+    nats_per_image_standard_error: list[Number]
 
 
 class DenoisingResult(FileContent):

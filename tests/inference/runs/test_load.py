@@ -98,7 +98,7 @@ def test_parameters_that_are_not_finite_are_refused(copied, value):
     name = next(iter(checkpoint["pair"]))
     checkpoint["pair"][name].view(-1)[0] = value
     save_checkpoint(copied / "best.pt", checkpoint)
-    sentence = f"{copied / 'best.pt'}: expected finite parameters, found NaN or infinity in {name}"
+    sentence = f"{copied / 'best.pt'}: parameters: expected finite numbers, found others in {name}"
     with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
         load(copied, "cpu")
 

@@ -29,7 +29,13 @@ SCORE = {
         {"particles": 10, "log_likelihood_nats_per_image": -4.2, "log_likelihood_standard_error": 0.1},
     ],
 }
-ERRORS = {"wrong_pixels_per_image": [1.5], "nats_per_image": [3.5], "found_share": [1.0]}
+ERRORS = {
+    "wrong_pixels_per_image": [1.5],
+    "wrong_pixels_per_image_standard_error": [0.5],
+    "nats_per_image": [3.5],
+    "nats_per_image_standard_error": [None],
+    "found_share": [1.0],
+}
 SAMPLES = {
     "coverage_share": 0.5,
     "coverage_by_samples": [0.25, 0.5],
