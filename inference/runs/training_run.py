@@ -13,12 +13,12 @@ from typing import Any
 
 import pyro
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from inference.errors import DivergenceError
 from inference.metrics.elbo import describe, mean_elbo
 from inference.processes import SINGLE_PROCESS, Processes
+from inference.runs.board import Board, quiet_threads
 from inference.runs.build_trainer import build_trainer
 from inference.runs.config import Config
 from inference.runs.data import Episodes, build_episodes
@@ -137,10 +137,13 @@ class TrainingRun:
                 self.save()
             return stopped_by
 
-    def _open_board(self) -> AbstractContextManager[SummaryWriter | None]:
+    @contextmanager
+    def _open_board(self) -> Iterator[Board | None]:
         if not self.processes.is_first:
-            return nullcontext()
-        return SummaryWriter(str(self.folder.tensorboard), purge_step=self.trainer.step + 1)
+            yield None
+            return
+        with quiet_threads(), closing(Board(self.folder.tensorboard, self.trainer.step + 1)) as board:
+            yield board
 
     def _is_stopped(self, interruption: Interruption) -> bool:
         """Whether to stop; several processes agree every few steps."""
@@ -148,12 +151,12 @@ class TrainingRun:
             return False
         return bool(interruption.agreed_signal())
 
-    def _evaluate(self, board: SummaryWriter | None, bar: Any) -> None:
+    def _evaluate(self, board: Board | None, bar: Any) -> None:
         """Validate, save the last and the best checkpoint, and plot the figures."""
         with self.pair.evaluating():
             self._validate(board, bar)
 
-    def _validate(self, board: SummaryWriter | None, bar: Any) -> None:
+    def _validate(self, board: Board | None, bar: Any) -> None:
         try:
             left_out = self.config.training.left_out
             results = held_out_elbo(self.pair, self.episodes.validation, self.processes, left_out=left_out)
@@ -169,8 +172,8 @@ class TrainingRun:
             self._write(self.folder.best, {"step": self.trainer.step, "pair": self.pair.state_dict()})
         self.save()
         if board is not None:
-            for name, figure in plot_figures(self.folder, self.pair, self.episodes.validation).items():
-                board.add_figure(name, figure, self.trainer.step)
+            figures = plot_figures(self.folder, self.pair, self.episodes.validation)
+            board.add_figures(figures, self.trainer.step)
 
     def _trained_elbo(self, results: dict[str, float]) -> float:
         """The ELBO that chooses the best checkpoint, with the weights of training.
@@ -182,12 +185,11 @@ class TrainingRun:
         share = self.config.training.left_out / (self.config.training.left_out + self.config.data.episode_length)
         return elbo + share * (results.get("left_out_elbo_nats_per_image", elbo) - elbo)
 
-    def _log(self, split: str, quantities: dict[str, float], board: SummaryWriter | None) -> None:
+    def _log(self, split: str, quantities: dict[str, float], board: Board | None) -> None:
         if board is None:
             return
         self.folder.log(self.trainer.step, split, quantities)
-        for name, value in quantities.items():
-            board.add_scalar(f"{split}/{name}", value, self.trainer.step)
+        board.add_scalars(split, quantities, self.trainer.step)
 
     def save(self) -> None:
         """Save the last checkpoint: the state that the next step depends on."""
