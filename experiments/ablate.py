@@ -41,6 +41,7 @@ from inference.runs.config import Config
 from inference.runs.interruption import exit_status
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.atomic import writing
+from kpp_pyro.files.claim import claimed
 from kpp_pyro.files.run_folder import environment, write_json, write_text
 from kpp_pyro.plots import plot_ablation
 from kpp_pyro.schema import Count
@@ -107,11 +108,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(any(planned.failure for planned in plan))
     for note in notes_on(plan):
         print(note)
-    with writing(out):
-        (out / "cells").mkdir(parents=True, exist_ok=True)
     command = shown(["ablate.py", *(sys.argv[1:] if argv is None else argv)])
-    stopped_by = run_plan(plan, arguments.jobs)
-    publish(grid, plan, out, command)
+    with claimed(out):
+        with writing(out):
+            (out / "cells").mkdir(exist_ok=True)
+        stopped_by = run_plan(plan, arguments.jobs)
+        publish(grid, plan, out, command)
     if stopped_by:
         print(f"Interrupted; finished work is kept. Continue with: {command}")
         return exit_status(stopped_by)

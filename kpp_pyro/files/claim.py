@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,7 +35,7 @@ def claimed(path: Path, flag: str = "--out", unique: bool = False) -> Iterator[P
         InputError: a folder that another process writes to, or that cannot be made or written to.
     """
     try:
-        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        missing = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
         path = _make_unique(path) if unique else path
         path.mkdir(parents=True, exist_ok=True)
         remove_abandoned(path)
@@ -47,7 +48,7 @@ def claimed(path: Path, flag: str = "--out", unique: bool = False) -> Iterator[P
     try:
         yield path
     finally:
-        if missing and [file.name for file in path.iterdir()] == [LOCK]:
+        if (missing or unique) and [file.name for file in path.iterdir()] == [LOCK]:
             _remove(path, missing)
         lock.release()
 

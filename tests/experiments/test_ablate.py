@@ -489,7 +489,13 @@ def test_a_grid_from_end_to_end(tmp_path):
     text = (out / "table.md").read_text()
     assert text.startswith("# Ablation of temporal_shift\n")
     assert "32 test images of digits (static binarization), T = 16" in text and text in process.stdout
-    assert {path.name for path in out.iterdir()} == {"table.md", "table.csv", "ablation.json", "ablation.png", "cells"}
+    assert {path.name for path in out.glob("[!.]*")} == {
+        "table.md",
+        "table.csv",
+        "ablation.json",
+        "ablation.png",
+        "cells",
+    }
     (out / "ablation.png").unlink()
     before = (out / "cells" / "temporal_shift=0,seed=0.log").read_bytes()
     again = run("ablate.py", "--vary", "temporal_shift=0", *grid[2:], "--out", out)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,11 +20,14 @@ import pytest
 import torch
 from PIL import Image
 
+import inference.runs.training_run
 import kpp_pyro
 from inference import Config, load
 from inference.runs.trainer import Trainer
+from inference.runs.training_run import claimed_folder
 from kpp_pyro.config_part import flag
 from kpp_pyro.files.checkpoint import load_checkpoint, save_checkpoint
+from kpp_pyro.files.claim import claimed
 from tests.experiments.running import ROOT, TINY, Finished, changed, command, refused, run, without_figures
 
 SCRIPTS = {
@@ -241,6 +245,24 @@ def test_an_existing_run_is_not_overwritten(finished):
     before = (folder / "checkpoint.pt").read_bytes()
     assert "--resume" in refused(run("svi_train.py", *TINY, "--out", folder))
     assert (folder / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_run_that_another_process_writes_is_left_alone(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with claimed(folder), claimed(tmp_path / "new"):
+        for name, path in {"--resume": folder, "--out": tmp_path / "new"}.items():
+            sentence = refused(run("svi_train.py", name, path))
+            assert sentence == f"error: {name} {path}: expected a folder that no other process writes to, found one"
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_runs_of_one_second_get_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(inference.runs.training_run, "default_folder", lambda _: tmp_path / "runs" / "digits")
+    with claimed_folder(Config()) as first, claimed_folder(Config()) as second:
+        assert [folder.path.name for folder in (first, second)] == ["digits", "digits-2"]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "other_model"])
