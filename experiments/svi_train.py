@@ -28,7 +28,7 @@ from inference import Config
 from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs.interruption import Interruption, exit_status
 from inference.runs.load import read_run
-from inference.runs.resolve import device_of_run, resolve
+from inference.runs.resolve import device_of_run, resolve, resolve_device
 from inference.runs.training_run import RESUMABLE, TrainingRun, claimed_folder
 from kpp_pyro.config_part import flag
 from kpp_pyro.errors import InputError
@@ -131,7 +131,11 @@ def resumed_config(path: Path, out: Path | None, given: dict[str, Any]) -> Confi
         allowed, found = (", ".join(flag(name) for name in names) for names in (RESUMABLE, fixed))
         raise InputError(f"--resume: expected no other flags than {allowed}, found {found}")
     config = read_run(path)[1]
-    return config.replace(**{"device": device_of_run(config.device), **given})
+    device = device_of_run(config.device)
+    if device != config.device and "device" not in given:
+        remark = f"note: this machine has no {config.device}; the run goes on with {resolve_device(device)}"
+        print(remark, file=sys.stderr)
+    return config.replace(**{"device": device, **given})
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from inference.runs.training_run import train
 from inference.trained_memory import Decoded, Memory, Read, TrainedMemory
 from kpp_pyro.corruptions import corrupt
 from kpp_pyro.data import read_pictures
-from kpp_pyro.errors import InputError
+from kpp_pyro.errors import InputError, OutputError
 from models.build import build
 from models.pair import Pair
 
@@ -37,6 +37,7 @@ __all__ = [
     "DivergenceError",
     "InputError",
     "Memory",
+    "OutputError",
     "Pair",
     "Read",
     "Run",

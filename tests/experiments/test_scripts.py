@@ -258,6 +258,26 @@ def test_a_run_that_another_process_writes_is_left_alone(finished, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.usefixtures("no_figures")
+def test_a_run_made_on_a_gpu_goes_on_without_one(finished, tmp_path):
+    folder, of_cuda = shutil.copytree(finished[0], tmp_path / "run"), torch.arange(16, dtype=torch.uint8)
+    content = json.loads((folder / "config.json").read_text())
+    content["config"]["device"] = "cuda:9"
+    (folder / "config.json").write_text(json.dumps(content))
+    state = load_checkpoint(folder / "checkpoint.pt")
+    state["processes"][0]["episodes"]["pixels"] = state["processes"][0]["random"]["cuda"] = of_cuda
+    save_checkpoint(folder / "checkpoint.pt", state)
+    process = run("svi_train.py", "--resume", folder, "--steps", 8)
+    assert process.returncode == 0, process.stderr
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    assert json.loads((folder / "config.json").read_text())["config"]["device"] == device
+    assert load_checkpoint(folder / "checkpoint.pt")["step"] == 8
+    assert "note: this machine has no cuda:9; the run goes on with" in process.stderr
+    assert "--device: expected one of this machine" in refused(
+        run("svi_train.py", "--resume", folder, "--device", "cuda:9")
+    )
+
+
 def test_runs_of_one_second_get_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr(inference.runs.training_run, "default_folder", lambda _: tmp_path / "runs" / "digits")
     with claimed_folder(Config()) as first, claimed_folder(Config()) as second:
