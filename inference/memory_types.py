@@ -66,7 +66,7 @@ class CueingGuide(Protocol):
         """Parameters by name."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Memory:
     """One memory or B memories, with the fingerprint of the model that wrote them; only that model can read them.
 

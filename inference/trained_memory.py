@@ -32,12 +32,18 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor
 
 from inference.memory_types import CueingGuide, Decoded, Memory, Read, ReadableModel
-from inference.ranges import CleanUpReads, InterpolatedImages, Reads, Samples
+from inference.ranges import CleanUpReads, InterpolatedImages, Reads, Samples, Seed
 from inference.tracing import site_mean, site_value
 from kpp_pyro.config_part import require_value
 from kpp_pyro.errors import InputError
 from kpp_pyro.memory.blocks import Addressing
 
+_DTYPES = {getattr(torch, name) for name in ("bool", "uint8", "int8", "int16", "int32", "int64")} | {
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+}  # dtypes that torch computes with
 Record = TypeVar("Record", Decoded, Read)
 
 
@@ -105,6 +111,7 @@ class TrainedMemory:
         Raises:
             InputError: images of another shape than the model's, or intensities outside [0, 1].
         """
+        require_value("seed", seed, Seed)
         episodes = self._images("images", images)
         value = self.guide.write_memory(episodes, seed).squeeze(1)
         return Memory(value if images.ndim == 5 else value[0], self.fingerprint)
@@ -392,7 +399,7 @@ class TrainedMemory:
 def _require_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise InputError(f"{name}: expected a torch tensor, found {type(value).__name__}")
-    if value.is_complex() or value.is_meta or value.layout != torch.strided:
+    if value.dtype not in _DTYPES or value.is_meta or value.is_nested or value.layout != torch.strided:
         found = f"{value.dtype}, {value.layout}, on {value.device}".replace("torch.", "")
         raise InputError(f"{name}: expected a dense tensor of real numbers, found {found}")
 

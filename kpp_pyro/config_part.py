@@ -81,7 +81,7 @@ def require_name(name: str, known: Iterable[str]) -> None:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The suggestion " (did you mean NAME?)" with the most similar known name; empty if none is similar."""
-    names = list(known)
+    names, name = list(known), str(name)
     begun = [other for other in names if name.strip("-") and other.startswith(name)]
     similar = begun or get_close_matches(name, names, n=1)
     return f" (did you mean {similar[0]}?)" if similar else ""

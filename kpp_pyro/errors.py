@@ -9,6 +9,9 @@ class InputError(ValueError):
     Scripts print it without a traceback and exit with status 2.
     """
 
+    def __init__(self, message: object = "") -> None:
+        super().__init__(" ".join(str(message).splitlines()))  # a file's name or content may hold line ends
+
 
 class OutputError(InputError):
     """A file that cannot be written, such as on a full disk. What it held before is unchanged.

@@ -19,6 +19,7 @@ from models.registry import MODELS
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+@torch.inference_mode(False)  # parameters made inside it could never be trained
 def build(config: PairConfig, image_shape: ImageShape, device: torch.device | str = "cpu") -> Pair:
     """Build a model and its guide, with initial parameters drawn from the configuration's seed.
 

@@ -54,7 +54,7 @@ def require_step_capacity(config: Config, pair: Pair, processes: int = 1) -> Non
     alpha = training.renyi_alpha if OBJECTIVES[training.objective].takes_alpha else 0.0
     objective = make_objective(training.objective, particles=particles, alpha=alpha)
     length = config.data.episode_length + training.left_out
-    episode = torch.zeros(1, length, *pair.model.image_shape, device=pair.device)
+    episode = torch.zeros(1, length, *pair.model.image_shape, dtype=torch.float32, device=pair.device)
     of_one = saved_bytes(annealed(bound_loss(pair, objective, training.left_out)), episode)
     total = of_one * (training.particles // particles) * (training.episodes_per_step // processes)
     need = _Need("the activations of a step", total, ("episodes_per_step", "episode_length", "particles"))

@@ -19,6 +19,7 @@ from inference.runs.presets import preset_of, read_yaml
 from inference.runs.rules import has_blocks, require_consistent
 from kpp_pyro.config_part import ConfigPart, did_you_mean, flag
 from kpp_pyro.errors import InputError
+from kpp_pyro.files.reading import as_path
 from kpp_pyro.files.run_folder import RunFolder, read_config
 from models.config import PairConfig
 
@@ -74,7 +75,7 @@ class Config(PairConfig):
         Raises:
             InputError: no such file, a file with other content, or an invalid field.
         """
-        path = Path(path)
+        path = as_path(path, "a configuration")
         if path.is_dir():
             path = RunFolder(path).config
         if path.suffix.lower() in (".yaml", ".yml"):

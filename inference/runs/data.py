@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from inference.runs.config import Config, naming
+from kpp_pyro.config_part import require_value
 from kpp_pyro.data import DATASETS, EpisodeSampler, EpisodeSet, FolderSampler, decode_pictures, find_pictures
 from kpp_pyro.data.images import ImageSplits, LabelledImages, Origin
 from kpp_pyro.data.notes import note_flat
 from kpp_pyro.data.sampler import TrainingEpisodes
-from kpp_pyro.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class Episodes:
             InputError: another name.
         """
         splits = {"test": self.test, "validation": self.validation}
-        if split not in splits:
-            raise InputError(f"split: expected one of {', '.join(splits)}, found {split!r}")
+        require_value("split", split, Literal["test", "validation"])
         return splits[split]
 
 

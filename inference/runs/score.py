@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import pyro
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,6 +24,8 @@ from kpp_pyro.writes.quantization import LARGEST_BITS, SMALLEST_BITS, Quantizati
 _IMAGES_AT_ONCE = 64
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()  # for the refinement of posteriors
 def score(
     run: Run,
     *,
@@ -53,13 +56,15 @@ def score(
         Scores in nats per image; `scores.own.log_likelihood` is ln p-hat_K of each image, (N,).
 
     Raises:
-        InputError: a number out of range, or a data set that cannot be loaded.
+        InputError: a number out of range, a single particle with `refine_steps`, or a data set that cannot be loaded.
     """
     require_value("particles", particles, Particles)
     require_value("limit", limit, Limit | None)
     require_value("control_particles", control_particles, ControlParticles)
     require_value("refine_steps", refine_steps, RefineSteps)
     require_value("seed", seed, Seed)
+    if refine_steps and particles < 2:
+        raise InputError(f"particles: expected at least 2 with refine_steps, one of each proposal, found {particles}")
     if not isinstance(run, Run):
         raise InputError(f"run: expected a Run, from train or load, found {run!r:.100}")
     episodes = run.episodes.of(split)

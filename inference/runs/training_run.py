@@ -32,6 +32,7 @@ from kpp_pyro.data import DATASETS, EpisodeSet
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.checkpoint import fitting, read_checkpoint, save_checkpoint
 from kpp_pyro.files.claim import claimed
+from kpp_pyro.files.reading import as_path
 from kpp_pyro.files.run_folder import RunFolder
 from kpp_pyro.files.run_schemas import TrainingCheckpoint
 from models.build import build
@@ -266,6 +267,8 @@ def held_out_elbo(
         return mean_elbo(pair.model, pair.guide, batches, _EVALUATION_SEED, processes, left_out)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def train(config: Config | None = None, out: Path | str | None = None, *, resume: bool = False) -> Run:
     """Train a model/guide pair, and evaluate its best checkpoint on the test set.
 
@@ -327,7 +330,7 @@ def claimed_folder(config: Config, out: Path | str | None = None, resume: bool =
     Raises:
         InputError: a folder in use, one that holds a run, or one that cannot be written to.
     """
-    path = default_folder(config) if out is None else Path(out)
+    path = default_folder(config) if out is None else as_path(out, "a run folder")
     with claimed(path, "--resume" if resume else "--out", unique=out is None) as taken:
         folder = RunFolder(taken)
         if not resume:

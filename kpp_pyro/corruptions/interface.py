@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
@@ -35,7 +34,7 @@ class Corruption:
         apply: (images (..., C, H, W) with intensities in [0, 1], strength, generator) to corrupted copies.
         meaning: meaning of the strength, in a few words.
         strengths: default strengths of experiments, in increasing order.
-        largest: largest strength that is allowed; infinite if there is no limit.
+        largest: largest strength that is allowed.
         hides: whether some corrupted pixels are known to be missing.
     """
 
@@ -46,6 +45,7 @@ class Corruption:
     hides: bool = False
 
 
+_SMALLEST = 1e-6  # strength: with less, the numbers of photons are beyond float32
 CORRUPTIONS: dict[str, Corruption] = {}
 """Corruptions by name; each is registered by its own file."""
 
@@ -70,10 +70,9 @@ def corrupt(images: Tensor, corruption: str, strength: float, generator: torch.G
         raise InputError("images: expected intensities from 0 to 1, found others")
     if not isinstance(strength, Real) or isinstance(strength, bool):
         raise InputError(f"strength of {corruption}: expected a number, found {strength!r:.100}")
-    if not 0 < strength <= found.largest or math.isinf(strength):
-        bound = "a positive number" if math.isinf(found.largest) else f"a share above 0, up to {found.largest:g}"
-        raise InputError(f"strength of {corruption}: expected {bound}, found {strength}")
-    return found.apply(images, strength, generator)
+    if not _SMALLEST <= strength <= found.largest:
+        raise InputError(f"strength of {corruption}: expected {_SMALLEST:g} to {found.largest:g}, found {strength}")
+    return found.apply(images, float(strength), generator)
 
 
 def find_corruption(name: str) -> Corruption:

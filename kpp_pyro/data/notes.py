@@ -17,7 +17,7 @@ _LEAST_CONTRAST = (
 
 def print_above_bars(line: str) -> None:
     """Print a line to stderr, above a progress bar if there is one."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(" ".join(line.splitlines()), file=sys.stderr)
 
 
 def note_skipped(folder: object, names: Sequence[str]) -> None:

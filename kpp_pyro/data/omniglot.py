@@ -23,6 +23,7 @@ SPLIT_SEED = 0
 _PIXELS = ("data", "testdata")
 _ALPHABET = ("target", "testtarget")
 _CHARACTER = ("targetchar", "testtargetchar")
+_MOST_CHARACTERS = 10**6  # of an alphabet
 _KEYS = (*_PIXELS, *_ALPHABET, *_CHARACTER)
 
 
@@ -116,8 +117,8 @@ def _characters(path: Path, arrays: dict[str, np.ndarray], counts: list[int]) ->
             raise InputError(f"{path}: expected '{alphabet_key}' to have one-hot columns, found others")
         if character.shape != (1, count):
             raise InputError(f"{path}: expected '{character_key}' to be (1, {count}), found {character.shape}")
-        if not np.isfinite(character).all():
-            raise InputError(f"{path}: expected '{character_key}' to hold numbers, found NaN or infinity")
+        if not ((abs(character) <= _MOST_CHARACTERS) & (character == np.rint(character))).all():
+            raise InputError(f"{path}: expected '{character_key}' to hold whole numbers, found others")
         pairs.append(np.stack([alphabet.argmax(0), character[0].astype(np.int64)]))
     _, labels = np.unique(np.concatenate(pairs, axis=1), axis=1, return_inverse=True)
     return torch.from_numpy(labels.reshape(-1)).long()

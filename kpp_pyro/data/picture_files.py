@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import warnings
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from kpp_pyro.config_part import require_value
 from kpp_pyro.data.notes import note_flat, note_skipped
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.reading import reading
+from kpp_pyro.files.reading import as_path, reading
+from kpp_pyro.schema import Side
 
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Python prints what PIL logs, beside the error
 _COMMON = ("JPEG", "PNG", "TIFF", "GIF", "WEBP", "BMP", "PPM")  # tried first
-_UNDECODABLE = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}  # or decoded by another program
+# Formats that Pillow does not decode, leaves to another program, or decodes wrongly (FITS: with its bytes swapped).
+_UNDECODABLE = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 _OPAQUE = ("1", "L", "RGB")  # PIL modes without transparency, which are converted to grey directly
 _DRAFT_FACTOR = 2  # a JPEG may be decoded at a lower resolution, down to this multiple of the required size
@@ -43,11 +49,8 @@ def read_pictures(folder: Path | str, image_shape: tuple[int, int, int], dark_on
     Raises:
         InputError: no such folder, no pictures in it, an unreadable picture, or an image shape of several channels.
     """
-    folder = Path(folder)
-    if not isinstance(image_shape, tuple | list) or len(image_shape) != 3 or min(image_shape) < 1:
-        raise InputError(f"image shape: expected (1, H, W), found {image_shape!r:.100}")
-    if image_shape[0] != 1:
-        raise InputError(f"image shape: expected one channel, found {image_shape[0]}")
+    folder = as_path(folder, "a folder of pictures")
+    require_value("image shape", tuple(image_shape), tuple[Literal[1], Side, Side])
     require_folder(folder)
     names = picture_names(folder, [name for name in _listed(folder) if not os.path.isdir(folder / name)])
     images = torch.stack([read_picture(folder / name, image_shape[1:]) for name in names])
@@ -71,7 +74,8 @@ def read_picture(path: Path | str, size: tuple[int, int]) -> Tensor:
     Raises:
         InputError: the file cannot be decoded, or has float or signed values outside that range.
     """
-    with reading(path, "a picture") as file:
+    with reading(path, "a picture") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PIL's, about unusual pictures that it decodes
         fitted = _decode(path, file, size)
     return torch.from_numpy(np.array(fitted)).clamp(0, 1).unsqueeze(0)  # (1, H, W)
 

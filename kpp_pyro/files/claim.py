@@ -36,6 +36,7 @@ def claimed(path: Path, flag: str = "--out", unique: bool = False) -> Iterator[P
     """
     try:
         missing = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
+        str(path.resolve()).encode()  # of names that are not UTF-8, TensorBoard writes no files
         path = _make_unique(path) if unique else path
         path.mkdir(parents=True, exist_ok=True)
         remove_abandoned(path)
@@ -43,7 +44,7 @@ def claimed(path: Path, flag: str = "--out", unique: bool = False) -> Iterator[P
         lock.acquire(blocking=False)
     except Timeout as error:
         raise InputError(f"{flag} {path}: expected a folder that no other process writes to, found one") from error
-    except (OSError, ValueError) as error:  # ValueError: a null character
+    except (OSError, ValueError) as error:  # ValueError: a null character, or bytes that are not UTF-8
         raise InputError(f"{flag} {path}: expected a folder that can be written, found {reason(error)}") from error
     try:
         yield path

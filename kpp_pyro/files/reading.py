@@ -27,8 +27,7 @@ def reading(path: Path | str, expected: str) -> Iterator[BinaryIO]:
     Raises:
         InputError: the file is missing, no regular file (a pipe would block), or cannot be read.
     """
-    if "\0" in str(path):
-        raise InputError(f"{str(path)!r}: expected {expected}, found a path with a null character")
+    path = as_path(path, expected)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             found = "a folder" if os.path.isdir(path) else "a pipe or a device"
@@ -37,6 +36,23 @@ def reading(path: Path | str, expected: str) -> Iterator[BinaryIO]:
             yield file
     except OSError as error:
         raise InputError(f"{path}: expected {expected}, found none ({reason(error)})") from error
+
+
+def as_path(path: Path | str, expected: str = "a path") -> Path:
+    """The path, as an object of `Path`.
+
+    Args:
+        path: of a file or a folder.
+        expected: noun phrase for the error message, such as "a picture".
+
+    Raises:
+        InputError: no path, an empty one, or one that no file can have.
+    """
+    if not isinstance(path, str | os.PathLike) or (isinstance(path, str) and not path):
+        raise InputError(f"path: expected {expected}, found {path!r:.100}")
+    if "\0" in str(path):
+        raise InputError(f"{str(path)!r}: expected {expected}, found a path with a null character")
+    return Path(path)
 
 
 def require_unpackable(path: Path | str, announced_bytes: int, packed_bytes: int) -> None:

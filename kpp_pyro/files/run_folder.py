@@ -17,7 +17,7 @@ import torch
 
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.atomic import atomic_write, writing
-from kpp_pyro.files.reading import reading
+from kpp_pyro.files.reading import as_path, reading
 from kpp_pyro.files.run_schemas import ConfigFile, Denoising, Evaluation, Generation, MetricsRecord, Version
 from kpp_pyro.schema import FileContent, Schema, parse_json
 
@@ -35,7 +35,7 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | str) -> None:
-        path = Path(path)
+        path = as_path(path, "a run folder")
         self.path = path
         self.config = path / "config.json"
         self.metrics = path / "metrics.jsonl"

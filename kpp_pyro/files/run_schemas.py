@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import Tensor
 
-from kpp_pyro.schema import Count, FileContent, Natural, NotNegative
+from kpp_pyro.schema import Count, FileContent, Natural, NotNegative, Side
 
-Side = Annotated[int, Field(ge=1, le=2**16)]
 Number = float | None  # None: not finite, or not measured
 Share = Annotated[float, Field(ge=0, le=1)]
 Reads = Annotated[int, Field(ge=0, le=10**6)]

@@ -47,7 +47,7 @@ class TensorFile:
         """
         content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         header = {"format": self.format, "version": _VERSION, **metadata}
-        atomic_write(Path(path), save(content, header))
+        atomic_write(path, save(content, header))
 
     def load(self, path: Path | str, *names: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Read all tensors and the metadata.
