@@ -40,7 +40,7 @@ from inference.ranges import Limit, Particles
 from inference.runs.config import Config
 from inference.runs.interruption import exit_status
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.atomic import writing
+from kpp_pyro.files.atomic import make_folder, writing
 from kpp_pyro.files.claim import claimed
 from kpp_pyro.files.run_folder import environment, write_json, write_text
 from kpp_pyro.plots import plot_ablation
@@ -110,8 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(note)
     command = shown(["ablate.py", *(sys.argv[1:] if argv is None else argv)])
     with claimed(out):
-        with writing(out):
-            (out / "cells").mkdir(exist_ok=True)
+        make_folder(out / "cells")
         stopped_by = run_plan(plan, arguments.jobs)
         publish(grid, plan, out, command)
     if stopped_by:

@@ -75,6 +75,8 @@ def main(argv: Sequence[str] | None = None, processes: Processes = SINGLE_PROCES
         resume, out, dry_run = given.pop("resume", None), given.pop("out", None), given.pop("dry_run", False)
         config = resolve(resumed_config(resume, out, given) if resume else new_config(given), processes)
     if dry_run:
+        if out is not None:
+            RunFolder(out).require_new()
         print(json.dumps(config.to_json(), indent=2))
         return 0
     with ExitStack() as claim:

@@ -21,7 +21,7 @@ from kpp_pyro.errors import InputError, reason
 from kpp_pyro.schema import Natural
 
 _COLLECTIVE_TIMEOUT = timedelta(minutes=10)  # of a collective operation that a process does not join
-_MEETING_TIMEOUT = timedelta(seconds=30)  # within which all processes begin
+_MEETING_TIMEOUT = timedelta(minutes=5)  # within which all processes begin
 _REPORT_TIMEOUT = timedelta(seconds=10)  # within which the first process reports an error
 _REPORTED = "kpp_pyro/reported"  # the store's key that says so
 _Number = Annotated[int, Field(ge=1, le=1_000_000)]  # of processes

@@ -20,10 +20,6 @@ class OutputError(InputError):
     """
 
 
-UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
-"""What reading the content of a damaged file raises."""
-
-
 def reason(error: Exception) -> str:
     """An exception that reading or writing a file has raised, in at most 100 characters of text."""
     if isinstance(error, OSError) and error.strerror:

@@ -80,7 +80,7 @@ class _FailedError(Exception):
 
 
 def run_main(main: Callable[[Processes], int], processes: Processes) -> int:
-    """Run a main; an error that `_described` knows becomes one printed sentence and an exit status."""
+    """Run a main; an error that `_ending` knows becomes one printed sentence and an exit status."""
     prefix = "" if processes.is_first else f"process {processes.rank}: "
     try:
         with contextlib.nullcontext() if processes.is_first else _silence():
@@ -118,7 +118,7 @@ def _ending(error: Exception) -> _Ending | None:
     if isinstance(error, RuntimeError) and is_lost_worker(error):
         return _Ending(describe_lost_worker(error), 2)
     if isinstance(error, DivergenceError):
-        return _Ending(f"{error}; checkpoint.pt is the last good one", 1)
+        return _Ending(str(error), 1)
     if isinstance(error, OSError):
         return _Ending(f"{error.filename or script_name()}: {error.strerror or error}", 1)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):

@@ -122,8 +122,10 @@ def save(data: ArvizData, path: Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    tree = data if isinstance(data, xr.DataTree) else data.to_datatree()
-    atomic_write(path, tree.to_netcdf(engine="h5netcdf"))
+    if not isinstance(data, xr.DataTree):
+        groups = {name: data[name] for name in data.groups()}
+        data = xr.DataTree.from_dict({"/": xr.Dataset(attrs=data.attrs), **groups})
+    atomic_write(path, data.to_netcdf(engine="h5netcdf"))
 
 
 def load(path: Path) -> ArvizData:

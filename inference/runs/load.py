@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from inference.processes import SINGLE_PROCESS, Processes
-from inference.runs.config import Config
+from inference.runs.capacity import require_parameter_capacity
+from inference.runs.config import Config, naming
 from inference.runs.data import Episodes, build_episodes
 from inference.runs.resolve import resolve
 from inference.trained_memory import TrainedMemory
@@ -87,6 +88,8 @@ def load(
     folder, config = read_run(path)
     moved = {} if data_dir is None else {"data_dir": data_dir}
     config = resolve(config.replace(**{"device": str(device), **moved, **changes}), processes)
+    with naming(folder.config):
+        require_parameter_capacity(config, torch.device(config.device))
     pair = build(config, folder.read_image_shape(), torch.device(config.device))
     return Run(folder, config, pair, load_pair(pair, folder.best))
 

@@ -8,7 +8,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from inference.importance.estimator import pareto_k_limit
 from inference.importance.scoring import OWN
 from inference.runs.load import Run
 from inference.tracing import own_randomness, site_mean, trace_pair
@@ -30,7 +29,7 @@ def plot_score_figures(run: RunFolder) -> dict[str, Figure]:
     """Plot the scores in RUN/evaluation.json into the run's folder; returns the figures by name."""
     content, folder = run.read_evaluation(), run.figures
     own, limit = content["scores"][OWN], content["limit_nats_per_image"]
-    largest = pareto_k_limit(content["settings"]["particles"])
+    largest = own["pareto_k_limit"]
     return {
         "pareto_k": plots.plot_pareto_k(content["per_image"]["pareto_k"], largest, folder / "pareto_k.png"),
         "bounds": plots.plot_bounds(own["bounds"], own["elbo_nats_per_image"], folder / "bounds.png"),

@@ -8,14 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from inference.runs.load import Run, load, load_pair, read_run
-from inference.runs.resolve import resolve
+from inference.runs.load import Run, load, read_run
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.atomic import writing
+from kpp_pyro.files.atomic import make_folder
 from kpp_pyro.files.checkpoint import save_checkpoint
 from kpp_pyro.files.run_folder import RunFolder, write_json, write_text
 from kpp_pyro.files.tensors import TensorFile
-from models.build import build
 
 PRETRAINED = Path(__file__).parents[2] / "experiments" / "pretrained"
 UNPACKED = Path("runs") / "pretrained"
@@ -42,10 +40,9 @@ def unpack(name: str, parent: Path = UNPACKED) -> Path:
     source, run = PRETRAINED / name, RunFolder(parent / name)
     tensors, metadata = _FILE.load(source / _PARAMETERS)
     state = {name: tensor.float() for name, tensor in tensors.items()}
-    with writing(run.path):
-        run.path.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(run.best, {"step": int(metadata["step"]), "pair": state})
-        write_text(run.config, (source / _CONFIG).read_text())
+    make_folder(run.path)
+    save_checkpoint(run.best, {"step": int(metadata["step"]), "pair": state})
+    write_text(run.config, (source / _CONFIG).read_text())
     return run.path
 
 
@@ -65,12 +62,10 @@ def pack(path: Path, folder: Path, **changes: object) -> Path:
     """
     run, config = read_run(path)
     config = config.replace(**{**_ANYWHERE, **changes})
-    pair = build(resolve(config), run.read_image_shape())
-    step = load_pair(pair, run.best)
-    tensors = {name: _rounded(tensor) for name, tensor in pair.state_dict().items()}
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    _FILE.save(folder / _PARAMETERS, tensors, step=str(step))
+    trained = load(path, "cpu", **changes)
+    tensors = {name: _rounded(tensor) for name, tensor in trained.pair.state_dict().items()}
+    make_folder(folder)
+    _FILE.save(folder / _PARAMETERS, tensors, step=str(trained.step))
     content = json.loads(run.config.read_text())
     write_json(folder / _CONFIG, {**content, "config": config.to_json()})
     return folder / _PARAMETERS

@@ -8,7 +8,6 @@ import torch
 
 from inference.objectives import OBJECTIVES
 from inference.processes import SINGLE_PROCESS, Processes, processes_here
-from inference.runs.capacity import require_capacity
 from inference.runs.config import Config
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.reading import whole_path
@@ -23,14 +22,12 @@ def resolve(config: Config, processes: Processes = SINGLE_PROCESS) -> Config:
         processes: those that run it together; each takes a GPU of its own.
 
     Raises:
-        InputError: a device that this machine lacks, a step that cannot be captured, a folder that cannot be, or sizes
-            beyond the memory of the machine.
+        InputError: a device that this machine lacks, a step that cannot be captured, or a folder that cannot be.
     """
     device = resolve_device(config.device)
     if processes.count > 1:
         require_device_each(device)
     resolve_capture(config, device, processes.count)
-    require_capacity(config, device)
     return config.replace(
         data_dir=whole_path(config.data.data_dir),
         device=str(device),

@@ -334,7 +334,7 @@ class Trainer:
             "processes": self.processes.gather(own),
         }
 
-    def _require_moments(self, state: Mapping[int, Mapping[str, Tensor]]) -> None:
+    def _require_moments(self, state: Mapping[int, Mapping[str, Tensor]], steps: int) -> None:
         """Raise InputError unless an optimiser's state fits the parameters: the fused step checks nothing."""
         for number, found in state.items():
             if not 0 <= number < len(self.parameters):
@@ -343,6 +343,11 @@ class Trainer:
             parameter, step = self.parameters[number], torch.zeros((), dtype=torch.float32)
             moments = {"step": step, "exp_avg": parameter, "exp_avg_sq": parameter}
             require_like(found, moments, f"optimiser state of parameter {number}")
+            if not 0 <= float(found["step"]) <= steps or (found["exp_avg_sq"] < 0).any():
+                raise InputError(
+                    f"optimiser state of parameter {number}: expected 0 to {steps} steps and second moments of at least "
+                    f"0, found {float(found['step']):g} steps and {found['exp_avg_sq'].min():g}"
+                )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a state: bit for bit on a CPU with as many processes; an added process draws anew.
@@ -351,7 +356,7 @@ class Trainer:
             InputError: parameters, or a state of the optimiser, of other shapes or not finite.
         """
         require_like(state["pair"], self.pair.state_dict(), "parameters")
-        self._require_moments(state["optimizer"])
+        self._require_moments(state["optimizer"], state["step"])
         self.step, self.waited_seconds = state["step"], state["waited_seconds"]
         self.pair.load_state_dict(state["pair"])
         settings = self.optimizer.state_dict()["param_groups"]  # from the plan, not from the saved state

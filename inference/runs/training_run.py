@@ -20,6 +20,7 @@ from inference.metrics.elbo import describe, mean_elbo
 from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs.board import Board, quiet_threads
 from inference.runs.build_trainer import build_trainer
+from inference.runs.capacity import require_training_capacity
 from inference.runs.config import Config
 from inference.runs.data import Episodes, build_episodes
 from inference.runs.interruption import Interruption
@@ -69,6 +70,8 @@ class TrainingRun:
         if processes.is_first:
             _note_shared_blocks(config)
         device = torch.device(config.device)
+        with processes.sync_errors():
+            require_training_capacity(config, device, processes.count)
         self.episodes = self._load_episodes(device)
         with processes.sync_errors():
             self.pair = build(config, self.episodes.train.image_shape, device)
@@ -98,10 +101,9 @@ class TrainingRun:
     def _prepare_folder(self, resume: bool) -> None:
         if resume:
             self.folder.require_writable()
+            self.folder.forget_after(self.trainer.step)
         else:
             self.folder.create()
-        if resume:
-            self.folder.forget_after(self.trainer.step)
         self.folder.write_config(self.config.to_json(), self.pair.sizes())
 
     def train(self, interruption: Interruption) -> int:
@@ -113,6 +115,12 @@ class TrainingRun:
         Raises:
             DivergenceError: a loss, a gradient or a parameter is not finite.
         """
+        try:
+            return self._train(interruption)
+        except DivergenceError as error:
+            raise DivergenceError(f"{error}; checkpoint.pt is the last good one") from error
+
+    def _train(self, interruption: Interruption) -> int:
         trainer, steps = self.trainer, self.config.training.steps
         if trainer.step == 0:
             self.save()

@@ -42,10 +42,22 @@ def atomic_write(path: Path | str, content: bytes | memoryview) -> None:
 
 def remove_abandoned(folder: Path) -> None:
     """Remove temporary files that killed processes have left in a folder more than a day ago."""
-    for file in folder.glob(f".*{_PARTIAL}"):
+    for file in folder.rglob(f".*{_PARTIAL}"):
         with suppress(OSError):  # another process removes it too
             if time.time() - file.stat().st_mtime > _ABANDONED_SECONDS:
                 file.unlink()
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, unless it exists.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: expected a folder, or a place for one, found {reason(error)}") from error
 
 
 @contextmanager

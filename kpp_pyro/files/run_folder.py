@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.atomic import atomic_write, writing
+from kpp_pyro.files.atomic import atomic_write, make_folder, writing
 from kpp_pyro.files.reading import as_path, reading
 from kpp_pyro.files.run_schemas import ConfigFile, Denoising, Evaluation, Generation, MetricsRecord, Version
 from kpp_pyro.schema import FileContent, Schema, parse_json
@@ -58,7 +58,7 @@ class RunFolder:
             resume = shlex.join(["--resume", str(self.path)])
             raise InputError(f"--out {self.path}: expected a new folder, found a run; go on with {resume}")
         reports = (self.evaluation, self.posterior, self.denoising, self.generation)
-        for path in (self.metrics, self.checkpoint, self.best, self.tensorboard, *reports, *self.figures.glob("*")):
+        for path in (self.metrics, self.checkpoint, self.best, self.tensorboard, *reports, *self.figures.glob("[!.]*")):
             if path.exists():
                 raise InputError(f"--out {self.path}: expected a new folder, found {path.relative_to(self.path)} in it")
 
@@ -70,8 +70,8 @@ class RunFolder:
             OutputError: the folder cannot be created.
         """
         self.require_new()
-        with writing(self.path):
-            self.figures.mkdir(parents=True, exist_ok=True)
+        make_folder(self.figures)
+        with writing(self.metrics):
             self.metrics.touch()
 
     def require_writable(self) -> None:
@@ -127,7 +127,7 @@ class RunFolder:
         return self._read_config().sizes.image_shape
 
     def _read_config(self) -> ConfigFile:
-        read_config(self.config)
+        read_config(self.config)  # says if it is of another version
         return _read_json(self.config, ConfigFile, _CONFIG)
 
     def read_evaluation(self) -> dict[str, Any]:

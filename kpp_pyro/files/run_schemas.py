@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from kpp_pyro.schema import Count, FileContent, Natural, NotNegative, Side
 
 Number = float | None  # None: not finite, or not measured
 Share = Annotated[float, Field(ge=0, le=1)]
-Reads = Annotated[int, Field(ge=0, le=10**6)]
+StandardError = Annotated[float, Field(ge=0)] | None  # None: of a single image
+Steps = Annotated[int, Field(ge=1, le=10**4)]
 Split = Literal["test", "validation"]
 
 
@@ -28,11 +29,9 @@ class Version(FileContent):
     config: dict[str, Any]
 
 
-class ConfigFile(FileContent):
+class ConfigFile(Version):
     """config.json: the configuration, which `inference.Config` checks, and what it was trained on."""
 
-    version: int
-    config: dict[str, Any]
     sizes: Sizes
     environment: dict[str, Any] | None = None
     earlier_environments: tuple[Any, ...] = ()
@@ -69,7 +68,7 @@ class Bound(FileContent):
 
     particles: Count
     log_likelihood_nats_per_image: float
-    log_likelihood_standard_error: Number
+    log_likelihood_standard_error: StandardError
 
 
 class Score(FileContent):
@@ -77,11 +76,12 @@ class Score(FileContent):
 
     __pydantic_extra__: dict[str, Number]
     log_likelihood_nats_per_image: float
-    log_likelihood_standard_error: Number
+    log_likelihood_standard_error: StandardError
     elbo_nats_per_image: float
+    pareto_k_limit: float
     pareto_k_above_limit_share: Share
     trustworthy: bool
-    bounds: list[Bound]
+    bounds: Annotated[list[Bound], Field(min_length=1)]
 
 
 class Scores(FileContent):
@@ -131,7 +131,7 @@ class DenoisingSettings(ReportSettings):
     """Settings of denoise.py."""
 
     images: Count
-    steps: Annotated[Reads, Field(ge=1)]
+    steps: Steps
 
 
 class Errors(FileContent):
@@ -139,9 +139,16 @@ class Errors(FileContent):
 
     __pydantic_extra__: dict[str, list[Number]]
     wrong_pixels_per_image: list[float]
-    wrong_pixels_per_image_standard_error: list[Number]
+    wrong_pixels_per_image_standard_error: list[StandardError]
     nats_per_image: list[float]
-    nats_per_image_standard_error: list[Number]
+    nats_per_image_standard_error: list[StandardError]
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Errors:
+        lists = (value for value in self.model_dump().values() if isinstance(value, list))
+        if len({len(value) for value in lists}) > 1:
+            raise ValueError("lists of equal length, one value for each read")
+        return self
 
 
 class DenoisingResult(FileContent):
@@ -161,7 +168,7 @@ class Denoising(FileContent):
     """denoise.json."""
 
     settings: DenoisingSettings
-    results: list[DenoisingResult]
+    results: Annotated[list[DenoisingResult], Field(min_length=1)]
 
 
 class GenerationSettings(ReportSettings):
@@ -169,7 +176,7 @@ class GenerationSettings(ReportSettings):
 
     samples: Count
     memories: Count
-    clean_up: Reads
+    clean_up: Steps
 
 
 class GenerationResult(FileContent):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
-from kpp_pyro.files.atomic import atomic_write, writing
+from kpp_pyro.files.atomic import atomic_write, make_folder
 
 _DPI = 130
 _SIDE = 0.62  # of an image in a table, in inches
@@ -73,7 +73,6 @@ def save(figure: Figure, path: Path | str | None) -> Figure:
     if path is not None:
         buffer = io.BytesIO()
         figure.savefig(buffer, dpi=_DPI, format=Path(path).suffix.removeprefix(".") or "png")
-        with writing(path):
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(Path(path), buffer.getbuffer())
+        make_folder(Path(path).parent)
+        atomic_write(path, buffer.getbuffer())
     return figure

@@ -18,12 +18,13 @@ def plot_curves(metrics: Sequence[dict[str, Any]], path: Path | str | None = Non
         metrics: records of metrics.jsonl.
         path: file to write, if any.
     """
-    seen = [record for record in metrics if record["split"] == "validation"]
+    needed = ("elbo_nats_per_image", "reconstruction_nats_per_image")
+    seen = [record for record in _validation(metrics) if all(record.get(name) is not None for name in needed)]
     steps = [record["step"] for record in seen]
     figure = Figure((12, 3.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     terms = {"elbo": ("-", "-ELBO"), "reconstruction": ("--", "-reconstruction")}
-    if seen and all("left_out_elbo_nats_per_image" in record for record in seen):
+    if seen and all(record.get("left_out_elbo_nats_per_image") is not None for record in seen):
         terms["left_out_elbo"] = ("-.", "-ELBO, images left out")
     for name, (style, label) in terms.items():
         left.plot(steps, [-record[f"{name}_nats_per_image"] for record in seen], style, marker=".", label=label)
@@ -42,6 +43,10 @@ def plot_curves(metrics: Sequence[dict[str, Any]], path: Path | str | None = Non
     return save(figure, path)
 
 
+def _validation(metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [record for record in metrics if record["split"] == "validation"]
+
+
 def plot_comparison(metrics: Mapping[str, Sequence[dict[str, Any]]], path: Path | str | None = None) -> Figure:
     """Plot the negative ELBO on the validation set against training time, a line for each run.
 
@@ -52,7 +57,8 @@ def plot_comparison(metrics: Mapping[str, Sequence[dict[str, Any]]], path: Path 
     figure = Figure((6.4, 3.6), layout="constrained")
     axis = figure.subplots()
     for name, records in metrics.items():
-        seen = [record for record in records if record["split"] == "validation"]
+        needed = ("training_seconds", "elbo_nats_per_image")
+        seen = [record for record in _validation(records) if all(record.get(name) is not None for name in needed)]
         minutes = [record["training_seconds"] / 60 for record in seen]
         axis.plot(minutes, [-record["elbo_nats_per_image"] for record in seen], marker=".", label=name)
     axis.set(xlabel="minutes of training", ylabel="-ELBO, nats per image", title="Validation set")

@@ -111,7 +111,7 @@ CONFIGS: dict[str, Any] = {
 def test_a_damaged_configuration_is_refused_by_every_script(script, damage, copied):
     damage_file(copied.config, damage)
     sentence = refusal(script, READERS[script], copied)
-    assert str(copied.config) in sentence or "fit into" in sentence
+    assert str(copied.config) in sentence or (script == "svi_train.py" and "fit into" in sentence)
 
 
 def damage_file(path: Path, damage: Any) -> None:

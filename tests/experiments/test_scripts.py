@@ -253,7 +253,7 @@ def test_a_run_that_another_process_writes_is_left_alone(finished, tmp_path):
     with claimed(folder), claimed(tmp_path / "new"):
         for name, path in {"--resume": folder, "--out": tmp_path / "new"}.items():
             sentence = refused(run("svi_train.py", name, path))
-            assert sentence == f"error: {name} {path}: expected a folder that no other process writes to, found one"
+            assert sentence == f"error: {name} {path}: expected a folder of this process, found one that another uses"
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,14 +18,25 @@ from inference.ranges import ControlParticles, Limit, Particles, Seed
 from inference.runs.config import Config
 from inference.runs.presets import read_yaml
 from kpp_pyro.errors import InputError
-from kpp_pyro.schema import Count, FileContent, check
+from kpp_pyro.schema import FileContent, check
 
 Flags = dict[str, str]  # by the name of a field; values as on a command line
 Axis = dict[str, Flags]  # the flags that each value sets, by the value's label
 
-_FIELDS = Config().flat()
 MOST_CELLS = 10_000
 """Largest number of cells of a grid; each is a run."""
+
+
+def _listed(value: Any) -> Any:
+    """The seeds that a number of seeds stands for."""
+    return list(range(value)) if type(value) is int and 1 <= value <= MOST_CELLS else value
+
+
+@cache
+def _fields() -> dict[str, Any]:
+    """Every field of a configuration with its default."""
+    return Config().flat()
+
 
 Label = Annotated[str, BeforeValidator(str)]  # a YAML key may be a number
 Value = str | int | float | bool | None
@@ -44,7 +56,7 @@ class GridFile(FileContent):
     title: Value = None
     base: dict[Label, Value] = {}  # noqa: RUF012, pydantic copies it
     vary: dict[Label, list[Value] | dict[Label, dict[Label, Value]]] = {}  # noqa: RUF012
-    seeds: Annotated[Count, Field(le=MOST_CELLS)] | Annotated[list[Seed], Field(min_length=1)] = 1
+    seeds: Annotated[list[Seed], Field(min_length=1), BeforeValidator(_listed)] = [0]  # noqa: RUF012
     score: Score = Score()
 
 
@@ -99,7 +111,7 @@ class Grid:
 
     def with_seeds(self, number: int) -> Grid:
         """Replace the seeds by 0, 1, ..., `number` - 1."""
-        return self._with(seeds=_seeds(number, "--seeds"))
+        return self._with(seeds=tuple(range(number)))
 
     def with_score(self, **given: int | None) -> Grid:
         """Replace the given flags of `evaluate.py`; None leaves one unchanged."""
@@ -166,7 +178,7 @@ def _axis(name: str, values: list[Value] | dict[str, dict[str, Value]] | Sequenc
 def _flags(values: Mapping[str, Value], source: str) -> Flags:
     """Flags as on a command line; raises InputError for a name that `svi_train.py` does not have."""
     names = [str(name).replace("-", "_") for name in values]
-    _require_known(names, [name for name in _FIELDS if name != "seed"], source)
+    _require_known(names, [name for name in _fields() if name != "seed"], source)
     return {name: _text(name, value, source) for name, value in zip(names, values.values(), strict=True)}
 
 
@@ -174,15 +186,14 @@ def _text(name: str, value: Value, source: str) -> str:
     text = str(value).lower() if isinstance(value, bool) else str(value)
     if not text:
         raise InputError(f"{source}: expected one value for {name}, found {value!r}")
-    if isinstance(_FIELDS[name], bool) and text not in ("true", "false"):
+    if isinstance(_fields()[name], bool) and text not in ("true", "false"):
         raise InputError(f"{source}: expected true or false for {name}, found {text}")
     return text
 
 
-def _seeds(value: int | list[int], source: str) -> tuple[int, ...]:
-    seeds = range(value) if isinstance(value, int) else value
+def _seeds(seeds: Sequence[int], source: str) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
-        raise InputError(f"{source}: expected different seeds, found {value!r:.100}")
+        raise InputError(f"{source}: expected different seeds, found {list(seeds)!r:.100}")
     return tuple(seeds)
 
 

@@ -168,14 +168,16 @@ def test_shape_and_type_are_kept_and_the_clean_images_too(corruption, strength, 
 @every_corruption
 @pytest.mark.parametrize("strength_refused", [0.0, -0.1, -math.inf, math.nan, math.inf])
 def test_a_strength_that_is_no_positive_number_is_refused(corruption, strength, strength_refused):
-    with pytest.raises(InputError, match=rf"^strength of {corruption}: expected a .*, found {strength_refused}$"):
+    with pytest.raises(
+        InputError, match=rf"^strength of {corruption}: expected 1e-06 to .*, found {strength_refused}$"
+    ):
         corrupt(some_images(), corruption, strength_refused)
 
 
 @pytest.mark.parametrize("corruption", ["salt_and_pepper", "mask"])
 def test_more_than_all_pixels_are_refused(corruption):
     corrupt(some_images(), corruption, 1.0)
-    with pytest.raises(InputError, match=f"strength of {corruption}: expected a share above 0, up to 1, found 1.01"):
+    with pytest.raises(InputError, match=f"strength of {corruption}: expected 1e-06 to 1, found 1.01"):
         corrupt(some_images(), corruption, 1.01)
 
 

@@ -331,7 +331,7 @@ def test_omniglot_names_a_missing_key_and_those_it_found(tmp_path: Path, key: st
         ("testdata", np.array(["a"]), "'testdata' to be a matrix of numbers"),
         ("target", np.ones((3, 20)), "'target' to have one-hot columns"),
         ("testtarget", np.zeros((3, 4)), "'testtarget' to have one-hot columns"),
-        ("targetchar", np.full((1, 20), np.nan), "'targetchar' to hold numbers, found NaN"),
+        ("targetchar", np.full((1, 20), np.nan), "'targetchar' to hold whole numbers, found others"),
         ("testtargetchar", np.ones((1, 5)), r"'testtargetchar' to be \(1, 4\), found \(1, 5\)"),
     ],
 )

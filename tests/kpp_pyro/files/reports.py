@@ -23,6 +23,7 @@ SCORE = {
     "log_likelihood_nats_per_image": -4.0,
     "log_likelihood_standard_error": 0.1,
     "elbo_nats_per_image": -4.5,
+    "pareto_k_limit": 0.6,
     "pareto_k_above_limit_share": 0.0,
     "trustworthy": True,
     "bounds": [

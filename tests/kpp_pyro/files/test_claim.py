@@ -2,68 +2,82 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from kpp_pyro.errors import InputError
+from kpp_pyro.errors import InputError, OutputError
 from kpp_pyro.files.atomic import atomic_write, remove_abandoned
 from kpp_pyro.files.claim import LOCK, claimed
 
 CLAIM = """
-import sys, time
+import sys
 from pathlib import Path
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.claim import claimed
-begin, path, unique = float(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "unique"
-time.sleep(max(0.0, begin - time.time()))
+sys.stdin.readline()
 try:
-    with claimed(path, unique=unique) as taken:
+    with claimed(Path(sys.argv[1]), unique=sys.argv[2] == "unique") as taken:
         (taken / "mine").touch()
         print(taken, flush=True)
-        time.sleep(float(sys.argv[4]))
+        sys.stdin.read()
 except InputError as error:
-    print(f"refused: {error}")
+    print(f"refused: {error}", flush=True)
 """
 
 
-def claimants(count: int, path: Path, how: str, seconds: float) -> list[subprocess.Popen[str]]:
-    """Processes that claim a folder at one moment, and hold it."""
-    command = [sys.executable, "-c", CLAIM, str(time.time() + 1), str(path), how, str(seconds)]
-    return [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+@contextmanager
+def claimants(count: int, path: Path, how: str) -> Iterator[tuple[list[subprocess.Popen[str]], list[str]]]:
+    """Processes that claim a folder at one moment, and hold it inside this context; and what each says."""
+    command = [sys.executable, "-c", CLAIM, str(path), how]
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    try:
+        yield processes, [process.stdout.readline().strip() for process in processes if process.stdout]
+    finally:
+        for process in processes:
+            process.communicate()
 
 
 def test_of_two_processes_one_claims_a_folder(tmp_path):
-    said = sorted(process.communicate(timeout=60)[0].strip() for process in claimants(2, tmp_path / "run", "given", 2))
-    assert said == [
-        str(tmp_path / "run"),
-        f"refused: --out {tmp_path / 'run'}: expected a folder that no other process writes to, found one",
-    ]
+    with claimants(2, tmp_path / "run", "given") as (_, said):
+        assert sorted(said) == [
+            str(tmp_path / "run"),
+            f"refused: --out {tmp_path / 'run'}: expected a folder of this process, found one that another uses",
+        ]
 
 
 def test_processes_that_take_a_new_folder_all_get_one(tmp_path):
-    said = {process.communicate(timeout=60)[0].strip() for process in claimants(3, tmp_path / "run", "unique", 1)}
-    assert said == {str(tmp_path / name) for name in ("run", "run-2", "run-3")}
+    with claimants(3, tmp_path / "run", "unique") as (_, said):
+        assert set(said) == {str(tmp_path / name) for name in ("run", "run-2", "run-3")}
 
 
 def test_a_killed_process_blocks_nobody(tmp_path):
-    (process,) = claimants(1, tmp_path / "run", "given", 60)
-    assert process.stdout is not None and process.stdout.readline()
-    with pytest.raises(InputError, match="no other process writes to"), claimed(tmp_path / "run"):
-        pass
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    with claimed(tmp_path / "run") as path:
-        assert (path / "mine").exists()
+    with claimants(1, tmp_path / "run", "given") as ((process,), _):
+        with pytest.raises(InputError, match="found one that another uses"), claimed(tmp_path / "run"):
+            pass
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with claimed(tmp_path / "run") as path:
+            assert (path / "mine").exists()
 
 
 def test_a_claim_within_a_process_excludes_others_too(tmp_path):
-    refused = pytest.raises(InputError, match=r"^--resume .*/run: expected a folder that no other process writes to")
+    refused = pytest.raises(InputError, match=r"^--resume .*/run: expected a folder of this process")
     with claimed(tmp_path / "run"), refused, claimed(tmp_path / "run", "--resume"):
         pass
 
@@ -83,7 +97,28 @@ def test_what_was_made_for_nothing_is_removed_and_nothing_else(tmp_path):
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == [LOCK, "run"]
 
 
-@pytest.mark.parametrize("name", ["file", "file/below", "x" * 300, "a\0b", "dangling/below", "loop"])
+def test_the_error_of_work_in_a_folder_that_is_gone_is_not_hidden(tmp_path):
+    with pytest.raises(ZeroDivisionError), claimed(tmp_path / "run") as path:
+        shutil.rmtree(path)
+        raise ZeroDivisionError
+    with claimed(tmp_path / "run"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.ENOLCK, OutputError), (errno.ENOSPC, OutputError), (errno.EROFS, InputError)]
+)
+def test_a_folder_that_cannot_be_locked_leaves_nothing(number, kind, tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refused)
+    with pytest.raises(kind, match=os.strerror(number)) as caught, claimed(tmp_path / "new" / "run"):
+        pass
+    assert type(caught.value) is kind and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "x" * 300, "a\0b", "\udcfe", "dangling/below", "loop"])
 def test_a_place_where_no_folder_can_be_is_named(name, tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "dangling").symlink_to(tmp_path / "file" / "nowhere")
