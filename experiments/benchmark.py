@@ -71,7 +71,7 @@ class Arguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = parse(Arguments, argv)
-    if not arguments.out.parent.is_dir():
+    if not arguments.out.parent.is_dir() or arguments.out.is_dir():
         raise InputError(f"--out: expected a file in an existing folder, found {arguments.out}")
     content = measure(arguments, str(resolve_device(arguments.device)))
     write_json(arguments.out, content)

@@ -117,9 +117,9 @@ def publish(
     """Write the report, the posterior and the figures, and print the report."""
     posterior = posterior_draws(run, episodes, arguments) if arguments.posterior_images else None
     content = report(run, arguments, scores, processes)
-    write_json(run.folder.evaluation, content)
     if posterior is not None:
         save(posterior, run.folder.posterior)
+    write_json(run.folder.evaluation, content)
     print(describe_scores(content))
     print_figures(run.folder, plot_score_figures(run.folder))
 

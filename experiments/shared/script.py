@@ -119,6 +119,8 @@ def _ending(error: Exception) -> _Ending | None:
         return _Ending(describe_lost_worker(error), 2)
     if isinstance(error, DivergenceError):
         return _Ending(str(error), 1)
+    if isinstance(error, RuntimeError) and "Connection closed by peer" in str(error):
+        return _Ending(f"{script_name()}: expected all processes to go on, found that another one has ended", 1)
     if isinstance(error, OSError):
         return _Ending(f"{error.filename or script_name()}: {error.strerror or error}", 1)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):

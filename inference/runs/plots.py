@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from inference.importance.scoring import OWN
+from inference.runs.config import naming
 from inference.runs.load import Run
 from inference.tracing import own_randomness, site_mean, trace_pair
 from inference.trained_memory import Memory, TrainedMemory
@@ -62,10 +63,17 @@ def plot_denoising_figures(run: Run) -> dict[str, Figure]:
 
     Figures of other corruptions, left by an earlier denoising, are removed.
     """
+    with naming(run.folder.denoising):
+        figures = _plot_denoising_figures(run)
+    for old in run.folder.figures.glob("denoise_*.png"):
+        if old.stem not in figures:
+            old.unlink()
+    return figures
+
+
+def _plot_denoising_figures(run: Run) -> dict[str, Figure]:
     content, folder = run.folder.read_denoising(), run.folder.figures
     results, settings = content["results"], content["settings"]
-    for old in folder.glob("denoise_*.png"):
-        old.unlink()
     figures = {"denoise_curves": plots.plot_denoising_curves(results, folder / "denoise_curves.png")}
     images = next(run.episodes.of(settings["split"]).batches(1))[0][0]
     shown = [step for step in _SHOWN_READS if step <= settings["steps"]]

@@ -62,8 +62,10 @@ def pack(path: Path, folder: Path, **changes: object) -> Path:
     """
     run, config = read_run(path)
     config = config.replace(**{**_ANYWHERE, **changes})
-    trained = load(path, "cpu", **changes)
+    trained = load(path, "cpu", None, **changes)  # type: ignore[arg-type]  # changes are fields
     tensors = {name: _rounded(tensor) for name, tensor in trained.pair.state_dict().items()}
+    if RunFolder(folder).best.exists():
+        raise InputError(f"{folder}: expected another folder than that of a run, found one with best.pt")
     make_folder(folder)
     _FILE.save(folder / _PARAMETERS, tensors, step=str(trained.step))
     content = json.loads(run.config.read_text())

@@ -345,8 +345,8 @@ class Trainer:
             require_like(found, moments, f"optimiser state of parameter {number}")
             if not 0 <= float(found["step"]) <= steps or (found["exp_avg_sq"] < 0).any():
                 raise InputError(
-                    f"optimiser state of parameter {number}: expected 0 to {steps} steps and second moments of at least "
-                    f"0, found {float(found['step']):g} steps and {found['exp_avg_sq'].min():g}"
+                    f"optimiser state of parameter {number}: expected 0 to {steps} steps and no negative second moment, "
+                    f"found {float(found['step']):g} and {found['exp_avg_sq'].min():g}"
                 )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

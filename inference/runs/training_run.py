@@ -31,11 +31,11 @@ from inference.runs.rules import has_blocks, reads_and_blocks
 from inference.tracing import seed_of
 from kpp_pyro.data import DATASETS, EpisodeSet
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.checkpoint import fitting, read_checkpoint, save_checkpoint
+from kpp_pyro.files.checkpoint import fitting, read_checkpoint, require_like, save_checkpoint
 from kpp_pyro.files.claim import claimed
 from kpp_pyro.files.reading import as_path
 from kpp_pyro.files.run_folder import RunFolder
-from kpp_pyro.files.run_schemas import TrainingCheckpoint
+from kpp_pyro.files.run_schemas import BestCheckpoint, TrainingCheckpoint
 from models.build import build
 from models.pair import Pair
 
@@ -67,8 +67,6 @@ class TrainingRun:
         self, folder: RunFolder, config: Config, resume: bool = False, processes: Processes = SINGLE_PROCESS
     ) -> None:
         self.folder, self.config, self.processes = folder, config, processes
-        if processes.is_first:
-            _note_shared_blocks(config)
         device = torch.device(config.device)
         with processes.sync_errors():
             require_training_capacity(config, device, processes.count)
@@ -81,11 +79,17 @@ class TrainingRun:
         self.training_seconds = 0.0  # of steps only, over all sessions of the run
         with processes.sync_errors():  # before the processes share the pair, all raise the error of one
             self.trainer = build_trainer(config, self.pair, self.episodes.train, processes)
-            if resume:
+            if resume and self._has_begun():
                 self._load()
         with processes.sync_errors():
             if processes.is_first:
                 self._prepare_folder(resume)
+                _note_shared_blocks(config)
+
+    def _has_begun(self) -> bool:
+        """Whether the folder has anything but a configuration, which is all that a run killed at its very start leaves."""
+        folder = self.folder
+        return folder.checkpoint.exists() or folder.best.exists() or bool(folder.read_metrics())
 
     def _load_episodes(self, device: torch.device) -> Episodes:
         """Load the data. If it may be downloaded, the first process loads before the others."""
@@ -222,6 +226,10 @@ class TrainingRun:
         with fitting(self.folder.checkpoint):
             self.trainer.load_state_dict(state.model_dump())
         self.best_elbo_nats_per_image, self.training_seconds = state.best_elbo_nats_per_image, state.training_seconds
+        if state.best_elbo_nats_per_image > float("-inf"):  # `finish` needs it, after what may be hours
+            best = read_checkpoint(self.folder.best, BestCheckpoint)
+            with fitting(self.folder.best):
+                require_like(best.pair, self.pair.state_dict(), "parameters")
         if self.config.training.steps < self.trainer.step:
             raise InputError(
                 f"--steps: expected at least the {self.trainer.step} that {self.folder.path} has taken, "

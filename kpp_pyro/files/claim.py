@@ -39,6 +39,7 @@ def claimed(path: Path, flag: str = "--out", unique: bool = False) -> Iterator[P
     """
     made: list[Path] = []
     lock: FileLock | None = None
+    in_use = False
     try:
         with _refusing(path, flag):
             str(path.resolve()).encode()  # of names that are not UTF-8, TensorBoard writes no files
@@ -51,12 +52,19 @@ def claimed(path: Path, flag: str = "--out", unique: bool = False) -> Iterator[P
             lock = FileLock(path / LOCK)
             lock.acquire(blocking=False)
         yield path
+    except _TakenError:
+        in_use = True
+        raise
     finally:
         with suppress(OSError):  # the folder may have been removed meanwhile
-            if made and {file.name for file in path.iterdir()} <= {LOCK} and (lock is None or lock.is_locked):
+            if made and {file.name for file in path.iterdir()} <= {LOCK} and not in_use:
                 _remove(path, made)
         if lock is not None:
             lock.release()
+
+
+class _TakenError(InputError):
+    """Another process holds the lock."""
 
 
 @contextmanager
@@ -65,7 +73,7 @@ def _refusing(path: Path, flag: str) -> Iterator[None]:
     try:
         yield
     except Timeout as error:
-        raise InputError(f"{flag} {path}: expected a folder of this process, found one that another uses") from error
+        raise _TakenError(f"{flag} {path}: expected a folder of this process, found one that another uses") from error
     except (OSError, ValueError, RuntimeError) as error:  # not UTF-8, a null character; a loop of links
         kind = OutputError if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE else InputError
         raise kind(f"{flag} {path}: expected a folder that can be written, found {reason(error)}") from error

@@ -80,6 +80,9 @@ def whole_path(path: Path | str) -> Path:
     expanded = os.path.expanduser(path)
     if str(expanded).startswith("~"):
         raise InputError(f"{path}: expected the name of a user after ~, found one without a home folder")
-    if "\0" in expanded:
-        raise InputError(f"{str(path)!r}: expected a path, found one with a null character")
+    as_path(expanded)
+    try:
+        expanded.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{str(path)!r}: expected a path of Unicode characters, found other bytes") from error
     return Path(os.path.realpath(expanded))

@@ -41,7 +41,7 @@ class MetricsRecord(FileContent):
     """A line of metrics.jsonl: the step, and quantities by their name."""
 
     __pydantic_extra__: dict[str, Number]
-    step: Natural
+    step: Annotated[Natural, Field(le=10**9)]
     split: Literal["train", "validation", "test"]
 
 
@@ -138,7 +138,7 @@ class Errors(FileContent):
     """Means over the images after each read, and their standard errors."""
 
     __pydantic_extra__: dict[str, list[Number]]
-    wrong_pixels_per_image: list[float]
+    wrong_pixels_per_image: Annotated[list[float], Field(min_length=1)]
     wrong_pixels_per_image_standard_error: list[StandardError]
     nats_per_image: list[float]
     nats_per_image_standard_error: list[StandardError]

@@ -60,7 +60,9 @@ def plot_comparison(metrics: Mapping[str, Sequence[dict[str, Any]]], path: Path 
         needed = ("training_seconds", "elbo_nats_per_image")
         seen = [record for record in _validation(records) if all(record.get(name) is not None for name in needed)]
         minutes = [record["training_seconds"] / 60 for record in seen]
-        axis.plot(minutes, [-record["elbo_nats_per_image"] for record in seen], marker=".", label=name)
+        axis.plot(
+            minutes, [-record["elbo_nats_per_image"] for record in seen], marker=".", label=name.replace("$", r"\$")
+        )
     axis.set(xlabel="minutes of training", ylabel="-ELBO, nats per image", title="Validation set")
     logarithmic(axis)
     axis.grid(alpha=0.3, which="both")

@@ -278,6 +278,24 @@ def test_a_run_made_on_a_gpu_goes_on_without_one(finished, tmp_path):
     )
 
 
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(finished, tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in ("config.json", "metrics.jsonl"):
+        (tmp_path / "run" / name).write_bytes((finished[0] / name).read_bytes() if name == "config.json" else b"")
+    with without_figures():
+        assert run("svi_train.py", "--resume", tmp_path / "run").returncode == 0
+    states = [load_checkpoint(folder / "checkpoint.pt") for folder in (finished[0], tmp_path / "run")]
+    assert_equal_states(*states)
+
+
+def test_a_run_whose_best_parameters_are_lost_is_refused_before_it_goes_on(finished, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    (folder / "best.pt").unlink()
+    before = (folder / "metrics.jsonl").read_bytes()
+    assert str(folder / "best.pt") in refused(run("svi_train.py", "--resume", folder, "--steps", 8))
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
 def test_runs_of_one_second_get_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr(inference.runs.training_run, "default_folder", lambda _: tmp_path / "runs" / "digits")
     with claimed_folder(Config()) as first, claimed_folder(Config()) as second:

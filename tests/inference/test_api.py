@@ -170,7 +170,7 @@ def test_controls_are_scored_beside_them(run):
         ({"limit": 0}, "limit: expected at least 1, found 0"),
         ({"control_particles": -1}, "control_particles: expected at least 0, found -1"),
         ({"refine_steps": -1}, "refine_steps: expected at least 0, found -1"),
-        ({"split": "train"}, "split: expected one of test, validation, found 'train'"),
+        ({"split": "train"}, "split: expected one of test or validation, found 'train'"),
     ],
 )
 def test_scores_of_nothing_are_refused(run, given, sentence):

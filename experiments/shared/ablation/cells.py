@@ -170,7 +170,12 @@ def _is_scored(cell: Cell, config: Config, run: RunFolder) -> bool:
         settings = run.read_evaluation()["settings"]
     except InputError:
         return False
-    required = {"split": "test", **{name: value for name, value in cell.score.items() if name != "limit"}}
+    required = {
+        **{"split": "test", "seed": 0, "content_bits": None, "refine_steps": 0},  # the defaults of evaluate.py
+        "content_steps": config.program.content_steps,
+        "classes_per_episode": config.data.classes_per_episode,
+        **{name: value for name, value in cell.score.items() if name != "limit"},
+    }
     if any(settings.get(name) != value for name, value in required.items()):
         return False
     limit, images = cell.score["limit"], settings.get("images", 0)

@@ -60,7 +60,7 @@ def test_an_empty_folder_may_become_a_run(tmp_path):
 @pytest.mark.parametrize("below", ["", "run"])
 def test_a_file_in_the_way_of_a_new_run_is_named(tmp_path, below):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match=f"^{tmp_path / 'file'}.*: expected a file that can be written"):
+    with pytest.raises(OutputError, match=f"^{tmp_path / 'file'}.*: expected a folder, or a place for one"):
         RunFolder(tmp_path / "file" / below).create()
 
 

@@ -1,0 +1,62 @@
+"""Sizes that the machine cannot hold: the estimate against the bytes that a step really keeps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from inference import Config, build
+from inference.objectives import make_objective
+from inference.runs import capacity
+from inference.runs.capacity import require_parameter_capacity, require_training_capacity, step_bytes
+from inference.runs.trainer import annealed, bound_loss
+from kpp_pyro.errors import InputError
+
+CPU = torch.device("cpu")
+
+
+def kept_bytes(config: Config) -> int:
+    """Bytes that the graph of a whole step keeps, beside the parameters."""
+    pair, training = build(config, (1, 8, 8)), config.training
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in pair.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    loss = annealed(bound_loss(pair, make_objective(training.objective, particles=training.particles)))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss(torch.zeros(training.episodes_per_step, config.data.episode_length, 1, 8, 8), {})
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in parameters)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"write": "feed_forward"},
+        {"objective": "iwae", "particles": 12},
+        {"model": "vae"},
+        {"model": "dynamic_kanerva_machine"},
+        {"model": "pseudo_inverse_memory", "objective": "iwae", "particles": 5},
+    ],
+)
+def test_the_activations_of_a_step_are_extrapolated_from_one_episode(changes):
+    config = Config.preset(**{"episode_length": 6, "episodes_per_step": 7, "width": 32, **changes})
+    estimate = step_bytes(config, build(config, (1, 8, 8)))
+    assert estimate == pytest.approx(kept_bytes(config), rel=0.1)
+    assert step_bytes(config, build(config, (1, 8, 8)), processes=7) == pytest.approx(estimate / 7)
+
+
+def test_what_does_not_fit_is_named_by_the_flag_that_is_largest(monkeypatch):
+    monkeypatch.setattr(capacity, "memory_bytes", lambda _: 10**9)
+    many = Config.preset(episodes_per_step=90_000)
+    with pytest.raises(InputError, match=r"^--episodes-per-step: expected the memories of a step to fit into the 1 GB"):
+        require_training_capacity(many, CPU)
+    require_training_capacity(many, CPU, processes=100)
+    require_parameter_capacity(many, CPU)  # scores a run that was trained elsewhere
+    with pytest.raises(
+        InputError, match="^--width: expected the parameters to fit into the 1 GB .*, found 20000, with"
+    ):
+        require_parameter_capacity(Config.preset(width=20_000), CPU)
