@@ -344,9 +344,10 @@ class Trainer:
             moments = {"step": step, "exp_avg": parameter, "exp_avg_sq": parameter}
             require_like(found, moments, f"optimiser state of parameter {number}")
             if not 0 <= float(found["step"]) <= steps or (found["exp_avg_sq"] < 0).any():
+                least = found["exp_avg_sq"].min()
                 raise InputError(
-                    f"optimiser state of parameter {number}: expected 0 to {steps} steps and no negative second moment, "
-                    f"found {float(found['step']):g} and {found['exp_avg_sq'].min():g}"
+                    f"optimiser state of parameter {number}: expected 0 to {steps} steps and no second moment below 0, "
+                    f"found {float(found['step']):g} steps and {least:g}"
                 )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -87,7 +87,7 @@ class TrainingRun:
                 _note_shared_blocks(config)
 
     def _has_begun(self) -> bool:
-        """Whether the folder has anything but a configuration, which is all that a run killed at its very start leaves."""
+        """Whether the folder has more than a configuration; a run that was killed at its very start has no more."""
         folder = self.folder
         return folder.checkpoint.exists() or folder.best.exists() or bool(folder.read_metrics())
 

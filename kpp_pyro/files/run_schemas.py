@@ -96,6 +96,9 @@ class EvaluationSettings(ReportSettings):
 
     images: Count
     particles: Count
+    content_bits: Count | None
+    content_steps: Natural
+    refine_steps: Natural
 
 
 class PerImage(FileContent):

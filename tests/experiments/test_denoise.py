@@ -250,11 +250,11 @@ def test_a_run_that_cannot_be_written_to_is_refused_before_any_work(copied, monk
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (["--strength", 0], "--strength of salt_and_pepper: expected a share above 0, up to 1, found 0.0"),
+        (["--strength", 0], "--strength of salt_and_pepper: expected 1e-06 to 1, found 0.0"),
         (["--corruption", "salt_and_pepper", "--strength", 0.2, 2], "--strength of salt_and_pepper: .* found 2.0"),
         (
             ["--corruption", "speckle", "--strength", "nan"],
-            "--strength of speckle: expected a positive number, found nan",
+            r"--strength of speckle: expected 1e-06 to 1e\+06, found nan",
         ),
         (["--steps", 0], "--steps: expected at least 1, found 0"),
         (["--limit", 0], "--limit: expected at least 1, found 0"),

@@ -45,7 +45,14 @@ SAMPLES = {
 }
 REPORTS: dict[str, dict[str, Any]] = {
     "evaluate": {
-        "settings": {**SETTINGS, "images": 64, "particles": 10},
+        "settings": {
+            **SETTINGS,
+            "images": 64,
+            "particles": 10,
+            "content_bits": None,
+            "content_steps": 0,
+            "refine_steps": 0,
+        },
         "scores": {"own": SCORE, "other": SCORE},
         "limit_nats_per_image": -3.5,
         "log_likelihood_with_memory_kl_nats_per_image": None,

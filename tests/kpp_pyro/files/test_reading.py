@@ -21,7 +21,7 @@ def test_a_path_becomes_absolute_without_links_and_home(tmp_path: Path, monkeypa
 def test_what_cannot_be_a_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^~nobody-of-that-name/data: expected the name of a user after ~"):
         whole_path("~nobody-of-that-name/data")
-    with pytest.raises(InputError, match=r"a\\x00b.: expected a path, found one with a null character$"):
+    with pytest.raises(InputError, match=r"a\\x00b.: expected a path, found a path with a null character$"):
         whole_path("a\0b")
     (tmp_path / "loop").symlink_to("loop")
     assert whole_path(tmp_path / "loop").name == "loop"  # refused where it is opened
