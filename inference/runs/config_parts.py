@@ -36,7 +36,8 @@ class DataConfig(ConfigPart):
     --dataset folder: pictures in train/ and test/, and optionally in validation/ (else a tenth of train/), each with
     or without class folders. Transparent pixels become white, or black below light pictures."""
     image_size: Annotated[Count, Field(le=1024)] = 28
-    """Side of the square images of --dataset folder, in pixels. Pictures are scaled and cropped to it."""
+    """Side of the square images of --dataset folder, in pixels: a multiple of 4 from 16 to 64. Pictures are scaled and
+    cropped to it."""
     workers: Annotated[Count, Field(le=1024)] = Field(default_factory=spare_cores)
     """Processes that decode the pictures of --dataset folder, per training process."""
     episode_length: Annotated[Count, Field(le=10**6)] = 32
