@@ -10,6 +10,7 @@ from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
 
+from kpp_pyro.errors import InputError
 from kpp_pyro.files.memories import load_memory, save_memory
 from kpp_pyro.memory.blocks import Addressing
 
@@ -77,6 +78,11 @@ class Memory:
 
     value: Tensor
     author: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.value, Tensor) or not isinstance(self.author, str):
+            found = f"{type(self.value).__name__} and {type(self.author).__name__}"
+            raise InputError(f"memory: expected a tensor and the fingerprint of its author, found {found}")
 
     def __repr__(self) -> str:
         """Shape, and the beginning of the author."""

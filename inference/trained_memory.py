@@ -44,6 +44,7 @@ _DTYPES = {getattr(torch, name) for name in ("bool", "uint8", "int8", "int16", "
     torch.float32,
     torch.float64,
 }  # dtypes that torch computes with
+_LARGEST = 1e15  # absolute value of a memory: with more, what is decoded is not finite
 Record = TypeVar("Record", Decoded, Read)
 
 
@@ -351,8 +352,8 @@ class TrainedMemory:
                 f"{name}: expected one written by this model ({self.fingerprint[:12]}), "
                 f"found one of another ({str(memory.author)[:12] or 'unknown'})"
             )
-        if not memory.value.is_floating_point() or not memory.value.isfinite().all():
-            raise InputError(f"{name}: expected finite floats, found {_described(memory.value)}")
+        if not memory.value.is_floating_point() or not (memory.value.abs() <= _LARGEST).all():  # refuses NaN, too
+            raise InputError(f"{name}: expected floats of at most {_LARGEST:g}, found {_described(memory.value)}")
         return memory.value.to(self.device, self.dtype).reshape(-1, 1, *event)
 
     def _batch(self, memory: Memory) -> tuple[int, ...]:

@@ -102,8 +102,10 @@ def expectation(error: Any) -> str:
 
 def shown(value: Any) -> str:
     """A value as text of at most 100 characters; containers are only named, texts quoted unless they are numbers."""
-    if isinstance(value, dict | list | tuple | BaseModel):
-        return "a mapping" if isinstance(value, dict | BaseModel) else "a list"
+    if isinstance(value, BaseModel):
+        return f"a {type(value).__name__}"
+    if isinstance(value, dict | list | tuple):
+        return "a mapping" if isinstance(value, dict) else "a list"
     plain = not isinstance(value, str) or re.fullmatch(r"[-+]?\d[\d.e+-]*", value, re.ASCII)
     text = str(value) if plain else repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."

@@ -38,6 +38,8 @@ def unpack(name: str, parent: Path = UNPACKED) -> Path:
     if name not in names:
         raise InputError(f"--pretrained {name}: expected one of {', '.join(names)}, found none of them")
     source, run = PRETRAINED / name, RunFolder(parent / name)
+    if run.checkpoint.exists():
+        raise InputError(f"{run.path}: expected a folder for the pretrained {name}, found another run in it")
     tensors, metadata = _FILE.load(source / _PARAMETERS)
     state = {name: tensor.float() for name, tensor in tensors.items()}
     make_folder(run.path)
@@ -64,8 +66,10 @@ def pack(path: Path, folder: Path, **changes: object) -> Path:
     config = config.replace(**{**_ANYWHERE, **changes})
     trained = load(path, "cpu", None, **changes)  # type: ignore[arg-type]  # changes are fields
     tensors = {name: _rounded(tensor) for name, tensor in trained.pair.state_dict().items()}
-    if RunFolder(folder).best.exists():
-        raise InputError(f"{folder}: expected another folder than that of a run, found one with best.pt")
+    if not {path.name for path in RunFolder(folder).path.glob("*")} <= {_CONFIG, _PARAMETERS}:
+        raise InputError(f"{folder}: expected a new folder, or one of packed parameters, found other files in it")
+    if RunFolder(folder).config.exists() and not (folder / _PARAMETERS).exists():
+        raise InputError(f"{folder}: expected a new folder, or one of packed parameters, found another config.json")
     make_folder(folder)
     _FILE.save(folder / _PARAMETERS, tensors, step=str(trained.step))
     content = json.loads(run.config.read_text())

@@ -87,9 +87,10 @@ class TrainingRun:
                 _note_shared_blocks(config)
 
     def _has_begun(self) -> bool:
-        """Whether the folder has more than a configuration; a run that was killed at its very start has no more."""
+        """Whether there is a checkpoint to go on with; a run killed at its very start has empty metrics only."""
         folder = self.folder
-        return folder.checkpoint.exists() or folder.best.exists() or bool(folder.read_metrics())
+        empty = folder.metrics.exists() and not folder.read_metrics()
+        return folder.checkpoint.exists() or folder.best.exists() or not empty
 
     def _load_episodes(self, device: torch.device) -> Episodes:
         """Load the data. If it may be downloaded, the first process loads before the others."""

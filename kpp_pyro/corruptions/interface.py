@@ -63,8 +63,13 @@ def corrupt(images: Tensor, corruption: str, strength: float, generator: torch.G
         InputError: an unknown corruption, a strength outside its range, or images that are none.
     """
     found = find_corruption(corruption)
-    if not isinstance(images, Tensor) or images.ndim < 3 or not images.is_floating_point():
-        raise InputError("images: expected a float tensor (..., C, H, W), found another object")
+    if not isinstance(images, Tensor) or images.ndim < 3 or images.dtype not in (torch.float32, torch.float64):
+        what = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise InputError(f"images: expected a float32 or float64 tensor (..., C, H, W), found {what}")
+    if images.layout != torch.strided or images.is_meta:
+        raise InputError(f"images: expected a dense tensor, found {images.layout} on {images.device}")
+    if not isinstance(generator, torch.Generator | None):
+        raise InputError(f"generator: expected a torch.Generator or None, found {type(generator).__name__}")
     low, high = images.aminmax() if images.numel() else (-1, 2)  # NaN where any is NaN
     if not (low >= 0 and high <= 1):
         raise InputError("images: expected intensities from 0 to 1, found others")

@@ -29,7 +29,8 @@ _SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 _OPAQUE = ("1", "L", "RGB")  # PIL modes without transparency, which are converted to grey directly
 _DRAFT_FACTOR = 2  # a JPEG may be decoded at a lower resolution, down to this multiple of the required size
 _SAMPLED_SIDE = 32  # pixels to which a picture is averaged, to choose the ground of its transparent pixels
-_BITS_PER_SAMPLE, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2  # tags of TIFF files, and a value of the second
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF files
+_WHITE_IS_ZERO, _SIGNED = 0, 2  # values of the second and of the third
 
 
 def read_pictures(folder: Path | str, image_shape: tuple[int, int, int], dark_on_light: bool = False) -> Tensor:
@@ -50,7 +51,8 @@ def read_pictures(folder: Path | str, image_shape: tuple[int, int, int], dark_on
         InputError: no such folder, no pictures in it, an unreadable picture, or an image shape of several channels.
     """
     folder = as_path(folder, "a folder of pictures")
-    require_value("image shape", tuple(image_shape), tuple[Literal[1], Side, Side])
+    given = tuple(image_shape) if isinstance(image_shape, list) else image_shape
+    require_value("image shape", given, tuple[Literal[1], Side, Side])
     require_folder(folder)
     names = picture_names(folder, [name for name in _listed(folder) if not os.path.isdir(folder / name)])
     images = torch.stack([read_picture(folder / name, image_shape[1:]) for name in names])
@@ -139,7 +141,8 @@ def _decode(path: Path | str, file: BinaryIO, size: tuple[int, int]) -> Image.Im
     try:
         with Image.open(file, formats=_formats()) as picture:
             picture.draft("L", (_DRAFT_FACTOR * max(size),) * 2)  # JPEGs only; EXIF may swap the sides
-            grey = Image.fromarray(_grey(ImageOps.exif_transpose(picture), _largest(picture)))
+            values = _grey(ImageOps.exif_transpose(picture), _largest(picture))
+            grey = Image.fromarray(1 - values if _is_inverted(picture) else values)
         return ImageOps.fit(grey, (size[1], size[0]), Image.Resampling.BILINEAR)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -155,8 +158,17 @@ def _largest(picture: Image.Image) -> int:
     if picture.format == "TIFF":
         tags = picture.tag_v2  # type: ignore[attr-defined]
         bits, kind = tags.get(_BITS_PER_SAMPLE, (8,))[0], tags.get(_SAMPLE_FORMAT, (1,))[0]
+        if kind == _SIGNED and bits <= 8:  # Pillow reads them as if they were not
+            raise InputError("expected values without a sign, found signed ones of 8 bits")
         return 2 ** (bits - 1 if kind == _SIGNED else bits) - 1
     return 2**31 - 1 if picture.mode == "I" and picture.format not in ("PNG", "PPM") else 2**16 - 1
+
+
+def _is_inverted(picture: Image.Image) -> bool:
+    """Whether white is zero in values that Pillow leaves so: those of more than 8 bits in a TIFF file."""
+    if picture.format != "TIFF" or picture.mode[0] not in "IF":
+        return False
+    return picture.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO  # type: ignore[attr-defined]
 
 
 def _grey(picture: Image.Image, largest: int) -> np.ndarray:
@@ -166,7 +178,8 @@ def _grey(picture: Image.Image, largest: int) -> np.ndarray:
     if picture.mode.startswith("I"):
         values = np.asarray(picture)
         unsigned = values.view(np.uint32) if largest == 2**32 - 1 else values  # PIL has signed integers only
-        return _in_range((unsigned / largest).astype(np.float32), f"values from 0 to {largest}", largest)
+        intensities = _in_range((unsigned / largest).astype(np.float32), f"values from 0 to {largest}", largest)
+        return _on_ground_of(intensities, unsigned != picture.info.get("transparency", -1))
     opaque = picture.mode in _OPAQUE and "transparency" not in picture.info
     grey = picture.convert("L") if opaque else _on_ground(picture.convert("RGBA"))
     return np.asarray(grey, dtype=np.float32) / 255
@@ -177,6 +190,13 @@ def _in_range(values: np.ndarray, expected: str, unit: int = 1) -> np.ndarray:
     if not (values.min() >= 0 and values.max() <= 1):
         raise InputError(f"expected {expected}, found {values.min() * unit:g} to {values.max() * unit:g}")
     return values
+
+
+def _on_ground_of(grey: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """Intensities whose invisible pixels are white, or black if the visible ones are lighter than mid-grey."""
+    if visible.all() or not visible.any():
+        return grey
+    return np.where(visible, grey, np.float32(grey[visible].mean() <= 0.5))
 
 
 def _on_ground(picture: Image.Image) -> Image.Image:

@@ -13,6 +13,7 @@ from kpp_pyro.errors import InputError, reason
 
 MOST_UNPACKED_BYTES = 2**31
 """A compressed file that announces more than this is refused: data sets are held in memory."""
+_MOST_BYTES = 255  # of a name in the file systems of Linux and macOS
 _MOST_EXPANSION = 1032  # largest ratio of deflate, of gzip and MATLAB files
 
 
@@ -52,6 +53,12 @@ def as_path(path: Path | str, expected: str = "a path") -> Path:
         raise InputError(f"path: expected {expected}, found {path!r:.100}")
     if "\0" in str(path):
         raise InputError(f"{str(path)!r}: expected {expected}, found a path with a null character")
+    try:
+        longest = max((len(os.fsencode(part)) for part in Path(path).parts), default=0)
+    except UnicodeEncodeError as error:
+        raise InputError(f"{str(path)!r}: expected {expected}, found characters that no name can have") from error
+    if longest > _MOST_BYTES:
+        raise InputError(f"{path!s:.60}...: expected {expected}, found a name of {longest} bytes")
     return Path(path)
 
 

@@ -79,6 +79,11 @@ class RunFolder:
         for folder in (self.path, self.figures, self.tensorboard):
             if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
                 raise InputError(f"{folder}: expected a folder that can be written to, found none")
+        for file in (self.evaluation, self.posterior, self.denoising, self.generation):
+            if os.path.lexists(file) and not file.is_file():
+                raise InputError(
+                    f"{file}: expected a file that can be written, found a folder, a pipe or a broken link"
+                )
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
@@ -282,4 +287,4 @@ def write_text(path: Path, content: str) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    atomic_write(path, content.encode())
+    atomic_write(path, content.encode(errors="backslashreplace"))

@@ -82,7 +82,7 @@ def plot_controls(scores: Mapping[str, dict[str, Any]], limit: float, path: Path
         axis.annotate(text, (cost + error, row), va="center", fontsize=9)
     axis.axvline(-limit, color="firebrick", ls=":")
     axis.set_title(f"Dotted: ln T = {-limit:.2f}, the cost of choosing one of T images", fontsize=9)
-    axis.set_yticks(range(len(names)), [_MEMORY_NAMES.get(name, name) for name in names])
+    axis.set_yticks(range(len(names)), [_MEMORY_NAMES.get(name, name.replace("$", r"\$")) for name in names])
     axis.invert_yaxis()
     axis.set(xscale="log", xlabel="-ln p(x | memory), nats per image; less is better")
     axis.margins(x=0.25)

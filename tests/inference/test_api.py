@@ -288,7 +288,7 @@ def test_arguments_of_another_kind_get_a_sentence(run, tmp_path):
         "^out: expected the folder of a run ": lambda: train(Config(), resume=True),
         "^particles: expected a whole number, found 1.5$": lambda: score(run, particles=1.5),
         "^memory: expected a Memory, ": lambda: run.memory.recall(memory.value, images, 1),
-        "^memory: expected finite floats, ": lambda: run.memory.recall(
+        "^memory: expected floats of at most 1e.15, found ": lambda: run.memory.recall(
             Memory(memory.value * float("nan"), memory.author), images, 1
         ),
         "^keys: expected a torch tensor, ": lambda: run.memory.read(memory, [0.0]),

@@ -337,3 +337,23 @@ def test_pictures_that_show_nothing_are_noted(tmp_path, capsys):
     save(tmp_path, "5.png", some_bytes(12, 16))
     read_pictures(tmp_path, SHAPE)
     assert capsys.readouterr().err == ""  # only half of them
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_white_is_zero_in_some_tiffs(tmp_path, dtype):
+    drawn = np.zeros((16, 16), np.float32)
+    drawn[4:12, 4:12] = 0.75
+    stored = (1 - drawn) if dtype == np.float32 else ((1 - drawn) * 65535).round()
+    Image.fromarray(stored.astype(dtype)).save(tmp_path / "a.tif", tiffinfo={262: 0})
+    found = read_pictures(tmp_path, (1, 16, 16))[0, 0]
+    torch.testing.assert_close(found, torch.from_numpy(drawn), atol=1e-4, rtol=0)
+
+
+def test_a_transparent_value_of_16_bits_becomes_the_ground(tmp_path):
+    stored = np.zeros((40, 40), np.uint16)
+    stored[10:30, 10:30] = 30 * 257
+    Image.fromarray(stored).save(tmp_path / "a.png", transparency=0)
+    found = read_pictures(tmp_path, (1, 40, 40))[0, 0]
+    expected = torch.ones(40, 40)
+    expected[10:30, 10:30] = 30 / 255
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
