@@ -292,7 +292,7 @@ def test_arguments_of_another_kind_get_a_sentence(run, tmp_path):
             Memory(memory.value * float("nan"), memory.author), images, 1
         ),
         "^keys: expected a torch tensor, ": lambda: run.memory.read(memory, [0.0]),
-        "^images: expected a float tensor ": lambda: corrupt(None, "mask", 0.25),
+        "^images: expected a float32 or float64 tensor ": lambda: corrupt(None, "mask", 0.25),
         "^images: expected intensities from 0 to 1, ": lambda: corrupt(images * 255, "mask", 0.25),
         "^strength of mask: expected a number, ": lambda: corrupt(images, "mask", "0.25"),
         r"^Config: expected parts, .*Config.preset\(steps=...\)": lambda: Config(steps=3),
