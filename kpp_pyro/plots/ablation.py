@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
-from kpp_pyro.plots.figures import save
+from kpp_pyro.plots.figures import plain, save
 
 _WIDE_RATIO = 4.0  # of the largest to the smallest number, above which an axis is logarithmic
 _COST = "-ln p(x | memory), nats per image{}less is better"
@@ -40,7 +40,7 @@ def plot_ablation(
         _plot_rows(axis, points)
     known = all(point["standard_error"] is not None for point in points)
     bars = "standard error over seeds" if known else "standard error over seeds, where there are several"
-    axis.set_title(f"{title}\nBars: {bars}", fontsize=9)
+    axis.set_title(f"{plain(title)}\nBars: {bars}", fontsize=9)
     axis.grid(alpha=0.3, which="both")
     axis.legend(fontsize=7)
     return save(figure, path)
@@ -137,4 +137,4 @@ def _spread(ticks: Any, set_scale: Any, values: Sequence[float]) -> None:
 
 
 def _label(labels: Mapping[str, str]) -> str:
-    return ", ".join(labels.values())
+    return plain(", ".join(labels.values()))

@@ -64,6 +64,11 @@ def logarithmic(axis: Any) -> None:
     axis.yaxis.set_minor_formatter(ScalarFormatter())
 
 
+def plain(text: str) -> str:
+    """A user's text, such as the name of a run, which Matplotlib would read as a formula between two $."""
+    return text.replace("$", r"\$")
+
+
 def save(figure: Figure, path: Path | str | None) -> Figure:
     """Write a figure to a file if `path` is given, and return the figure.
 

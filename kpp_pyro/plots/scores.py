@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from kpp_pyro.plots.figures import save
+from kpp_pyro.plots.figures import plain, save
 
 _MEMORY_NAMES = {
     "own": "own episode's memory",
@@ -82,7 +82,7 @@ def plot_controls(scores: Mapping[str, dict[str, Any]], limit: float, path: Path
         axis.annotate(text, (cost + error, row), va="center", fontsize=9)
     axis.axvline(-limit, color="firebrick", ls=":")
     axis.set_title(f"Dotted: ln T = {-limit:.2f}, the cost of choosing one of T images", fontsize=9)
-    axis.set_yticks(range(len(names)), [_MEMORY_NAMES.get(name, name.replace("$", r"\$")) for name in names])
+    axis.set_yticks(range(len(names)), [_MEMORY_NAMES.get(name, plain(name)) for name in names])
     axis.invert_yaxis()
     axis.set(xscale="log", xlabel="-ln p(x | memory), nats per image; less is better")
     axis.margins(x=0.25)

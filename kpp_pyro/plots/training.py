@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from kpp_pyro.plots.figures import logarithmic, save
+from kpp_pyro.plots.figures import logarithmic, plain, save
 
 
 def plot_curves(metrics: Sequence[dict[str, Any]], path: Path | str | None = None) -> Figure:
@@ -19,7 +19,7 @@ def plot_curves(metrics: Sequence[dict[str, Any]], path: Path | str | None = Non
         path: file to write, if any.
     """
     needed = ("elbo_nats_per_image", "reconstruction_nats_per_image")
-    seen = [record for record in _validation(metrics) if all(record.get(name) is not None for name in needed)]
+    seen = [record for record in _validation(metrics) if all(record.get(key) is not None for key in needed)]
     steps = [record["step"] for record in seen]
     figure = Figure((12, 3.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
@@ -58,11 +58,9 @@ def plot_comparison(metrics: Mapping[str, Sequence[dict[str, Any]]], path: Path 
     axis = figure.subplots()
     for name, records in metrics.items():
         needed = ("training_seconds", "elbo_nats_per_image")
-        seen = [record for record in _validation(records) if all(record.get(name) is not None for name in needed)]
+        seen = [record for record in _validation(records) if all(record.get(key) is not None for key in needed)]
         minutes = [record["training_seconds"] / 60 for record in seen]
-        axis.plot(
-            minutes, [-record["elbo_nats_per_image"] for record in seen], marker=".", label=name.replace("$", r"\$")
-        )
+        axis.plot(minutes, [-record["elbo_nats_per_image"] for record in seen], marker=".", label=plain(name))
     axis.set(xlabel="minutes of training", ylabel="-ELBO, nats per image", title="Validation set")
     logarithmic(axis)
     axis.grid(alpha=0.3, which="both")

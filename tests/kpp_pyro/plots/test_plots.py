@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 
 from kpp_pyro.memory.blocks import Addressing, MemoryLayout
 from kpp_pyro.plots import (
+    plot_comparison,
     plot_coverage,
     plot_curves,
     plot_denoising,
@@ -463,3 +464,13 @@ def test_figures_of_as_little_as_there_can_be_are_drawn_without_warnings(path):
     silent(lambda: plot_coverage(generated([0.0], [1], [1]), path))
     silent(lambda: plot_memory_at_work(one, torch.zeros(1, 10, 20), torch.zeros(1, 1, 4), one, one, one, path))
     assert imread(path).std() > 0 and plt.get_fignums() == before
+
+
+def test_names_of_runs_are_no_formulas_and_incomplete_records_are_left_out(tmp_path):
+    record = {"step": 1, "split": "validation", "elbo_nats_per_image": -3.0, "training_seconds": 60.0}
+    incomplete = [{**record, "elbo_nats_per_image": None}, {"step": 2, "split": "validation"}]
+    figure = plot_comparison({"$\\frac$": [record, *incomplete], "empty": incomplete}, tmp_path / "a.png")
+    lines = figure.axes[0].get_lines()
+    assert [line.get_label() for line in lines] == [r"\$\frac\$", "empty"]
+    assert [list(line.get_xdata()) for line in lines] == [[1.0], []]
+    assert [list(line.get_ydata()) for line in lines] == [[3.0], []]
