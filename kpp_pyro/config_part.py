@@ -40,6 +40,9 @@ class ConfigPart(BaseModel):
     def __setattr__(self, name: str, value: Any) -> None:
         raise InputError(f"{name}: expected config.replace({name}=...), which makes another one, found an assignment")
 
+    def __delattr__(self, name: str) -> None:
+        raise InputError(f"{name}: expected every field of a configuration to stay, found a deletion")
+
     @classmethod
     def parts(cls) -> dict[str, type[ConfigPart]]:
         """The fields that are parts themselves, by name."""

@@ -172,3 +172,9 @@ def test_a_whole_number_in_range_is_one(value):
 def test_what_is_no_whole_number_in_range_is_refused_by_name(value, found):
     with pytest.raises(InputError, match=f"^n: expected {found}$"):
         require_value("n", value, Count)
+
+
+def test_a_field_cannot_be_deleted():
+    part = Inner()
+    with pytest.raises(InputError, match="^depth: expected every field of a configuration to stay, found a deletion$"):
+        del part.depth
