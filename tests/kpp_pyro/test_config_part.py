@@ -176,5 +176,5 @@ def test_what_is_no_whole_number_in_range_is_refused_by_name(value, found):
 
 def test_a_field_cannot_be_deleted():
     part = Inner()
-    with pytest.raises(InputError, match="^depth: expected every field of a configuration to stay, found a deletion$"):
+    with pytest.raises(InputError, match=r"^depth: expected every field of a configuration to stay, found a deletion$"):
         del part.depth
