@@ -39,7 +39,6 @@ def claimed(path: Path, flag: str = "--out", unique: bool = False) -> Iterator[P
     """
     made: list[Path] = []
     lock: FileLock | None = None
-    in_use = False
     try:
         with _refusing(path, flag):
             str(path.resolve()).encode()  # of names that are not UTF-8, TensorBoard writes no files
@@ -50,21 +49,19 @@ def claimed(path: Path, flag: str = "--out", unique: bool = False) -> Iterator[P
             path.mkdir(parents=True, exist_ok=True)
             remove_abandoned(path)
             lock = FileLock(path / LOCK)
-            lock.acquire(blocking=False)
+            try:
+                lock.acquire(blocking=False)
+            except Timeout as error:
+                made = []  # the folder is the other process's now
+                taken = f"{flag} {path}: expected a folder of this process, found one that another uses"
+                raise InputError(taken) from error
         yield path
-    except _TakenError:
-        in_use = True
-        raise
     finally:
         with suppress(OSError):  # the folder may have been removed meanwhile
-            if made and {file.name for file in path.iterdir()} <= {LOCK} and not in_use:
+            if made and {file.name for file in path.iterdir()} <= {LOCK}:
                 _remove(path, made)
         if lock is not None:
             lock.release()
-
-
-class _TakenError(InputError):
-    """Another process holds the lock."""
 
 
 @contextmanager
@@ -72,8 +69,8 @@ def _refusing(path: Path, flag: str) -> Iterator[None]:
     """Inside this context, what prevents a claim becomes a sentence."""
     try:
         yield
-    except Timeout as error:
-        raise _TakenError(f"{flag} {path}: expected a folder of this process, found one that another uses") from error
+    except InputError:
+        raise
     except (OSError, ValueError, RuntimeError) as error:  # not UTF-8, a null character; a loop of links
         kind = OutputError if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE else InputError
         raise kind(f"{flag} {path}: expected a folder that can be written, found {reason(error)}") from error
