@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,11 +19,12 @@ from kpp_pyro.errors import InputError
 from kpp_pyro.files.atomic import atomic_write, make_folder, writing
 from kpp_pyro.files.reading import as_path, reading
 from kpp_pyro.files.run_schemas import ConfigFile, Denoising, Evaluation, Generation, MetricsRecord, Version
-from kpp_pyro.schema import FileContent, Schema, parse_json
+from kpp_pyro.schema import FileContent, parse_json
 
 VERSION = 2
 """Version of config.json; runs of another version cannot be loaded."""
 _CONFIG = "the config.json of a run"
+Config = TypeVar("Config", bound=Version)
 _LIBRARIES = ("torch", "torchvision", "pyro-ppl", "numpy", "scipy", "scikit-learn", "matplotlib", "arviz")
 
 
@@ -132,8 +133,7 @@ class RunFolder:
         return self._read_config().sizes.image_shape
 
     def _read_config(self) -> ConfigFile:
-        read_config(self.config)  # says if it is of another version
-        return _read_json(self.config, ConfigFile, _CONFIG)
+        return _read_config(self.config, ConfigFile)
 
     def read_evaluation(self) -> dict[str, Any]:
         """Read the report of evaluate.py: "settings", "scores" and more, see `Evaluation`.
@@ -218,23 +218,29 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         InputError: no such file, another file, or the config.json of another version.
     """
-    found = _read_json(path, Version, _CONFIG)
+    return _read_config(path, Version).config
+
+
+def _read_config(path: Path, schema: type[Config]) -> Config:
+    """Read a config.json of this version."""
+    text, expected = _read(path, _CONFIG), f"{path}: expected {_CONFIG}"
+    found = parse_json(text, Version, expected)
     if found.version != VERSION:
         advice = "update kpp-pyro" if found.version > VERSION else "train it again"
         raise InputError(f"{path}: expected a run of version {VERSION}, found one of version {found.version}; {advice}")
-    return found.config
-
-
-def _read_json(path: Path, schema: type[Schema], what: str) -> Schema:
-    """Read a JSON file; `what` is the file in words, for error messages."""
-    with reading(path, what) as file:
-        text = file.read()
-    return parse_json(text, schema, f"{path}: expected {what}")
+    return parse_json(text, schema, expected)
 
 
 def _read_report(path: Path, script: str, schema: type[FileContent]) -> dict[str, Any]:
     """Read a script's JSON report."""
-    return _read_json(path, schema, f"a report of {script}").model_dump()
+    what = f"a report of {script}"
+    return parse_json(_read(path, what), schema, f"{path}: expected {what}").model_dump()
+
+
+def _read(path: Path, what: str) -> bytes:
+    """The bytes of a file; `what` is the file in words, for error messages."""
+    with reading(path, what) as file:
+        return file.read()
 
 
 def environment() -> dict[str, Any]:
