@@ -30,7 +30,7 @@ from experiments.shared.ablation.cells import (
     state_of,
     unfinished_schedules,
 )
-from experiments.shared.ablation.grid import Grid, is_numeric, read_grid
+from experiments.shared.ablation.grid import MOST_CELLS, Grid, is_numeric, read_grid
 from experiments.shared.ablation.results import COST, COST_WITH_MEMORY, Measured, read_measured, summarize_rows
 from experiments.shared.ablation.running import Task, run_tasks
 from experiments.shared.ablation.table import as_csv, describe_ablation
@@ -62,7 +62,7 @@ class Arguments:
     """AXIS=VALUE,VALUE,...: vary this flag of svi_train.py, in addition to the grid's axes."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """NAME=VALUE: give this flag of svi_train.py to every cell."""
-    seeds: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    seeds: Annotated[int, Field(ge=1, le=MOST_CELLS)] | None = None
     """Number of seeds: train each combination with the seeds 0 to N - 1. None: the grid's seeds."""
     steps: Count | None = None
     """Optimiser steps of every cell, the same as --set steps=N."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import psutil
@@ -122,7 +122,7 @@ def _latent_size(config: Config) -> int:
     return config.memory.latent_size or config.memory.read_size
 
 
-def _require_fitting(config: Config, device: torch.device, needs: Iterator[_Need] | list[_Need]) -> None:
+def _require_fitting(config: Config, device: torch.device, needs: Iterable[_Need]) -> None:
     """Raise InputError about the field that is largest in comparison with its default."""
     available, values, defaults = memory_bytes(device), config.flat(), config.defaults()
     for need in needs:
