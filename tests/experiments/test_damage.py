@@ -15,6 +15,7 @@ import torch
 from kpp_pyro.files.checkpoint import load_checkpoint, save_checkpoint
 from kpp_pyro.files.run_folder import RunFolder, write_json
 from tests.experiments.running import TINY, refused, run, trained, without_figures
+from tests.kpp_pyro.files.nested import at, changed
 from tests.kpp_pyro.files.reports import REPORTS
 
 READERS = {
@@ -65,19 +66,7 @@ def contents(folder: Path) -> dict[str, bytes | None]:
 
 def replaced(*place: Any, value: Any) -> Callable[[Any], Any]:
     """A change of nested content: another value at a place; `...` deletes it."""
-
-    def change(content: Any) -> Any:
-        *path, last = place
-        inner = content
-        for step in path:
-            inner = inner[step]
-        if value is ...:
-            del inner[last]
-        else:
-            inner[last] = value
-        return content
-
-    return change
+    return lambda content: changed(content, place, value)
 
 
 CONFIGS: dict[str, Any] = {
@@ -171,12 +160,11 @@ def first(state: dict[str, Any]) -> str:
 def with_value(part: str, change: Callable[[torch.Tensor], Any]) -> Callable[[Any], Any]:
     """A change of the first tensor of the parameters, or of the optimiser's first moments."""
 
-    def changed(state: Any) -> Any:
-        tensors = state["pair"] if part == "pair" else state["optimizer"][0]
-        name = first(state) if part == "pair" else part
-        return replaced(name, value=change(tensors[name]))(tensors) and state
+    def damage(state: Any) -> Any:
+        place = ("pair", first(state)) if part == "pair" else ("optimizer", 0, part)
+        return changed(state, place, change(at(state, place)))
 
-    return changed
+    return damage
 
 
 def set_one(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -201,8 +189,8 @@ PARAMETERS: dict[str, Callable[[Any], Any]] = {
     "complex": with_value("pair", lambda tensor: tensor.to(torch.complex64)),
     "sparse": with_value("pair", lambda tensor: tensor.to_sparse()),
     "meta": with_value("pair", lambda tensor: tensor.to("meta")),
-    "a parameter too many": lambda state: replaced("extra", value=torch.zeros(1))(state["pair"]) and state,
-    "a parameter too few": lambda state: state["pair"].pop(first(state)) is not None and state,
+    "a parameter too many": replaced("pair", "extra", value=torch.zeros(1)),
+    "a parameter too few": lambda state: changed(state, ("pair", first(state)), ...),
 }
 STATES: dict[str, Callable[[Any], Any]] = {
     **PARAMETERS,

@@ -5,21 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.shared.ablation.grid import read_grid
 from inference import Config
 from kpp_pyro.errors import InputError
-from tests.kpp_pyro.files.test_any_file import changed, json_values, numbers, places
+from tests.kpp_pyro.files.nested import changed, places
+from tests.kpp_pyro.files.test_any_file import json_values, numbers, some_time
 
-some_time = settings(
-    max_examples=80,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
 DEFAULTS = Config().to_json()
 GRID = {"title": "a", "base": {"width": 16}, "vary": {"reads": [1, 2], "a": {"b": {"seed": 1}}}, "seeds": [0, 1]}
 

@@ -16,10 +16,11 @@ from kpp_pyro.files.checkpoint import read_checkpoint, save_checkpoint
 from kpp_pyro.files.memories import load_memory, save_memory
 from kpp_pyro.files.run_folder import RunFolder
 from kpp_pyro.files.run_schemas import BestCheckpoint
+from tests.kpp_pyro.files.nested import changed, places
 from tests.kpp_pyro.files.reports import REPORTS
 
 some_time = settings(
-    max_examples=60,
+    max_examples=80,
     deadline=None,
     derandomize=True,
     database=None,
@@ -31,21 +32,6 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-
-
-def places(content: Any, above: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place in nested content, and the whole."""
-    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
-    return [above, *(place for key, value in items for place in places(value, (*above, key)))]
-
-
-def changed(content: Any, place: tuple[Any, ...], value: Any) -> Any:
-    """A copy of nested content with another value at a place."""
-    if not place:
-        return value
-    copy = dict(content) if isinstance(content, dict) else list(content)
-    copy[place[0]] = changed(copy[place[0]], place[1:], value)
-    return copy
 
 
 def reads_or_refuses(read: Any, path: Path) -> None:
