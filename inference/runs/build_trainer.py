@@ -9,7 +9,7 @@ from inference.runs.config import Config
 from inference.runs.config_parts import TrainingConfig
 from inference.runs.cuda_graph import CapturedStepper
 from inference.runs.resolve import resolve_capture
-from inference.runs.trainer import EagerStepper, EpisodeSource, KLSchedule, Trainer, TrainingPlan
+from inference.runs.trainer import EagerStepper, EpisodeSource, KLSchedule, Stepper, Trainer, TrainingPlan
 from kpp_pyro.errors import InputError
 from models.pair import Pair
 
@@ -57,5 +57,5 @@ def build_trainer(
     capture = resolve_capture(config, pair.device, processes.count)
     alpha = training.renyi_alpha if OBJECTIVES[training.objective].takes_alpha else 0.0
     objective = make_objective(training.objective, particles=training.particles, alpha=alpha)
-    stepper = CapturedStepper if capture else EagerStepper
+    stepper: type[Stepper] = CapturedStepper if capture else EagerStepper
     return Trainer(pair, objective, episodes, plan, stepper, processes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ class CapturedStepper:
         step: the step, on a CUDA device.
         generators: random generators that the step draws from, in addition to the default one.
     """
+
+    capturable: ClassVar[bool] = True
 
     def __init__(self, step: Step, generators: Sequence[torch.Generator]) -> None:
         self.step, self.generators = step, generators

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import pyro
 import torch
@@ -204,9 +204,17 @@ class Step:
 
 
 class Stepper(Protocol):
-    """Takes steps, eagerly or as a CUDA graph."""
+    """Takes steps, eagerly or as a CUDA graph.
 
+    Attributes:
+        capturable: the optimiser's state lies on the device as tensors, for a graph that reads it.
+        step: the step that is taken.
+    """
+
+    capturable: ClassVar[bool]
     step: Step
+
+    def __init__(self, step: Step, generators: Sequence[torch.Generator]) -> None: ...
 
     def __call__(self, drawn: Tensor, kl_weights: Mapping[str, float], learning_rate: float) -> StepResult:
         """Take a step on a draw on the CPU."""
@@ -215,9 +223,9 @@ class Stepper(Protocol):
 class EagerStepper:
     """Takes steps one operation after the other, without a CUDA graph."""
 
-    capturable = False
+    capturable: ClassVar[bool] = False
 
-    def __init__(self, step: Step, _generators: Sequence[torch.Generator] = ()) -> None:
+    def __init__(self, step: Step, generators: Sequence[torch.Generator] = ()) -> None:
         self.step = step
 
     def __call__(self, drawn: Tensor, kl_weights: Mapping[str, float], learning_rate: float) -> StepResult:
@@ -248,7 +256,7 @@ class Trainer:
         objective: ELBO,
         episodes: EpisodeSource,
         plan: TrainingPlan,
-        stepper: Any = EagerStepper,
+        stepper: type[Stepper] = EagerStepper,
         processes: Processes = SINGLE_PROCESS,
     ) -> None:
         self.pair, self.episodes, self.plan, self.processes = pair, episodes, plan, processes
