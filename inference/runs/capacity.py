@@ -74,15 +74,14 @@ def _saved_bytes(config: Config, pair: Pair, particles: int) -> int:
     loss = annealed(bound_loss(pair, objective, training.left_out))
     length = config.data.episode_length + training.left_out
     episode = torch.zeros(1, length, *pair.model.image_shape, dtype=torch.float32, device=pair.device)
-    saved: dict[int, Tensor] = {}  # holds the tensors, since the place of a freed one would be used again
+    saved: dict[int, torch.UntypedStorage] = {}  # held, since the place of a freed one would be used again
 
-    def note(tensor: Tensor) -> Tensor:
-        saved[_storage(tensor)] = tensor
-        return tensor
+    def note(tensor: Tensor) -> None:  # the graph gets nothing: one that holds its own outputs is never freed
+        saved[_storage(tensor)] = tensor.untyped_storage()
 
-    with own_randomness(0, pair.device), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with own_randomness(0, pair.device), torch.autograd.graph.saved_tensors_hooks(note, lambda _: torch.empty(0)):
         loss(episode, {})
-    return sum(tensor.untyped_storage().nbytes() for place, tensor in saved.items() if place not in parameters)
+    return sum(storage.nbytes() for place, storage in saved.items() if place not in parameters)
 
 
 def _storage(tensor: Tensor) -> int:

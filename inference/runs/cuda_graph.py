@@ -78,7 +78,8 @@ class CapturedStepper:
             with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
                 return self.step(drawn, kl_weights)
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
+            cause = error.__context__ or error  # ending a capture that has failed raises an error of its own
+            reason = str(cause).splitlines()[0]
             expected = "expected a step that can be captured as a CUDA graph"
             raise InputError(f"--capture: {expected}, found {reason}; use --capture off") from error
 

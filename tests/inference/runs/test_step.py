@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import get_gradient_edge
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from inference.objectives import make_objective
@@ -141,6 +142,17 @@ def test_the_loss_on_a_pretended_gpu_stays_on_it(parts: dict[str, Any], monkeypa
         assert loss.device == gpu and loss.requires_grad
         pixels = warp(episode.flatten(0, 1), torch.ones(12, 2, device=gpu), torch.ones(12, device=gpu))
         assert pixels.device == gpu
+
+
+@any_parts
+def test_no_gradient_graph_outlives_the_trainers_making_or_a_step(parts: dict[str, Any]) -> None:
+    """It would hold a step's activations for ever, and nodes of a stream on which no capture can be made."""
+    trainer = make_trainer(**parts)
+    for _ in range(2):
+        for parameter in trainer.parameters:
+            get_gradient_edge(parameter).node.metadata["seen"] = True  # lost with the node
+        assert not any("seen" in get_gradient_edge(parameter).node.metadata for parameter in trainer.parameters)
+        trainer.train_step()
 
 
 @pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
