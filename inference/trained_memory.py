@@ -34,9 +34,10 @@ from torch import Tensor
 from inference.memory_types import CueingGuide, Decoded, Memory, Read, ReadableModel
 from inference.ranges import CleanUpReads, InterpolatedImages, Reads, Samples, Seed
 from inference.tracing import site_mean, site_value
-from kpp_pyro.config_part import require_value
+from kpp_pyro.arguments import checked
 from kpp_pyro.errors import InputError
 from kpp_pyro.memory.blocks import Addressing
+from models.memory_model import MemoryGuide, MemoryModel
 
 _DTYPES = {getattr(torch, name) for name in ("bool", "uint8", "int8", "int16", "int32", "int64")} | {
     torch.float16,
@@ -44,7 +45,7 @@ _DTYPES = {getattr(torch, name) for name in ("bool", "uint8", "int8", "int16", "
     torch.float32,
     torch.float64,
 }  # dtypes that torch computes with
-_LARGEST = 1e15  # absolute value of a memory: with more, what is decoded is not finite
+_LARGEST = 1e6  # absolute value of a memory or a key: with much more, what is decoded is not finite
 Record = TypeVar("Record", Decoded, Read)
 
 
@@ -69,12 +70,17 @@ class TrainedMemory:
     """
 
     def __init__(self, model: ReadableModel, guide: CueingGuide) -> None:
+        if not (isinstance(model, MemoryModel) and isinstance(guide, MemoryGuide)):
+            found = f"a {type(model).__name__} and a {type(guide).__name__}"
+            raise InputError(f"model, guide: expected a model with a memory, and its guide, found {found}")
         if not model.memory_shape or not all(model.memory_shape):
             raise InputError(f"{type(model).__name__}: expected a model with a memory, found one without")
         self.model, self.guide = model, guide
         self.image_shape = model.image_shape
         parameter = next(iter(model.state_dict().values()))
         self.device, self.dtype = parameter.device, parameter.dtype
+        if self.dtype not in (torch.float32, torch.float64):
+            raise InputError(f"model: expected parameters in float32 or float64, found {self.dtype}")
 
     @property
     def addressing(self) -> Addressing:
@@ -99,7 +105,8 @@ class TrainedMemory:
                 digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def write(self, images: Tensor, seed: int = 0) -> Memory:
+    @checked
+    def write(self, images: Tensor, seed: Seed = 0) -> Memory:
         """Write one memory from each episode; the random state is left unchanged.
 
         Args:
@@ -112,11 +119,14 @@ class TrainedMemory:
         Raises:
             InputError: images of another shape than the model's, or intensities outside [0, 1].
         """
-        require_value("seed", seed, Seed)
         episodes = self._images("images", images)
         value = self.guide.write_memory(episodes, seed).squeeze(1)
+        if value.shape[1:] != self.model.memory_shape:
+            found = f"{type(self.guide).__name__} of another model, which writes {tuple(value.shape[1:])}"
+            raise InputError(f"guide: expected one that writes {self.model.memory_shape}, found a {found}")
         return Memory(value if images.ndim == 5 else value[0], self.fingerprint)
 
+    @checked
     def load(self, path: Path | str) -> Memory:
         """Load a memory that this model wrote and `Memory.save` saved.
 
@@ -127,6 +137,7 @@ class TrainedMemory:
         self._value(memory, str(path))
         return Memory(memory.value.to(self.device), memory.author)
 
+    @checked
     @torch.no_grad()
     def locate(self, memory: Memory, cues: Tensor) -> Tensor:
         """Keys (..., T, *key_shape) of cues: the mode of q(y | x, M).
@@ -138,6 +149,7 @@ class TrainedMemory:
         keys = self._locate(value, episodes)
         return keys if self._batch(memory) else keys.squeeze(0)
 
+    @checked
     @torch.no_grad()
     def read(self, memory: Memory, keys: Tensor) -> Read:
         """Read a memory through keys (..., N, *key_shape): N means of p(z | M, y), decoded.
@@ -148,7 +160,8 @@ class TrainedMemory:
         value = self._value(memory)
         return self._like(memory, self._read(value, self._keys(memory, keys)))
 
-    def recall(self, memory: Memory, cues: Tensor, steps: int = 1) -> list[Read]:
+    @checked
+    def recall(self, memory: Memory, cues: Tensor, steps: Reads = 1) -> list[Read]:
         """Iterative reading: x <- decode(read(M, q(y | x, M))), from x = cues.
 
         Args:
@@ -165,8 +178,9 @@ class TrainedMemory:
         _require_tensor("cues", cues)
         return self.complete(memory, cues, torch.zeros_like(cues, dtype=torch.bool), steps)
 
+    @checked
     @torch.no_grad()
-    def complete(self, memory: Memory, cues: Tensor, mask: Tensor, steps: int = 1) -> list[Read]:
+    def complete(self, memory: Memory, cues: Tensor, mask: Tensor, steps: Reads = 1) -> list[Read]:
         """Iterative reading of cues with missing pixels: the known pixels are put back after each read.
 
         Args:
@@ -189,7 +203,6 @@ class TrainedMemory:
         if cues.is_floating_point():
             cues = cues.masked_fill(mask.to(cues.device), 0)  # missing pixels are often NaN
         value, episodes = self._value_and_cues(memory, cues)
-        require_value("steps", steps, Reads)
         missing = mask.to(self.device).view_as(episodes)
         estimate, reads = _filled(episodes, missing), []
         for _ in range(steps):
@@ -198,8 +211,9 @@ class TrainedMemory:
             estimate = next_cue(episodes, missing, read.images)
         return reads
 
+    @checked
     @torch.no_grad()
-    def generate(self, memory: Memory, n: int, steps: int = 0) -> Read:
+    def generate(self, memory: Memory, n: Samples, steps: CleanUpReads = 0) -> Read:
         """Sample n images from a memory, y ~ p(y) and z ~ p(z | M, y), by torch's global random state.
 
         Args:
@@ -214,16 +228,20 @@ class TrainedMemory:
             InputError: a memory of another model, less than one image, or a negative number of steps.
         """
         value = self._value(memory)
-        require_value("n", n, Samples)
-        require_value("steps", steps, CleanUpReads)
         trace = self.model.generate(value, n)
         samples = Read(site_value(trace, "latent"), site_mean(trace, "image"), site_value(trace, "key"))
         samples = self._like(memory, samples)
         return self.recall(memory, samples.images, steps)[-1] if steps else samples
 
     @torch.no_grad()
+    @checked
     def interpolate(
-        self, memory: Memory, cue_a: Tensor, cue_b: Tensor, n: int, through: Literal["keys", "latents"] = "keys"
+        self,
+        memory: Memory,
+        cue_a: Tensor,
+        cue_b: Tensor,
+        n: InterpolatedImages,
+        through: Literal["keys", "latents"] = "keys",
     ) -> Read:
         """Interpolate linearly between the keys, or the latents, of two cues.
 
@@ -241,26 +259,24 @@ class TrainedMemory:
         Raises:
             InputError: a memory of another model, cues of another shape, less than two images, or another `through`.
         """
-        require_value("n", n, InterpolatedImages)
         _require_tensor("cue_a", cue_a)
         _require_tensor("cue_b", cue_b)
         cue_a, cue_b = cue_a.to(self.device), cue_b.to(self.device)
-        if cue_a.shape != cue_b.shape or cue_a.ndim < 3:
-            shapes = f"{tuple(cue_a.shape)} and {tuple(cue_b.shape)}"
-            raise InputError(f"cue_a, cue_b: expected images of the same shape, found {shapes}")
+        if (cue_a.shape, cue_a.dtype) != (cue_b.shape, cue_b.dtype) or cue_a.ndim < 3:
+            shapes = f"{_described(cue_a)} and {_described(cue_b)}"
+            raise InputError(f"cue_a, cue_b: expected images of one shape and dtype, found {shapes}")
         value, cues = self._value_and_cues(memory, torch.stack([cue_a, cue_b], -4))
         ends = self._read(value, self._locate(value, cues))
         fraction = torch.linspace(0, 1, n, device=self.device, dtype=self.dtype)
         keys = _between(ends.keys, fraction)
         if through == "keys":
             read = self._read(value, keys)
-        elif through == "latents":
+        else:
             latents = _between(ends.latents, fraction)
             read = Read(latents, self._decode(latents), keys)
-        else:
-            raise InputError(f"through: expected 'keys' or 'latents', found {through!r}")
         return self._like(memory, read)
 
+    @checked
     def inspect(self, memory: Memory) -> Read:
         """Decode every block, in row-major order; with R reads, R consecutive blocks at a time.
 
@@ -279,8 +295,9 @@ class TrainedMemory:
         keys = keys[cells]  # (groups, R, 3)
         return self.read(memory, keys.expand(*self._batch(memory), *keys.shape))
 
+    @checked
     @torch.no_grad()
-    def autoencode(self, images: Tensor, steps: int = 1) -> list[Decoded]:
+    def autoencode(self, images: Tensor, steps: Reads = 1) -> list[Decoded]:
         """Reconstruct images without the memory, x <- decode(mode of q(z | x)): a control for `recall`.
 
         A guide with q(z | x, M, y) is used without the learned correction for M and y.
@@ -296,7 +313,6 @@ class TrainedMemory:
             InputError: images of another shape, or less than one step.
         """
         estimate = self._images("images", images)
-        require_value("steps", steps, Reads)
         results = []
         for _ in range(steps):
             latents = self.guide.latent_posterior(self.guide.encode(estimate)).mode
@@ -304,6 +320,7 @@ class TrainedMemory:
             results.append(Decoded(latents.view(*images.shape[:-3], -1), estimate.view_as(images)))
         return results
 
+    @checked
     @torch.no_grad()
     def log_likelihood(self, images: Tensor, decoded: Decoded) -> Tensor:
         """ln p(x | z) in nats, (..., N), of images (..., N, C, H, W) given the latents of `decoded`.
@@ -312,11 +329,14 @@ class TrainedMemory:
             InputError: images of another shape than the decoded ones, or pixels that p(x | z) cannot have.
         """
         _require_tensor("images", images)
-        if not isinstance(decoded, Decoded):
-            raise InputError(f"decoded: expected images that were read or decoded, found {type(decoded).__name__}")
         if images.shape != decoded.images.shape:
             raise InputError(f"images: expected {tuple(decoded.images.shape)}, found {tuple(images.shape)}")
-        likelihood, values = self.model.image_likelihood(decoded.latents), images.to(self.device, self.dtype)
+        latents = decoded.latents
+        _require_tensor("decoded.latents", latents)
+        if latents.shape[:-1] != images.shape[:-3] or not latents.isfinite().all():
+            expected = f"finite numbers ({', '.join(map(str, (*images.shape[:-3], 'D')))})"
+            raise InputError(f"decoded.latents: expected {expected}, found {_described(latents)}")
+        likelihood, values = self.model.image_likelihood(latents), images.to(self.device, self.dtype)
         if not likelihood.support.check(values).all():
             raise InputError(f"images: expected pixels that p(x | z) can have, found {_described(images)}")
         return likelihood.log_prob(values)
@@ -341,8 +361,6 @@ class TrainedMemory:
 
     def _value(self, memory: Memory, name: str = "memory") -> Tensor:
         """Memories (B, 1, *memory_shape), checked to be of this model."""
-        if not isinstance(memory, Memory):
-            raise InputError(f"{name}: expected a Memory, from write or load, found {type(memory).__name__}")
         _require_tensor(name, memory.value)
         shape, event = tuple(memory.value.shape), self.model.memory_shape
         if shape[-len(event) :] != event or len(shape) > len(event) + 1 or not memory.value.numel():
@@ -392,14 +410,12 @@ class TrainedMemory:
         if (shape[: len(batch)], shape[len(batch) + 1 :]) != (batch, event):
             expected = ", ".join(map(str, (*batch, "N", *event)))
             raise InputError(f"keys: expected ({expected}) for this memory, found {shape}")
-        if not keys.numel() or not keys.isfinite().all():
-            raise InputError("keys: expected finite numbers, found others or none")
+        if not keys.numel() or not (keys.abs() <= _LARGEST).all():  # refuses NaN, too
+            raise InputError(f"keys: expected numbers of at most {_LARGEST:g}, found others or none")
         return keys.to(self.device, self.dtype).reshape(-1, *keys.shape[len(batch) :])
 
 
-def _require_tensor(name: str, value: object) -> None:
-    if not isinstance(value, Tensor):
-        raise InputError(f"{name}: expected a torch tensor, found {type(value).__name__}")
+def _require_tensor(name: str, value: Tensor) -> None:
     if value.dtype not in _DTYPES or value.is_meta or value.is_nested or value.layout != torch.strided:
         found = f"{value.dtype}, {value.layout}, on {value.device}".replace("torch.", "")
         raise InputError(f"{name}: expected a dense tensor of real numbers, found {found}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from numbers import Integral
+from numbers import Integral, Number
+from pathlib import PurePath
 from typing import Any
 
 from pydantic import (
@@ -106,8 +107,14 @@ def require_value(name: str, value: Any, kind: Any, strict: bool = True) -> Any:
     try:
         return TypeAdapter(kind).validate_python(number, strict=strict)
     except ValidationError as error:
-        found = f"{number!r:.100}" if strict else shown(number)
+        found = _described(number) if strict else shown(number)
         raise InputError(f"{name}: expected {expectation(error.errors()[0])}, found {found}") from None
+
+
+def _described(value: Any) -> str:
+    """A plain value as Python writes it, in at most 100 characters; other objects by their type."""
+    plain = value is None or isinstance(value, str | bytes | Number | PurePath | tuple)
+    return f"{value!r:.100}" if plain else f"a {type(value).__name__}"
 
 
 def flag(name: str) -> str:

@@ -81,9 +81,10 @@ def expectation(error: Any) -> str:
         "string_type": "a text",
         "too_short": "at least {min_length} values",
         "too_long": "at most {max_length} values",
+        "is_instance_of": "a {class}",
     }
     if kind in exact:
-        return exact[kind].format(**bounds).replace("'", "")
+        return exact[kind].format(**bounds).replace("'", "").replace("a Path", "a path")
     by_prefix = {
         "int": "a whole number",
         "float": "a number",
@@ -92,7 +93,6 @@ def expectation(error: Any) -> str:
         "dict": "a mapping",
         "list": "a list",
         "tuple": "a list",
-        "is_instance": "a tensor",
     }
     for prefix, description in by_prefix.items():
         if kind.startswith(prefix):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from kpp_pyro.arguments import checked
 from kpp_pyro.errors import InputError, reason
 from kpp_pyro.networks.heads import fast_precision
 from kpp_pyro.networks.interface import ImageShape
@@ -19,6 +20,7 @@ from models.registry import MODELS
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+@checked
 @torch.inference_mode(False)  # parameters made inside it could never be trained
 def build(config: PairConfig, image_shape: ImageShape, device: torch.device | str = "cpu") -> Pair:
     """Build a model and its guide, with initial parameters drawn from the configuration's seed.
@@ -36,8 +38,6 @@ def build(config: PairConfig, image_shape: ImageShape, device: torch.device | st
     Raises:
         InputError: no configuration, an image size that the networks cannot process, or no such device.
     """
-    if not isinstance(config, PairConfig):
-        raise InputError(f"config: expected a Config or a PairConfig, found {config!r:.100}")
     require_image_shape(image_shape)
     device = available_device(device)
     with torch.random.fork_rng(devices=[]), _float32_by_default():

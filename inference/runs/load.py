@@ -14,6 +14,7 @@ from inference.runs.config import Config, naming
 from inference.runs.data import Episodes, build_episodes
 from inference.runs.resolve import resolve
 from inference.trained_memory import TrainedMemory
+from kpp_pyro.arguments import checked
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.checkpoint import fitting, read_checkpoint, require_like
 from kpp_pyro.files.run_folder import RunFolder
@@ -66,6 +67,7 @@ class Run:
         return found
 
 
+@checked
 def load(
     path: Path | str,
     device: str | torch.device = "auto",

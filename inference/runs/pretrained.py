@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from inference.runs.load import Run, load, read_run
+from inference.runs.resolve import resolve_device
+from kpp_pyro.arguments import checked
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.atomic import make_folder
 from kpp_pyro.files.checkpoint import save_checkpoint
@@ -81,6 +83,7 @@ def _rounded(tensor: Tensor) -> Tensor:
     return tensor.to(_MATRICES) if tensor.dim() > 1 else tensor.clone()  # a safetensors file cannot hold shared tensors
 
 
+@checked
 def load_pretrained(name: str, device: str | torch.device = "auto", data_dir: Path | str | None = None) -> Run:
     """Load a pretrained run, after unpacking it to runs/pretrained/NAME.
 
@@ -92,4 +95,5 @@ def load_pretrained(name: str, device: str | torch.device = "auto", data_dir: Pa
     Raises:
         InputError: an unknown name, or a folder that cannot be written to.
     """
+    resolve_device(str(device))  # before anything is written
     return load(unpack(name), device, data_dir)

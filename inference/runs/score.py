@@ -16,7 +16,7 @@ from inference.ranges import ControlParticles, Limit, Particles, RefineSteps, Se
 from inference.runs.config import Config
 from inference.runs.load import Run
 from inference.runs.rules import has_blocks, none_where_shared
-from kpp_pyro.config_part import require_value
+from kpp_pyro.arguments import checked
 from kpp_pyro.data import first_images
 from kpp_pyro.errors import InputError
 from kpp_pyro.writes.quantization import LARGEST_BITS, SMALLEST_BITS, Quantization
@@ -24,17 +24,18 @@ from kpp_pyro.writes.quantization import LARGEST_BITS, SMALLEST_BITS, Quantizati
 _IMAGES_AT_ONCE = 64
 
 
+@checked
 @torch.inference_mode(False)
 @torch.enable_grad()  # for the refinement of posteriors
 def score(
     run: Run,
     *,
-    particles: int = 1000,
-    limit: int | None = None,
+    particles: Particles = 1000,
+    limit: Limit | None = None,
     split: Literal["test", "validation"] = "test",
-    control_particles: int = 0,
-    refine_steps: int = 0,
-    seed: int = 0,
+    control_particles: ControlParticles = 0,
+    refine_steps: RefineSteps = 0,
+    seed: Seed = 0,
     processes: Processes = SINGLE_PROCESS,
     progress: bool = True,
 ) -> Scores:
@@ -58,15 +59,8 @@ def score(
     Raises:
         InputError: a number out of range, a single particle with `refine_steps`, or a data set that cannot be loaded.
     """
-    require_value("particles", particles, Particles)
-    require_value("limit", limit, Limit | None)
-    require_value("control_particles", control_particles, ControlParticles)
-    require_value("refine_steps", refine_steps, RefineSteps)
-    require_value("seed", seed, Seed)
     if refine_steps and particles < 2:
         raise InputError(f"particles: expected at least 2 with refine_steps, one of each proposal, found {particles}")
-    if not isinstance(run, Run):
-        raise InputError(f"run: expected a Run, from train or load, found {run!r:.100}")
     episodes = run.episodes.of(split)
     # At least two episodes per batch: a control reads the memory of another one.
     batches = episodes.batches(max(2, _IMAGES_AT_ONCE // episodes.episode_length))
@@ -85,6 +79,7 @@ def _advancing(batches: Iterable[tuple[Tensor, Tensor]], bar: Any) -> Iterator[t
         bar.update(int(counted.sum()))
 
 
+@checked
 def quantize(run: Run, bits: int) -> None:
     """Round every scalar that the run's guide writes from now on to a number of bits.
 

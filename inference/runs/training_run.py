@@ -29,6 +29,7 @@ from inference.runs.plots import plot_figures
 from inference.runs.resolve import resolve
 from inference.runs.rules import has_blocks, reads_and_blocks
 from inference.tracing import seed_of
+from kpp_pyro.arguments import checked
 from kpp_pyro.data import DATASETS, EpisodeSet
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.checkpoint import fitting, read_checkpoint, require_like, save_checkpoint
@@ -284,6 +285,7 @@ def held_out_elbo(
         return mean_elbo(pair.model, pair.guide, batches, _EVALUATION_SEED, processes, left_out)
 
 
+@checked
 @torch.inference_mode(False)
 @torch.enable_grad()
 def train(config: Config | None = None, out: Path | str | None = None, *, resume: bool = False) -> Run:
@@ -306,10 +308,7 @@ def train(config: Config | None = None, out: Path | str | None = None, *, resume
     """
     if resume and out is None:
         raise InputError("out: expected the folder of a run with resume=True, found None")
-    config = Config() if config is None else config
-    if not isinstance(config, Config):
-        raise InputError(f"config: expected a Config, such as Config.preset('mnist'), found {config!r:.100}")
-    config = resolve(config)
+    config = resolve(Config() if config is None else config)
     if out is not None and resume:
         _require_same(config, RunFolder(out))
     with claimed_folder(config, out, resume) as folder:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from torch import Tensor
 
+from kpp_pyro.arguments import checked
 from kpp_pyro.config_part import require_name
 from kpp_pyro.errors import InputError
 
@@ -50,6 +50,7 @@ CORRUPTIONS: dict[str, Corruption] = {}
 """Corruptions by name; each is registered by its own file."""
 
 
+@checked
 def corrupt(images: Tensor, corruption: str, strength: float, generator: torch.Generator | None = None) -> Corrupted:
     """Corrupt images, independently of each other.
 
@@ -63,20 +64,18 @@ def corrupt(images: Tensor, corruption: str, strength: float, generator: torch.G
         InputError: an unknown corruption, a strength outside its range, or images that are none.
     """
     found = find_corruption(corruption)
-    if not isinstance(images, Tensor) or images.ndim < 3 or images.dtype not in (torch.float32, torch.float64):
-        what = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
-        raise InputError(f"images: expected a float32 or float64 tensor (..., C, H, W), found {what}")
-    if images.layout != torch.strided or images.is_meta:
+    if images.layout != torch.strided or images.is_meta or images.is_nested:
         raise InputError(f"images: expected a dense tensor, found {images.layout} on {images.device}")
-    if not isinstance(generator, torch.Generator | None):
-        raise InputError(f"generator: expected a torch.Generator or None, found {type(generator).__name__}")
+    if images.ndim < 3 or images.dtype not in (torch.float32, torch.float64):
+        what = f"{images.dtype} {tuple(images.shape)}"
+        raise InputError(f"images: expected a float32 or float64 tensor (..., C, H, W), found {what}")
     low, high = images.aminmax() if images.numel() else (-1, 2)  # NaN where any is NaN
     if not (low >= 0 and high <= 1):
         raise InputError("images: expected intensities from 0 to 1, found others")
-    if not isinstance(strength, Real) or isinstance(strength, bool):
-        raise InputError(f"strength of {corruption}: expected a number, found {strength!r:.100}")
     if not _SMALLEST <= strength <= found.largest:
-        raise InputError(f"strength of {corruption}: expected {_SMALLEST:g} to {found.largest:g}, found {strength}")
+        raise InputError(
+            f"strength of {corruption}: expected {_SMALLEST:g} to {found.largest:g}, found {float(strength)}"
+        )
     return found.apply(images, float(strength), generator)
 
 

@@ -635,7 +635,7 @@ def test_arrays_and_fractions_are_refused():
         lambda: memories.complete(memory, cues, some_mask().numpy()),
         lambda: memories.interpolate(memory, cues[:, 0].numpy(), cues[:, 1], 3),
     ):
-        with pytest.raises(InputError, match=r": expected a torch tensor, found ndarray$"):
+        with pytest.raises(InputError, match=r": expected a Tensor, found a ndarray$"):
             use()
     for use in (lambda: memories.recall(memory, cues, 1.5), lambda: memories.generate(memory, 1.5)):
         with pytest.raises(InputError, match=r": expected a whole number, found 1.5$"):
@@ -645,7 +645,7 @@ def test_arrays_and_fractions_are_refused():
 def test_an_interpolation_that_cannot_be_is_refused():
     memories, cues = opened(), some_cues()
     memory = memories.write(random_episodes(B, T))
-    with pytest.raises(InputError, match=r"^through: expected 'keys' or 'latents', found 'pixels'$"):
+    with pytest.raises(InputError, match=r"^through: expected one of keys or latents, found 'pixels'$"):
         memories.interpolate(memory, cues[:, 0], cues[:, 1], 3, "pixels")
     for one, other in ((cues[:, 0], cues[0, 0]), (cues[:, 0], cues[:, 0, :, :8]), (cues[0, 0, 0], cues[0, 1, 0])):
         sentence = f"cue_a, cue_b: expected images of the same shape, found {tuple(one.shape)} and {tuple(other.shape)}"
