@@ -105,7 +105,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan = make_plan(make_cells(grid, out))
     if arguments.dry_run:
         print(describe_plan(plan))
-        return int(any(planned.failure for planned in plan))
+        refused = [planned.cell.name for planned in plan if planned.failure]
+        if refused:
+            print(f"error: {len(refused)} of {len(plan)} cells are refused: {', '.join(refused)}", file=sys.stderr)
+        return int(bool(refused))
     for note in notes_on(plan):
         print(note)
     command = shown(["ablate.py", *(sys.argv[1:] if argv is None else argv)])

@@ -35,9 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(Arguments, argv)
     if arguments.out.suffix != ".png":
         raise InputError(f"--out {arguments.out}: expected a name that ends in .png, found {arguments.out.suffix!r}")
-    if len({path.name for path in arguments.runs}) < len(arguments.runs):
+    names = [path.resolve().name for path in arguments.runs]
+    if len(set(names)) < len(names):
         raise InputError("compare_runs: expected run folders of different names, found two of one name")
-    metrics = {path.name: RunFolder.open(path).read_metrics() for path in arguments.runs}
+    metrics = {name: RunFolder.open(path).read_metrics() for name, path in zip(names, arguments.runs, strict=True)}
     try:
         plot_comparison(metrics, arguments.out)
     except OSError as error:

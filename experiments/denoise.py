@@ -25,7 +25,7 @@ from inference.runs.plots import plot_denoising_figures
 from kpp_pyro.corruptions import CORRUPTIONS, corrupt, find_corruption
 from kpp_pyro.data import EpisodeSet, first_images
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.run_folder import environment, write_json
+from kpp_pyro.files.run_folder import environment
 
 _EPISODES_AT_ONCE = 8
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     require_valid(arguments)
     run = arguments.open_run()
     content = report(run, arguments.episodes(run), arguments)
-    write_json(run.folder.denoising, content)
+    run.folder.write_denoising(content)
     print(describe_denoising(run.folder.read_denoising()))
     print_figures(run.folder, plot_denoising_figures(run))
     return 0

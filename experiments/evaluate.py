@@ -37,7 +37,7 @@ from inference.runs.plots import plot_score_figures
 from inference.runs.score import quantize, score
 from inference.tracing import own_randomness
 from kpp_pyro.data import EpisodeSet
-from kpp_pyro.files.run_folder import environment, write_json
+from kpp_pyro.files.run_folder import environment
 from kpp_pyro.schema import Count, Natural
 from kpp_pyro.writes.quantization import LARGEST_BITS, SMALLEST_BITS
 
@@ -119,7 +119,7 @@ def publish(
     content = report(run, arguments, scores, processes)
     if posterior is not None:
         save(posterior, run.folder.posterior)
-    write_json(run.folder.evaluation, content)
+    run.folder.write_evaluation(content)
     print(describe_scores(content))
     print_figures(run.folder, plot_score_figures(run.folder))
 

@@ -25,7 +25,7 @@ from inference.runs.plots import plot_generation_figures
 from inference.tracing import own_randomness
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.run_folder import environment, write_json
+from kpp_pyro.files.run_folder import environment
 from kpp_pyro.schema import Count
 
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"found {arguments.memories}"
         )
     content = report(run, episodes, arguments)
-    write_json(run.folder.generation, content)
+    run.folder.write_generation(content)
     print(describe_generation(run.folder.read_generation()))
     print_figures(run.folder, plot_generation_figures(run))
     return 0

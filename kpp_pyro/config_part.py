@@ -80,7 +80,7 @@ def require_name(name: str, known: Iterable[str]) -> None:
     """Raise ValueError, which suggests the most similar name, unless `name` is one of `known`."""
     names = list(known)
     if name not in names:
-        raise ValueError(f"expected one of {', '.join(names)}, found {name!r}{did_you_mean(name, names)}")
+        raise ValueError(f"expected one of {', '.join(names)}, found {name!r:.100}{did_you_mean(name, names)}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 
 from kpp_pyro.siblings import foreign_sibling
+
+_READ_ENVIRONMENT = ("tqdm", "matplotlib")  # libraries that fail to load with wrong variables, such as MPLBACKEND
 
 
 def _obstacle() -> str | None:
@@ -14,6 +17,14 @@ def _obstacle() -> str | None:
         os.getcwd()
     except OSError:
         return "working folder: expected one that exists, found that it has been deleted"
+    if sys.flags.optimize > 1:
+        return "PYTHONOPTIMIZE: expected 0 or 1, since libraries use their docstrings, found 2 or more"
+    for library in _READ_ENVIRONMENT:
+        try:
+            import_module(library)
+        except (ValueError, OSError) as error:
+            found = " ".join(str(error).split())
+            return f"environment: expected variables that {library} can use, found others ({found:.100})"
     return foreign_sibling("inference", "models")
 
 

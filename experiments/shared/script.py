@@ -119,6 +119,9 @@ def _ending(error: Exception) -> _Ending | None:
         return _Ending(describe_lost_worker(error), 2)
     if isinstance(error, DivergenceError):
         return _Ending(str(error), 1)
+    if isinstance(error, ValueError) and str(error).startswith("Expected parameter "):  # torch.distributions
+        found = "found others; its parameters are too large or damaged"
+        return _Ending(f"{script_name()}: expected finite numbers from the run's model, {found}", 1)
     if isinstance(error, RuntimeError) and "Connection closed by peer" in str(error):
         return _Ending(f"{script_name()}: expected all processes to go on, found that another one has ended", 1)
     if isinstance(error, OSError):

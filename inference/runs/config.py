@@ -180,7 +180,7 @@ def naming(source: Path | str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(f"{source}: {error}") from error
+        raise type(error)(f"{source}: {error}") from error
 
 
 def _places(cls: type[ConfigPart]) -> dict[str, str | None]:

@@ -38,7 +38,7 @@ def unpack(name: str, parent: Path = UNPACKED) -> Path:
     """
     names = pretrained_names()
     if name not in names:
-        raise InputError(f"--pretrained {name}: expected one of {', '.join(names)}, found none of them")
+        raise InputError(f"--pretrained {name:.100}: expected one of {', '.join(names)}, found none of them")
     source, run = PRETRAINED / name, RunFolder(parent / name)
     if run.checkpoint.exists():
         raise InputError(f"{run.path}: expected a folder for the pretrained {name}, found another run in it")

@@ -44,7 +44,7 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise InputError(f"--device {name}: expected auto, cpu, cuda or cuda:NUMBER, found another device")
+        raise InputError(f"--device {name:.100}: expected auto, cpu, cuda or cuda:NUMBER, found another device")
     return available_device(name, "--device")
 
 

@@ -344,6 +344,8 @@ class Trainer:
 
     def _require_moments(self, state: Mapping[int, Mapping[str, Tensor]], steps: int) -> None:
         """Raise InputError unless an optimiser's state fits the parameters: the fused step checks nothing."""
+        if steps and not state:
+            raise InputError(f"optimiser: expected a state after {steps} steps, found none")
         for number, found in state.items():
             if not 0 <= number < len(self.parameters):
                 known = len(self.parameters)

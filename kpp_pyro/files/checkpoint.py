@@ -19,6 +19,7 @@ from kpp_pyro.schema import Schema, check, shown
 
 FORMAT = "kpp_pyro.checkpoint"
 VERSION = 2
+_LARGEST = 1e12  # absolute value of a parameter or a moment: of larger ones, activations are not finite
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -54,11 +55,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         InputError: the file is missing, truncated, not a checkpoint of this project, or of another version.
     """
     state = _load(path)
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or not _is(state.get("format"), FORMAT):
         raise InputError(f"{path}: expected a checkpoint of kpp_pyro, found another program's file")
-    if state.get("version") != VERSION:
+    if not _is(state.get("version"), VERSION):
         raise InputError(f"{path}: expected checkpoint version {VERSION}, found {shown(state.get('version'))}")
     return state
+
+
+def _is(found: object, expected: object) -> bool:
+    """Equality of plain values; a tensor, which would be compared number by number, equals none."""
+    return type(found) is type(expected) and found == expected
 
 
 def _load(path: Path) -> Any:
@@ -77,7 +83,7 @@ def _load(path: Path) -> Any:
 
 
 def require_like(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
-    """Raise InputError unless tensors have the names, shapes and dtypes of others, and finite values.
+    """Raise InputError unless dense tensors have the names, shapes and dtypes of others, and no huge values.
 
     Args:
         found: by name.
@@ -88,14 +94,15 @@ def require_like(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], wh
         raise InputError(f"{what}: expected those of this run's model, found {name if name in found else f'no {name}'}")
     for name, tensor in found.items():
         like = expected[name]
-        if tensor.shape != like.shape or tensor.dtype != like.dtype:
+        if (tensor.shape, tensor.dtype, tensor.layout) != (like.shape, like.dtype, like.layout):
             raise InputError(f"{what}: expected {name} to be {_described(like)}, found {_described(tensor)}")
-        if not tensor.isfinite().all():
-            raise InputError(f"{what}: expected finite numbers, found others in {name}")
+        if not (tensor.abs() <= _LARGEST).all():  # refuses NaN, too
+            raise InputError(f"{what}: expected finite numbers of at most {_LARGEST:g}, found others in {name}")
 
 
 def _described(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+    layout = "" if tensor.layout == torch.strided else f" {tensor.layout}"
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}{layout}".replace("torch.", "")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from kpp_pyro.errors import InputError
+from kpp_pyro.errors import InputError, OutputError
 from kpp_pyro.files.atomic import atomic_write, make_folder, writing
 from kpp_pyro.files.reading import as_path, reading
 from kpp_pyro.files.run_schemas import ConfigFile, Denoising, Evaluation, Generation, MetricsRecord, Version
@@ -60,7 +60,8 @@ class RunFolder:
             raise InputError(f"--out {self.path}: expected a new folder, found a run; go on with {resume}")
         reports = (self.evaluation, self.posterior, self.denoising, self.generation)
         for path in (self.metrics, self.checkpoint, self.best, self.tensorboard, *reports, *self.figures.glob("[!.]*")):
-            if path.exists():
+            of_failed_start = path == self.metrics and path.is_file() and path.stat().st_size == 0
+            if path.exists() and not of_failed_start:
                 raise InputError(f"--out {self.path}: expected a new folder, found {path.relative_to(self.path)} in it")
 
     def create(self) -> None:
@@ -158,6 +159,18 @@ class RunFolder:
             InputError: the report is missing or was not written by generate.py.
         """
         return _read_report(self.generation, "generate.py", Generation)
+
+    def write_evaluation(self, content: dict[str, Any]) -> None:
+        """Write the report of evaluate.py, see `_write_report`."""
+        _write_report(self.evaluation, content, Evaluation)
+
+    def write_denoising(self, content: dict[str, Any]) -> None:
+        """Write the report of denoise.py, see `_write_report`."""
+        _write_report(self.denoising, content, Denoising)
+
+    def write_generation(self, content: dict[str, Any]) -> None:
+        """Write the report of generate.py, see `_write_report`."""
+        _write_report(self.generation, content, Generation)
 
     def require_readable(self) -> None:
         """Raise InputError if a report of the run is damaged."""
@@ -269,13 +282,31 @@ def _git(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def _write_report(path: Path, content: dict[str, Any], schema: type[FileContent]) -> None:
+    """Write a report atomically, once it is known to be one that can be read.
+
+    Raises:
+        OutputError: numbers that are not finite where a report needs numbers, or a file that cannot be written.
+    """
+    text = _json(content)
+    try:
+        parse_json(text.encode(), schema, f"{path}: expected finite numbers for the report")
+    except InputError as error:
+        raise OutputError(f"{error}; the file is as it was") from error
+    write_text(path, text)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically; non-finite numbers become null.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    write_text(path, json.dumps(_without_nonfinite(content), indent=2, default=str, allow_nan=False) + "\n")
+    write_text(path, _json(content))
+
+
+def _json(content: Any) -> str:
+    return json.dumps(_without_nonfinite(content), indent=2, default=str, allow_nan=False) + "\n"
 
 
 def _without_nonfinite(content: Any) -> Any:

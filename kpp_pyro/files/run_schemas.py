@@ -78,7 +78,7 @@ class Score(FileContent):
     log_likelihood_nats_per_image: float
     log_likelihood_standard_error: StandardError
     elbo_nats_per_image: float
-    pareto_k_limit: float
+    pareto_k_limit: Number
     pareto_k_above_limit_share: Share
     trustworthy: bool
     bounds: Annotated[list[Bound], Field(min_length=1)]

@@ -60,9 +60,14 @@ def plot_comparison(metrics: Mapping[str, Sequence[dict[str, Any]]], path: Path 
         needed = ("training_seconds", "elbo_nats_per_image")
         seen = [record for record in _validation(records) if all(record.get(key) is not None for key in needed)]
         minutes = [record["training_seconds"] / 60 for record in seen]
-        axis.plot(minutes, [-record["elbo_nats_per_image"] for record in seen], marker=".", label=plain(name))
+        axis.plot(minutes, [-record["elbo_nats_per_image"] for record in seen], marker=".", label=_legend(name))
     axis.set(xlabel="minutes of training", ylabel="-ELBO, nats per image", title="Validation set")
     logarithmic(axis)
     axis.grid(alpha=0.3, which="both")
     axis.legend()
     return save(figure, path)
+
+
+def _legend(name: str) -> str:
+    """A name as Matplotlib shows it in a legend, which leaves out names that begin with an underscore."""
+    return f" {plain(name)}" if name.startswith("_") else plain(name)

@@ -211,6 +211,7 @@ STATES: dict[str, Callable[[Any], Any]] = {
     "two numbers of episodes": replaced("processes", 0, "episodes", "taken", value=torch.tensor([1, 2])),
     "other images": replaced("processes", 0, "episodes", "images", value=torch.tensor(5)),
     "a list for the optimiser": replaced("optimizer", value=[]),
+    "no state of the optimiser": replaced("optimizer", value={}),
     "an unknown parameter": replaced("optimizer", 10**6, value={}),
     "no moments": replaced("optimizer", 0, value={}),
     "moments of another shape": with_value("exp_avg", lambda tensor: tensor[:-1]),

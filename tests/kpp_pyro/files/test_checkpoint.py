@@ -190,14 +190,14 @@ def test_nothing_in_a_foreign_file_is_executed(path, tmp_path, write):
     assert not target.exists()
 
 
-@pytest.mark.parametrize("state", [{"weights": torch.zeros(2)}, [1, 2], torch.zeros(3), {"format": "another"}, None])
+@pytest.mark.parametrize("state", [{"weights": torch.zeros(2)}, [1, 2], torch.zeros(3), {"format": "another"}, {"format": torch.ones(3)}, None])
 def test_another_programs_torch_file_is_refused(path, state):
     torch.save(state, path)
     with refuses(path, "another program"):
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize("version", [0, checkpoint.VERSION + 1, None])
+@pytest.mark.parametrize("version", [0, checkpoint.VERSION + 1, None, torch.ones(3)])
 def test_another_version_is_refused(path, version):
     torch.save({"format": checkpoint.FORMAT, "version": version}, path)
     with refuses(path, f"expected checkpoint version {checkpoint.VERSION}, found {version}"):
