@@ -52,7 +52,7 @@ class DiscretizedLogistic(Likelihood):
 class DiscretizedLogisticMixture(Likelihood):
     """p(x | z) with a mixture of K discretized logistics for each pixel (PixelCNN++, equations 2 and 3).
 
-    The decoder gives K logits of the weights, K C locations, K C scales and K C (C - 1) / 2 couplings of channels.
+    The decoder gives K logits of the weights, K x C locations, K x C scales and K x C (C - 1) / 2 couplings.
 
     Attributes:
         components: K.

