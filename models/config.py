@@ -31,7 +31,8 @@ class ProgramConfig(ConfigPart):
     model: Annotated[str, name_in(MODELS)] = "kanerva_plus_plus"
     """The memory model. vae has no memory; the other rivals' are matrices, --memory-rows x --latent-size (32 x 100)."""
     likelihood: Annotated[str, name_in(LIKELIHOODS)] = "bernoulli"
-    """p(x | z): bernoulli, of binary pixels that are independent given z."""
+    """p(x | z), in which pixels are independent: bernoulli, of binary pixels; discretized_logistic, of 256 grey levels,
+    with the channels of a pixel coupled; or discretized_logistic_mixture, a mixture of ten of these for each pixel."""
     key_prior: Annotated[str, name_in(KEY_PRIORS)] = "standard_normal"
     """p(y): standard_normal, learned_gaussian, vamp (a mixture of the keys of learned pseudo-episodes) or flow."""
     latent_prior: Annotated[str, name_in(LATENT_PRIORS)] = "memory"

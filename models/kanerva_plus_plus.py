@@ -44,7 +44,7 @@ class KanervaPlusPlusModel(MemoryModel):
         addressing: map from keys to places in the memory.
         reading: network of p(z | M, y), blocks (..., R, C_m, h, w) to loc and scale (..., D).
         key_prior: p(y), of keys (R, 3).
-        decoder: network of p(x | z), latents (..., D) to logits (..., C, H, W).
+        decoder: network of p(x | z), latents (..., D) to the outputs that the likelihood asks for.
         image_shape: (C, H, W).
         dtype: precision in which the networks run.
     """

@@ -87,7 +87,7 @@ class MemoryModel(ProgramModule):
 
     Args:
         key_prior: p(y); None for a model without keys, which reads nothing.
-        decoder: network of p(x | z), latents (..., D) to logits (..., C, H, W).
+        decoder: network of p(x | z), latents (..., D) to the outputs that the likelihood asks for.
         image_shape: (C, H, W).
         dtype: precision in which the decoder runs.
     """
@@ -142,7 +142,7 @@ class MemoryModel(ProgramModule):
 
     def image_likelihood(self, latent: Tensor) -> Distribution:
         """p(x | z): latents (..., B, T, D) to event (C, H, W)."""
-        return LIKELIHOODS[self.likelihood](self.decoder(latent))
+        return LIKELIHOODS[self.likelihood].distribution(self.decoder(latent), self.image_shape[0])
 
     def forward(self, episode: Tensor, memory: Tensor | None = None) -> Tensor:
         """Run the program on an episode (B, T, C, H, W), given a memory (B, 1, *memory_shape) or none.

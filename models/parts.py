@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Size, Tensor, nn
 
+from kpp_pyro.likelihoods import LIKELIHOODS
 from kpp_pyro.memory.blocks import KEY_SIZE
 from kpp_pyro.memory.sign_code import SignCode
 from kpp_pyro.networks import EPISODE_ENCODERS, NETWORKS
@@ -66,9 +67,11 @@ class Parts:
         return None if signs is None else SignCode(signs)
 
     def decoder(self, latent_size: int) -> nn.Module:
-        """Network of p(x | z)."""
-        network = self.config.network
-        return NETWORKS[network.networks].decoder(latent_size, self.image_shape, network.width, network.depth)
+        """Network of p(x | z), with as many channels of output as the likelihood asks for."""
+        network, (channels, *sides) = self.config.network, self.image_shape
+        likelihood = LIKELIHOODS[self.config.program.likelihood]
+        output_shape = likelihood.decoder_channels(channels), *sides
+        return NETWORKS[network.networks].decoder(latent_size, output_shape, network.width, network.depth)
 
     def key_prior(self, *key_shape: int) -> KeyPrior:
         """p(y), event `key_shape`."""

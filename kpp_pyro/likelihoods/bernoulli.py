@@ -5,6 +5,7 @@ Logits are float32: a Bernoulli log-probability in bfloat16 is wrong by about on
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Size, Tensor
 
 from kpp_pyro.errors import InputError
 from kpp_pyro.fast_pyro import ExpandsOnce
-from kpp_pyro.likelihoods.interface import LIKELIHOODS
+from kpp_pyro.likelihoods.interface import LIKELIHOODS, Likelihood
 
 _IMAGE_DIMS = 3  # (C, H, W)
 
@@ -49,12 +50,21 @@ class BernoulliImage(ExpandsOnce, dist.Independent):  # type: ignore[override]  
         return -F.binary_cross_entropy_with_logits(logits, value, reduction="none").flatten(-_IMAGE_DIMS).sum(-1)
 
 
-def bernoulli_likelihood(logits: Tensor) -> Distribution:
-    """p(x | z) with independent Bernoulli pixels: logits (..., C, H, W), batch shape (...), event shape (C, H, W)."""
-    return BernoulliImage(logits)
+@dataclass(frozen=True)
+class BernoulliLikelihood(Likelihood):
+    """p(x | z) with independent Bernoulli pixels, {0, 1}; the decoder gives their logits."""
+
+    levels: int = 2
+
+    def decoder_channels(self, image_channels: int) -> int:
+        """C: one logit for each channel."""
+        return image_channels
+
+    def _distribution(self, outputs: Tensor, image_channels: int) -> Distribution:
+        return BernoulliImage(outputs)
 
 
-LIKELIHOODS["bernoulli"] = bernoulli_likelihood
+LIKELIHOODS["bernoulli"] = BernoulliLikelihood()
 
 
 def binarize(pixels: Tensor, how: Literal["dynamic", "threshold"], generator: torch.Generator | None = None) -> Tensor:

@@ -1,11 +1,64 @@
-"""The registry of likelihoods."""
+"""The registry of likelihoods, what each of them says, and the unit in which images of grey levels are scored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TypeVar
 
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
 
-LIKELIHOODS: dict[str, Callable[[Tensor], Distribution]] = {}
-"""p(x | z) by name, each registered by its own file: from a decoder's output (..., C, H, W) to a distribution."""
+from kpp_pyro.errors import InputError
+
+Nats = TypeVar("Nats", float, Tensor)
+
+
+@dataclass(frozen=True)
+class Likelihood(ABC):
+    """p(x | z): what the decoder has to give for it, and its distribution.
+
+    Attributes:
+        levels: L. Intensities of images are k / (L - 1) with whole k from 0 to L - 1.
+    """
+
+    levels: int
+
+    @abstractmethod
+    def decoder_channels(self, image_channels: int) -> int:
+        """Channels that the decoder has to give for images of C = `image_channels`."""
+
+    def distribution(self, outputs: Tensor, image_channels: int) -> Distribution:
+        """p(x | z), batch shape (...), event shape (C, H, W).
+
+        Args:
+            outputs: of the decoder, (..., `decoder_channels(image_channels)`, H, W).
+            image_channels: C.
+
+        Raises:
+            InputError: outputs of another number of channels.
+        """
+        expected = self.decoder_channels(image_channels)
+        if outputs.ndim < 3 or outputs.shape[-3] != expected:
+            found = tuple(outputs.shape)
+            raise InputError(f"outputs of the decoder: expected shape (..., {expected}, H, W), found {found}")
+        return self._distribution(outputs, image_channels)
+
+    @abstractmethod
+    def _distribution(self, outputs: Tensor, image_channels: int) -> Distribution:
+        """p(x | z) of outputs that have been checked."""
+
+
+LIKELIHOODS: dict[str, Likelihood] = {}
+"""Likelihoods by name; each is registered by its own file."""
+
+
+def bits_per_dim(nats: Nats, image_shape: tuple[int, int, int]) -> Nats:
+    """Convert nats per image to bits per dimension, nats / (C H W ln 2); the sign stays.
+
+    Args:
+        nats: per image, a number or a tensor.
+        image_shape: (C, H, W).
+    """
+    return nats / (math.prod(image_shape) * math.log(2))

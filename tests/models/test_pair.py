@@ -14,7 +14,7 @@ from inference import Config, build
 from inference.tracing import elbo_terms, site_value, written_memory
 from inference.trained_memory import TrainedMemory
 from kpp_pyro.likelihoods import LIKELIHOODS
-from kpp_pyro.likelihoods.bernoulli import bernoulli_likelihood
+from kpp_pyro.likelihoods.bernoulli import BernoulliImage, BernoulliLikelihood
 from models.pair import Pair
 from models.registry import MODELS
 from tests.programs import WRITES, random_episodes, small_pair
@@ -111,12 +111,19 @@ def test_every_parameter_is_there_once_and_every_module_where_it_belongs(changes
     }
 
 
+class Doubled(BernoulliLikelihood):
+    """Bernoulli with logits twice as large."""
+
+    def _distribution(self, outputs, image_channels):
+        return BernoulliImage(2 * outputs)
+
+
 def test_the_likelihood_is_the_one_of_the_configuration(monkeypatch):
-    """p(x | z) of another registered likelihood: Bernoulli with logits twice as large."""
-    monkeypatch.setitem(LIKELIHOODS, "doubled", lambda logits: bernoulli_likelihood(2 * logits))
+    monkeypatch.setitem(LIKELIHOODS, "doubled", Doubled())
     for model in MODELS:
         config = Config.preset(model=model, width=16, precision="float32")
-        standard, doubled = (build(config.replace(likelihood=name), (1, 16, 16)).model for name in LIKELIHOODS)
+        names = ("bernoulli", "doubled")
+        standard, doubled = (build(config.replace(likelihood=name), (1, 16, 16)).model for name in names)
         latent = torch.randn(2, 3, 100)
         expected = 2 * standard.image_likelihood(latent).base_dist.logits
         torch.testing.assert_close(doubled.image_likelihood(latent).base_dist.logits, expected)

@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from kpp_pyro.likelihoods.bernoulli import bernoulli_likelihood
+from kpp_pyro.likelihoods.bernoulli import BernoulliImage
 
 
 def logits(*batch: int) -> torch.Tensor:
@@ -18,7 +18,7 @@ def logits(*batch: int) -> torch.Tensor:
 def test_density_and_gradient_are_those_of_independent_pixels(particles: tuple[int, ...]) -> None:
     raw = logits(*particles, 4, 3)
     image = (torch.rand(4, 3, 1, 3, 2) < 0.5).double()
-    ours, theirs = bernoulli_likelihood(raw), dist.Bernoulli(logits=raw).to_event(3)
+    ours, theirs = BernoulliImage(raw), dist.Bernoulli(logits=raw).to_event(3)
     torch.testing.assert_close(ours.log_prob(image), theirs.log_prob(image), rtol=1e-13, atol=1e-13)
     by_hand = (image * raw.sigmoid().log() + (1 - image) * (1 - raw.sigmoid()).log()).sum((-1, -2, -3))
     torch.testing.assert_close(ours.log_prob(image), by_hand, rtol=1e-9, atol=1e-9)
@@ -31,12 +31,12 @@ def test_density_and_gradient_are_those_of_independent_pixels(particles: tuple[i
 
 def test_probabilities_of_all_images_sum_to_one() -> None:
     pixels = torch.tensor([[number >> bit & 1 for bit in range(6)] for number in range(64)]).double()
-    total = bernoulli_likelihood(logits()).log_prob(pixels.view(64, 1, 3, 2)).exp().sum()
+    total = BernoulliImage(logits()).log_prob(pixels.view(64, 1, 3, 2)).exp().sum()
     torch.testing.assert_close(total, torch.ones_like(total))
 
 
 def test_it_expands_to_new_plates_and_stays_itself_in_its_own() -> None:
-    likelihood = bernoulli_likelihood(logits(4, 1))
+    likelihood = BernoulliImage(logits(4, 1))
     assert likelihood.expand((4, 1)) is likelihood
     wide, image = likelihood.expand((2, 4, 3)), torch.ones(1, 3, 2, dtype=torch.float64)
     assert wide.batch_shape == (2, 4, 3) and wide.event_shape == (1, 3, 2)
@@ -45,6 +45,6 @@ def test_it_expands_to_new_plates_and_stays_itself_in_its_own() -> None:
 
 @pytest.mark.parametrize("expanded", [False, True])
 def test_grey_pixels_are_refused(expanded: bool) -> None:
-    likelihood = bernoulli_likelihood(logits(4, 1))
+    likelihood = BernoulliImage(logits(4, 1))
     with pytest.raises(ValueError, match="support"):
         (likelihood.expand((4, 3)) if expanded else likelihood).log_prob(torch.full((4, 1, 1, 3, 2), 0.5).double())

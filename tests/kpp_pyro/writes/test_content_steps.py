@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from kpp_pyro.likelihoods.bernoulli import bernoulli_likelihood
+from kpp_pyro.likelihoods.bernoulli import BernoulliImage
 from kpp_pyro.writes.content_steps import LatentAscent, SignSearch
 
 B, T, D = 2, 3, 4
@@ -39,7 +39,7 @@ def images(*batch):
 
 
 def likelihood(decoder, factor=1.0):
-    return lambda latent: bernoulli_likelihood(decoder(latent / factor))
+    return lambda latent: BernoulliImage(decoder(latent / factor))
 
 
 def normal_likelihood(weight, shape=SHAPE):
@@ -92,7 +92,7 @@ def test_many_steps_end_near_the_least_squares_of_a_quadratic():
 def test_many_steps_end_where_the_gradient_of_a_logistic_regression_vanishes():
     """Newton's method finds the one maximum of a concave log-density."""
     decoder, latent, shape = nn.Linear(D, 60).double(), latents(), (1, 6, 10)
-    density = lambda latent: bernoulli_likelihood(decoder(latent).unflatten(-1, shape))  # noqa: E731
+    density = lambda latent: BernoulliImage(decoder(latent).unflatten(-1, shape))  # noqa: E731
     episode = (torch.rand(B, T, *shape) < 0.5).double()
     best = torch.zeros(B, T, D, dtype=torch.float64)
     weight, bias = decoder.weight.detach(), decoder.bias.detach()
