@@ -90,7 +90,7 @@ def read_or_refused(path: Path, read: Callable[[Path], torch.Tensor], content: b
 
 
 def read_fitted(path: Path) -> torch.Tensor:
-    return read_picture(path, (12, 16))
+    return read_picture(path, (1, 12, 16))
 
 
 def assert_intensities(found: torch.Tensor) -> None:

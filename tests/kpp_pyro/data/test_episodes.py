@@ -119,7 +119,7 @@ def test_augmentation_moves_the_grey_image_before_it_is_binarized() -> None:
         ({"classes_per_episode": 2, "episode_length": 4}, "--episode-length: expected at most 3, .* found 4"),
         (
             {"binarization": "grey"},
-            "--binarize: expected one of dynamic, static, threshold, found 'grey'",
+            "--binarize: expected one of dynamic, static, threshold, none, found 'grey'",
         ),
     ],
 )
