@@ -95,7 +95,7 @@ def is_grey(path: Path | str) -> bool:
     """
     with reading(path, "a picture") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL's, about unusual pictures
-        with _opened(path, file) as picture:
+        with opened_picture(path, file) as picture:
             if picture.mode not in ("P", "PA"):
                 return picture.mode in _GREY or picture.mode.startswith("I")
             red, green, blue = np.array(picture.getpalette("RGB")).reshape(-1, 3).T
@@ -159,7 +159,7 @@ def _suffixes() -> frozenset[str]:
 def _decode(path: Path | str, file: BinaryIO, image_shape: tuple[int, int, int]) -> list[np.ndarray]:
     """The channels of a picture, float32 (H, W) each, about in [0, 1]."""
     channels, height, width = image_shape
-    with _opened(path, file) as picture:
+    with opened_picture(path, file) as picture:
         draft_side = _DRAFT_FACTOR * max(height, width)  # EXIF may swap the sides
         picture.draft(_MODES[channels], (draft_side, draft_side))  # JPEGs only
         values = _intensities(ImageOps.exif_transpose(picture), _largest(picture), channels)
@@ -169,7 +169,7 @@ def _decode(path: Path | str, file: BinaryIO, image_shape: tuple[int, int, int])
 
 
 @contextmanager
-def _opened(path: Path | str, file: BinaryIO) -> Iterator[Image.Image]:
+def opened_picture(path: Path | str, file: BinaryIO) -> Iterator[Image.Image]:
     """The picture of a file; whatever PIL raises inside this context becomes an `InputError` that names the file."""
     try:
         with Image.open(file, formats=_formats()) as picture:
