@@ -69,14 +69,18 @@ def from_archive(url: str, md5: str, members: Sequence[str]) -> Callable[[Path],
 
 def _unpack(archive: Path, members: Sequence[str], folder: Path) -> None:
     """Copy members of a .tar.gz into a folder, by their names alone."""
+    missing = set(members)
     try:
         with tarfile.open(archive, "r|gz") as tar:
             for member in tar:
-                if member.name in members and member.isfile() and (content := tar.extractfile(member)):
+                if member.name in missing and member.isfile() and (content := tar.extractfile(member)):
                     with content, open(folder / Path(member.name).name, "wb") as file:
                         shutil.copyfileobj(content, file)
+                    missing.remove(member.name)
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise RuntimeError(f"the archive cannot be unpacked: {error}") from error
+    if missing:
+        raise RuntimeError(f"the archive lacks {', '.join(sorted(missing))}")
 
 
 def _nearest(folder: Path, expected: str) -> Path:
