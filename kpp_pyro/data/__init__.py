@@ -15,6 +15,7 @@ import kpp_pyro.data.imagenet32
 import kpp_pyro.data.mazes32
 import kpp_pyro.data.mnist
 import kpp_pyro.data.omniglot
+import kpp_pyro.data.svhn
 from kpp_pyro.data.augment import augment, warp
 from kpp_pyro.data.datasets import DATASETS, load_dataset
 from kpp_pyro.data.folder import FolderSampler, decode_pictures, find_pictures

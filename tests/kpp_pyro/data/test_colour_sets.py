@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.io import savemat
 
-from kpp_pyro.data import ImageSplits, LabelledImages, cifar10, imagenet32, load_dataset, mazes32
+from kpp_pyro.data import ImageSplits, LabelledImages, cifar10, imagenet32, load_dataset, mazes32, svhn
 from kpp_pyro.errors import InputError
 
 SPLITS = ("train", "validation", "test")
@@ -44,6 +45,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of few images."""
     monkeypatch.setattr(cifar10, "IMAGES_PER_FILE", 4)
     monkeypatch.setattr(cifar10, "VALIDATION_IMAGES", 3)
+    monkeypatch.setattr(svhn, "VALIDATION_IMAGES", 4)
     monkeypatch.setattr(imagenet32, "VALIDATION_IMAGES", 5)
     monkeypatch.setattr(mazes32, "VALIDATION_MAZES", 2)
 
@@ -151,6 +153,58 @@ def test_a_failed_download_of_cifar10_leaves_nothing_and_says_what_to_do(
     with pytest.raises(InputError, match=expected) as caught:
         load_dataset("cifar10", tmp_path / "data")
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+# --- SVHN -----------------------------------------------------------------------------------------
+
+
+def svhn_arrays(numbers: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays of a file, in which 10 stands for the digit 0."""
+    return {"X": coded(numbers).transpose(2, 3, 1, 0), "y": ((numbers + 9) % 10 + 1).astype(np.uint8)[:, None]}
+
+
+def write_svhn(data_dir: Path, **changes: np.ndarray) -> None:
+    (data_dir / "SVHN").mkdir(parents=True)
+    savemat(data_dir / "SVHN" / "train_32x32.mat", svhn_arrays(np.arange(25)) | changes)
+    savemat(data_dir / "SVHN" / "test_32x32.mat", svhn_arrays(np.arange(25, 30)))
+
+
+def test_svhn_is_read_in_its_order_and_the_last_images_validate(tmp_path: Path) -> None:
+    write_svhn(tmp_path)
+    splits = load_dataset("svhn", tmp_path)
+    for split, numbers in zip(SPLITS, (range(21), range(21, 25), range(25, 30)), strict=True):
+        part = getattr(splits, split)
+        assert numbers_of(part) == list(numbers) and part.labels.tolist() == [number % 10 for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"X": np.zeros((32, 32, 3, 25))}, r"'X' to be uint8 \(32, 32, 3, N\), found float64"),
+        ({"X": np.zeros((25, 32, 32, 3), np.uint8)}, r"'X' to be uint8 \(32, 32, 3, N\)"),
+        ({"y": np.ones((24, 1), np.uint8)}, r"'y' to be whole numbers \(25, 1\), found uint8 \(24, 1\)"),
+        ({"y": np.full((25, 1), 11, np.uint8)}, "labels from 1 to 10 in 'y'"),
+    ],
+)
+def test_an_svhn_file_that_is_wrong_is_named(tmp_path: Path, changes: dict, found: str) -> None:
+    write_svhn(tmp_path, **changes)
+    with pytest.raises(InputError, match=f"SVHN/train_32x32.mat: expected {found}"):
+        load_dataset("svhn", tmp_path)
+
+
+def test_svhn_is_downloaded_if_its_sums_are_right(
+    tmp_path: Path, server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, folder = server
+    write_svhn(folder)
+    sums = {name: hashlib.md5((folder / "SVHN" / name).read_bytes()).hexdigest() for name in svhn.MD5}
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(svhn, "URL", f"{address}SVHN")
+    with pytest.raises(InputError, match=r"SVHN: expected train_32x32.mat, .*could not download .*corrupted.* by hand"):
+        load_dataset("svhn", tmp_path)  # the sums of the published files
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(svhn, "MD5", sums)
+    assert sizes(load_dataset("svhn", tmp_path)) == [21, 4, 5]
 
 
 # --- ImageNet 32x32 -------------------------------------------------------------------------------

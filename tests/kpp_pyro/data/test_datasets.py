@@ -65,11 +65,13 @@ def home(monkeypatch: pytest.MonkeyPatch, server: tuple[str, Path], tmp_path: Pa
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"one of .*cifar10, digits, .*omniglot, found 'cifar' .did you mean cifar10"):
+    with pytest.raises(
+        InputError, match=r"one of .*cifar10, digits, .*omniglot, .*found 'cifar' .did you mean cifar10"
+    ):
         load_dataset("cifar", tmp_path)
     with pytest.raises(InputError, match=r"--dataset: expected one of .*, found 'folder'"):
         load_dataset("folder", tmp_path)  # whose pictures stay on disk
-    grey, colour = {"digits", "mnist", "fashion_mnist", "omniglot"}, {"cifar10", "celeba", "imagenet32"}
+    grey, colour = {"digits", "mnist", "fashion_mnist", "omniglot"}, {"cifar10", "svhn", "celeba", "imagenet32"}
     assert set(DATASETS) == grey | colour | {"celeba32", "mazes32", "folder"}
 
 
