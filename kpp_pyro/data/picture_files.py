@@ -87,8 +87,9 @@ def read_picture(path: Path | str, image_shape: tuple[int, int, int]) -> Tensor:
 
 
 def is_grey(path: Path | str) -> bool:
-    """Whether a picture has no colours, by its header: its mode is grey, or its palette. No pixels are decoded without
-    a palette, so that a picture in colours that are all grey counts as one in colour.
+    """Whether a picture is grey by its header: by its mode, or by its palette.
+
+    Only pictures with a palette are decoded. A picture in a colour mode whose pixels are all grey is not grey.
 
     Raises:
         InputError: the file cannot be opened as a picture.
