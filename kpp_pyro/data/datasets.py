@@ -16,32 +16,41 @@ class DataSource:
     """A registered data set.
 
     Attributes:
-        load: from the folder of all data sets to the three splits; None for pictures that are decoded while training.
+        load: from the folder of all data sets to the three splits; with `sizes`, from the side of the images, too.
+            None for pictures that are decoded while training.
         downloads: whether `load` downloads missing files to that folder.
+        sizes: sides of square images, in pixels, that `load` offers, the default first; empty if it offers no choice.
     """
 
-    load: Callable[[Path], ImageSplits] | None
+    load: Callable[..., ImageSplits] | None
     downloads: bool = False
+    sizes: tuple[int, ...] = ()
 
 
 DATASETS: dict[str, DataSource] = {}
 """Data sets by name; each is registered by its own file, which `kpp_pyro/data/__init__.py` imports."""
 
 
-def load_dataset(name: str, data_dir: Path | str) -> ImageSplits:
+def load_dataset(name: str, data_dir: Path | str, image_size: int | None = None) -> ImageSplits:
     """Load a data set from its folder below `data_dir`; missing files may be downloaded to it.
 
     Args:
         name: in `DATASETS`, of a data set that has a loader.
         data_dir: folder of all data sets.
+        image_size: side of the images in pixels, for a data set that offers several; None for the only or usual one.
 
     Raises:
-        InputError: another name, or files that are missing or invalid.
+        InputError: another name or size, or files that are missing or invalid.
     """
     try:
         require_name(name, [known for known, source in DATASETS.items() if source.load])
     except ValueError as error:
         raise InputError(f"--dataset: {error}") from error
-    load = DATASETS[name].load
-    assert load is not None
-    return load(Path(data_dir))
+    source = DATASETS[name]
+    assert source.load is not None
+    if image_size is None:
+        return source.load(Path(data_dir))
+    if image_size not in source.sizes:
+        offered = f"one of {', '.join(map(str, source.sizes))}" if source.sizes else "none"
+        raise InputError(f"--image-size: expected {offered} with --dataset {name}, found {image_size}")
+    return source.load(Path(data_dir), image_size)

@@ -40,7 +40,7 @@ class DecodedRow:
     """A decoded row of images.
 
     Attributes:
-        pixels: uint8 (T, 1, H, W); if a `Decoding` returned them, its next row overwrites them.
+        pixels: uint8 (T, C, H, W); if a `Decoding` returned them, its next row overwrites them.
         failures: error sentences, which name the file, by the numbers of unreadable images.
     """
 
@@ -54,7 +54,7 @@ class Decoder(Dataset[DecodedRow]):
     Args:
         folder: of the files.
         names: of the files, relative to the folder.
-        image_size: H and W.
+        image_shape: (C, H, W), with C = 1 for grey or 3 for RGB.
         static: binarize each image statically, by its number (`binarize_alone`).
         substituted: replace unreadable images by other images; if False, they are black.
         classes: class of every image, (N,): substitutes are of the row's classes; of any class if None.
@@ -64,18 +64,18 @@ class Decoder(Dataset[DecodedRow]):
         self,
         folder: Path,
         names: list[str],
-        image_size: int,
+        image_shape: tuple[int, int, int],
         static: bool,
         substituted: bool = False,
         classes: np.ndarray | None = None,
     ) -> None:
-        self.folder, self.names, self.image_size = folder, names, image_size
+        self.folder, self.names, self.image_shape = folder, names, image_shape
         self.static, self.substituted, self.classes = static, substituted, classes
 
     def __getitem__(self, numbers: list[int]) -> DecodedRow:
         """Decode the images of a row of T numbers."""
         failures = dict[int, str]()
-        pixels = torch.zeros(len(numbers), 1, self.image_size, self.image_size, dtype=torch.uint8)
+        pixels = torch.zeros(len(numbers), *self.image_shape, dtype=torch.uint8)
         missing = [place for place, number in enumerate(numbers) if not self._read(number, pixels[place], failures)]
         if self.substituted and missing:
             self._substitute(numbers, missing, pixels, failures)
@@ -90,9 +90,9 @@ class Decoder(Dataset[DecodedRow]):
                 pixels[place] = pixels[readable[index % len(readable)]]
 
     def _read(self, number: int, pixels: Tensor, failures: dict[int, str]) -> bool:
-        """Decode an image into `pixels` (1, H, W). Returns whether it is readable."""
+        """Decode an image into `pixels` (C, H, W). Returns whether it is readable."""
         try:
-            intensities = read_picture(self.folder / self.names[number], (self.image_size, self.image_size))
+            intensities = read_picture(self.folder / self.names[number], self.image_shape)
         except InputError as error:
             failures[number] = str(error)
             return False
@@ -113,7 +113,7 @@ class Decoder(Dataset[DecodedRow]):
 
 
 class _Slots(Dataset[tuple[int, int, dict[int, str]]]):
-    """A decoder that writes the pixels of a row to a slot of shared memory, (slots, T, 1, H, W).
+    """A decoder that writes the pixels of a row to a slot of shared memory, (slots, T, C, H, W).
 
     A pipe would hold two episodes only: its reader would wait for the worker to be scheduled.
     """
@@ -147,10 +147,10 @@ class Decoding(Iterator[DecodedRow]):
 
     def __init__(self, decoder: Decoder, rows: Iterable[Tensor], longest: int, workers: int, ahead: int = 2) -> None:
         self._folder = decoder.folder
-        slots, size = workers * ahead + 1, decoder.image_size  # + 1 for the row that the caller holds
+        slots = workers * ahead + 1  # + 1 for the row that the caller holds
         before = multiprocessing.active_children()
         try:
-            self._shared = _shared_memory(slots, longest, 1, size, size)
+            self._shared = _shared_memory(slots, longest, *decoder.image_shape)
             requests = ((index % slots, row.tolist()) for index, row in enumerate(rows))
             self._results: Iterator[Any] | None = _start(_Slots(decoder, self._shared), requests, workers, ahead)
         except (OSError, RuntimeError) as error:

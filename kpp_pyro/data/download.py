@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import tarfile
+import zlib
 from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from pathlib import Path
@@ -38,6 +41,46 @@ def download_files(folder: Path, names: Sequence[str], fetch: Callable[[Path], P
             f"{folder}: expected {', '.join(names)}, found none and could not download ({reason}); "
             f"download from {source} by hand and put the files there"
         ) from error
+
+
+def from_archive(url: str, md5: str, members: Sequence[str]) -> Callable[[Path], Path]:
+    """A `fetch` for `download_files`: download a .tar.gz with a progress bar, check it, and unpack some of its files.
+
+    Only the bytes of regular files are taken from the archive, no paths, links or permissions.
+
+    Args:
+        url: of the archive.
+        md5: its MD5 sum, in hexadecimal digits.
+        members: paths of the files in the archive; only their names remain.
+    """
+
+    def fetch(temporary: Path) -> Path:
+        from torchvision.datasets.utils import check_integrity, download_url  # not at the top: it takes seconds
+
+        download_url(url, str(temporary), "archive")
+        archive = temporary / "archive"
+        if not check_integrity(str(archive), md5):
+            raise RuntimeError(f"the archive has another MD5 sum than {md5}")
+        _unpack(archive, members, temporary)
+        return temporary
+
+    return fetch
+
+
+def _unpack(archive: Path, members: Sequence[str], folder: Path) -> None:
+    """Copy members of a .tar.gz into a folder, by their names alone."""
+    missing = set(members)
+    try:
+        with tarfile.open(archive, "r|gz") as tar:
+            for member in tar:
+                if member.name in missing and member.isfile() and (content := tar.extractfile(member)):
+                    with content, open(folder / Path(member.name).name, "wb") as file:
+                        shutil.copyfileobj(content, file)
+                    missing.remove(member.name)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise RuntimeError(f"the archive cannot be unpacked: {error}") from error
+    if missing:
+        raise RuntimeError(f"the archive lacks {', '.join(sorted(missing))}")
 
 
 def _nearest(folder: Path, expected: str) -> Path:

@@ -21,14 +21,21 @@ from kpp_pyro.data.datasets import DATASETS, DataSource
 from kpp_pyro.data.decoding import Decoder, Decoding, Unreadable
 from kpp_pyro.data.images import SOME_SET, LabelledImages, Origin
 from kpp_pyro.data.notes import note_flat
-from kpp_pyro.data.picture_files import picture_names, require_folder
-from kpp_pyro.data.sampler import EpisodeOrder, Rendering, TrainingEpisodes, require_positive
+from kpp_pyro.data.picture_files import is_grey, picture_names, require_folder
+from kpp_pyro.data.sampler import (
+    EpisodeOrder,
+    OptionalBinarization,
+    Rendering,
+    TrainingEpisodes,
+    require_optional_binarization,
+    require_positive,
+)
 from kpp_pyro.errors import InputError
-from kpp_pyro.likelihoods.bernoulli import Binarization, require_binarization
 
 SPLIT_SEED = 0
 MOST_VALIDATION_IMAGES = 10_000
 _ROW_LENGTH = 32  # held-out pictures that a worker decodes at a time
+_SILENT_SECONDS = 3.0  # before a progress bar is shown
 _STEPS_AHEAD = 2  # training steps whose episodes are prefetched
 
 
@@ -68,6 +75,16 @@ class FolderSplits:
     train: PictureFiles
     validation: PictureFiles
     test: PictureFiles
+
+    def channels(self) -> int:
+        """Channels of the images: 1 if all pictures are grey, else 3.
+
+        Headers are read until one says colour (see `is_grey`); unreadable pictures do not count.
+        """
+        parts = (self.train, self.validation, self.test)
+        paths = [files.folder / name for files in parts for name in files.names]
+        bar = tqdm(paths, unit="image", desc="looking for colours", leave=False, delay=_SILENT_SECONDS)
+        return 1 if all(_is_grey(path) for path in bar) else 3
 
 
 def find_pictures(data_dir: Path | str) -> FolderSplits:
@@ -149,8 +166,20 @@ def _hold_out(training: PictureFiles) -> tuple[PictureFiles, PictureFiles]:
     )
 
 
+def _is_grey(path: Path) -> bool:
+    """Whether a picture is grey, or unreadable, which is an error only where there are many (see `Unreadable`)."""
+    try:
+        return is_grey(path)
+    except InputError:
+        return True
+
+
 def decode_pictures(
-    files: PictureFiles, image_size: int, workers: int, binarization: Binarization | None = None
+    files: PictureFiles,
+    image_size: int,
+    workers: int,
+    binarization: OptionalBinarization | None = None,
+    channels: int = 1,
 ) -> LabelledImages:
     """Decode all readable pictures, with worker processes and a progress bar.
 
@@ -159,16 +188,18 @@ def decode_pictures(
         image_size: H and W.
         workers: number of processes.
         binarization: "static" to binarize each image by its number, as `FolderSampler` does.
+        channels: C, 1 for grey or 3 for RGB.
 
     Returns:
-        Images of one channel, uint8 (N, 1, H, W), in the order of the files.
+        Images, uint8 (N, C, H, W), in the order of the files.
 
     Raises:
         InputError: more than 1 % of the pictures are unreadable (see `Unreadable`).
     """
-    decoder = Decoder(files.folder, files.names, image_size, binarization == "static")
+    image_shape = (channels, image_size, image_size)
+    decoder = Decoder(files.folder, files.names, image_shape, binarization == "static")
     unreadable = Unreadable(files.folder, len(files))
-    images = torch.empty(len(files), 1, image_size, image_size, dtype=torch.uint8)
+    images = torch.empty(len(files), *image_shape, dtype=torch.uint8)
     rows = torch.arange(len(files)).split(_ROW_LENGTH)
     with (
         Decoding(decoder, rows, _ROW_LENGTH, min(workers, len(rows))) as decoding,
@@ -196,7 +227,8 @@ class FolderSampler(TrainingEpisodes):
     alone. More than 1 % of unreadable pictures are an error, see `Unreadable`.
 
     Binarization "static" draws an image's bits by its number in the split (`binarize_alone`). With "static",
-    `augment` moves the binarized images; otherwise it moves the grey images before they are binarized.
+    `augment` moves the binarized images; otherwise it moves the images before they are binarized. With "none", pixels
+    are intensities k / 255, and only the augmentation is random.
 
     Args:
         files: the training pictures.
@@ -204,12 +236,13 @@ class FolderSampler(TrainingEpisodes):
         workers: number of decoding processes.
         device: of the rendered episodes.
         episode_length: T.
-        binarization: of the pixels.
+        binarization: of the pixels, or "none".
         seed: of the order and of the pixels.
         classes_per_episode: number of distinct classes of each episode; classes are ignored if None.
         augment: shift and rotate the images at random.
         rank: of this process.
         ranks: number of processes that share the order.
+        channels: C, 1 for grey or 3 for RGB.
 
     Raises:
         InputError: too few pictures for an episode, an unknown binarization, or no workers.
@@ -222,30 +255,31 @@ class FolderSampler(TrainingEpisodes):
         workers: int,
         device: torch.device,
         episode_length: int,
-        binarization: Binarization,
+        binarization: OptionalBinarization,
         seed: int,
         classes_per_episode: int | None = None,
         augment: bool = False,
         rank: int = 0,
         ranks: int = 1,
+        channels: int = 1,
     ) -> None:
-        require_binarization(binarization)
+        require_optional_binarization(binarization)
         require_positive("--workers", workers)
         classes = files.dense_classes()
         self.order = EpisodeOrder(classes, episode_length, seed, classes_per_episode, rank, ranks, files.origin)
         self.rendering = Rendering(
             "threshold" if binarization == "static" else binarization, augment, seed, rank, device
         )
-        self.image_shape = (1, image_size, image_size)
+        self.image_shape = (channels, image_size, image_size)
         self.unreadable = Unreadable(files.folder, len(files))
         self._files, self._workers, self._binarization, self._device = files, workers, binarization, device
         among = None if classes_per_episode is None else classes.numpy()
-        self._decoder = Decoder(files.folder, files.names, image_size, binarization == "static", True, among)
+        self._decoder = Decoder(files.folder, files.names, self.image_shape, binarization == "static", True, among)
         self._decoding: Decoding | None = None
         self._ahead: deque[tuple[dict[str, Tensor], Tensor]] = deque()  # prefetched rows, with the order before each
 
     def draw(self, num_episodes: int) -> Tensor:
-        """Pixels of this process's next B = `num_episodes` episodes, uint8 (B, T, 1, H, W) on the CPU.
+        """Pixels of this process's next B = `num_episodes` episodes, uint8 (B, T, C, H, W) on the CPU.
 
         The pixels are in pinned memory if episodes are rendered on a GPU. The first draw prints a note on stderr if
         most of its pictures are one flat colour.
@@ -275,19 +309,20 @@ class FolderSampler(TrainingEpisodes):
         return Decoding(self._decoder, rows, length, self._workers, ahead)
 
     def _next(self, decoding: Decoding) -> Tensor:
-        """Pixels of the next episode, (T, 1, H, W)."""
+        """Pixels of the next episode, (T, C, H, W)."""
         decoded = next(decoding)
         _, row = self._ahead.popleft()
         self.unreadable.note(row, decoded.failures)
         return decoded.pixels
 
     def render(self, drawn: Tensor) -> Tensor:
-        """Binarize drawn pixels, which were moved to the device: episodes, float32 (B, T, 1, H, W) in {0, 1}."""
+        """Episodes, float32 (B, T, C, H, W), from drawn pixels that were moved to the device."""
         return self.rendering(drawn)
 
     def thresholded(self) -> Tensor:
-        """All readable pictures, decoded and thresholded at 1/2: bool (N, 1, H, W) on the device."""
-        pictures = decode_pictures(self._files, self.image_shape[-1], self._workers, self._binarization)
+        """All readable pictures, decoded, each channel thresholded at 1/2: bool (N, C, H, W) on the device."""
+        channels, size, _ = self.image_shape
+        pictures = decode_pictures(self._files, size, self._workers, self._binarization, channels)
         return pictures.images.to(self._device) > 127
 
     def close(self) -> None:

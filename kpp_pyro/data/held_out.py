@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from kpp_pyro.data.images import LabelledImages
-from kpp_pyro.data.sampler import prepare, require_episode, require_positive
-from kpp_pyro.likelihoods.bernoulli import Binarization, binarize
+from kpp_pyro.data.sampler import OptionalBinarization, pixels_of, prepare, require_episode, require_positive
 
 
 class EpisodeSet:
@@ -29,7 +28,7 @@ class EpisodeSet:
     Args:
         images: the images; they and the episodes stay on their device.
         episode_length: T.
-        binarization: of the pixels.
+        binarization: of the pixels, or "none" for intensities k / 255.
         seed: of the order, and of the pixels with binarization "dynamic".
         classes_per_episode: number of classes of each episode; classes are ignored if None.
         max_episodes: keep only the first ones.
@@ -42,7 +41,7 @@ class EpisodeSet:
         self,
         images: LabelledImages,
         episode_length: int,
-        binarization: Binarization = "static",
+        binarization: OptionalBinarization = "static",
         seed: int = 0,
         classes_per_episode: int | None = None,
         max_episodes: int | None = None,
@@ -69,21 +68,22 @@ class EpisodeSet:
         return int(self._counted.sum())
 
     def first(self) -> Tensor:
-        """Images of the first episode, float32 (T, C, H, W) in {0, 1}."""
+        """Images of the first episode, float32 (T, C, H, W)."""
         return next(self.batches(1))[0][0]
 
     def batches(self, num_episodes: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All episodes, B = `num_episodes` at a time; the last batch may be smaller.
 
-        The bits do not depend on B or on the device, and are the same in every pass, also with binarization "dynamic".
+        Pixels do not depend on B or on the device, and are the same in every pass, also with binarization "dynamic".
 
         Yields:
-            Episodes, float32 (B, T, C, H, W) in {0, 1}, and whether each image counts, bool (B, T): False for padding.
+            Episodes, float32 (B, T, C, H, W) in {0, 1} or, with "none", k / 255, and whether each image counts, bool
+            (B, T): False for padding.
         """
         require_positive("num_episodes", num_episodes)
         generator = torch.Generator().manual_seed(self._seed)
         parts = zip(self._index.split(num_episodes), self._counted.split(num_episodes), strict=True)
-        return ((binarize(_grey(self._images, i), self._how, generator), counted) for i, counted in parts)
+        return ((pixels_of(_intensities(self._images, i), self._how, generator), counted) for i, counted in parts)
 
 
 def first_images(batches: Iterable[tuple[Tensor, Tensor]], limit: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -134,6 +134,6 @@ def _cut(order: Tensor, episode_length: int, others: Tensor | None = None) -> tu
     return torch.cat([order, padding])[: place.numel()].view_as(place), place < len(order)
 
 
-def _grey(images: Tensor, index: Tensor) -> Tensor:
+def _intensities(images: Tensor, index: Tensor) -> Tensor:
     """Intensities in [0, 1] of the images at index (B, T), float32 (B, T, C, H, W)."""
     return images[index].float() / 255

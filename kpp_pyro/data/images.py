@@ -9,6 +9,9 @@ from torch import Tensor
 
 from kpp_pyro.errors import InputError
 
+_CHANNELS = 3  # of an image in colour
+_AT_ONCE = 8192  # images that are made grey at once; bounds the memory in use
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -77,6 +80,19 @@ class LabelledImages:
         """The images at `index`, an int64 or bool tensor or a slice."""
         return replace(self, images=self.images[index], labels=self.labels[index])
 
+    def grey(self) -> LabelledImages:
+        """The images with one channel: ITU-R 601 luma, rounded as in PIL's mode L; the same images if they are grey.
+
+        Raises:
+            InputError: neither one channel nor three.
+        """
+        if self.image_shape[0] == 1:
+            return self
+        if self.image_shape[0] != _CHANNELS:
+            raise InputError(f"images: expected 1 or {_CHANNELS} channels, found {self.image_shape[0]}")
+        parts = self.images.split(_AT_ONCE)
+        return replace(self, images=torch.cat([_luma(part) for part in parts]))
+
     def shuffled(self, seed: int) -> LabelledImages:
         """All images in a random order, which depends on the seed alone and not on the device."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
@@ -114,6 +130,13 @@ class ImageSplits:
                 raise InputError(
                     f"{self.name}: expected {split} images {expected} like those of training, found {found}"
                 )
+
+
+def _luma(images: Tensor) -> Tensor:
+    """Luma of RGB images, uint8 (n, 3, H, W) to (n, 1, H, W)."""
+    red, green, blue = images.int().split(1, dim=1)  # (n, 1, H, W)
+    # The weights 0.299, 0.587 and 0.114 in units of 2^-16, and a half to round, as in PIL.
+    return ((19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16).byte()
 
 
 def _describe(tensor: Tensor) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from torch import Tensor
 from kpp_pyro.data.datasets import DATASETS, DataSource
 from kpp_pyro.data.download import download_files
 from kpp_pyro.data.images import ImageSplits, LabelledImages
+from kpp_pyro.data.mat import read_mat, require_key
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.reading import reading, require_unpackable
 
 URL = "https://github.com/yburda/iwae/raw/master/datasets/OMNIGLOT/chardata.mat"
 FILE_NAME = "chardata.mat"
@@ -63,33 +62,14 @@ def _fetch(temporary: Path) -> Path:
 
 def _read_mat(path: Path) -> dict[str, np.ndarray]:
     """The six arrays of the file, each two-dimensional and numeric."""
-    content = _load(path)
+    content = read_mat(path, _KEYS)
     arrays = {}
     for key in _KEYS:
-        if key not in content:
-            found = ", ".join(sorted(name for name in content if not name.startswith("__")))
-            raise InputError(f"{path}: expected the key '{key}', found {found or 'no keys at all'}")
+        require_key(path, content, key)
         arrays[key] = np.asarray(content[key])
         if arrays[key].ndim != 2 or arrays[key].dtype.kind not in "buif":
             raise InputError(f"{path}: expected '{key}' to be a matrix of numbers, found {_describe(arrays[key])}")
     return arrays
-
-
-def _load(path: Path) -> dict[str, np.ndarray]:
-    """The six arrays, as they are, and the names of all others."""
-    from scipy.io import loadmat, whosmat  # not at the top: it takes seconds
-
-    with reading(path, "a MATLAB file") as file:
-        try:
-            announced = {name: math.prod(map(int, shape)) for name, shape, _ in whosmat(file)}
-            values = sum(announced.get(key, 0) for key in _KEYS)  # each takes a byte or more
-            require_unpackable(path, values, os.fstat(file.fileno()).st_size)
-            file.seek(0)
-            return dict.fromkeys(announced) | loadmat(file, variable_names=_KEYS)
-        except InputError:
-            raise
-        except Exception as error:  # scipy raises many types, depending on which byte is wrong
-            raise InputError(f"{path}: expected a MATLAB file, found a corrupt or foreign one") from error
 
 
 def _images(path: Path, arrays: dict[str, np.ndarray], key: str) -> Tensor:

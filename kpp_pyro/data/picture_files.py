@@ -1,11 +1,12 @@
-"""Picture files to images of a model's shape: grey, scaled, cropped and centred."""
+"""Picture files to images of a model's shape: grey or in colour, scaled, cropped and centred."""
 
 from __future__ import annotations
 
 import logging
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -26,7 +27,9 @@ _COMMON = ("JPEG", "PNG", "TIFF", "GIF", "WEBP", "BMP", "PPM")  # tried first
 # Formats that Pillow does not decode, leaves to another program, or decodes wrongly (FITS: with its bytes swapped).
 _UNDECODABLE = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
-_OPAQUE = ("1", "L", "RGB")  # PIL modes without transparency, which are converted to grey directly
+_OPAQUE = ("1", "L", "RGB")  # PIL modes without transparency, which are converted directly
+_GREY = ("1", "L", "LA", "La", "F")  # PIL modes of grey pictures, besides those of whole numbers: I, I;16, ...
+_MODES = {1: "L", 3: "RGB"}  # PIL modes by the number of channels
 _DRAFT_FACTOR = 2  # a JPEG may be decoded at a lower resolution, down to this multiple of the required size
 _SAMPLED_SIDE = 32  # pixels to which a picture is averaged, to choose the ground of its transparent pixels
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF files
@@ -36,50 +39,68 @@ _WHITE_IS_ZERO, _SIGNED = 0, 2  # values of the second and of the third
 def read_pictures(folder: Path | str, image_shape: tuple[int, int, int], dark_on_light: bool = False) -> Tensor:
     """Read all pictures of a folder, in the order of the file names.
 
-    Pictures are converted to grey (see `read_picture`), scaled so that the shorter side fits, and cropped to the
-    centre. Notes on stderr name files that are no pictures, and say if most pictures are one flat colour.
+    Pictures are converted to grey or to RGB (see `read_picture`), scaled so that the shorter side fits, and cropped to
+    the centre. Notes on stderr name files that are no pictures, and say if most pictures are one flat colour.
 
     Args:
         folder: of the files, in any format that the installed Pillow decodes; hidden files are ignored.
-        image_shape: (1, H, W) of the model.
+        image_shape: (C, H, W) of the model: C = 1 for grey, 3 for RGB.
         dark_on_light: invert the intensities; models are trained on light strokes on a dark background.
 
     Returns:
-        Intensities in [0, 1], (N, 1, H, W). For models of binary images, apply `binarize`.
+        Intensities in [0, 1], (N, C, H, W). For models of binary images, apply `binarize`.
 
     Raises:
-        InputError: no such folder, no pictures in it, an unreadable picture, or an image shape of several channels.
+        InputError: no such folder, no pictures in it, an unreadable picture, or another number of channels.
     """
     folder = as_path(folder, "a folder of pictures")
     given = tuple(image_shape) if isinstance(image_shape, list) else image_shape
-    require_value("image shape", given, tuple[Literal[1], Side, Side])
+    require_value("image shape", given, tuple[Literal[1, 3], Side, Side])
     require_folder(folder)
     names = picture_names(folder, [name for name in _listed(folder) if not os.path.isdir(folder / name)])
-    images = torch.stack([read_picture(folder / name, image_shape[1:]) for name in names])
+    images = torch.stack([read_picture(folder / name, image_shape) for name in names])
     note_flat(folder, (images * 255).round().byte())
     return 1 - images if dark_on_light else images
 
 
-def read_picture(path: Path | str, size: tuple[int, int]) -> Tensor:
-    """Read one picture: convert it to grey, scale it so that its shorter side fits, and crop it to the centre.
+def read_picture(path: Path | str, image_shape: tuple[int, int, int]) -> Tensor:
+    """Read one picture: convert it, scale it so that its shorter side fits, and crop it to the centre.
 
+    One channel is grey, ITU-R 601 luma (PIL's mode L); three are RGB, which are equal for a grey picture.
     Whole numbers are divided by the largest of their type (8, 16 or 32 bits). Transparent pixels become white, or black
     if the visible part of the picture is lighter than mid-grey on average, so that strokes of any colour stay visible.
 
     Args:
         path: the file; of an animation, the first frame is read.
-        size: (H, W).
+        image_shape: (C, H, W), with C = 1 or 3.
 
     Returns:
-        Intensities in [0, 1], (1, H, W).
+        Intensities in [0, 1], (C, H, W).
 
     Raises:
         InputError: the file cannot be decoded, or has float or signed values outside that range.
     """
     with reading(path, "a picture") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL's, about unusual pictures that it decodes
-        fitted = _decode(path, file, size)
-    return torch.from_numpy(np.array(fitted)).clamp(0, 1).unsqueeze(0)  # (1, H, W)
+        fitted = _decode(path, file, image_shape)
+    return torch.from_numpy(np.stack(fitted)).clamp(0, 1)  # (C, H, W)
+
+
+def is_grey(path: Path | str) -> bool:
+    """Whether a picture is grey by its header: by its mode, or by its palette.
+
+    Only pictures with a palette are decoded. A picture in a colour mode whose pixels are all grey is not grey.
+
+    Raises:
+        InputError: the file cannot be opened as a picture.
+    """
+    with reading(path, "a picture") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PIL's, about unusual pictures
+        with opened_picture(path, file) as picture:
+            if picture.mode not in ("P", "PA"):
+                return picture.mode in _GREY or picture.mode.startswith("I")
+            red, green, blue = np.array(picture.getpalette("RGB")).reshape(-1, 3).T
+            return bool(((red == green) & (green == blue)).all())
 
 
 def picture_names(folder: Path, names: Iterable[str]) -> list[str]:
@@ -136,14 +157,24 @@ def _suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
 
-def _decode(path: Path | str, file: BinaryIO, size: tuple[int, int]) -> Image.Image:
-    """The picture of mode F, in [0, 1], fitted to (H, W)."""
+def _decode(path: Path | str, file: BinaryIO, image_shape: tuple[int, int, int]) -> list[np.ndarray]:
+    """The channels of a picture, float32 (H, W) each, about in [0, 1]."""
+    channels, height, width = image_shape
+    with opened_picture(path, file) as picture:
+        draft_side = _DRAFT_FACTOR * max(height, width)  # EXIF may swap the sides
+        picture.draft(_MODES[channels], (draft_side, draft_side))  # JPEGs only
+        values = _intensities(ImageOps.exif_transpose(picture), _largest(picture), channels)
+        values = 1 - values if _is_inverted(picture) else values
+        planes = [Image.fromarray(plane) for plane in values]  # of mode F: nothing is rounded before it is fitted
+        return [np.array(ImageOps.fit(plane, (width, height), Image.Resampling.BILINEAR)) for plane in planes]
+
+
+@contextmanager
+def opened_picture(path: Path | str, file: BinaryIO) -> Iterator[Image.Image]:
+    """The picture of a file; whatever PIL raises inside this context becomes an `InputError` that names the file."""
     try:
         with Image.open(file, formats=_formats()) as picture:
-            picture.draft("L", (_DRAFT_FACTOR * max(size),) * 2)  # JPEGs only; EXIF may swap the sides
-            values = _grey(ImageOps.exif_transpose(picture), _largest(picture))
-            grey = Image.fromarray(1 - values if _is_inverted(picture) else values)
-        return ImageOps.fit(grey, (size[1], size[0]), Image.Resampling.BILINEAR)
+            yield picture
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except UnidentifiedImageError as error:
@@ -171,18 +202,25 @@ def _is_inverted(picture: Image.Image) -> bool:
     return picture.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO  # type: ignore[attr-defined]
 
 
-def _grey(picture: Image.Image, largest: int) -> np.ndarray:
-    """Intensities in [0, 1], float32 (H, W)."""
+def _intensities(picture: Image.Image, largest: int, channels: int) -> np.ndarray:
+    """Intensities in [0, 1], float32 (C, H, W)."""
+    if picture.mode == "F" or picture.mode.startswith("I"):
+        grey = _wide_grey(picture, largest)
+        return np.broadcast_to(grey, (channels, *grey.shape))
+    opaque = picture.mode in _OPAQUE and "transparency" not in picture.info
+    visible = picture if opaque else _on_ground(picture.convert("RGBA"))
+    levels = np.asarray(visible.convert(_MODES[channels]), dtype=np.float32)  # (H, W) or (H, W, 3)
+    return np.ascontiguousarray(np.atleast_3d(levels / 255).transpose(2, 0, 1))
+
+
+def _wide_grey(picture: Image.Image, largest: int) -> np.ndarray:
+    """Intensities of a grey picture of more than 8 bits, float32 (H, W)."""
     if picture.mode == "F":
         return _in_range(np.asarray(picture), "float values in [0, 1]")
-    if picture.mode.startswith("I"):
-        values = np.asarray(picture)
-        unsigned = values.view(np.uint32) if largest == 2**32 - 1 else values  # PIL has signed integers only
-        intensities = _in_range((unsigned / largest).astype(np.float32), f"values from 0 to {largest}", largest)
-        return _on_ground_of(intensities, unsigned != picture.info.get("transparency", -1))
-    opaque = picture.mode in _OPAQUE and "transparency" not in picture.info
-    grey = picture.convert("L") if opaque else _on_ground(picture.convert("RGBA"))
-    return np.asarray(grey, dtype=np.float32) / 255
+    values = np.asarray(picture)
+    unsigned = values.view(np.uint32) if largest == 2**32 - 1 else values  # PIL has signed integers only
+    intensities = _in_range((unsigned / largest).astype(np.float32), f"values from 0 to {largest}", largest)
+    return _on_ground_of(intensities, unsigned != picture.info.get("transparency", -1))
 
 
 def _in_range(values: np.ndarray, expected: str, unit: int = 1) -> np.ndarray:
@@ -205,4 +243,4 @@ def _on_ground(picture: Image.Image) -> Image.Image:
     opacity = np.asarray(sample.getchannel("A"), dtype=float)
     light = float((np.asarray(sample.convert("L")) * opacity).sum()) > 127.5 * opacity.sum()
     ground = Image.new("RGBA", picture.size, "black" if light else "white")
-    return Image.alpha_composite(ground, picture).convert("L")
+    return Image.alpha_composite(ground, picture)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -11,10 +11,13 @@ from torch import Tensor
 from kpp_pyro.data.augment import augment
 from kpp_pyro.data.images import SOME_SET, LabelledImages, Origin
 from kpp_pyro.errors import InputError
-from kpp_pyro.likelihoods.bernoulli import Binarization, binarize, binarize_once, require_binarization
+from kpp_pyro.likelihoods.bernoulli import Binarization, binarize, binarize_once
 
-PixelRule = Literal["dynamic", "threshold"]
-"""How to binarize images when they are used; after static binarization, by the threshold 1/2."""
+OptionalBinarization = Binarization | Literal["none"]
+"""What pixels a program sees: binary ones, or with "none" the intensities k / 255 of all 256 levels."""
+PixelRule = Literal["dynamic", "threshold", "none"]
+"""What to do with images when they are used; after static binarization, they are cut at the threshold 1/2."""
+_WHITE = 255  # the highest level
 _LARGEST_SEED = 2**63
 _CUDA_STATE = torch.Size([16])  # shape of a CUDA generator's state
 
@@ -24,7 +27,7 @@ class TrainingEpisodes:
 
     Attributes:
         order: chooses the images of each episode.
-        rendering: makes binary images of drawn ones, on a device of its own.
+        rendering: makes pixels of drawn images, on a device of its own.
         image_shape: (C, H, W).
     """
 
@@ -42,15 +45,15 @@ class TrainingEpisodes:
         raise NotImplementedError
 
     def render(self, drawn: Tensor) -> Tensor:
-        """Episodes, float32 (B, T, C, H, W) in {0, 1}, from what was drawn and moved to the device."""
+        """Episodes, float32 (B, T, C, H, W), from what was drawn and moved to the device; see `Rendering`."""
         raise NotImplementedError
 
     def sample(self, num_episodes: int) -> Tensor:
-        """Draw and render B = `num_episodes` episodes: float32 (B, T, C, H, W) in {0, 1}, on the device."""
+        """Draw and render B = `num_episodes` episodes: float32 (B, T, C, H, W), on the device."""
         return self.render(self.draw(num_episodes).to(self.rendering.generator.device))
 
     def thresholded(self) -> Tensor:
-        """All images, thresholded at 1/2: bool (N, C, H, W) on the device."""
+        """All images, each channel thresholded at 1/2: bool (N, C, H, W) on the device, to look for a nearest image."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -80,19 +83,20 @@ class EpisodeSampler(TrainingEpisodes):
     """An endless stream of random training episodes of T distinct images, all in memory on one device.
 
     Sampling has two steps, so that the second can be part of a CUDA graph: `draw` chooses image numbers on the CPU
-    (`EpisodeOrder`), and `render` indexes and binarizes the images on their device.
+    (`EpisodeOrder`), and `render` indexes and renders the images, uint8 until then, on their device.
 
     The order depends on `seed` alone. The pixels are drawn from the process's own generator on the images' device.
-    Binarization "static" binarizes once, at construction: an image has the same bits in every episode.
+    Binarization "static" binarizes once, at construction: an image has the same bits in every episode. With "none",
+    pixels are intensities k / 255, and only the augmentation is random.
 
     Args:
         images: the training images.
         episode_length: T.
-        binarization: of the pixels.
+        binarization: of the pixels, or "none".
         seed: of the order and of the pixels.
         classes_per_episode: number of distinct classes of each episode; classes are ignored if None.
         augment: shift and rotate the images at random before they are binarized. Binary images are thresholded at 1/2
-            after augmentation, for any `binarization`.
+            after augmentation, for any `binarization` but "none", with which levels are rounded to whole ones.
         rank: of this process; each process gets other episodes and other pixels.
         ranks: number of processes that share the order.
 
@@ -104,7 +108,7 @@ class EpisodeSampler(TrainingEpisodes):
         self,
         images: LabelledImages,
         episode_length: int,
-        binarization: Binarization,
+        binarization: OptionalBinarization,
         seed: int,
         classes_per_episode: int | None = None,
         augment: bool = False,
@@ -116,7 +120,7 @@ class EpisodeSampler(TrainingEpisodes):
         )
         self.image_shape = images.image_shape
         self._images, how = prepare(images.images, binarization)
-        if augment and is_black_and_white(self._images):
+        if augment and how != "none" and is_black_and_white(self._images):
             how = "threshold"  # grey levels at the edges of a moved drawing are not probabilities
         self.rendering = Rendering(how, augment, seed, rank, images.images.device)
 
@@ -125,11 +129,11 @@ class EpisodeSampler(TrainingEpisodes):
         return self.order.draw(num_episodes)
 
     def render(self, drawn: Tensor) -> Tensor:
-        """Episodes, float32 (B, T, C, H, W) in {0, 1}, from drawn numbers that were moved to the images' device."""
+        """Episodes, float32 (B, T, C, H, W), from drawn numbers that were moved to the images' device."""
         return self.rendering(self._images[drawn])
 
     def thresholded(self) -> Tensor:
-        """All images, thresholded at 1/2: bool (N, C, H, W)."""
+        """All images, each channel thresholded at 1/2: bool (N, C, H, W)."""
         return self._images > 127
 
 
@@ -238,10 +242,10 @@ class EpisodeOrder:
 
 
 class Rendering:
-    """Random augmentation (optional) and binarization of images, with a generator of its own.
+    """Random augmentation (optional) of images and what is made of their pixels, with a generator of its own.
 
     Args:
-        rule: how to binarize.
+        rule: how to binarize; with "none", augmented images are rounded to whole levels, as photographs have them.
         augmented: shift and rotate the images at random before they are binarized.
         seed: of the run.
         rank: of this process; pixels of different processes are independent.
@@ -254,11 +258,13 @@ class Rendering:
         self.generator = torch.Generator(device).manual_seed(own_seed)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Binarize images, uint8 (B, T, C, H, W): float32 of the same shape in {0, 1}."""
-        pixels = images.float() / 255
+        """Pixels of images, uint8 (B, T, C, H, W): float32 of the same shape, in {0, 1}, or k / 255 with "none"."""
+        pixels = images.float() / _WHITE
         if self.augmented:
             pixels = augment(pixels.flatten(0, 1), self.generator).unflatten(0, images.shape[:2])
-        return binarize(pixels, self.rule, self.generator)
+            if self.rule == "none":
+                pixels = (pixels * _WHITE).round() / _WHITE
+        return pixels_of(pixels, self.rule, self.generator)
 
     def load_state(self, state: Tensor) -> None:
         """Restore the generator's state; one of another kind of device becomes the seed of new draws.
@@ -281,20 +287,25 @@ def seed_of_state(state: Tensor) -> int:
     return int(np.random.SeedSequence(state.tolist()).generate_state(1, np.uint64)[0]) % _LARGEST_SEED
 
 
-def prepare(images: Tensor, binarization: Binarization) -> tuple[Tensor, PixelRule]:
+def pixels_of(intensities: Tensor, rule: PixelRule, generator: torch.Generator) -> Tensor:
+    """Intensities in [0, 1], float of any shape, as they are with "none", or else binarized (see `binarize`)."""
+    return intensities if rule == "none" else binarize(intensities, rule, generator)
+
+
+def prepare(images: Tensor, binarization: OptionalBinarization) -> tuple[Tensor, PixelRule]:
     """Binarize a set of images once if the binarization is "static".
 
     Args:
         images: uint8 (N, C, H, W).
-        binarization: of the images.
+        binarization: of the images, or "none".
 
     Returns:
-        The images to keep, uint8 (N, C, H, W), and how to binarize them when they are used.
+        The images to keep, uint8 (N, C, H, W), and what to do with them when they are used.
 
     Raises:
         InputError: an unknown binarization.
     """
-    require_binarization(binarization)
+    require_optional_binarization(binarization)
     if binarization == "static":
         return binarize_once(images), "threshold"
     return images, binarization
@@ -303,6 +314,13 @@ def prepare(images: Tensor, binarization: Binarization) -> tuple[Tensor, PixelRu
 def is_black_and_white(images: Tensor) -> bool:
     """Whether all intensities of a set, uint8 (N, C, H, W), are 0 or 255."""
     return bool(((images == 0) | (images == 255)).all())
+
+
+def require_optional_binarization(name: str) -> None:
+    """Raise InputError unless `name` is an `OptionalBinarization`."""
+    known = (*get_args(Binarization), "none")
+    if name not in known:
+        raise InputError(f"--binarize: expected one of {', '.join(known)}, found {name!r}")
 
 
 def require_episode(

@@ -6,7 +6,7 @@ Logits are float32: a Bernoulli log-probability in bfloat16 is wrong by about on
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import pyro.distributions as dist
@@ -128,10 +128,3 @@ def binarize_alone(image: Tensor, number: int) -> Tensor:
     random = np.random.default_rng([STATIC_BINARIZATION_SEED, number])
     level = torch.from_numpy(random.integers(0, 255, tuple(image.shape), dtype=np.uint8))
     return (level < image).to(torch.uint8) * 255
-
-
-def require_binarization(name: str) -> None:
-    """Raise InputError unless `name` is a `Binarization`."""
-    if name not in get_args(Binarization):
-        known = ", ".join(get_args(Binarization))
-        raise InputError(f"--binarize: expected one of {known}, found {name!r}")

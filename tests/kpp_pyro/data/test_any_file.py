@@ -18,6 +18,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from kpp_pyro.data import read_idx
+from kpp_pyro.data.celeba32 import load_celeba32
 from kpp_pyro.data.omniglot import load_omniglot
 from kpp_pyro.data.picture_files import read_picture
 from kpp_pyro.errors import InputError
@@ -90,11 +91,12 @@ def read_or_refused(path: Path, read: Callable[[Path], torch.Tensor], content: b
 
 
 def read_fitted(path: Path) -> torch.Tensor:
-    return read_picture(path, (12, 16))
+    grey, colour = (read_picture(path, (channels, 12, 16)) for channels in (1, 3))
+    return torch.cat([grey, colour])
 
 
 def assert_intensities(found: torch.Tensor) -> None:
-    assert found.shape == (1, 12, 16) and found.dtype == torch.float32
+    assert found.shape == (4, 12, 16) and found.dtype == torch.float32
     assert found.min() >= 0 and found.max() <= 1
 
 
@@ -158,3 +160,22 @@ def load_mat(path: Path) -> torch.Tensor:
 def test_a_damaged_omniglot_file_is_read_or_refused(tmp_path: Path, content: bytes) -> None:
     found = read_or_refused(tmp_path / "OMNIGLOT" / "chardata.mat", load_mat, content)
     assert found is None or (found.dtype == torch.uint8 and found.shape[1:] == (1, 28, 28))
+
+
+def npz_of(images: int, save: Callable[..., None]) -> bytes:
+    arrays = {part: np.full((images, 4, 4, 3), 7, np.uint8) for part in ("train", "test")}
+    with io.BytesIO() as file:
+        save(file, **arrays)
+        return file.getvalue()
+
+
+def load_npz(path: Path) -> torch.Tensor:
+    return load_celeba32(path.parent).train.images
+
+
+@pytest.mark.filterwarnings("ignore")  # of zipfile and NumPy, about names and headers
+@given(content=damaged(st.builds(npz_of, st.integers(2, 30), st.sampled_from([np.savez, np.savez_compressed]))))
+@few
+def test_a_damaged_npz_file_is_read_or_refused(tmp_path: Path, content: bytes) -> None:
+    found = read_or_refused(tmp_path / "celeba32.npz", load_npz, content)
+    assert found is None or (found.dtype == torch.uint8 and found.shape[1] == 3)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kpp_pyro.data import EpisodeSampler, EpisodeSet, LabelledImages, first_images
+from kpp_pyro.data import EpisodeSampler, EpisodeSet, LabelledImages, augment, first_images
 from kpp_pyro.errors import InputError
 
 BITS = 10
@@ -119,7 +119,7 @@ def test_augmentation_moves_the_grey_image_before_it_is_binarized() -> None:
         ({"classes_per_episode": 2, "episode_length": 4}, "--episode-length: expected at most 3, .* found 4"),
         (
             {"binarization": "grey"},
-            "--binarize: expected one of dynamic, static, threshold, found 'grey'",
+            "--binarize: expected one of dynamic, static, threshold, none, found 'grey'",
         ),
     ],
 )
@@ -279,6 +279,87 @@ def test_the_first_images_leave_out_the_filling() -> None:
         chosen = [number for episode, kept in parts for number in numbers(episode)[kept].tolist()]
         assert chosen == every[counted][:limit].tolist()
         assert len(set(chosen)) == limit
+
+
+# --- intensities ----------------------------------------------------------------------------------
+
+
+def photographs(count: int, labels: Tensor | None = None) -> LabelledImages:
+    """Return colour images (N, 3, 6, 5) of random levels."""
+    images = torch.randint(256, (count, 3, 6, 5), generator=torch.Generator().manual_seed(0)).byte()
+    return LabelledImages(images, torch.zeros(count, dtype=torch.int64) if labels is None else labels)
+
+
+def test_without_binarization_every_level_arrives_untouched() -> None:
+    every = LabelledImages(torch.arange(256).byte().view(1, 1, 16, 16), torch.zeros(1, dtype=torch.int64))
+    drawn = EpisodeSampler(every, 1, "none", 0).sample(1)
+    held_out, _ = next(EpisodeSet(every, 1, "none").batches(1))
+    for episode in (drawn, held_out):
+        assert episode.dtype == torch.float32 and torch.equal(episode.flatten(), torch.arange(256).float() / 255)
+
+
+def test_without_binarization_nothing_but_the_order_is_random() -> None:
+    images = photographs(30)
+    sampler, binary = (EpisodeSampler(images, 4, how, seed=7) for how in ("none", "dynamic"))
+    before = sampler.state_dict()["pixels"]
+    drawn, same = sampler.draw(5), binary.draw(5)
+    assert torch.equal(drawn, same)  # in the order of binary episodes
+    assert torch.equal(sampler.render(drawn), images.images[drawn] / 255)
+    assert torch.equal(sampler.render(drawn), sampler.render(drawn))
+    assert torch.equal(sampler.state_dict()["pixels"], before)
+    passes = [torch.cat([episode for episode, _ in EpisodeSet(images, 4, "none", 7).batches(n)]) for n in (1, 3)]
+    assert torch.equal(*passes)
+
+
+@pytest.mark.parametrize("black_and_white", [False, True])
+def test_moved_intensities_are_whole_levels_near_those_of_the_moved_image(black_and_white: bool) -> None:
+    images = photographs(8)
+    if black_and_white:
+        images = LabelledImages((images.images > 127).byte() * 255, images.labels)
+    sampler, again = (EpisodeSampler(images, 8, "none", 3, augment=True) for _ in range(2))
+    drawn = sampler.draw(4)
+    moved = sampler.render(drawn)
+    levels = moved * 255
+    assert (levels - levels.round()).abs().max() < 1e-4 and moved.min() >= 0 and moved.max() <= 1
+    exact = augment(images.images[drawn].flatten(0, 1) / 255, again.generators[0]).view_as(moved)
+    assert (moved - exact).abs().max() <= 0.5 / 255 + 1e-6
+    assert len(levels.round().unique()) > 100  # not thresholded, even if the images are black and white
+
+
+def test_each_channel_is_cut_at_one_half() -> None:
+    images = photographs(12)
+    cut = EpisodeSampler(images, 4, "none", seed=0).thresholded()
+    assert cut.dtype == torch.bool and torch.equal(cut, images.images / 255 > 0.5)
+
+
+@pytest.mark.parametrize("binarization", ["dynamic", "static", "threshold"])
+def test_colours_can_be_binarized_channel_by_channel(binarization: str) -> None:
+    images = photographs(400)
+    episodes = torch.cat([episode for episode, _ in EpisodeSet(images, 8, binarization).batches(10)])
+    assert set(episodes.unique().tolist()) == {0.0, 1.0} and episodes.shape == (50, 8, 3, 6, 5)
+    expected = (images.images / 255).mean((0, 2, 3))  # of each channel; the deviation of a mean of 12,000 bits is 0.005
+    assert (episodes.mean((0, 1, 3, 4)) - expected).abs().max() < 0.03
+
+
+def test_an_episode_of_one_maze_has_no_frame_of_another() -> None:
+    mazes = torch.arange(250 * 40) // 40
+    numbers = torch.arange(250 * 40)
+    frames = torch.stack([numbers // 256, numbers % 256], 1).byte().view(-1, 2, 1, 1)  # that spell their number
+    images = LabelledImages(frames, mazes)
+    index, counted = [], []
+    episodes = EpisodeSet(images, 32, "none", seed=5, classes_per_episode=1)
+    for batch, counts in episodes.batches(64):
+        index.append((batch * 255).round().long()[..., 0, 0] @ torch.tensor([256, 1]))
+        counted.append(counts)
+    found, counts = torch.cat(index), torch.cat(counted)  # (E, T)
+    assert len(episodes) == 500 and episodes.num_images == 10_000  # of each maze 32 frames, and 8 with padding
+    assert (mazes[found] == mazes[found[:, :1]]).all()
+    assert torch.equal(found[counts].sort().values, numbers)  # every frame counts once
+    assert counts.sum(1).bincount().nonzero().flatten().tolist() == [8, 32]
+    assert (found.sort(1).values.diff(dim=1) > 0).all()  # nothing twice in an episode
+    drawn = EpisodeSampler(images, 32, "none", 5, classes_per_episode=1).draw(2000)
+    assert (mazes[drawn] == mazes[drawn[:, :1]]).all() and (drawn.sort(1).values.diff(dim=1) > 0).all()
+    assert len(mazes[drawn[:, 0]].unique()) == 250  # one is missed with a probability of 0.08
 
 
 # --- every image once -----------------------------------------------------------------------------

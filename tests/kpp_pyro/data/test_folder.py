@@ -341,6 +341,41 @@ def test_pictures_are_scaled_and_cut_to_the_middle(tmp_path: Path) -> None:
     assert (found[1] == round(0.587 * 200)).all()
 
 
+def test_a_folder_is_grey_if_all_of_its_pictures_are(tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        written(tmp_path / split, 10)
+    assert find_pictures(tmp_path).channels() == 1
+    break_pictures(PictureFiles(tmp_path / "test", ["0/000.png"], torch.zeros(1).long()), 0)  # which says nothing
+    assert find_pictures(tmp_path).channels() == 1
+    Image.new("RGB", (SIZE, SIZE), (0, 200, 0)).save(tmp_path / "validation" / "3" / "008.png")
+    assert find_pictures(tmp_path).channels() == 3
+
+
+def test_pictures_in_colour_are_decoded_and_drawn_in_colour(tmp_path: Path) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (20, SIZE, SIZE, 3), dtype=np.uint8)
+    for number, pixels in enumerate(levels):
+        Image.fromarray(pixels).save(tmp_path / f"{number:02d}.png")
+    expected = torch.from_numpy(levels).permute(0, 3, 1, 2)  # (20, 3, H, W)
+    files = PictureFiles(tmp_path, sorted(path.name for path in tmp_path.iterdir()), torch.zeros(20).long())
+    assert torch.equal(decode_pictures(files, SIZE, 1, channels=3).images, expected)
+    source = FolderSampler(files, SIZE, 2, CPU, 10, "none", 0, channels=3)
+    in_memory = EpisodeSampler(LabelledImages(expected, files.labels), 10, "none", 0)
+    assert source.image_shape == in_memory.image_shape == (3, SIZE, SIZE)
+    assert torch.equal(source.sample(4), in_memory.sample(4))
+    assert torch.equal(source.thresholded(), expected > 127)
+    source.close()
+
+
+def test_static_bits_of_every_channel_are_an_images_own(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), (51, 128, 230)).save(tmp_path / "a.png")
+    Image.new("RGB", (64, 64), (51, 128, 230)).save(tmp_path / "b.png")
+    files = PictureFiles(tmp_path, ["a.png", "b.png"], torch.zeros(2).long())
+    first, second = decode_pictures(files, 64, 1, "static", 3).images.float() / 255  # (3, 64, 64)
+    means = torch.tensor([51, 128, 230]) / 255
+    assert ((first.mean((1, 2)) - means).abs() < 4 * 0.5 / 64).all() and not torch.equal(first, second)
+    assert torch.equal(decode_pictures(files, 64, 1, "static", 3).images[1].float() / 255, second)
+
+
 def test_static_bits_are_an_images_own_and_uniform_over_images(files: PictureFiles) -> None:
     first, second = (sampler(files, seed, workers=workers, binarization="static") for seed, workers in ((1, 1), (2, 2)))
     bits: dict[bytes, int] = {}

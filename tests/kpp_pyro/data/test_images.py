@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from kpp_pyro.data import ImageSplits, LabelledImages
 from kpp_pyro.errors import InputError
@@ -60,3 +62,22 @@ def test_splits_of_other_shapes_are_refused(split: str) -> None:
     splits[split] = LabelledImages(torch.zeros(3, 1, 2, 2).byte(), torch.zeros(3).long())
     with pytest.raises(InputError, match=rf"^mine: expected {split} images \(1, 1, 1\) .*, found \(1, 2, 2\)$"):
         ImageSplits("mine", **splits)
+
+
+def test_grey_is_what_pillow_makes_of_every_colour() -> None:
+    colours = torch.cartesian_prod(*[torch.arange(0, 256, 5)] * 3).byte()  # (52^3, 3), black and white among them
+    colours = torch.cat([colours, torch.randint(256, (10_000, 3), generator=torch.Generator().manual_seed(0)).byte()])
+    images = LabelledImages(colours.view(-1, 3, 1, 1), torch.arange(len(colours)))
+    expected = np.asarray(Image.fromarray(colours.numpy()[None]).convert("L"))[0]
+    grey = images.grey()
+    assert grey.images.dtype == torch.uint8 and grey.image_shape == (1, 1, 1)
+    assert np.array_equal(grey.images.flatten().numpy(), expected) and torch.equal(grey.labels, images.labels)
+    red, green, blue = colours.double().T
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    assert (grey.images.flatten() - luma).abs().max() <= 0.5 + 1e-2  # rounded to the nearest level
+
+
+def test_grey_images_stay_as_they_are_and_other_channels_are_refused() -> None:
+    assert numbered(9).grey().images.flatten().tolist() == list(range(9))
+    with pytest.raises(InputError, match="images: expected 1 or 3 channels, found 2"):
+        LabelledImages(torch.zeros(3, 2, 4, 4).byte(), torch.arange(3)).grey()
