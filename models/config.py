@@ -114,13 +114,15 @@ class NetworkConfig(ConfigPart):
     """Encoder and decoder."""
 
     networks: Annotated[str, name_in(NETWORKS)] = "mlp"
-    """mlp (LayerNorm; much cheaper on a CPU) or conv (GroupNorm; image sides multiples of 4, 16 to 64)."""
+    """mlp (LayerNorm; much cheaper on a CPU), patches (tokens of 4x4 pixels, mixed by MLPs; for colour on a CPU) or
+    conv (GroupNorm). Image sides are multiples of 4, from 16 to 64."""
     preset: Size = "tiny"
     """Size that sets --width and --depth where they are not given."""
     width: Annotated[Count, Field(le=2**16)] = _DEFAULT_SIZES[0]
-    """Units of an MLP, or channels at half resolution."""
+    """Units of an MLP, channels of a patch, or channels at half resolution."""
     depth: Annotated[Count, Field(le=1000)] = _DEFAULT_SIZES[1]
-    """Residual blocks (at each resolution), and attention layers with --episode-encoder attention."""
+    """Residual blocks (at each resolution; pairs of them for patches), and attention layers with
+    --episode-encoder attention."""
     episode_encoder: Annotated[str, name_in(EPISODE_ENCODERS)] = "independent"
     """What an image's encoding depends on: that image alone (independent), channels of its neighbours too
     (temporal_shift, the paper's), or all images regardless of order (attention)."""

@@ -13,6 +13,7 @@ from inference.processes import SINGLE_PROCESS, Processes
 from inference.ranges import Seed
 from inference.runs.load import Run, load
 from inference.runs.pretrained import UNPACKED, unpack
+from inference.runs.rules import binarizations
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.errors import InputError
 from models.registry import MODELS
@@ -75,7 +76,8 @@ class HeldOutArguments(RunArguments):
             "split": self.split,
             "episode_length": data.episode_length,
             "classes_per_episode": data.classes_per_episode,
-            "binarization": data.test_binarize,
+            "likelihood": run.config.program.likelihood,
+            "binarization": binarizations(run.config)[1],
             "seed": self.seed,
             "checkpoint_step": run.step,
             "precision": run.config.precision,
@@ -98,10 +100,16 @@ def describe_images(settings: Mapping[str, Any]) -> str:
         if settings.get(name):
             details.append(f"{settings[name]} {what}")
     return (
-        f"{settings['split']} images of {settings['dataset']} ({settings['binarization']}), "
+        f"{settings['split']} images of {settings['dataset']} ({_pixels(settings)}), "
         f"T = {settings['episode_length']}{'' if classes is None else f' of {classes} classes'}, "
         f"memory of {settings['memory_scalars']:,} scalars ({', '.join(details)})"
     )
+
+
+def _pixels(settings: Mapping[str, Any]) -> str:
+    """The binarization of images, or the likelihood of their levels."""
+    binarization: str = settings["binarization"]
+    return str(settings["likelihood"]).replace("_", " ") if binarization == "none" else binarization
 
 
 def number(value: float | None, digits: int = 2) -> str:

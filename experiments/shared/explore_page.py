@@ -16,7 +16,7 @@ from torch import Tensor
 from experiments.shared.explore_session import Explorer, Percent, Session
 from kpp_pyro.corruptions import CORRUPTIONS
 from kpp_pyro.errors import InputError
-from kpp_pyro.plots.screen import Colour, Frame, Grid, Picture, enlarged, grey, signed, to_png
+from kpp_pyro.plots.screen import Colour, Frame, Grid, Picture, enlarged, pictures_of, signed, to_png
 
 _KEY: Colour = (255, 111, 0)  # the block that the sliders point at
 _OWN: Colour = (0, 150, 136)  # the chosen image and its own block
@@ -96,7 +96,7 @@ class View:
 
     def episode(self, session: Session) -> str:
         """All images of the episode, the chosen one in a frame."""
-        picture = self.images.arrange(grey(session.episode))
+        picture = self.images.arrange(pictures_of(session.episode))
         whole = (0, 0, self.images.width, self.images.height)
         self.images.frame(picture, [Frame(whole, _OWN, line=3)], tiles=[session.chosen])
         return _image(picture, "The images of the episode")
@@ -314,7 +314,7 @@ def _about_scale(explorer: Explorer) -> str:
 
 
 def _figure(image: Tensor, height: int, caption: str) -> str:
-    picture = enlarged(grey(image[None])[0], max(1, round(height / image.shape[-2])))
+    picture = enlarged(pictures_of(image[None])[0], max(1, round(height / image.shape[-2])))
     return f"<figure>{_image(picture, 'an image')}<figcaption>{caption}</figcaption></figure>"
 
 

@@ -9,8 +9,17 @@ from typing import Literal
 import torch
 
 from inference.runs.config import Config, naming
+from inference.runs.rules import binarizations, is_binary
 from kpp_pyro.config_part import require_value
-from kpp_pyro.data import DATASETS, EpisodeSampler, EpisodeSet, FolderSampler, decode_pictures, find_pictures
+from kpp_pyro.data import (
+    DATASETS,
+    EpisodeSampler,
+    EpisodeSet,
+    FolderSampler,
+    decode_pictures,
+    find_pictures,
+    load_dataset,
+)
 from kpp_pyro.data.images import ImageSplits, LabelledImages, Origin
 from kpp_pyro.data.notes import note_flat
 from kpp_pyro.data.sampler import TrainingEpisodes
@@ -57,19 +66,24 @@ def build_episodes(config: Config, device: torch.device, rank: int = 0, ranks: i
     """
     data = config.data
     length = data.episode_length + config.training.left_out
-    sampling = (length, data.binarize, config.seed, data.classes_per_episode, data.augment, rank, ranks)
+    binarize, _ = binarizations(config)
+    sampling = (length, binarize, config.seed, data.classes_per_episode, data.augment, rank, ranks)
     train: TrainingEpisodes
-    load = DATASETS[data.dataset].load
-    if load is None:
+    source = DATASETS[data.dataset]
+    if source.load is None:
         pictures = find_pictures(data.data_dir)
+        channels = 1 if is_binary(config) else pictures.channels()
         with _naming_left_out(config):
-            train = FolderSampler(pictures.train, data.image_size, data.workers, device, *sampling)
+            train = FolderSampler(pictures.train, data.image_size, data.workers, device, *sampling, channels=channels)
         held_out = [
-            decode_pictures(files, data.image_size, data.workers) for files in (pictures.validation, pictures.test)
+            decode_pictures(files, data.image_size, data.workers, channels=channels)
+            for files in (pictures.validation, pictures.test)
         ]
     else:
-        splits = load(data.data_dir)
+        splits = load_dataset(data.dataset, data.data_dir, data.image_size if source.sizes else None)
         training, *held_out = (_named(splits, split) for split in ("train", "validation", "test"))
+        if is_binary(config):
+            training, *held_out = (images.grey() for images in (training, *held_out))
         note_flat(training.origin.name, training.images)
         with _naming_left_out(config):
             train = EpisodeSampler(training.to(device), *sampling)
@@ -87,7 +101,8 @@ def _named(splits: ImageSplits, split: str) -> LabelledImages:
 
 def _episode_set(config: Config, images: LabelledImages) -> EpisodeSet:
     data = config.data
-    return EpisodeSet(images, data.episode_length, data.test_binarize, config.seed, data.classes_per_episode)
+    _, binarize = binarizations(config)
+    return EpisodeSet(images, data.episode_length, binarize, config.seed, data.classes_per_episode)
 
 
 def _naming_left_out(config: Config) -> AbstractContextManager[None]:

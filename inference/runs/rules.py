@@ -11,8 +11,9 @@ from typing import Any, Protocol
 from inference.objectives import OBJECTIVES
 from inference.runs.config_parts import DataConfig, TrainingConfig
 from kpp_pyro.config_part import flag
-from kpp_pyro.data import DATASETS
+from kpp_pyro.data import DATASETS, OptionalBinarization
 from kpp_pyro.errors import InputError
+from kpp_pyro.likelihoods import LIKELIHOODS
 from kpp_pyro.networks import EPISODE_ENCODERS, NETWORKS
 from kpp_pyro.posteriors import POSTERIORS
 from kpp_pyro.priors import KEY_PRIORS, LATENT_PRIORS
@@ -80,9 +81,18 @@ def _idle_fields(config: AllParts) -> Iterator[Conflict]:
         if name in idle and values[name] != standard[name]:
             yield name, f"{standard[name]}, its default, with --model {model}, which does not use it", values[name]
     dataset, encoder = config.data.dataset, config.network.episode_encoder
-    if DATASETS[dataset].load is not None and values["image_size"] != standard["image_size"]:
+    source = DATASETS[dataset]
+    if source.sizes and values["image_size"] not in source.sizes:
+        yield "image_size", f"one of {', '.join(map(str, source.sizes))} with --dataset {dataset}", values["image_size"]
+    if source.load is not None and not source.sizes and values["image_size"] != standard["image_size"]:
         what = f"{standard['image_size']}, its default, with --dataset {dataset}, whose images have a fixed size"
         yield "image_size", what, values["image_size"]
+    for name in ("binarize", "test_binarize"):
+        if not is_binary(config) and values[name] != standard[name]:
+            what = (
+                f"{standard[name]}, its default, with --likelihood {config.program.likelihood}, which does not use it"
+            )
+            yield name, what, values[name]
     if not EPISODE_ENCODERS[encoder].shifts and values["temporal_shift"] != standard["temporal_shift"]:
         what = f"{standard['temporal_shift']}, its default, with --episode-encoder {encoder}, which does not use it"
         yield "temporal_shift", what, values["temporal_shift"]
@@ -203,6 +213,16 @@ def none_where_shared(config: AllParts) -> str:
 def reads_and_blocks(config: AllParts) -> tuple[int, int]:
     """Reads of an episode, T R, and blocks of a memory; more reads than blocks have to share blocks."""
     return config.data.episode_length * config.memory.reads, config.memory.layout.blocks
+
+
+def is_binary(config: AllParts) -> bool:
+    """Whether images are binarized: pixels of the likelihood have two levels."""
+    return LIKELIHOODS[config.program.likelihood].levels == 2
+
+
+def binarizations(config: AllParts) -> tuple[OptionalBinarization, OptionalBinarization]:
+    """The binarization of training images and of held-out ones; "none" where pixels have more than two levels."""
+    return (config.data.binarize, config.data.test_binarize) if is_binary(config) else ("none", "none")
 
 
 def has_blocks(config: AllParts) -> bool:

@@ -6,6 +6,7 @@ To add a family or an episode encoder, register it in a file of this folder and 
 import kpp_pyro.networks.attention
 import kpp_pyro.networks.conv
 import kpp_pyro.networks.mlp
+import kpp_pyro.networks.patches
 import kpp_pyro.networks.temporal_shift
 from kpp_pyro.networks.interface import EPISODE_ENCODERS, NETWORKS, EpisodeEncoder, ImageShape, NetworkFamily
 

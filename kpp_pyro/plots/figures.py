@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import torch
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
@@ -16,7 +18,7 @@ from kpp_pyro.files.atomic import atomic_write, make_folder
 
 _DPI = 130
 _SIDE = 0.62  # of an image in a table, in inches
-INK = matplotlib.colormaps["gray"].with_extremes(bad="slategray")  # of images; NaN is the background
+_BACKGROUND = torch.tensor(to_rgb("slategray"))  # between images
 IMAGE_COLOURS = matplotlib.colormaps["turbo"]  # one for each image of an episode
 
 
@@ -47,10 +49,11 @@ def plot_mosaic(axis: Any, rows: Sequence[tuple[str, Tensor]], columns: Sequence
     first = rows[0][1].detach().cpu()
     height, width = (side + 2 for side in first.shape[-2:])
     across = max(len(images) for _, images in rows)
-    framed = first.new_full((len(rows), across, height, width), float("nan"))
+    framed = torch.full((len(rows), across, 3, height, width), float("nan"))
     for row, (_, images) in enumerate(rows):
-        framed[row, : len(images), 1:-1, 1:-1] = images.detach().cpu()[:, 0]
-    axis.imshow(framed.movedim(1, 2).flatten(2).flatten(0, 1).numpy(), cmap=INK, vmin=0, vmax=1)
+        framed[row, : len(images), :, 1:-1, 1:-1] = images.detach().float().cpu().clamp(0, 1)  # one channel, or three
+    mosaic = framed.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # (height, width, 3)
+    axis.imshow(torch.where(mosaic.isnan(), _BACKGROUND, mosaic).numpy())
     axis.set_yticks([height * (row + 0.5) for row in range(len(rows))], [label for label, _ in rows], fontsize=9)
     axis.set_xticks([width * (column + 0.5) for column in range(len(columns))], columns, fontsize=9)
     axis.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)

@@ -137,10 +137,11 @@ def enlarged(pixels: Picture, zoom: int) -> Picture:
     return pixels.repeat(zoom, -3).repeat(zoom, -2)
 
 
-def grey(images: Tensor) -> Picture:
-    """Grey pictures (N, H, W, 3) of images (N, C, H, W): the first channel, intensities in [0, 1]."""
-    levels = (images[:, 0].detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()
-    return np.repeat(levels[..., None], 3, -1)
+def pictures_of(images: Tensor) -> Picture:
+    """Pictures (N, H, W, 3) of images (N, C, H, W) with intensities in [0, 1]; grey for C = 1."""
+    levels = (images.detach().float().clamp(0, 1) * 255).round().byte()
+    picture: Picture = levels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return picture
 
 
 def signed(values: Tensor) -> Picture:

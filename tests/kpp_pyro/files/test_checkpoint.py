@@ -191,7 +191,10 @@ def test_nothing_in_a_foreign_file_is_executed(path, tmp_path, write):
     assert not target.exists()
 
 
-@pytest.mark.parametrize("state", [{"weights": torch.zeros(2)}, [1, 2], torch.zeros(3), {"format": "another"}, {"format": torch.ones(3)}, None])
+@pytest.mark.parametrize(
+    "state",
+    [{"weights": torch.zeros(2)}, [1, 2], torch.zeros(3), {"format": "another"}, {"format": torch.ones(3)}, None],
+)
 def test_another_programs_torch_file_is_refused(path, state):
     torch.save(state, path)
     with refuses(path, "another program"):

@@ -1,4 +1,4 @@
-"""The networks of both families: what they depend on, in which precision, and that they can learn."""
+"""The networks of all families: what they depend on, in which precision, and that they can learn."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from kpp_pyro.memory.blocks import MemoryLayout
 from kpp_pyro.networks.conv import ConvDecoder, ConvEncoder, ResidualConv
 from kpp_pyro.networks.heads import IdentityReading, InPrecision, LocScaleHead, positive
 from kpp_pyro.networks.mlp import MlpDecoder, MlpEncoder, ResidualMlp
+from kpp_pyro.networks.patches import PatchDecoder, PatchEncoder
 from kpp_pyro.networks.shapes import require_image_shape
 
 IMAGE_SHAPE, LATENT_SIZE, WIDTH = (1, 16, 20), 6, 16
 LAYOUT = MemoryLayout(2, 8, 8, 2, 2, reads=2)
-ENCODERS, DECODERS = (MlpEncoder, ConvEncoder), (MlpDecoder, ConvDecoder)
-both_encoders = pytest.mark.parametrize("make_encoder", ENCODERS)
-both_decoders = pytest.mark.parametrize("make_decoder", DECODERS)
+ENCODERS, DECODERS = (MlpEncoder, ConvEncoder, PatchEncoder), (MlpDecoder, ConvDecoder, PatchDecoder)
+every_encoder = pytest.mark.parametrize("make_encoder", ENCODERS)
+every_decoder = pytest.mark.parametrize("make_decoder", DECODERS)
 EVERY_NETWORK = {
     "MlpEncoder": (lambda: MlpEncoder(IMAGE_SHAPE, WIDTH, 2, 0.125), (2, 5, *IMAGE_SHAPE)),
     "ConvEncoder": (lambda: ConvEncoder(IMAGE_SHAPE, WIDTH, 1, 0.125), (2, 5, *IMAGE_SHAPE)),
+    "PatchEncoder": (lambda: PatchEncoder(IMAGE_SHAPE, WIDTH, 2, 0.125), (2, 5, *IMAGE_SHAPE)),
     "MlpDecoder": (lambda: MlpDecoder(LATENT_SIZE, IMAGE_SHAPE, WIDTH, 2), (2, 5, LATENT_SIZE)),
     "ConvDecoder": (lambda: ConvDecoder(LATENT_SIZE, IMAGE_SHAPE, WIDTH, 1), (2, 5, LATENT_SIZE)),
+    "PatchDecoder": (lambda: PatchDecoder(LATENT_SIZE, IMAGE_SHAPE, WIDTH, 2), (2, 5, LATENT_SIZE)),
     "IdentityReading": (lambda: IdentityReading(LAYOUT, 0.1), (2, 5, 2, *LAYOUT.block_shape)),
     "LocScaleHead": (lambda: LocScaleHead(WIDTH, LATENT_SIZE, 0.1), (2, 5, WIDTH)),
 }
@@ -40,7 +43,7 @@ def outputs_of(network, inputs):
     return (outputs,) if isinstance(outputs, torch.Tensor) else outputs
 
 
-@both_encoders
+@every_encoder
 def test_without_a_shift_permuting_images_or_episodes_permutes_their_encodings(make_encoder):
     encoder, episode = make_encoder(IMAGE_SHAPE, WIDTH, 2, 0.0).double(), episodes(3, 5)
     encoded = encoder(episode)
@@ -51,7 +54,7 @@ def test_without_a_shift_permuting_images_or_episodes_permutes_their_encodings(m
     torch.testing.assert_close(encoder(episode[1:2, 3:4]), encoded[1:2, 3:4])  # not even their number matters
 
 
-@both_encoders
+@every_encoder
 def test_with_a_shift_permuting_episodes_still_permutes_their_encodings_but_images_see_their_order(make_encoder):
     encoder, episode = make_encoder(IMAGE_SHAPE, WIDTH, 1, 0.125).double(), episodes(3, 5)
     encoded, others, images = encoder(episode), torch.tensor([2, 0, 1]), torch.tensor([3, 0, 4, 1, 2])
@@ -60,7 +63,7 @@ def test_with_a_shift_permuting_episodes_still_permutes_their_encodings_but_imag
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-@pytest.mark.parametrize(("make_encoder", "stages"), [(MlpEncoder, 1), (ConvEncoder, 2)])
+@pytest.mark.parametrize(("make_encoder", "stages"), [(MlpEncoder, 1), (ConvEncoder, 2), (PatchEncoder, 1)])
 def test_an_encoding_depends_on_the_neighbours_that_the_shifts_reach_and_no_others(make_encoder, stages, depth):
     encoder = make_encoder((1, 16, 16), WIDTH, depth, 0.125).double()
     episode = torch.rand(2, 11, 1, 16, 16, dtype=torch.float64, requires_grad=True)
@@ -74,7 +77,7 @@ def test_an_encoding_depends_on_the_neighbours_that_the_shifts_reach_and_no_othe
         assert not depends[0].any()
 
 
-@both_decoders
+@every_decoder
 @pytest.mark.parametrize("batch", [(7,), (2, 3), (4, 2, 3), (1, 1, 1, 2)])
 def test_a_decoder_acts_on_each_latent_alone(make_decoder, batch):
     decoder = make_decoder(LATENT_SIZE, IMAGE_SHAPE, WIDTH, 1).double()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kpp_pyro.plots.screen import Frame, Grid, enlarged, grey, signed, to_png
+from kpp_pyro.plots.screen import Frame, Grid, enlarged, pictures_of, signed, to_png
 
 RED = (255, 0, 0)
 
@@ -100,9 +100,11 @@ def test_enlarging_keeps_every_pixel():
     assert (large[:, 1::3, 1::3] == pixels).all()
 
 
-def test_grey_is_the_intensity_of_the_first_channel():
-    images = torch.tensor([0.0, 0.2, 1.0, 7.0]).view(1, 1, 2, 2).expand(1, 2, 2, 2).clone().requires_grad_()
-    assert grey(images).tolist() == [[[[0] * 3, [51] * 3], [[255] * 3, [255] * 3]]]
+def test_grey_images_have_three_equal_channels_and_colours_stay():
+    images = torch.tensor([[[[0.0, 0.2], [1.0, 1.5]]]])
+    assert pictures_of(images).tolist() == [[[[0] * 3, [51] * 3], [[255] * 3, [255] * 3]]]
+    colour = torch.tensor([0.0, 0.2, 1.0]).view(1, 3, 1, 1)
+    assert pictures_of(colour).tolist() == [[[[0, 51, 255]]]]
 
 
 def test_signed_is_white_at_nought_and_red_and_blue_at_either_end():
