@@ -93,6 +93,7 @@ class Parts:
                 self.dtype,
                 self.code,
                 memory.semantic_reads,
+                NETWORKS[self.config.network.networks].is_code,
             )
         )
 

@@ -63,6 +63,13 @@ def _at_least_float32(raw: Tensor) -> Tensor:
     return raw if raw.dtype == torch.float64 else raw.float()
 
 
+@torch.no_grad()
+def start_near(weight: Tensor, value: Tensor) -> None:
+    """Start a random matrix near `value`, which may have fewer or more rows: a tenth of the random start stays."""
+    rows = min(len(weight), len(value))
+    weight.mul_(0.1)[:rows] += value[:rows].to(weight)
+
+
 class LocScaleHead(nn.Module):
     """A linear layer from features (..., width) to loc and scale (..., size) each.
 

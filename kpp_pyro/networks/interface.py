@@ -21,12 +21,14 @@ class NetworkFamily:
             (..., C, H, W).
         sizes: (width, depth) by the name of a size: tiny, small, medium, base.
         width_multiple: widths must be multiples of it.
+        is_code: whether encodings start as a code of the pixels, whose first D numbers are what contents start as.
     """
 
     encoder: Callable[..., nn.Module]
     decoder: Callable[..., nn.Module]
     sizes: Mapping[str, tuple[int, int]]
     width_multiple: int = 1
+    is_code: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,21 @@
 
 Pixels reach the encoding, and latents reach the pixels, along a path that is linear: the residual stream, which ends
 without a norm. The MLPs correct it. A linear code of D numbers (principal components) is what a decoder has to beat.
+
+The path starts as a code that keeps most of a photograph: the lowest frequencies of each patch (a discrete cosine
+transform over channels, rows and columns), one feature map after the other, from the coarsest to the finest. Contents
+start as the first D numbers of it.
 """
 
 from __future__ import annotations
 
+import numpy as np
+import torch
 import torch.nn.functional as F
+from scipy.fft import dct
 from torch import Tensor, nn
 
+from kpp_pyro.networks.heads import start_near
 from kpp_pyro.networks.interface import NETWORKS, NetworkFamily
 from kpp_pyro.networks.mlp import ResidualMlp
 from kpp_pyro.networks.temporal_shift import temporal_shift
@@ -16,6 +24,7 @@ from kpp_pyro.networks.temporal_shift import temporal_shift
 _SIDE = 4  # pixels of a patch; image sides are multiples of it
 _CODE_SIZE = 16  # numbers of a token in the encoding, and behind the latent: a third of the 48 of a patch in colour
 _PIXEL_STD = 0.25  # about that of the pixels of photographs, in [0, 1]
+_OFFSET = 0.3  # of squared frequencies: the mean of a patch has finite energy
 
 
 def to_patches(images: Tensor) -> Tensor:
@@ -54,7 +63,7 @@ class ResidualMixing(nn.Module):
 class PatchEncoder(nn.Module):
     """f_enc: an episode (B, T, C, H, W) to one encoding per image (B, T, encoding size).
 
-    The encoding is 16 numbers for each of the H/4 · W/4 tokens, one token after the other: H · W numbers.
+    The encoding is 16 maps of H/4 x W/4 numbers, one map after the other: H · W numbers.
 
     Args:
         image_shape: (C, H, W).
@@ -72,11 +81,13 @@ class PatchEncoder(nn.Module):
         self.stem = nn.Linear(patch_size, width)
         self.layers = _layers(tokens, width, depth, shift_fraction)
         self.head = nn.Linear(width, _CODE_SIZE)  # without a norm, which would drop the contrast of a patch
+        start_near(self.stem.weight, frequencies(image_shape[0]))
+        start_near(self.head.weight, torch.eye(_CODE_SIZE, width))
 
     def forward(self, episode: Tensor) -> Tensor:
         """Encodings (B, T, encoding size) of episodes (B, T, C, H, W), with pixels in [0, 1]."""
         patches = to_patches((episode - 0.5) / _PIXEL_STD)
-        return self.head(self.layers(self.stem(patches))).flatten(-2)
+        return self.head(self.layers(self.stem(patches))).mT.flatten(-2)
 
 
 class PatchDecoder(nn.Module):
@@ -96,15 +107,31 @@ class PatchDecoder(nn.Module):
         super().__init__()
         self.size = output_shape[1:]
         tokens, patch_size = _sizes(output_shape)
-        self.to_codes = nn.Sequential(nn.Linear(latent_size, tokens * _CODE_SIZE), nn.Unflatten(-1, (-1, _CODE_SIZE)))
+        codes = nn.Linear(latent_size, tokens * _CODE_SIZE)
+        start_near(codes.weight, torch.eye(tokens * _CODE_SIZE, latent_size))
+        self.to_codes = nn.Sequential(codes, nn.Unflatten(-1, (_CODE_SIZE, -1)))
         self.stem = nn.Linear(_CODE_SIZE, width)
         self.layers = _layers(tokens, width, depth, 0.0)
         self.head = nn.Linear(width, patch_size)
 
     def forward(self, latent: Tensor) -> Tensor:
         """Outputs (..., C, H, W) of latents (..., D)."""
-        tokens = self.stem(self.to_codes(latent))  # (..., N, width)
+        tokens = self.stem(self.to_codes(latent).mT)  # (..., N, width)
         return to_images(self.head(self.layers(tokens)), *self.size)
+
+
+def frequencies(channels: int) -> Tensor:
+    """Orthogonal rows (16 C, 16 C) that map a patch to its frequencies, the most energetic of photographs first.
+
+    Energy is taken to fall with the square of the frequency, and to be a tenth in differences of the channels. Rows are
+    scaled so that all numbers then have the same variance.
+    """
+    over_channels, over_side = dct(np.eye(channels), norm="ortho", axis=0), dct(np.eye(_SIDE), norm="ortho", axis=0)
+    rows = np.kron(over_channels, np.kron(over_side, over_side))
+    channel, row, column = np.indices((channels, _SIDE, _SIDE)).reshape(3, -1)
+    inverse_energy = (_OFFSET + row**2 + column**2) * np.where(channel > 0, 10, 1)
+    order = np.argsort(inverse_energy, kind="stable")
+    return torch.tensor((np.sqrt(inverse_energy)[:, None] * rows)[order], dtype=torch.float32)
 
 
 def _sizes(image_shape: tuple[int, int, int]) -> tuple[int, int]:
@@ -119,5 +146,5 @@ def _layers(tokens: int, width: int, depth: int, shift_fraction: float) -> nn.Se
 
 
 NETWORKS["patches"] = NetworkFamily(
-    PatchEncoder, PatchDecoder, {"tiny": (64, 1), "small": (96, 2), "medium": (192, 3), "base": (512, 6)}
+    PatchEncoder, PatchDecoder, {"tiny": (64, 1), "small": (96, 2), "medium": (192, 3), "base": (512, 6)}, is_code=True
 )

@@ -13,7 +13,7 @@ from kpp_pyro.distributions.block_key import BlockKey, KnownBlockKey
 from kpp_pyro.errors import InputError
 from kpp_pyro.memory.blocks import Addressing, MemoryLayout, cut_blocks, join_blocks
 from kpp_pyro.memory.sign_code import SignCode
-from kpp_pyro.networks.heads import InPrecision, LocScaleHead
+from kpp_pyro.networks.heads import InPrecision, LocScaleHead, start_near
 from kpp_pyro.writes.interface import WRITES, Encoding, Write, WriteParts
 
 
@@ -46,6 +46,7 @@ class BlockWrite(Write):
         dtype: torch.dtype = torch.float32,
         code: SignCode | None = None,
         semantic: float = 0.0,
+        from_code: bool = False,
     ) -> None:
         super().__init__()
         layout.require_tiling()
@@ -55,7 +56,10 @@ class BlockWrite(Write):
         self.latent_size = layout.read_scalars * (code.signs if code else 1)
         self.match_scale = match_scale
         self.match_prior_prob = match_prior_prob
-        self.to_content = InPrecision(LocScaleHead(encoding_size, self.latent_size, smallest_scale), dtype)
+        content = LocScaleHead(encoding_size, self.latent_size, smallest_scale)
+        if from_code:
+            start_near(content.linear.weight, torch.eye(self.latent_size, encoding_size))
+        self.to_content = InPrecision(content, dtype)
         head = LocScaleHead(encoding_size, self.latent_size, smallest_scale) if semantic else None
         self.to_semantic = InPrecision(head, dtype) if head else None
 
@@ -63,7 +67,7 @@ class BlockWrite(Write):
     def of(cls, parts: WriteParts) -> BlockWrite:
         """Build the write; `parts.keys` is not used."""
         sizes = parts.layout, parts.encoding_size, parts.smallest_scale
-        return cls(*sizes, dtype=parts.dtype, code=parts.code, semantic=parts.semantic)
+        return cls(*sizes, dtype=parts.dtype, code=parts.code, semantic=parts.semantic, from_code=parts.from_code)
 
     @abstractmethod
     def blocks_of(self, encoding: Encoding) -> Tensor:

@@ -50,6 +50,7 @@ class WriteParts:
         dtype: precision of the networks.
         code: sign code that packs contents into a block's scalars; None to write contents unchanged.
         semantic: prior probability of keys that read a block semantically, see `SemanticReading`.
+        from_code: whether contents start as the first D numbers of an encoding.
     """
 
     layout: MemoryLayout
@@ -59,6 +60,7 @@ class WriteParts:
     dtype: torch.dtype = torch.float32
     code: SignCode | None = None
     semantic: float = 0.0
+    from_code: bool = False
 
 
 class Write(nn.Module, ABC):
