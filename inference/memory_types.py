@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import InstanceOf
 from pyro import poutine
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
 
+from kpp_pyro.config_part import require_value
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.memories import load_memory, save_memory
 from kpp_pyro.memory.blocks import Addressing
@@ -126,6 +128,10 @@ class Decoded:
 
     latents: Tensor
     images: Tensor
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            require_value(name, value, InstanceOf[Tensor])
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ class Config(PairConfig):
         """A configuration of presets: defaults < presets < given fields.
 
         The preset of a chosen name, such as a data set or a write, is the file
-        `experiments/configs/presets/FIELD/NAME.yaml` if it exists. No two presets set the same field.
+        `experiments/configs/presets/FIELD/NAME.yaml` if it exists. The layout of a memory is that of
+        the write's preset, then that of the data set's.
 
         Args:
             dataset: name of the data set; None: the digits.

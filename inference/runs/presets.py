@@ -55,10 +55,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """Reads YAML with two differences: a repeated key is an error, and on, off, yes and no are texts, not booleans."""
+    """Reads YAML with three differences: a repeated key is an error, on, off, yes and no are texts, not booleans, and
+    whole numbers are decimal: 010 and 1:30 are texts.
+    """
 
     yaml_implicit_resolvers = {  # noqa: RUF012, as in PyYAML
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in ("bool", "int")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
@@ -86,6 +88,9 @@ class UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+UniqueKeyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$"), list("-+0123456789")
+)
 UniqueKeyLoader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF"
 )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from kpp_pyro.arguments import checked
 from kpp_pyro.config_part import require_name
 from kpp_pyro.data.images import ImageSplits
 from kpp_pyro.errors import InputError
@@ -31,6 +32,7 @@ DATASETS: dict[str, DataSource] = {}
 """Data sets by name; each is registered by its own file, which `kpp_pyro/data/__init__.py` imports."""
 
 
+@checked
 def load_dataset(name: str, data_dir: Path | str, image_size: int | None = None) -> ImageSplits:
     """Load a data set from its folder below `data_dir`; missing files may be downloaded to it.
 

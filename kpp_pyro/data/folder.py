@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from kpp_pyro.arguments import checked
 from kpp_pyro.data.datasets import DATASETS, DataSource
 from kpp_pyro.data.decoding import Decoder, Decoding, Unreadable
 from kpp_pyro.data.images import SOME_SET, LabelledImages, Origin
@@ -87,6 +88,7 @@ class FolderSplits:
         return 1 if all(_is_grey(path) for path in bar) else 3
 
 
+@checked
 def find_pictures(data_dir: Path | str) -> FolderSplits:
     """Find the pictures below `data_dir`/train, `data_dir`/test and `data_dir`/validation.
 
@@ -174,6 +176,7 @@ def _is_grey(path: Path) -> bool:
         return True
 
 
+@checked
 def decode_pictures(
     files: PictureFiles,
     image_size: int,

@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from kpp_pyro.arguments import checked
 from kpp_pyro.config_part import require_value
 from kpp_pyro.data.notes import note_flat, note_skipped
 from kpp_pyro.errors import InputError
@@ -36,6 +37,7 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF f
 _WHITE_IS_ZERO, _SIGNED = 0, 2  # values of the second and of the third
 
 
+@checked
 def read_pictures(folder: Path | str, image_shape: tuple[int, int, int], dark_on_light: bool = False) -> Tensor:
     """Read all pictures of a folder, in the order of the file names.
 
@@ -54,8 +56,10 @@ def read_pictures(folder: Path | str, image_shape: tuple[int, int, int], dark_on
         InputError: no such folder, no pictures in it, an unreadable picture, or another number of channels.
     """
     folder = as_path(folder, "a folder of pictures")
-    given = tuple(image_shape) if isinstance(image_shape, list) else image_shape
-    require_value("image shape", given, tuple[Literal[1, 3], Side, Side])
+    if not isinstance(image_shape, tuple | list) or len(image_shape) != 3:
+        raise InputError(f"image shape: expected (C, H, W), found {image_shape!r:.100}")
+    for name, size, kind in zip("CHW", image_shape, (Literal[1, 3], Side, Side), strict=True):
+        require_value(f"image shape, {name}", size, kind)
     require_folder(folder)
     names = picture_names(folder, [name for name in _listed(folder) if not os.path.isdir(folder / name)])
     images = torch.stack([read_picture(folder / name, image_shape) for name in names])
@@ -63,6 +67,7 @@ def read_pictures(folder: Path | str, image_shape: tuple[int, int, int], dark_on
     return 1 - images if dark_on_light else images
 
 
+@checked
 def read_picture(path: Path | str, image_shape: tuple[int, int, int]) -> Tensor:
     """Read one picture: convert it, scale it so that its shorter side fits, and crop it to the centre.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -15,6 +16,7 @@ from kpp_pyro.files.atomic import atomic_write
 from kpp_pyro.files.reading import reading
 
 _VERSION = "1"
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,13 @@ class TensorFile:
             metadata: further texts by name.
 
         Raises:
+            InputError: a tensor that is not dense or does not hold floats, or metadata that are not text.
             OutputError: the folder does not exist or cannot be written to.
         """
+        for name, tensor in tensors.items():
+            _require_dense_floats(f"{path}: {name}", tensor)
+        if not all(isinstance(text, str) and text.isprintable() for text in metadata.values()):
+            raise InputError(f"{path}: expected printable text for {', '.join(metadata)}, found something else")
         content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         header = {"format": self.format, "version": _VERSION, **metadata}
         atomic_write(path, save(content, header))
@@ -71,4 +78,12 @@ class TensorFile:
             raise InputError(f"{path}: expected {self.description} of kpp_pyro, found another program's file")
         if metadata.get("version") != _VERSION:
             raise InputError(f"{path}: expected {self.kind} version {_VERSION}, found {metadata.get('version')}")
+        for name, tensor in tensors.items():
+            _require_dense_floats(f"{path}: {name}", tensor)
         return tensors, metadata
+
+
+def _require_dense_floats(name: str, tensor: Tensor) -> None:
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested or tensor.dtype not in _DTYPES:
+        found = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}".replace("torch.", "")
+        raise InputError(f"{name}: expected a dense tensor of floats of 16, 32 or 64 bits, found {found}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,17 @@ _MEMORY_NAMES = {
 }
 
 
-def plot_pareto_k(pareto_k: Sequence[float | None], limit: float, path: Path | str | None = None) -> Figure:
+def plot_pareto_k(pareto_k: Sequence[float | None], limit: float | None, path: Path | str | None = None) -> Figure:
     """Plot a histogram of the Pareto k-hat of all images; the title counts non-finite values.
 
     Args:
         pareto_k: k-hat of each image; None if it is not finite.
-        limit: k-hat above which the estimate of an image is unreliable; it depends on the number of particles.
+        limit: k-hat above which the estimate of an image is unreliable; it depends on the number of particles. None: no
+            estimate is reliable.
         path: file to write, if any.
     """
     known = [value for value in pareto_k if value is not None]
+    limit = -math.inf if limit is None else limit
     figure = Figure((5.2, 3.4), layout="constrained")
     axis = figure.subplots()
     axis.hist([min(max(value, -1.0), 2.0) for value in known], bins=60, range=(-1, 2), color="steelblue")

@@ -11,9 +11,10 @@ from inference import Config, InputError, build
 from inference.objectives import OBJECTIVES
 from inference.runs.presets import PRESETS, preset_of, read_yaml
 from kpp_pyro.data import DATASETS
+from kpp_pyro.likelihoods import LIKELIHOODS
 from kpp_pyro.networks import EPISODE_ENCODERS
 from kpp_pyro.writes import WRITES
-from models.config import ProgramConfig
+from models.config import MemoryConfig, ProgramConfig
 from models.registry import MODELS
 
 CHOSEN = {"dataset": DATASETS, "model": MODELS, "write": WRITES, "objective": OBJECTIVES}  # what presets are of
@@ -32,9 +33,16 @@ def test_every_file_is_of_a_registered_name_and_of_fields_that_it_changes(of):
     assert Config.preset(**{field: chosen}).flat().items() >= {field: chosen, **FILES[of]}.items()
 
 
-def test_presets_of_different_parts_never_set_the_same_field():
+def test_presets_of_different_parts_set_the_same_field_only_for_the_layout_of_a_memory():
     for one, other in combinations(FILES, 2):
-        assert one[0] == other[0] or not FILES[one].keys() & FILES[other].keys(), (one, other)
+        both = set() if one[0] == other[0] else FILES[one].keys() & FILES[other].keys()
+        assert {one[0], other[0]} == {"dataset", "write"} or not both, (one, other)
+        assert both <= MemoryConfig.model_fields.keys(), (one, other)
+
+
+def test_the_layout_of_a_write_wins_over_that_of_a_data_set():
+    ours, writes = Config.preset("cifar10", write="feed_forward").flat(), FILES["write", "feed_forward"]
+    assert ours.items() >= writes.items() and ours["networks"] == "patches"
 
 
 def test_no_preset_chooses_another():
@@ -105,11 +113,12 @@ def test_what_is_not_chosen_is_not_looked_up():
 
 
 @pytest.mark.parametrize(("dataset", "write"), [*product(DATASETS, WRITES)])
-def test_presets_hold_at_most_3200_memory_scalars(dataset, write):
+def test_presets_hold_at_most_3200_memory_scalars_and_800_an_image_for_colour(dataset, write):
     config = Config.preset(dataset, write=write)
     memory = config.memory
     assert (config.data.dataset, memory.write) == (dataset, write)
-    assert memory.memory_channels * memory.memory_height * memory.memory_width <= 3200
+    most = 3200 if LIKELIHOODS[config.program.likelihood].levels == 2 else 32 * 800
+    assert memory.memory_channels * memory.memory_height * memory.memory_width <= most
     assert config.data.episode_length == 32
     assert config.data.test_binarize == "static"
 

@@ -27,6 +27,7 @@ from kpp_pyro.plots import (
     plot_reconstructions,
     plot_samples,
 )
+from kpp_pyro.plots.figures import plot_image_table
 
 
 @pytest.fixture
@@ -205,7 +206,10 @@ def levels_between(number, first=0.05, last=0.95):
 
 def mosaic(axis, side=16):
     """Levels (rows, columns) of the images of a constant grey in an axis, whose pixels stand where they should."""
-    shown = np.ma.filled(axis.images[0].get_array(), np.nan)
+    picture = np.asarray(axis.images[0].get_array())  # (H, W, 3)
+    background = (picture == picture[0, 0]).all(-1)
+    assert (picture == picture[..., :1]).all(-1)[~background].all()  # grey
+    shown = np.where(background, np.nan, picture[..., 0])
     height, width = (size // (side + 2) for size in shown.shape)
     tiles = shown.reshape(height, side + 2, width, side + 2).swapaxes(1, 2)  # (rows, columns, side + 2, side + 2)
     inner = tiles[..., 1:-1, 1:-1]
@@ -474,3 +478,11 @@ def test_names_of_runs_are_no_formulas_and_incomplete_records_are_left_out(tmp_p
     assert [line.get_label() for line in lines] == [r"\$\frac\$", "empty"]
     assert [list(line.get_xdata()) for line in lines] == [[1.0], []]
     assert [list(line.get_ydata()) for line in lines] == [[3.0], []]
+
+
+def test_colours_are_shown_as_they_are():
+    colours = torch.tensor([[0.9, 0.1, 0.3], [0.0, 1.0, 0.5]])[..., None, None].expand(2, 3, 16, 16)
+    (axis,) = plot_image_table([("row", colours)], "title").axes
+    shown = np.asarray(axis.images[0].get_array())  # (18, 36, 3)
+    for number, colour in enumerate(colours[..., 0, 0].tolist()):
+        assert shown[1:17, 18 * number + 1 : 18 * number + 17] == pytest.approx(np.broadcast_to(colour, (16, 16, 3)))
