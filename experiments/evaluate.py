@@ -38,6 +38,7 @@ from inference.runs.score import quantize, score
 from inference.tracing import own_randomness
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.files.run_folder import environment
+from kpp_pyro.likelihoods import bits_per_dim
 from kpp_pyro.schema import Count, Natural
 from kpp_pyro.writes.quantization import LARGEST_BITS, SMALLEST_BITS
 
@@ -154,7 +155,7 @@ def report(run: Run, arguments: Arguments, scores: Scores, processes: Processes 
         "scores": {name: summarize(score) for name, score in scores.by_memory.items()},
         **memory_cost(scores),
         "limit_nats_per_image": -math.log(run.config.data.episode_length),
-        "log_likelihood_bits_per_dim": own.log_likelihood.mean().item() / (pixels * math.log(2)),
+        "log_likelihood_bits_per_dim": bits_per_dim(own.log_likelihood.mean().item(), run.pair.model.image_shape),
         "gaps": inference_gap(own) if arguments.gaps else None,
         "seconds": {name: round(seconds, 2) for name, seconds in scores.seconds.items()},
         "particle_images_per_second": round(images * arguments.particles * processes.count / scores.seconds[OWN]),

@@ -7,6 +7,7 @@ from typing import Any
 
 from experiments.shared.arguments import describe_images, number
 from inference.importance.scoring import MEANINGS, OWN
+from kpp_pyro.likelihoods import bits_per_dim
 
 _NO_MEMORY = "ln p(x_t): this model has no memory"
 _ADVICE = (
@@ -24,7 +25,9 @@ def describe_scores(content: dict[str, Any]) -> str:
         why = "k-hat unknown" if math.isnan(score["pareto_k_median"]) else f"k-hat > {number(score['pareto_k_limit'])}"
         mark = "" if score["trustworthy"] else f"  (lower bound, {why})"
         value, error = score["log_likelihood_nats_per_image"], score["log_likelihood_standard_error"]
-        lines.append(f"  {name.replace('_', ' '):<9} {value:>10.2f} ± {number(error)} nats per image{mark}")
+        bits = f", {-bits_per_dim(score['log_likelihood_nats_per_image'], settings['image_shape']):.4f} bits per dim"
+        mark = mark if settings["binarization"] != "none" else bits + mark
+        lines.append(f"  {name.replace('_', ' '):<9} {value:>10.2f} ± {number(error)} nats per image{bits}{mark}")
         lines.append(f"            {MEANINGS[name] if has_memory else _NO_MEMORY}")
     if has_memory:
         limit = content["limit_nats_per_image"]

@@ -37,6 +37,7 @@ from kpp_pyro.files.claim import claimed
 from kpp_pyro.files.reading import as_path
 from kpp_pyro.files.run_folder import RunFolder
 from kpp_pyro.files.run_schemas import BestCheckpoint, TrainingCheckpoint
+from kpp_pyro.likelihoods import with_bits_per_dim
 from models.build import build
 from models.pair import Pair
 
@@ -203,6 +204,7 @@ class TrainingRun:
     def _log(self, split: str, quantities: dict[str, float], board: Board | None) -> None:
         if board is None:
             return
+        quantities = with_bits_per_dim(quantities, self.pair.model.image_shape)
         self.folder.log(self.trainer.step, split, quantities)
         board.add_scalars(split, quantities, self.trainer.step)
 

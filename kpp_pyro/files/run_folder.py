@@ -19,6 +19,7 @@ from kpp_pyro.errors import InputError, OutputError
 from kpp_pyro.files.atomic import atomic_write, make_folder, writing
 from kpp_pyro.files.reading import as_path, reading
 from kpp_pyro.files.run_schemas import ConfigFile, Denoising, Evaluation, Generation, MetricsRecord, Version
+from kpp_pyro.likelihoods import with_bits_per_dim
 from kpp_pyro.schema import FileContent, parse_json
 
 VERSION = 2
@@ -283,12 +284,12 @@ def _git(*arguments: str) -> str:
 
 
 def _write_report(path: Path, content: dict[str, Any], schema: type[FileContent]) -> None:
-    """Write a report atomically, once it is known to be one that can be read.
+    """Write a report atomically, once it is known to be one that can be read; bits per dimension are added.
 
     Raises:
         OutputError: numbers that are not finite where a report needs numbers, or a file that cannot be written.
     """
-    text = _json(content)
+    text = _json(with_bits_per_dim(content, content["settings"]["image_shape"]))
     try:
         parse_json(text.encode(), schema, f"{path}: expected finite numbers for the report")
     except InputError as error:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor
 
 from kpp_pyro.errors import InputError
 
+_NATS = "nats_per_image"
 Nats = TypeVar("Nats", float, Tensor)
 
 
@@ -62,3 +64,30 @@ def bits_per_dim(nats: Nats, image_shape: tuple[int, int, int]) -> Nats:
         image_shape: (C, H, W).
     """
     return nats / (math.prod(image_shape) * math.log(2))
+
+
+def with_bits_per_dim(content: Any, image_shape: tuple[int, int, int]) -> Any:
+    """A report in which bits per dimension stand beside the nats.
+
+    Beside each field whose name ends in `nats_per_image` stands one that ends in `bits_per_dim`, with the same sign.
+
+    Args:
+        content: of the report: mappings, lists, numbers; None for an unknown number.
+        image_shape: (C, H, W).
+    """
+    if isinstance(content, list | tuple):
+        return [with_bits_per_dim(part, image_shape) for part in content]
+    if not isinstance(content, Mapping):
+        return content
+    found: dict[str, Any] = {}
+    for name, value in content.items():
+        found[name] = with_bits_per_dim(value, image_shape)
+        if str(name).endswith(_NATS):
+            found[name.removesuffix(_NATS) + "bits_per_dim"] = _converted(value, image_shape)
+    return found
+
+
+def _converted(nats: Any, image_shape: tuple[int, int, int]) -> Any:
+    if isinstance(nats, list | tuple):
+        return [_converted(value, image_shape) for value in nats]
+    return None if nats is None else bits_per_dim(float(nats), image_shape)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pyro.distributions as dist
 import pytest
 import torch
 
+from kpp_pyro.likelihoods import with_bits_per_dim
 from kpp_pyro.likelihoods.bernoulli import BernoulliImage
 
 
@@ -48,3 +51,16 @@ def test_grey_pixels_are_refused(expanded: bool) -> None:
     likelihood = BernoulliImage(logits(4, 1))
     with pytest.raises(ValueError, match="support"):
         (likelihood.expand((4, 3)) if expanded else likelihood).log_prob(torch.full((4, 1, 1, 3, 2), 0.5).double())
+
+
+def test_bits_per_dimension_stand_beside_every_nat_of_a_report():
+    content = {
+        "elbo_nats_per_image": -12.0 * math.log(2),
+        "of_each": [{"nats_per_image": [None, 6 * math.log(2)]}],
+        "k": 0.5,
+    }
+    assert with_bits_per_dim(content, (3, 2, 2)) == {
+        **content,
+        "elbo_bits_per_dim": pytest.approx(-1.0),
+        "of_each": [{**content["of_each"][0], "bits_per_dim": [None, pytest.approx(0.5)]}],
+    }
