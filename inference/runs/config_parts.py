@@ -30,14 +30,15 @@ class DataConfig(ConfigPart):
 
     dataset: Annotated[str, name_in(DATASETS)] = "digits"
     """Data set. digits comes with scikit-learn; folder is your own pictures in --data-dir; the others are read from
-    --data-dir, and downloaded to it if missing. Selects the data set's preset."""
+    --data-dir, and most are downloaded to it if missing (docs/datasets.md). Selects the data set's preset."""
     data_dir: Path = Path("data")
-    """Folder of the data sets: MNIST/raw and FashionMNIST/raw as torchvision keeps them, OMNIGLOT/chardata.mat. With
-    --dataset folder: pictures in train/ and test/, and optionally in validation/ (else a tenth of train/), each with
-    or without class folders. Transparent pixels become white, or black below light pictures."""
+    """Folder of the data sets: MNIST/raw and FashionMNIST/raw as torchvision keeps them, OMNIGLOT/chardata.mat,
+    cifar-10-batches-bin, ... (docs/datasets.md). With --dataset folder: pictures in train/ and test/, and optionally in
+    validation/ (else a tenth of train/), each with or without class folders. Transparent pixels become white, or black
+    below light pictures."""
     image_size: Annotated[Count, Field(le=1024)] = 28
     """Side of the square images of --dataset folder, in pixels: a multiple of 4 from 16 to 64. Pictures are scaled and
-    cropped to it."""
+    cropped to it. For celeba: 32 or 64."""
     workers: Annotated[Count, Field(le=1024)] = Field(default_factory=spare_cores)
     """Processes that decode the pictures of --dataset folder, per training process."""
     episode_length: Annotated[Count, Field(le=10**6)] = 32
@@ -46,7 +47,7 @@ class DataConfig(ConfigPart):
     """Number of classes that the images of an episode are drawn from. None: all classes."""
     binarize: Binarization = "dynamic"
     """Binarization of training images: pixels drawn anew each time (dynamic), drawn once with a fixed seed (static), or
-    cut at 1/2 (threshold)."""
+    cut at 1/2 (threshold). For --likelihood bernoulli; images in colour become grey first."""
     test_binarize: Binarization = "static"
     """Binarization of validation and test images. With dynamic, their pixels are the same in every pass."""
     augment: bool = False
