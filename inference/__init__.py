@@ -9,6 +9,8 @@
     recalled = run.memory.recall(memory, corrupt(images, "salt_and_pepper", 0.3).images)[-1].images
 
 `import kpp_pyro as kpp` offers the same names: `kpp.train`, `kpp.load`, ...
+
+Use one thread at a time: the random state of torch and the handlers of Pyro are those of the whole process.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ class BlockWrite(Write):
         dtype: precision of the networks.
         code: sign code that packs contents into a block's scalars; None to write contents unchanged.
         semantic: prior probability of keys that read a block semantically, see `SemanticReading`.
+        from_code: whether contents start as the first numbers of an encoding, see `NetworkFamily.is_code`.
 
     Raises:
         InputError: blocks do not tile the memory.
