@@ -417,7 +417,8 @@ class TrainedMemory:
 
 def _require_tensor(name: str, value: Tensor) -> None:
     if value.dtype not in _DTYPES or value.is_meta or value.is_nested or value.layout != torch.strided:
-        found = f"{value.dtype}, {value.layout}, on {value.device}".replace("torch.", "")
+        nested = ", nested" if value.is_nested else ""
+        found = f"{value.dtype}, {value.layout}{nested}, on {value.device}".replace("torch.", "")
         raise InputError(f"{name}: expected a dense tensor of real numbers, found {found}")
 
 

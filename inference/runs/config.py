@@ -7,7 +7,7 @@ Config.read("runs/mnist/config.json", steps=100)    the configuration of a run, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -122,6 +122,8 @@ class Config(PairConfig):
         Raises:
             InputError: an unknown field, a value that it cannot hold, or parts that cannot be combined.
         """
+        if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+            raise InputError(f"values: expected a mapping of fields by name, found {values!r:.100}")
         places = _places(cls)
         unknown = next((name for name in values if name not in places), None)
         if unknown is not None:

@@ -21,7 +21,7 @@ from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs.board import Board, quiet_threads
 from inference.runs.build_trainer import build_trainer
 from inference.runs.capacity import require_training_capacity
-from inference.runs.config import Config
+from inference.runs.config import Config, naming
 from inference.runs.data import Episodes, build_episodes
 from inference.runs.interruption import Interruption
 from inference.runs.load import Run, load_pair, read_run
@@ -348,8 +348,10 @@ def claimed_folder(config: Config, out: Path | str | None = None, resume: bool =
     Raises:
         InputError: a folder in use, one that holds a run, or one that cannot be written to.
     """
-    path = default_folder(config) if out is None else as_path(out, "a run folder")
-    with claimed(path, "--resume" if resume else "--out", unique=out is None) as taken:
+    flag = "--resume" if resume else "--out"
+    with naming(flag):
+        path = default_folder(config) if out is None else as_path(out, "a run folder")
+    with claimed(path, flag, unique=out is None) as taken:
         folder = RunFolder(taken)
         if not resume:
             folder.require_new()

@@ -65,7 +65,8 @@ def corrupt(images: Tensor, corruption: str, strength: float, generator: torch.G
     """
     found = find_corruption(corruption)
     if images.layout != torch.strided or images.is_meta or images.is_nested:
-        raise InputError(f"images: expected a dense tensor, found {images.layout} on {images.device}")
+        kind = "a nested one" if images.is_nested else f"{images.layout} on {images.device}"
+        raise InputError(f"images: expected a dense tensor, found {kind}")
     if images.ndim < 3 or images.dtype not in (torch.float32, torch.float64):
         what = f"{images.dtype} {tuple(images.shape)}"
         raise InputError(f"images: expected a float32 or float64 tensor (..., C, H, W), found {what}")

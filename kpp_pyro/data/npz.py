@@ -41,13 +41,13 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def channels_last_images(path: Path, name: str, array: np.ndarray) -> Tensor:
-    """Images of an array (N, H, W, 3): uint8 (N, 3, H, W).
+    """Images of an array (N, 32, 32, 3): uint8 (N, 3, 32, 32).
 
     Raises:
         InputError: another type or shape.
     """
-    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or array.size == 0:
-        raise InputError(f"{path}: expected '{name}' to be uint8 (N, H, W, 3), found {described(array)}")
+    if array.dtype != np.uint8 or array.shape[1:] != (32, 32, 3) or array.size == 0:
+        raise InputError(f"{path}: expected '{name}' to be uint8 (N, 32, 32, 3), found {described(array)}")
     return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
 
 

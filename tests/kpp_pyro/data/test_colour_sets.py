@@ -328,8 +328,8 @@ def test_whole_mazes_validate(tmp_path: Path) -> None:
         ({"test_labels": np.full(6, 4)}, "mazes in 'train' or in 'test', found 4 in both"),
         ({"train_labels": np.full(15, 4)}, "more than the 2 mazes held out for validation in 'train', found 1"),
         ({"train_labels": np.zeros(14, int)}, r"'train_labels' to be whole numbers \(15,\), found int64 \(14,\)"),
-        ({"train": np.zeros((15, 3, 32, 32), np.uint8)}, r"'train' to be uint8 \(N, H, W, 3\), found uint8 \(15, 3"),
-        ({"test": np.zeros((0, 32, 32, 3), np.uint8)}, r"'test' to be uint8 \(N, H, W, 3\)"),
+        ({"train": np.zeros((15, 3, 32, 32), np.uint8)}, r"'train' to be uint8 \(N, 32, 32, 3\), found uint8 \(15, 3"),
+        ({"test": np.zeros((0, 32, 32, 3), np.uint8)}, r"'test' to be uint8 \(N, 32, 32, 3\)"),
     ],
 )
 def test_arrays_of_mazes_that_are_wrong_are_named(tmp_path: Path, changes: dict, found: str) -> None:
