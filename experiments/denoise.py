@@ -18,12 +18,20 @@ from experiments.shared.arguments import HeldOutArguments
 from experiments.shared.command_line import parse
 from experiments.shared.denoise_table import describe_denoising
 from experiments.shared.script import print_figures, run_script
-from inference.metrics.denoising import Denoising, compare_first_with_last, denoise, of_images, summarize_errors
+from inference.metrics.denoising import (
+    Denoising,
+    compare_first_with_last,
+    denoise,
+    of_images,
+    summarize_cue,
+    summarize_errors,
+)
 from inference.ranges import Limit, Reads
 from inference.runs.load import Run
 from inference.runs.plots import plot_denoising_figures
 from kpp_pyro.corruptions import CORRUPTIONS, corrupt, find_corruption
 from kpp_pyro.data import EpisodeSet, first_images
+from kpp_pyro.distances import Distance
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import environment
 
@@ -34,14 +42,15 @@ _EPISODES_AT_ONCE = 8
 class Arguments(HeldOutArguments):
     """Recall corrupted copies of written images, read by read: x <- decode(read(M, q(y | x, M))).
 
-    After every read: wrong pixels and -ln p(x | z) in nats per image, with standard errors. For comparison: one read,
-    the same networks without the memory, and the nearest written image. RUN/denoise.json holds everything printed;
-    RUN/figures holds the figures.
+    After every read: wrong pixels and -ln p(x | z) in nats per image, with standard errors; for images of grey levels,
+    the squared error per dimension and its PSNR in place of wrong pixels. For comparison: one read, the same networks
+    without the memory, and the nearest written image. RUN/denoise.json holds everything printed; RUN/figures holds the
+    figures.
     """
 
     corruption: tuple[str, ...] = tuple(CORRUPTIONS)
-    """Corruptions of the cues, such as salt_and_pepper (pixels become black or white) or mask (a rectangle is black,
-    and known to be missing)."""
+    """Corruptions of the cues, such as salt_and_pepper (pixels become black or white), gaussian (additive noise) or
+    mask (a rectangle is black, and known to be missing)."""
     strength: tuple[float, ...] | None = None
     """Strengths of each corruption, in its unit, such as a share of the pixels. None: several of each corruption."""
     steps: Reads = 10
@@ -87,7 +96,12 @@ def report(run: Run, episodes: EpisodeSet, arguments: Arguments) -> dict[str, An
     all_cases, images = list(cases(arguments)), min(episodes.num_images, arguments.limit)
     with tqdm(total=len(all_cases) * images, unit="image", desc="denoising", dynamic_ncols=True) as bar:
         results = [
-            summarize(corruption, strength, denoise_all(run, episodes, corruption, strength, arguments, bar))
+            summarize(
+                corruption,
+                strength,
+                denoise_all(run, episodes, corruption, strength, arguments, bar),
+                run.memory.distance,
+            )
             for corruption, strength in all_cases
         ]
     return {
@@ -110,17 +124,17 @@ def denoise_all(
     return of_images(parts)
 
 
-def summarize(corruption: str, strength: float, errors: Denoising) -> dict[str, Any]:
+def summarize(corruption: str, strength: float, errors: Denoising, distance: Distance) -> dict[str, Any]:
     """Means and standard errors over the images, and the change from the first read to the last."""
     return {
         "corruption": corruption,
         "strength": strength,
-        "cue_wrong_pixels_per_image": errors.cue.double().mean().item(),
-        "recall": summarize_errors(errors.recall),
-        "completion": summarize_errors(errors.completion) if find_corruption(corruption).hides else None,
-        "memoryless": summarize_errors(errors.memoryless),
-        "nearest_written": summarize_errors(errors.nearest),
-        "iterating": compare_first_with_last(errors.recall),
+        **summarize_cue(errors.cue, distance),
+        "recall": summarize_errors(errors.recall, distance),
+        "completion": summarize_errors(errors.completion, distance) if find_corruption(corruption).hides else None,
+        "memoryless": summarize_errors(errors.memoryless, distance),
+        "nearest_written": summarize_errors(errors.nearest, distance),
+        "iterating": compare_first_with_last(errors.recall, distance),
     }
 
 

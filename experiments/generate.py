@@ -35,6 +35,7 @@ class Arguments(HeldOutArguments):
 
     Measures the share of written images that samples reproduce (coverage), the share of samples near no written image
     (novelty), and the distances to written and to training images, each also after iterative reading (clean-up).
+    Distances are wrong pixels, or squared errors per dimension of images of grey levels.
     RUN/generate.json holds everything printed; RUN/figures holds the figures, with a walk through keys and
     interpolations.
     """
@@ -67,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def report(run: Run, episodes: EpisodeSet, arguments: Arguments) -> dict[str, Any]:
     """The content of generate.json."""
     images, counted = next(episodes.batches(arguments.memories + 1))  # one more: another episode for the last memory
-    training = run.episodes.train.thresholded()
-    to_training = nearest(images[:-1].flatten(0, 1), training)
+    distance, training = run.memory.distance, run.episodes.train.all_images()
+    to_training = nearest(images[:-1].flatten(0, 1), training, distance)
     near = near_distance(to_training)
     measured: dict[str, list[Generation]] = {"prior": [], "cleaned_up": []}
     with own_randomness(arguments.seed, run.pair.device):
@@ -78,14 +79,14 @@ def report(run: Run, episodes: EpisodeSet, arguments: Arguments) -> dict[str, An
             cleaned = run.memory.recall(memory, drawn, arguments.clean_up)[-1].images
             for name, samples in (("prior", drawn), ("cleaned_up", cleaned)):
                 others = images[index + 1][counted[index + 1]]  # without the padding of a short episode
-                measured[name].append(measure(samples, images[index], others, training, near))
+                measured[name].append(measure(samples, images[index], others, training, near, distance))
     given = {name: getattr(arguments, name) for name in ("samples", "memories", "clean_up")}
     return {
         "settings": {**arguments.settings(run), **given},
-        "near_wrong_pixels": near,
-        "written_to_nearest_training_wrong_pixels": to_training.distance.mean().item(),
+        f"near_{distance.name}": near,
+        f"written_to_nearest_training_{distance.name}": to_training.distance.mean().item(),
         "written_to_nearest_training_standard_error": standard_error(to_training.distance.double()),
-        "results": {name: summarize_generation(memories) for name, memories in measured.items()},
+        "results": {name: summarize_generation(memories, distance) for name, memories in measured.items()},
         "environment": environment(),
     }
 

@@ -35,7 +35,9 @@ from inference.memory_types import CueingGuide, Decoded, Memory, Read, ReadableM
 from inference.ranges import CleanUpReads, InterpolatedImages, Reads, Samples, Seed
 from inference.tracing import site_mean, site_value
 from kpp_pyro.arguments import checked
+from kpp_pyro.distances import Distance, distance_of
 from kpp_pyro.errors import InputError
+from kpp_pyro.likelihoods import LIKELIHOODS
 from kpp_pyro.memory.blocks import Addressing
 from models.memory_model import MemoryGuide, MemoryModel
 
@@ -93,6 +95,11 @@ class TrainedMemory:
         if addressing is None:
             raise InputError(f"{type(self.model).__name__}: expected a memory of blocks, found one without")
         return addressing
+
+    @property
+    def distance(self) -> Distance:
+        """The distance of estimates from images that fits the likelihood."""
+        return distance_of(LIKELIHOODS[self.model.likelihood].levels)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from experiments.shared.arguments import describe_images, number
+from kpp_pyro.distances import SQUARED_ERROR, WRONG_PIXELS, Distance, distance_in
 
 _SHOWN = (1, 2, 5, 10)  # reads
+_CUE_DIGITS = {"wrong_pixels_per_image": 1}  # where it has fewer decimal places
 _SIGNIFICANT = 2.0  # standard errors
 
 
@@ -16,22 +18,33 @@ def describe_denoising(content: dict[str, Any]) -> str:
     shown = [step for step in _SHOWN if step < settings["steps"]] + [settings["steps"]]
     rows = [(_name(result), result, "recall") for result in results]
     rows += [(f"{name}, hole known", result, "completion") for name, result, _ in rows if result["completion"]]
-    _, height, width = settings["image_shape"]
+    distance = distance_in(results[0])
     lines = [
         _heading(settings),
         "",
-        _header(f"wrong pixels, of {height * width}", shown),
-        *(_row(*row, "wrong_pixels_per_image", shown) for row in rows),
-        "",
-        _header("-ln p(x | z), nats", shown),
-        *(_row(*row, "nats_per_image", shown) for row in rows),
-        "",
+    ]
+    for quantity, (meaning, digits) in _quantities(settings, distance).items():
+        lines += [_header(meaning, shown), *(_row(*row, quantity, digits, shown) for row in rows), ""]
+    lines += [
         f"{'own image is nearest':<27}{'1 read':>11}{_reads(settings['steps']):>11}{'drifted':>11}{'rescued':>11}",
         *(_found(name, result) for name, result, kind in rows if kind == "recall"),
         "",
-        *_conclusions(results, settings["steps"]),
+        *_conclusions(results, settings["steps"], distance),
     ]
     return "\n".join(lines)
+
+
+def _quantities(settings: dict[str, Any], distance: Distance) -> dict[str, tuple[str, int]]:
+    """Meaning and decimal places of the quantities after each read, by their name in the report."""
+    _, height, width = settings["image_shape"]
+    errors = {
+        WRONG_PIXELS: {"wrong_pixels_per_image": (f"wrong pixels, of {height * width}", WRONG_PIXELS.digits)},
+        SQUARED_ERROR: {
+            "psnr_db": ("PSNR of the mean error, dB", 2),
+            "squared_error_per_dim": ("squared error per dim", SQUARED_ERROR.digits),
+        },
+    }
+    return {**errors[distance], "nats_per_image": ("-ln p(x | z), nats", 2)}
 
 
 def _heading(settings: dict[str, Any]) -> str:
@@ -50,11 +63,13 @@ def _header(what: str, shown: list[int]) -> str:
     return f"{what:<27}{'cue':>8}{'nearest':>9}{'no memory':>11}" + "".join(f"{_reads(step):>17}" for step in shown)
 
 
-def _row(name: str, result: dict[str, Any], kind: str, quantity: str, shown: list[int]) -> str:
+def _row(name: str, result: dict[str, Any], kind: str, quantity: str, digits: int, shown: list[int]) -> str:
     values, errors = result[kind][quantity], result[kind][f"{quantity}_standard_error"]
-    cue = f"{result['cue_wrong_pixels_per_image']:.1f}" if quantity == "wrong_pixels_per_image" else ""
-    beside = f"{result['nearest_written'][quantity][0]:>9.2f}{result['memoryless'][quantity][0]:>11.2f}"
-    steps = "".join(f"{f'{values[step - 1]:.2f} ± {number(errors[step - 1])}':>17}" for step in shown)
+    cue = number(result[f"cue_{quantity}"], _CUE_DIGITS.get(quantity, digits)) if f"cue_{quantity}" in result else ""
+    nearest, memoryless = (number(result[of][quantity][0], digits) for of in ("nearest_written", "memoryless"))
+    beside = f"{nearest:>9}{memoryless:>11}"
+    cells = (f"{number(values[step - 1], digits)} ± {number(errors[step - 1], digits)}" for step in shown)
+    steps = "".join(f"{cell:>17}" for cell in cells)
     return f"{name:<27}{cue:>8}{beside}{steps}"
 
 
@@ -64,17 +79,16 @@ def _found(name: str, result: dict[str, Any]) -> str:
     return f"{name:<27}" + "".join(f"{share:>11.1%}" for share in shares)
 
 
-def _conclusions(results: list[dict[str, Any]], steps: int) -> list[str]:
+def _conclusions(results: list[dict[str, Any]], steps: int, distance: Distance) -> list[str]:
     """Where iterating helps or harms by more than two standard errors, and where it drifts most."""
     lines = [f"{_reads(steps)} against one, by more than {_SIGNIFICANT:g} standard errors:"]
-    for quantity, unit in (("wrong_pixels", "wrong pixels"), ("nats", "nats")):
+    quantities = ((distance.name, distance.per, distance.words, distance.digits), ("nats", "per_image", "nats", 2))
+    for quantity, per, unit, digits in quantities:
         named: dict[str, list[str]] = {"helps": [], "harms": []}
         for result in results:
-            change, error = (
-                result["iterating"][f"change_in_{quantity}_{of}"] for of in ("per_image", "standard_error")
-            )
+            change, error = (result["iterating"][f"change_in_{quantity}_{of}"] for of in (per, "standard_error"))
             if error is not None and abs(change) > _SIGNIFICANT * error:  # None for a single image
-                amount = f"{_name(result)} ({change:+.2f} ± {error:.2f})"
+                amount = f"{_name(result)} ({change:+.{digits}f} ± {error:.{digits}f})"
                 named["helps" if change < 0 else "harms"].append(amount)
         lines += [f"  {verdict} in {unit}: {', '.join(cases) or 'nowhere'}" for verdict, cases in named.items()]
     worst = max(results, key=lambda result: result["iterating"]["drifted_share"])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from experiments.shared.explore_session import Explorer, Percent, Session
 from kpp_pyro.corruptions import CORRUPTIONS
+from kpp_pyro.distances import psnr_db
 from kpp_pyro.errors import InputError
 from kpp_pyro.plots.screen import Colour, Frame, Grid, Picture, enlarged, pictures_of, signed, to_png
 
@@ -108,13 +109,13 @@ class View:
         return self._memory(session, percent), self._read(session, read, percent), *numbers
 
     def strip(self, session: Session) -> str:
-        """The recall: the original, the cue and each read, with their wrong pixels."""
+        """The recall: the original, the cue and each read, with their errors."""
         original = session.episode[session.chosen]
         steps = [("cue", session.cue.images), *((f"read {n}", read) for n, read in enumerate(session.reads, 1))]
         shown = [_figure(original, _SMALL, "<b>original</b>")]
         for name, images in steps:
             image = images[session.chosen]
-            shown.append(_figure(image, _SMALL, f"<b>{name}</b><br>{session.wrong_pixels(image)} wrong"))
+            shown.append(_figure(image, _SMALL, f"<b>{name}</b><br>{_error(session, image, 'wrong')}"))
         return f'<div class="strip">{"".join(shown)}</div>'
 
     def _memory(self, session: Session, percent: Percent) -> str:
@@ -133,12 +134,18 @@ class View:
         at = self.explorer.images_at(session, percent)
         names = ", ".join(str(image + 1) for image in at)
         whose = f"the block of image{'s' * (len(at) > 1)} {names}" if at else "no image’s own block"
-        wrong = f"{session.wrong_pixels(read)} pixels differ from image {session.chosen + 1}"
+        wrong = _error(session, read, f"pixels differ from image {session.chosen + 1}")
         figures = (
             _figure(read, _LARGE, f'<span class="key">read</span><br>{whose}<br>{wrong}'),
             _figure(session.episode[session.chosen], _LARGE, f'<span class="own">image {session.chosen + 1}</span>'),
         )
         return f'<div class="strip">{"".join(figures)}</div>'
+
+
+def _error(session: Session, image: Tensor, differ: str) -> str:
+    """The error of an image against the chosen one: how many pixels `differ`, in words, or the PSNR."""
+    error = session.error(image)
+    return f"{error:.0f} {differ}" if session.distance.binary else f"PSNR {psnr_db(error):.1f} dB"
 
 
 def build_page(explorer: Explorer, name: str) -> gr.Blocks:

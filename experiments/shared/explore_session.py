@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from inference.metrics.denoising import wrong_pixels
 from inference.trained_memory import Memory, TrainedMemory, next_cue
 from kpp_pyro.corruptions import Corrupted, corrupt
+from kpp_pyro.distances import Distance
 from kpp_pyro.memory.blocks import SCALE, Addressing, X, Y
 
 Percent = tuple[float, float, float]  # x, y and scale of a key, on the sliders
@@ -33,6 +33,7 @@ class Session:
         keys: (T, R, 3), the mode of each image's key.
         chosen: index of the chosen image.
         cue: cues of the recall; before any corruption, the images themselves.
+        distance: of images, that fits the likelihood.
         reads: images (T, C, H, W) after each read of the recall.
     """
 
@@ -41,11 +42,12 @@ class Session:
     keys: Tensor
     chosen: int
     cue: Corrupted
+    distance: Distance
     reads: tuple[Tensor, ...] = ()
 
-    def wrong_pixels(self, images: Tensor) -> int:
-        """Number of pixels of an image (C, H, W) that differ from the chosen image, both cut at 1/2."""
-        return int(wrong_pixels(images, self.episode[self.chosen]))
+    def error(self, image: Tensor) -> float:
+        """Distance of an image (C, H, W) from the chosen image: wrong pixels, or the squared error per dimension."""
+        return self.distance.between(image, self.episode[self.chosen]).item()
 
 
 class Explorer:
@@ -65,7 +67,9 @@ class Explorer:
         """Write an episode to a memory, and choose its first image."""
         images = self.episodes[episode]
         memory = self.trained.write(images)
-        return Session(images, memory, self.trained.locate(memory, images), 0, _uncorrupted(images))
+        return Session(
+            images, memory, self.trained.locate(memory, images), 0, _uncorrupted(images), self.trained.distance
+        )
 
     def key(self, percent: Percent) -> Tensor:
         """The key (1, R, 3) of the sliders; all R reads are of the same place."""

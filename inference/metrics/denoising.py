@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,9 @@ from inference.importance.estimator import standard_error
 from inference.tracing import combine
 from inference.trained_memory import Decoded, TrainedMemory
 from kpp_pyro.corruptions import Corrupted
+from kpp_pyro.distances import Distance, psnr_db
+
+_DECIBELS = 10 / math.log(10)  # of a relative change, to first order
 
 
 @dataclass(frozen=True)
@@ -20,12 +24,13 @@ class Errors:
     """Errors of estimated images after each of S steps.
 
     Attributes:
-        wrong_pixels: number of pixels whose mode is not the clean image's value, (S, B, T).
+        distance: from the clean image, by `TrainedMemory.distance`, (S, B, T): the number of pixels whose mode is not
+            the clean image's value; for grey levels, the squared error per dimension.
         nats: -ln p(x | z) of the clean image x, in nats, (S, B, T).
         found: bool, whether no other image of the episode is nearer to the estimate, (S, B, T).
     """
 
-    wrong_pixels: Tensor
+    distance: Tensor
     nats: Tensor
     found: Tensor
 
@@ -35,12 +40,12 @@ class Denoising:
     """Errors of B x T cues, by method.
 
     Attributes:
-        cue: number of wrong pixels of the cue itself, (B, T).
+        cue: distance of the cue itself, (B, T).
         recall: iterative reading.
         completion: iterative reading with known missing pixels; the same as `recall` where the corruption hides none.
         memoryless: the same networks without the memory, iterated as often, see `TrainedMemory.autoencode`.
         nearest: the written image nearest to the cue in the visible pixels, an oracle that keeps all images; one step.
-            `wrong_pixels`: of the nearest image. `nats`: of the read with the nearest image as the cue.
+            `distance`: of the nearest image. `nats`: of the read with the nearest image as the cue.
     """
 
     cue: Tensor
@@ -57,6 +62,7 @@ def denoise(memories: TrainedMemory, images: Tensor, corrupted: Corrupted, steps
     Raises:
         InputError: see `TrainedMemory.recall`.
     """
+    between = memories.distance.between
     memory = memories.write(images)
     recall = memories.recall(memory, corrupted.images, steps)
     hides = bool(corrupted.hidden.any())
@@ -66,40 +72,55 @@ def denoise(memories: TrainedMemory, images: Tensor, corrupted: Corrupted, steps
     chosen = combine([clean], lambda values: _chosen(values[0], nearest))
     nats = -memories.log_likelihood(images, chosen)
     return Denoising(
-        wrong_pixels(corrupted.images, images),
+        between(corrupted.images, images),
         _errors(memories, images, recall),
         _errors(memories, images, completion),
         _errors(memories, images, memories.autoencode(corrupted.images, steps)),
-        Errors(wrong_pixels(_chosen(images, nearest), images)[None], nats[None], _own(nearest)[None]),
+        Errors(between(_chosen(images, nearest), images)[None], nats[None], _own(nearest)[None]),
     )
 
 
-def summarize_errors(errors: Errors) -> dict[str, list[float]]:
+def summarize_cue(cue: Tensor, distance: Distance) -> dict[str, float]:
+    """Mean distance of the cues, from distances (N,); for squared errors, its PSNR too."""
+    mean = cue.double().mean().item()
+    summary = {f"cue_{distance.field}": mean}
+    return summary if distance.binary else {**summary, "cue_psnr_db": psnr_db(mean)}
+
+
+def summarize_errors(errors: Errors, distance: Distance) -> dict[str, list[float]]:
     """Means and standard errors over the images after each step, from `Errors` (S, N).
 
-    Standard errors treat images as independent, although those of an episode share a memory.
+    Squared errors are given as PSNR too: that of the mean squared error over the images, with the standard error that
+    the delta method gives, 10 / ln 10 times the relative error of the mean. Standard errors treat images as
+    independent, although those of an episode share a memory.
     """
-    named = {"wrong_pixels_per_image": errors.wrong_pixels, "nats_per_image": errors.nats, "found_share": errors.found}
+    named = {distance.field: errors.distance, "nats_per_image": errors.nats, "found_share": errors.found}
     summary = {}
     for name, values in named.items():
         summary[name] = values.double().mean(1).tolist()
         summary[f"{name}_standard_error"] = [standard_error(step.double()) for step in values]
+    if not distance.binary:
+        means, deviations = summary[distance.field], summary[f"{distance.field}_standard_error"]
+        summary["psnr_db"] = [psnr_db(mean) for mean in means]
+        summary["psnr_db_standard_error"] = [
+            _DECIBELS * error / mean if mean else math.nan for mean, error in zip(means, deviations, strict=True)
+        ]
     return summary
 
 
-def compare_first_with_last(errors: Errors) -> dict[str, Any]:
+def compare_first_with_last(errors: Errors, distance: Distance) -> dict[str, Any]:
     """Paired differences of the last read minus the first, from `Errors` (S, N).
 
     Shares of images: `drifted`: found by the first read, not by the last. `rescued`: found by the last read, not by the
     first.
     """
     first, last = errors.found[0], errors.found[-1]
-    change = (errors.wrong_pixels[-1] - errors.wrong_pixels[0]).double()
+    change = (errors.distance[-1] - errors.distance[0]).double()
     nats = (errors.nats[-1] - errors.nats[0]).double()
     drifted, rescued = (first & ~last).double(), (~first & last).double()
     return {
-        "change_in_wrong_pixels_per_image": change.mean().item(),
-        "change_in_wrong_pixels_standard_error": standard_error(change),
+        f"change_in_{distance.field}": change.mean().item(),
+        f"change_in_{distance.name}_standard_error": standard_error(change),
         "change_in_nats_per_image": nats.mean().item(),
         "change_in_nats_standard_error": standard_error(nats),
         "drifted_share": drifted.mean().item(),
@@ -120,15 +141,11 @@ def of_images(parts: Sequence[tuple[Denoising, Tensor]]) -> Denoising:
 
 
 def _errors(memories: TrainedMemory, images: Tensor, results: Sequence[Decoded]) -> Errors:
-    wrong = torch.stack([wrong_pixels(result.images, images) for result in results])
+    distance = memories.distance
+    errors = torch.stack([distance.between(result.images, images) for result in results])
     nats = torch.stack([-memories.log_likelihood(images, result) for result in results])
-    nearest = [_nearest((result.images > 0.5).to(images), images) for result in results]
-    return Errors(wrong, nats, torch.stack([_own(index) for index in nearest]))
-
-
-def wrong_pixels(estimate: Tensor, images: Tensor) -> Tensor:
-    """Number of pixels (...) that differ between estimates and images (..., C, H, W), after thresholding at 1/2."""
-    return ((estimate > 0.5) != (images > 0.5)).flatten(-3).sum(-1)
+    nearest = [_nearest(distance.compared(result.images), images) for result in results]
+    return Errors(errors, nats, torch.stack([_own(index) for index in nearest]))
 
 
 def _nearest(estimate: Tensor, images: Tensor, visible: Tensor | None = None) -> Tensor:

@@ -1,6 +1,6 @@
 """Coverage and novelty of the images that a memory generates through keys of the prior.
 
-A distance is the number of pixels that differ between two images, after thresholding at 1/2.
+Distances are those of `kpp_pyro.distances`: wrong pixels of binary images, squared errors of grey levels.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from inference.importance.estimator import standard_error
+from kpp_pyro.distances import Distance
 
-_AT_ONCE = 8192  # images whose distances are computed at once; bounds the memory in use
+_AT_ONCE = 2048  # images whose distances are computed at once; bounds the memory in use
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Nearest:
     """For each of N images, the nearest of M images.
 
     Attributes:
-        distance: number of different pixels, (N,).
+        distance: from the nearest image, (N,).
         index: index of the nearest image, 0 to M - 1, (N,).
     """
 
@@ -52,18 +53,22 @@ class Generation:
 
 
 @torch.no_grad()
-def nearest(images: Tensor, others: Tensor) -> Nearest:
-    """For each of images (N, C, H, W), the nearest of others (M, C, H, W)."""
-    bits = (images > 0.5).flatten(1).float()
-    distance = torch.full((len(bits),), torch.inf, device=bits.device)
-    index = torch.zeros(len(bits), dtype=torch.int64, device=bits.device)
+def nearest(images: Tensor, others: Tensor, distance: Distance) -> Nearest:
+    """For each of images (N, C, H, W), the nearest of others (M, C, H, W), of any type that `Distance.compared` takes.
+
+    The first of those that are equally near is taken. For grey levels, images whose squared errors differ by less than
+    about 1e-7 count as equally near.
+    """
+    own = distance.compared(images).flatten(1).float()
+    least = torch.full((len(own),), torch.inf, device=own.device)
+    index = torch.zeros(len(own), dtype=torch.int64, device=own.device)
     for start in range(0, len(others), _AT_ONCE):
-        other = (others[start : start + _AT_ONCE] > 0.5).flatten(1).float()
-        distances = bits.sum(1, keepdim=True) + other.sum(1) - 2 * bits @ other.mT  # (N, m)
-        least = distances.min(1)
-        index = torch.where(least.values < distance, least.indices + start, index)
-        distance = torch.minimum(least.values, distance)
-    return Nearest(distance, index)
+        other = distance.compared(others[start : start + _AT_ONCE]).flatten(1)
+        squares = other.square().sum(1) - 2 * own @ other.float().mT  # (N, m), without the squares of `own`
+        found = squares.min(1)
+        index = torch.where(found.values < least, found.indices + start, index)
+        least = torch.minimum(found.values, least)
+    return Nearest(distance.between(images, others[index]).float(), index)
 
 
 def near_distance(written_to_training: Nearest) -> float:
@@ -71,12 +76,14 @@ def near_distance(written_to_training: Nearest) -> float:
     return written_to_training.distance.mean().item() / 2
 
 
-def measure(samples: Tensor, written: Tensor, other_episode: Tensor, training: Tensor, near: float) -> Generation:
+def measure(
+    samples: Tensor, written: Tensor, other_episode: Tensor, training: Tensor, near: float, distance: Distance
+) -> Generation:
     """Distances of samples (N, C, H, W) to written images, to those of another episode, and to training images."""
     return Generation(
-        nearest(samples, written),
-        nearest(samples, other_episode),
-        nearest(samples, training),
+        nearest(samples, written, distance),
+        nearest(samples, other_episode, distance),
+        nearest(samples, training, distance),
         near,
         len(written),
         len(other_episode),
@@ -100,7 +107,7 @@ def covered(found: Nearest, images: int, near: float) -> Tensor:
     return torch.bincount(first, minlength=len(hits) + 1)[:-1].cumsum(0).double() / images
 
 
-def summarize_generation(memories: Sequence[Generation]) -> dict[str, Any]:
+def summarize_generation(memories: Sequence[Generation], distance: Distance) -> dict[str, Any]:
     """Means and standard errors over memories; shares are of images (coverage) or of samples (novelty)."""
     curves = torch.stack([covered(found.written, found.images, found.near) for found in memories])  # (memories, N)
     chance = [covered(found.other_episode, found.other_episode_images, found.near)[-1] for found in memories]
@@ -109,8 +116,8 @@ def summarize_generation(memories: Sequence[Generation]) -> dict[str, Any]:
         "coverage_of_other_episode_share": torch.stack(chance),
         "novel_share": _over(memories, lambda found: (found.written.distance > found.near).double()),
         "novel_and_far_from_training_share": _over(memories, _far_from_all),
-        "wrong_pixels_to_nearest_written": _over(memories, lambda found: found.written.distance.double()),
-        "wrong_pixels_to_nearest_training": _over(memories, lambda found: found.training.distance.double()),
+        f"{distance.name}_to_nearest_written": _over(memories, lambda found: found.written.distance.double()),
+        f"{distance.name}_to_nearest_training": _over(memories, lambda found: found.training.distance.double()),
     }
     summary: dict[str, Any] = {}
     for name, values in shares.items():
@@ -119,8 +126,8 @@ def summarize_generation(memories: Sequence[Generation]) -> dict[str, Any]:
     return {
         **summary,
         "coverage_by_samples": curves.mean(0).tolist(),
-        "samples_by_wrong_pixels_to_nearest_written": _counts(memories, lambda found: found.written),
-        "samples_by_wrong_pixels_to_nearest_training": _counts(memories, lambda found: found.training),
+        f"samples_by_{distance.name}_to_nearest_written": _counts(memories, lambda found: found.written, distance),
+        f"samples_by_{distance.name}_to_nearest_training": _counts(memories, lambda found: found.training, distance),
     }
 
 
@@ -133,6 +140,7 @@ def _over(memories: Sequence[Generation], value: Callable[[Generation], Tensor])
     return torch.stack([value(found).mean().cpu() for found in memories])
 
 
-def _counts(memories: Sequence[Generation], of: Callable[[Generation], Nearest]) -> list[int]:
-    """Number of samples at distances 0, 1, 2, ... from their nearest image."""
-    return torch.bincount(torch.cat([of(found).distance.cpu().long() for found in memories])).tolist()
+def _counts(memories: Sequence[Generation], of: Callable[[Generation], Nearest], distance: Distance) -> list[int]:
+    """Number of samples at distances of about 0, 1, 2, ... bins from their nearest image, rounded."""
+    distances = torch.cat([of(found).distance.cpu().double() for found in memories])
+    return torch.bincount((distances / distance.bin).round().long()).tolist()

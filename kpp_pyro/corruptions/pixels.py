@@ -11,17 +11,21 @@ from kpp_pyro.corruptions.interface import CORRUPTIONS, Corrupted, Corruption
 
 
 def salt_and_pepper(images: Tensor, strength: float, generator: torch.Generator | None) -> Corrupted:
-    """Make a share `strength` of the pixels black or white, with equal probability."""
-    chosen = _uniform(images.shape, images, generator) < strength
-    salt = (_uniform(images.shape, images, generator) < 0.5).to(images)
+    """Make a share `strength` of the pixels black or white, in all channels, with equal probability."""
+    pixels = (*images.shape[:-3], 1, *images.shape[-2:])
+    chosen = _uniform(pixels, images, generator) < strength
+    salt = (_uniform(pixels, images, generator) < 0.5).to(images)
     return _clipped(torch.where(chosen, salt, images))
 
 
 def speckle(images: Tensor, strength: float, generator: torch.Generator | None) -> Corrupted:
     """x (1 + s n), n ~ N(0, 1), with s = `strength`."""
-    tiny = torch.finfo(images.dtype).tiny
-    normal = torch.special.ndtri(_uniform(images.shape, images, generator).clamp(min=tiny))
-    return _clipped(images * (1 + strength * normal))
+    return _clipped(images * (1 + strength * _normal(images, generator)))
+
+
+def gaussian(images: Tensor, strength: float, generator: torch.Generator | None) -> Corrupted:
+    """x + s n, n ~ N(0, 1), with s = `strength`."""
+    return _clipped(images + strength * _normal(images, generator))
 
 
 def poisson(images: Tensor, strength: float, generator: torch.Generator | None) -> Corrupted:
@@ -50,6 +54,12 @@ def _uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | 
     return torch.rand(shape, generator=generator, dtype=torch.float32, device=device).to(like)
 
 
+def _normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal numbers, one for each intensity of `like`."""
+    tiny = torch.finfo(like.dtype).tiny
+    return torch.special.ndtri(_uniform(like.shape, like, generator).clamp(min=tiny))
+
+
 def _clipped(images: Tensor) -> Corrupted:
     """Images clipped to [0, 1], of which no pixel is known to be missing."""
     return Corrupted(images.clamp(0, 1), torch.zeros_like(images, dtype=torch.bool))
@@ -59,4 +69,5 @@ _MOST = 1e6  # strength of noise without a natural limit
 CORRUPTIONS["salt_and_pepper"] = Corruption(salt_and_pepper, "share of pixels", (0.1, 0.2, 0.3, 0.4, 0.5), 1.0)
 CORRUPTIONS["speckle"] = Corruption(speckle, "standard deviation of the noise", (0.5, 1.0, 2.0), _MOST)
 CORRUPTIONS["poisson"] = Corruption(poisson, "1 / photons", (0.4, 1.0, 2.0), _MOST)
+CORRUPTIONS["gaussian"] = Corruption(gaussian, "standard deviation of the noise", (0.1, 0.2, 0.4), _MOST)
 CORRUPTIONS["mask"] = Corruption(mask, "share of the area", (0.1, 0.25, 0.5), 1.0, hides=True)

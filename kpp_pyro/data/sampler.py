@@ -52,8 +52,11 @@ class TrainingEpisodes:
         """Draw and render B = `num_episodes` episodes: float32 (B, T, C, H, W), on the device."""
         return self.render(self.draw(num_episodes).to(self.rendering.generator.device))
 
-    def thresholded(self) -> Tensor:
-        """All images, each channel thresholded at 1/2: bool (N, C, H, W) on the device, to look for a nearest image."""
+    def all_images(self) -> Tensor:
+        """All images (N, C, H, W) on the device, to look for a nearest one.
+
+        Uint8 levels with binarization "none"; otherwise bool, each channel thresholded at 1/2.
+        """
         raise NotImplementedError
 
     def close(self) -> None:
@@ -120,6 +123,7 @@ class EpisodeSampler(TrainingEpisodes):
         )
         self.image_shape = images.image_shape
         self._images, how = prepare(images.images, binarization)
+        self._binarization = binarization
         if augment and how != "none" and is_black_and_white(self._images):
             how = "threshold"  # grey levels at the edges of a moved drawing are not probabilities
         self.rendering = Rendering(how, augment, seed, rank, images.images.device)
@@ -132,9 +136,9 @@ class EpisodeSampler(TrainingEpisodes):
         """Episodes, float32 (B, T, C, H, W), from drawn numbers that were moved to the images' device."""
         return self.rendering(self._images[drawn])
 
-    def thresholded(self) -> Tensor:
-        """All images, each channel thresholded at 1/2: bool (N, C, H, W)."""
-        return self._images > 127
+    def all_images(self) -> Tensor:
+        """All images (N, C, H, W): uint8 levels with binarization "none"; otherwise bool, thresholded at 1/2."""
+        return self._images if self._binarization == "none" else self._images > 127
 
 
 class EpisodeOrder:

@@ -15,10 +15,20 @@ from typing import Any, TypeVar
 
 import torch
 
+from kpp_pyro.distances import SQUARED_ERROR
 from kpp_pyro.errors import InputError, OutputError
 from kpp_pyro.files.atomic import atomic_write, make_folder, writing
 from kpp_pyro.files.reading import as_path, reading
-from kpp_pyro.files.run_schemas import ConfigFile, Denoising, Evaluation, Generation, MetricsRecord, Version
+from kpp_pyro.files.run_schemas import (
+    ConfigFile,
+    Denoising,
+    Evaluation,
+    Generation,
+    LevelDenoising,
+    LevelGeneration,
+    MetricsRecord,
+    Version,
+)
 from kpp_pyro.likelihoods import with_bits_per_dim
 from kpp_pyro.schema import FileContent, parse_json
 
@@ -151,7 +161,7 @@ class RunFolder:
         Raises:
             InputError: the report is missing or was not written by denoise.py.
         """
-        return _read_report(self.denoising, "denoise.py", Denoising)
+        return _read_report(self.denoising, "denoise.py", Denoising, LevelDenoising)
 
     def read_generation(self) -> dict[str, Any]:
         """Read the report of generate.py: "settings" and "results", see `Generation`.
@@ -159,7 +169,7 @@ class RunFolder:
         Raises:
             InputError: the report is missing or was not written by generate.py.
         """
-        return _read_report(self.generation, "generate.py", Generation)
+        return _read_report(self.generation, "generate.py", Generation, LevelGeneration)
 
     def write_evaluation(self, content: dict[str, Any]) -> None:
         """Write the report of evaluate.py, see `_write_report`."""
@@ -167,11 +177,11 @@ class RunFolder:
 
     def write_denoising(self, content: dict[str, Any]) -> None:
         """Write the report of denoise.py, see `_write_report`."""
-        _write_report(self.denoising, content, Denoising)
+        _write_report(self.denoising, content, Denoising, LevelDenoising)
 
     def write_generation(self, content: dict[str, Any]) -> None:
         """Write the report of generate.py, see `_write_report`."""
-        _write_report(self.generation, content, Generation)
+        _write_report(self.generation, content, Generation, LevelGeneration)
 
     def require_readable(self) -> None:
         """Raise InputError if a report of the run is damaged."""
@@ -245,10 +255,18 @@ def _read_config(path: Path, schema: type[Config]) -> Config:
     return parse_json(text, schema, expected)
 
 
-def _read_report(path: Path, script: str, schema: type[FileContent]) -> dict[str, Any]:
-    """Read a script's JSON report."""
+def _read_report(
+    path: Path, script: str, schema: type[FileContent], of_levels: type[FileContent] | None = None
+) -> dict[str, Any]:
+    """Read a script's JSON report; see `_schema_of` for the two schemas."""
     what = f"a report of {script}"
-    return parse_json(_read(path, what), schema, f"{path}: expected {what}").model_dump()
+    text = _read(path, what)
+    return parse_json(text, _schema_of(text, schema, of_levels), f"{path}: expected {what}").model_dump()
+
+
+def _schema_of(text: bytes, schema: type[FileContent], of_levels: type[FileContent] | None) -> type[FileContent]:
+    """The schema of a report: `of_levels` if it names squared errors, which only images of grey levels have."""
+    return of_levels if of_levels is not None and SQUARED_ERROR.name.encode() in text else schema
 
 
 def _read(path: Path, what: str) -> bytes:
@@ -283,7 +301,9 @@ def _git(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def _write_report(path: Path, content: dict[str, Any], schema: type[FileContent]) -> None:
+def _write_report(
+    path: Path, content: dict[str, Any], schema: type[FileContent], of_levels: type[FileContent] | None = None
+) -> None:
     """Write a report atomically, once it is known to be one that can be read; bits per dimension are added.
 
     Raises:
@@ -291,7 +311,8 @@ def _write_report(path: Path, content: dict[str, Any], schema: type[FileContent]
     """
     text = _json(with_bits_per_dim(content, content["settings"]["image_shape"]))
     try:
-        parse_json(text.encode(), schema, f"{path}: expected finite numbers for the report")
+        chosen = _schema_of(text.encode(), schema, of_levels)
+        parse_json(text.encode(), chosen, f"{path}: expected finite numbers for the report")
     except InputError as error:
         raise OutputError(f"{error}; the file is as it was") from error
     write_text(path, text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -141,8 +141,6 @@ class Errors(FileContent):
     """Means over the images after each read, and their standard errors."""
 
     __pydantic_extra__: dict[str, list[Number]]
-    wrong_pixels_per_image: Annotated[list[float], Field(min_length=1)]
-    wrong_pixels_per_image_standard_error: list[StandardError]
     nats_per_image: list[float]
     nats_per_image_standard_error: list[StandardError]
 
@@ -154,24 +152,62 @@ class Errors(FileContent):
         return self
 
 
-class DenoisingResult(FileContent):
+class WrongPixels(Errors):
+    """Errors of binary images."""
+
+    wrong_pixels_per_image: Annotated[list[float], Field(min_length=1)]
+    wrong_pixels_per_image_standard_error: list[StandardError]
+
+
+class SquaredErrors(Errors):
+    """Errors of images of grey levels."""
+
+    squared_error_per_dim: Annotated[list[NotNegative], Field(min_length=1)]
+    squared_error_per_dim_standard_error: list[StandardError]
+    psnr_db: list[Number]  # None: infinite, of no error
+    psnr_db_standard_error: list[StandardError]
+
+
+Kind = TypeVar("Kind", bound=Errors)
+
+
+class DenoisingResult(FileContent, Generic[Kind]):
     """Errors with one corruption and strength."""
 
     corruption: str
     strength: NotNegative
-    cue_wrong_pixels_per_image: NotNegative
-    recall: Errors
-    completion: Errors | None
-    memoryless: Errors
-    nearest_written: Errors
+    recall: Kind
+    completion: Kind | None
+    memoryless: Kind
+    nearest_written: Kind
     iterating: dict[str, Number]
 
 
+class BinaryDenoisingResult(DenoisingResult[WrongPixels]):
+    """Errors of binary images."""
+
+    cue_wrong_pixels_per_image: NotNegative
+
+
+class LevelDenoisingResult(DenoisingResult[SquaredErrors]):
+    """Errors of images of grey levels."""
+
+    cue_squared_error_per_dim: NotNegative
+    cue_psnr_db: Number
+
+
 class Denoising(FileContent):
-    """denoise.json."""
+    """denoise.json, of binary images."""
 
     settings: DenoisingSettings
-    results: Annotated[list[DenoisingResult], Field(min_length=1)]
+    results: Annotated[list[BinaryDenoisingResult], Field(min_length=1)]
+
+
+class LevelDenoising(FileContent):
+    """denoise.json, of images of grey levels."""
+
+    settings: DenoisingSettings
+    results: Annotated[list[LevelDenoisingResult], Field(min_length=1)]
 
 
 class GenerationSettings(ReportSettings):
@@ -187,24 +223,48 @@ class GenerationResult(FileContent):
 
     coverage_share: Share
     coverage_by_samples: list[Share]
+
+
+class BinaryGenerationResult(GenerationResult):
+    """Coverage and novelty of binary samples; number of samples at 0, 1, 2, ... wrong pixels."""
+
     samples_by_wrong_pixels_to_nearest_written: list[Natural]
     samples_by_wrong_pixels_to_nearest_training: list[Natural]
 
 
-class GenerationResults(FileContent):
+class LevelGenerationResult(GenerationResult):
+    """Coverage and novelty of samples of grey levels; number of samples at squared errors of about 0, 0.001, ..."""
+
+    samples_by_squared_error_to_nearest_written: list[Natural]
+    samples_by_squared_error_to_nearest_training: list[Natural]
+
+
+Sampled = TypeVar("Sampled", bound=GenerationResult)
+
+
+class GenerationResults(FileContent, Generic[Sampled]):
     """Results without and with clean-up."""
 
-    prior: GenerationResult
-    cleaned_up: GenerationResult
+    prior: Sampled
+    cleaned_up: Sampled
 
 
 class Generation(FileContent):
-    """generate.json."""
+    """generate.json, of binary images."""
 
     settings: GenerationSettings
-    results: GenerationResults
+    results: GenerationResults[BinaryGenerationResult]
     near_wrong_pixels: NotNegative
     written_to_nearest_training_wrong_pixels: NotNegative
+
+
+class LevelGeneration(FileContent):
+    """generate.json, of images of grey levels."""
+
+    settings: GenerationSettings
+    results: GenerationResults[LevelGenerationResult]
+    near_squared_error: NotNegative
+    written_to_nearest_training_squared_error: NotNegative
 
 
 class BestCheckpoint(FileContent):

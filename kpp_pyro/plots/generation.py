@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from kpp_pyro.distances import distance_in
 from kpp_pyro.plots.figures import plot_image_table, plot_mosaic, save
 
 _KINDS = {"prior": ("keys of the prior", "steelblue"), "cleaned_up": ("after iterated clean-up", "darkorange")}
@@ -74,6 +75,7 @@ def plot_coverage(content: Mapping[str, Any], path: Path | str | None = None) ->
         content: content of `generate.json`.
         path: file to write, if any.
     """
+    distance = distance_in(content)
     figure = Figure((11, 3.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     for kind, (name, colour) in _KINDS.items():
@@ -81,13 +83,15 @@ def plot_coverage(content: Mapping[str, Any], path: Path | str | None = None) ->
         curve = result["coverage_by_samples"]
         left.plot(range(1, len(curve) + 1), [100 * share for share in curve], label=name, color=colour)
         for axis, of in ((middle, "written"), (right, "training")):
-            counts = result[f"samples_by_wrong_pixels_to_nearest_{of}"]
-            edges = [distance - 0.5 for distance in range(len(counts) + 1)]
+            counts = result[f"samples_by_{distance.name}_to_nearest_{of}"]
+            edges = [(place - 0.5) * distance.bin for place in range(len(counts) + 1)]
             axis.stairs(counts, edges, label=name, color=colour)
     left.set(xscale="log", xlabel="samples", ylabel="% of written recovered", ylim=(-3, 103), title="Coverage")
     for axis, of in ((middle, "written"), (right, "training")):
-        axis.axvline(content["near_wrong_pixels"], color="firebrick", ls=":", label="near")
-        axis.set(xlabel=f"wrong pixels to the nearest {of} image", ylabel="samples", title=f"Distance to {of} images")
+        axis.axvline(content[f"near_{distance.name}"], color="firebrick", ls=":", label="near")
+        axis.set(
+            xlabel=f"{distance.words} to the nearest {of} image", ylabel="samples", title=f"Distance to {of} images"
+        )
     for axis in (left, middle, right):
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)

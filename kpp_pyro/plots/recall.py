@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
+from kpp_pyro.distances import SQUARED_ERROR, WRONG_PIXELS, distance_in
 from kpp_pyro.plots.figures import plot_image_table, save
 
 _STRENGTHS = matplotlib.colormaps["viridis"]
-_QUANTITIES = {"wrong_pixels_per_image": "wrong pixels per image", "nats_per_image": "-ln p(x | z), nats per image"}
+_ERRORS = {  # name in the report, label, scale
+    WRONG_PIXELS: ("wrong_pixels_per_image", "wrong pixels per image", "symlog"),
+    SQUARED_ERROR: ("psnr_db", "PSNR of the mean squared error, dB", "linear"),
+}
+_NATS = ("nats_per_image", "-ln p(x | z), nats per image")
 
 
 def plot_denoising(
@@ -39,12 +45,13 @@ def plot_denoising(
 
 
 def plot_denoising_curves(results: Sequence[Mapping[str, Any]], path: Path | str | None = None) -> Figure:
-    """Plot wrong pixels and nats against reads: a column per corruption, a line per strength, with standard errors.
+    """Plot wrong pixels or PSNR, and nats, against reads: a column per corruption, a line per strength.
 
     Args:
         results: "results" of `denoise.json`.
         path: file to write, if any.
     """
+    error, label, scale = _ERRORS[distance_in(results[0])]
     corruptions = list(dict.fromkeys(result["corruption"] for result in results))
     figure = Figure((1.0 + 2.8 * len(corruptions), 6.0), layout="constrained")
     axes = figure.subplots(2, len(corruptions), squeeze=False, sharex=True, sharey="row")
@@ -52,9 +59,11 @@ def plot_denoising_curves(results: Sequence[Mapping[str, Any]], path: Path | str
         cases = [result for result in results if result["corruption"] == corruption]
         for index, case in enumerate(cases):
             colour = _STRENGTHS(0.85 * index / max(1, len(cases) - 1))
-            for axis, quantity in zip(column, _QUANTITIES, strict=True):
+            for axis, quantity in zip(column, (error, _NATS[0]), strict=True):
                 _plot_case(axis, case, quantity, colour)
-        column[0].set(title=corruption.replace("_", " "), yscale="symlog", ylim=(0, None))
+        column[0].set(title=corruption.replace("_", " "), yscale=scale)
+        if scale == "symlog":
+            column[0].set_ylim(0, None)
         column[1].set(xlabel="reads (0: the cue)", yscale="log")
         for axis in column:
             axis.yaxis.set_major_formatter(ScalarFormatter())
@@ -62,8 +71,8 @@ def plot_denoising_curves(results: Sequence[Mapping[str, Any]], path: Path | str
         column[1].legend(
             fontsize=7, title="strength", title_fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=5
         )
-    for axis, label in zip(axes[:, 0], _QUANTITIES.values(), strict=True):
-        axis.set_ylabel(label)
+    for axis, name in zip(axes[:, 0], (label, _NATS[1]), strict=True):
+        axis.set_ylabel(name)
     lines = "Solid: read from memory. Dashed: networks alone. Dotted: mask known. Cross: nearest written image"
     figure.suptitle(lines, fontsize=9)
     return save(figure, path)
@@ -71,17 +80,22 @@ def plot_denoising_curves(results: Sequence[Mapping[str, Any]], path: Path | str
 
 def _plot_case(axis: Any, case: Mapping[str, Any], quantity: str, colour: Any) -> None:
     """Plot one quantity against reads, for one corruption and strength."""
-    cue = [case["cue_wrong_pixels_per_image"]] if quantity == "wrong_pixels_per_image" else []
+    cue = _numbers([case[f"cue_{quantity}"]]) if f"cue_{quantity}" in case else []
     for kind, style in (("recall", "-"), ("memoryless", "--"), ("completion", ":")):
         errors = case[kind]
         if errors is None:
             continue
-        values = [*cue, *errors[quantity]]
+        values = [*cue, *_numbers(errors[quantity])]
         bars = [0.0] * len(cue) + [error or 0.0 for error in errors[f"{quantity}_standard_error"]]
         steps = range(1 - len(cue), 1 + len(errors[quantity]))
         label = f"{case['strength']:g}" if kind == "recall" else None
         axis.errorbar(steps, values, bars, ls=style, marker=".", color=colour, label=label, lw=1.2)
-    axis.plot([1], case["nearest_written"][quantity][:1], "x", color=colour, ms=5)
+    axis.plot([1], _numbers(case["nearest_written"][quantity][:1]), "x", color=colour, ms=5)
+
+
+def _numbers(values: Sequence[float | None]) -> list[float]:
+    """NaN, which is not drawn, in place of None: an infinite PSNR."""
+    return [math.nan if value is None else value for value in values]
 
 
 def plot_recall(

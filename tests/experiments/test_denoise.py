@@ -20,7 +20,7 @@ from tests.experiments.running import TINY, refused, run, trained
 
 MASK = ["--corruption", "mask", "--strength", "0.3"]
 QUICK = ["--limit", "20", "--steps", "3"]
-CORRUPTIONS = ("salt_and_pepper", "speckle", "poisson", "mask")
+CORRUPTIONS = ("salt_and_pepper", "speckle", "poisson", "gaussian", "mask")
 QUANTITIES = ("wrong_pixels_per_image", "nats_per_image", "found_share")
 
 
@@ -112,7 +112,7 @@ def test_errors_are_those_of_the_first_images(denoised, learned):
     errors = denoise(opened.memory, images, corrupted, 3)
     result = by_case(denoised[0])["mask", 0.25]
     for kind, of in (("recall", errors.recall), ("completion", errors.completion), ("nearest_written", errors.nearest)):
-        for name, values in zip(QUANTITIES, (of.wrong_pixels, of.nats, of.found), strict=True):
+        for name, values in zip(QUANTITIES, (of.distance, of.nats, of.found), strict=True):
             expected = values.flatten(1)[:, :20].double().mean(1).tolist()
             assert result[kind][name] == pytest.approx(expected, rel=1e-4)
     cues = errors.cue.flatten()[:20].double().mean().item()

@@ -87,8 +87,8 @@ def test_what_the_sliders_read_is_what_their_key_reads(explorer, session):
     percent = explorer.percent(session.keys[3])
     expected = explorer.trained.read(session.memory, explorer.key(percent)).images[0]
     assert torch.equal(explorer.read(session, percent), expected)
-    assert session.wrong_pixels(session.episode[session.chosen]) == 0
-    assert session.wrong_pixels(1 - session.episode[session.chosen]) == session.episode[0].numel()
+    assert session.error(session.episode[session.chosen]) == 0
+    assert session.error(1 - session.episode[session.chosen]) == session.episode[0].numel()
 
 
 @pytest.mark.parametrize(("corruption", "strength"), [("salt_and_pepper", 0.3), ("mask", 0.4)])

@@ -14,6 +14,7 @@ import experiments.generate
 from inference import load
 from inference.metrics.generation import nearest
 from inference.tracing import own_randomness
+from kpp_pyro.distances import WRONG_PIXELS
 from tests.experiments.learned import KINDS, LEARNED, assert_states, read_report
 from tests.experiments.running import TINY, refused, run, trained
 
@@ -89,8 +90,8 @@ def test_samples_are_those_of_each_memory_against_its_own_images_and_the_next_ep
     """All numbers of keys of the prior again, from the images."""
     content, (opened, samples) = generated[0], (load(learned, "cpu"), 40)
     images, _ = next(opened.episodes.test.batches(4))
-    training = opened.episodes.train.thresholded()
-    near = nearest(images[:3].flatten(0, 1), training).distance.mean().item() / 2
+    training = opened.episodes.train.all_images()
+    near = nearest(images[:3].flatten(0, 1), training, WRONG_PIXELS).distance.mean().item() / 2
     assert content["near_wrong_pixels"] == pytest.approx(near)
     found = {"prior": [], "cleaned_up": []}
     with own_randomness(0, torch.device("cpu")):
@@ -101,15 +102,15 @@ def test_samples_are_those_of_each_memory_against_its_own_images_and_the_next_ep
             found["cleaned_up"].append(opened.memory.recall(memory, drawn, 2)[-1].images)
     for kind, drawn in found.items():
         result = content["results"][kind]
-        own = [nearest(drawn[index], images[index]) for index in range(3)]
-        strange = [nearest(drawn[index], images[index + 1]) for index in range(3)]
+        own = [nearest(drawn[index], images[index], WRONG_PIXELS) for index in range(3)]
+        strange = [nearest(drawn[index], images[index + 1], WRONG_PIXELS) for index in range(3)]
         for name, of in (("coverage_share", own), ("coverage_of_other_episode_share", strange)):
             covered = [len(set(one.index[one.distance <= near].tolist())) / 16 for one in of]
             assert result[name] == pytest.approx(sum(covered) / 3)
         distances = torch.cat([one.distance for one in own])
         assert result["novel_share"] == pytest.approx((distances > near).double().mean().item())
         assert result["wrong_pixels_to_nearest_written"] == pytest.approx(distances.mean().item())
-        to_training = nearest(torch.cat(drawn), training).distance
+        to_training = nearest(torch.cat(drawn), training, WRONG_PIXELS).distance
         assert result["wrong_pixels_to_nearest_training"] == pytest.approx(to_training.mean().item())
 
 

@@ -11,12 +11,13 @@ import torch
 from inference.metrics.denoising import Denoising, Errors, compare_first_with_last, denoise, of_images, summarize_errors
 from inference.trained_memory import TrainedMemory
 from kpp_pyro.corruptions import Corrupted, corrupt
+from kpp_pyro.distances import WRONG_PIXELS
 from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_pair
 
 both_writes = pytest.mark.parametrize("write", WRITES)
 B, T, S = 2, 4, 3
 EVERY = list(itertools.product(range(B), range(T)))
-NOISES = {"salt_and_pepper": 0.5, "speckle": 1.5, "poisson": 1.3, "mask": 0.6}
+NOISES = {"salt_and_pepper": 0.5, "speckle": 1.5, "poisson": 1.3, "gaussian": 0.8, "mask": 0.6}
 
 
 def opened(write="allocate", **changes):
@@ -59,11 +60,11 @@ def nearest_written(cue, hidden, episode):
 
 @torch.no_grad()
 def assert_errors(errors, decoded, memories, episodes):
-    assert errors.wrong_pixels.shape == errors.nats.shape == errors.found.shape == (len(decoded), B, T)
+    assert errors.distance.shape == errors.nats.shape == errors.found.shape == (len(decoded), B, T)
     for step, (b, t) in itertools.product(range(len(decoded)), EVERY):
         estimate, image = decoded[step].images[b, t], episodes[b, t]
         distances = [apart(estimate, other) for other in episodes[b]]
-        assert errors.wrong_pixels[step, b, t] == distances[t]
+        assert errors.distance[step, b, t] == distances[t]
         assert errors.found[step, b, t] == (min(distances) == distances[t])
         assert errors.nats[step, b, t].item() == pytest.approx(nats(decoded[step].latents[b, t], memories, image))
 
@@ -87,7 +88,7 @@ def test_errors_after_every_read_are_those_of_slow_loops(write, noise):
 def test_completion_is_recall_where_nothing_is_hidden_and_only_there(write):
     memories, episodes = opened(write), random_episodes(B, T)
     open_cues = denoise(memories, episodes, corrupted_copies(episodes, "salt_and_pepper"), S)
-    for name in ("wrong_pixels", "nats", "found"):
+    for name in ("distance", "nats", "found"):
         assert torch.equal(getattr(open_cues.completion, name), getattr(open_cues.recall, name))
     hiding = denoise(memories, episodes, corrupted_copies(episodes, "mask"), S)
     assert not torch.equal(hiding.completion.nats, hiding.recall.nats)
@@ -103,16 +104,16 @@ def test_the_nearest_written_image_is_that_of_brute_force(noise):
     corrupted = corrupted_copies(episodes, noise)  # of images so much alike that some cues are nearer to another
     found = denoise(memories, episodes, corrupted, S).nearest
     clean = memories.recall(memories.write(episodes), episodes)[0]
-    assert found.wrong_pixels.shape == found.nats.shape == found.found.shape == (1, B, T)
+    assert found.distance.shape == found.nats.shape == found.found.shape == (1, B, T)
     for b, t in EVERY:
         distances = nearest_written(corrupted.images[b, t], corrupted.hidden[b, t], episodes[b])
         best = t if distances[t] <= min(distances) + 1e-9 else distances.index(min(distances))
         assert found.found[0, b, t] == (best == t)
-        assert found.wrong_pixels[0, b, t] == apart(episodes[b, best], episodes[b, t])
+        assert found.distance[0, b, t] == apart(episodes[b, best], episodes[b, t])
         expected = nats(clean.latents[b, best], memories, episodes[b, t])
         assert found.nats[0, b, t].item() == pytest.approx(expected)
     if noise != "mask":  # which leaves no visible pixel wrong
-        assert found.wrong_pixels.max() > 0  # there was something to get wrong
+        assert found.distance.max() > 0  # there was something to get wrong
 
 
 def halves(left, right):
@@ -131,10 +132,10 @@ def test_hidden_pixels_do_not_decide_which_written_image_is_nearest():
     hidden[..., 8:] = True
     cues = torch.stack([halves(half, black), halves(almost, white)])[None]  # in all pixels each looks like the other
     own = denoise(memories, episode, Corrupted(cues, hidden), 1).nearest
-    assert own.found.tolist() == [[[True, True]]] and own.wrong_pixels.tolist() == [[[0, 0]]]
+    assert own.found.tolist() == [[[True, True]]] and own.distance.tolist() == [[[0, 0]]]
     cues = torch.stack([halves(almost, white), halves(half, black)])[None]  # in what is visible each is the other
     other = denoise(memories, episode, Corrupted(cues, hidden), 1).nearest
-    assert other.found.tolist() == [[[False, False]]] and other.wrong_pixels.tolist() == [[[129, 129]]]
+    assert other.found.tolist() == [[[False, False]]] and other.distance.tolist() == [[[129, 129]]]
     seen = denoise(memories, episode, uncorrupted(cues), 1).nearest
     assert seen.found.all()  # with all pixels visible, the right half decides
 
@@ -147,7 +148,7 @@ def test_of_images_that_are_equally_near_an_image_finds_its_own(write):
         found = denoise(memories, episodes, corrupted, S)
         for errors in (found.recall, found.completion, found.memoryless, found.nearest):
             assert errors.found.all()
-        assert (found.nearest.wrong_pixels == 0).all()
+        assert (found.nearest.distance == 0).all()
     distinct = random_episodes(B, T)
     blank = Corrupted(torch.zeros_like(distinct), torch.ones_like(distinct, dtype=torch.bool))  # nothing is visible
     assert denoise(memories, distinct, blank, 1).nearest.found.all()
@@ -157,7 +158,7 @@ def test_of_images_that_are_equally_near_an_image_finds_its_own(write):
 def test_a_clean_cue_is_its_own_nearest_image(write):
     memories, episodes = opened(write), random_episodes(B, T)
     found = denoise(memories, episodes, uncorrupted(episodes), S)
-    assert (found.cue == 0).all() and (found.nearest.wrong_pixels == 0).all() and found.nearest.found.all()
+    assert (found.cue == 0).all() and (found.nearest.distance == 0).all() and found.nearest.found.all()
     torch.testing.assert_close(found.nearest.nats[0], found.recall.nats[0])  # one read of the clean image
 
 
@@ -166,8 +167,8 @@ def test_errors_follow_their_images_when_an_episode_is_written_in_another_order(
     corrupted, order = corrupted_copies(episodes, "mask"), torch.tensor([2, 0, 3, 1])
     found = denoise(memories, episodes, corrupted, S)
     moved = denoise(memories, episodes[:, order], Corrupted(corrupted.images[:, order], corrupted.hidden[:, order]), S)
-    assert torch.equal(moved.memoryless.wrong_pixels, found.memoryless.wrong_pixels[..., order])
-    assert torch.equal(moved.nearest.wrong_pixels, found.nearest.wrong_pixels[..., order])
+    assert torch.equal(moved.memoryless.distance, found.memoryless.distance[..., order])
+    assert torch.equal(moved.nearest.distance, found.nearest.distance[..., order])
     assert torch.equal(moved.cue, found.cue[:, order])
 
 
@@ -193,7 +194,7 @@ def test_batches_are_joined_and_what_does_not_count_is_left_out():
     kept = [0, 1, 2, 3, 4, 6, 9, 10]
     assert joined.cue.tolist() == kept
     for errors, steps in ((joined.recall, S), (joined.completion, S), (joined.memoryless, S), (joined.nearest, 1)):
-        for part, values in enumerate((errors.wrong_pixels, errors.nats, errors.found)):
+        for part, values in enumerate((errors.distance, errors.nats, errors.found)):
             assert values.tolist() == [[(1000 * s + image) * 10 + part for image in kept] for s in range(steps)]
 
 
@@ -208,7 +209,7 @@ def test_joined_batches_equal_one_large_batch():
         parts.append((denoise(memories, episodes[b : b + 1], one, S), counted[b : b + 1]))
     joined = of_images(parts)
     for kind in ("recall", "completion", "memoryless", "nearest"):
-        for name in ("wrong_pixels", "nats", "found"):
+        for name in ("distance", "nats", "found"):
             torch.testing.assert_close(getattr(getattr(joined, kind), name), getattr(getattr(whole, kind), name))
 
 
@@ -231,7 +232,7 @@ def by_hand():
 
 
 def test_means_and_their_errors_are_those_over_the_images():
-    summary = summarize_errors(by_hand())
+    summary = summarize_errors(by_hand(), WRONG_PIXELS)
     names = {"wrong_pixels_per_image": WRONG, "nats_per_image": NATS, "found_share": FOUND}
     assert set(summary) == {*names, *(f"{name}_standard_error" for name in names)}
     for name, steps in names.items():
@@ -242,10 +243,10 @@ def test_means_and_their_errors_are_those_over_the_images():
 
 def test_the_error_of_a_single_image_is_not_known():
     single = Errors(*(values[:, :1] for values in (torch.tensor(WRONG), torch.tensor(NATS), torch.tensor(FOUND))))
-    summary = summarize_errors(single)
+    summary = summarize_errors(single, WRONG_PIXELS)
     assert summary["wrong_pixels_per_image"] == [3, 1] and summary["found_share"] == [1, 1]
     assert all(math.isnan(error) for error in summary["wrong_pixels_per_image_standard_error"])
-    assert math.isnan(compare_first_with_last(single)["change_in_wrong_pixels_standard_error"])
+    assert math.isnan(compare_first_with_last(single, WRONG_PIXELS)["change_in_wrong_pixels_standard_error"])
 
 
 def test_the_first_read_and_the_last_are_compared_image_by_image():
@@ -256,11 +257,11 @@ def test_the_first_read_and_the_last_are_compared_image_by_image():
     errors = Errors(
         *(
             torch.stack([getattr(parts[0], name)[0], getattr(parts[1], name)[0], getattr(parts[0], name)[1]])
-            for name in ("wrong_pixels", "nats")
+            for name in ("distance", "nats")
         ),
         torch.tensor([FOUND[0], [False] * 5, FOUND[1]]),
     )
-    found = compare_first_with_last(errors)  # what lies between does not matter
+    found = compare_first_with_last(errors, WRONG_PIXELS)  # what lies between does not matter
     change, error = mean_and_error([last - first for first, last in zip(*WRONG, strict=True)])
     assert found["change_in_wrong_pixels_per_image"] == pytest.approx(change)
     assert found["change_in_wrong_pixels_standard_error"] == pytest.approx(error)
@@ -274,13 +275,17 @@ def test_the_first_read_and_the_last_are_compared_image_by_image():
 def test_drifting_and_rescuing_change_places_when_time_runs_backwards():
     generator = torch.Generator().manual_seed(5)
     first, last = torch.rand(2, 50, generator=generator) < torch.tensor([[0.7], [0.4]])
-    there = compare_first_with_last(Errors(torch.zeros(2, 50), torch.zeros(2, 50), torch.stack([first, last])))
-    back = compare_first_with_last(Errors(torch.zeros(2, 50), torch.zeros(2, 50), torch.stack([last, first])))
+    there = compare_first_with_last(
+        Errors(torch.zeros(2, 50), torch.zeros(2, 50), torch.stack([first, last])), WRONG_PIXELS
+    )
+    back = compare_first_with_last(
+        Errors(torch.zeros(2, 50), torch.zeros(2, 50), torch.stack([last, first])), WRONG_PIXELS
+    )
     assert there["drifted_share"] == back["rescued_share"] == pytest.approx((first & ~last).double().mean().item())
     assert there["drifted_share"] - there["rescued_share"] == pytest.approx(
         (first.double().mean() - last.double().mean()).item()
     )
-    one_read = compare_first_with_last(by_hand_of_one_read())
+    one_read = compare_first_with_last(by_hand_of_one_read(), WRONG_PIXELS)
     assert one_read["change_in_wrong_pixels_per_image"] == one_read["drifted_share"] == one_read["rescued_share"] == 0
 
 

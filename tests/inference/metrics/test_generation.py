@@ -18,6 +18,7 @@ from inference.metrics.generation import (
     nearest,
     summarize_generation,
 )
+from kpp_pyro.distances import WRONG_PIXELS
 
 SHAPE = (1, 5, 6)
 
@@ -48,7 +49,7 @@ def test_the_nearest_is_that_of_brute_force_however_many_are_looked_at_at_once(a
     images, others = random_images(9, 1), random_images(20, 2)
     distances, indices = nearest_by_hand(images, others)
     for candidates in (others, others > 0.5):  # floats or bools
-        found = nearest(images, candidates)
+        found = nearest(images, candidates, WRONG_PIXELS)
         assert found.distance.tolist() == distances and found.index.tolist() == indices
 
 
@@ -57,23 +58,23 @@ def test_of_images_that_are_equally_near_the_first_is_taken(at_once, monkeypatch
     monkeypatch.setattr(generation, "_AT_ONCE", at_once)
     images = random_images(4, 3)
     others = torch.cat([1 - images, images, images, 1 - images, images])
-    found = nearest(images, others)
+    found = nearest(images, others, WRONG_PIXELS)
     assert found.index.tolist() == [4, 5, 6, 7] and found.distance.tolist() == [0] * 4
-    tied = nearest(torch.zeros(1, *SHAPE), torch.eye(30).view(30, *SHAPE))  # each has one pixel
+    tied = nearest(torch.zeros(1, *SHAPE), torch.eye(30).view(30, *SHAPE), WRONG_PIXELS)  # each has one pixel
     assert (tied.index.tolist(), tied.distance.tolist()) == ([0], [1])
 
 
 def test_images_are_cut_at_one_half_before_they_are_compared():
     images = torch.tensor([0.0, 0.5, 0.51, 1.0]).view(4, 1, 1, 1)
-    assert nearest(images, torch.ones(1, 1, 1, 1)).distance.tolist() == [1, 1, 0, 0]
-    assert nearest(torch.zeros(1, 1, 1, 1), images[1:]).distance.tolist() == [0]
+    assert nearest(images, torch.ones(1, 1, 1, 1), WRONG_PIXELS).distance.tolist() == [1, 1, 0, 0]
+    assert nearest(torch.zeros(1, 1, 1, 1), images[1:], WRONG_PIXELS).distance.tolist() == [0]
 
 
 def test_distances_are_symmetric_and_obey_the_triangle_inequality():
     first, second, third = (random_images(6, seed) for seed in (4, 5, 6))
 
     def between(one, other):
-        return nearest(one[None], other[None]).distance.item()
+        return nearest(one[None], other[None], WRONG_PIXELS).distance.item()
 
     for a, b, c in itertools.product(first, second, third):
         assert between(a, b) == between(b, a) <= between(a, c) + between(c, b)
@@ -133,7 +134,7 @@ def test_samples_are_measured_against_what_was_written_another_episode_and_train
     samples, written, other_episode, training = (
         random_images(n, seed) for n, seed in ((7, 1), (4, 2), (5, 3), (30, 4))
     )
-    found = measure(samples, written, other_episode, training, 2.5)
+    found = measure(samples, written, other_episode, training, 2.5, WRONG_PIXELS)
     assert (found.near, found.images) == (2.5, 4)
     for part, others in ((found.written, written), (found.other_episode, other_episode), (found.training, training)):
         distances, indices = nearest_by_hand(samples, others)
@@ -153,7 +154,9 @@ def distinct_images(number):
 def test_samples_that_are_the_written_images_cover_all_and_are_nothing_new():
     images = distinct_images(8)
     written, training = images[:4], images[4:]
-    summary = summarize_generation([measure(written.flip(0), written, training, training, 3.0)] * 2)
+    summary = summarize_generation(
+        [measure(written.flip(0), written, training, training, 3.0, WRONG_PIXELS)] * 2, WRONG_PIXELS
+    )
     assert summary["coverage_share"] == 1 and summary["coverage_of_other_episode_share"] == 0
     assert summary["novel_share"] == summary["novel_and_far_from_training_share"] == 0
     assert summary["wrong_pixels_to_nearest_written"] == 0
@@ -163,7 +166,9 @@ def test_samples_that_are_the_written_images_cover_all_and_are_nothing_new():
 
 def test_samples_far_from_everything_cover_nothing_and_are_all_new():
     images = distinct_images(9)
-    summary = summarize_generation([measure(images[:3], images[3:6], images[6:8], images[8:], 9.0)])
+    summary = summarize_generation(
+        [measure(images[:3], images[3:6], images[6:8], images[8:], 9.0, WRONG_PIXELS)], WRONG_PIXELS
+    )
     assert summary["coverage_share"] == summary["coverage_of_other_episode_share"] == 0
     assert summary["novel_share"] == summary["novel_and_far_from_training_share"] == 1
     assert summary["coverage_by_samples"] == [0, 0, 0]
@@ -171,7 +176,9 @@ def test_samples_far_from_everything_cover_nothing_and_are_all_new():
 
 def test_samples_that_are_training_images_are_new_to_the_memory_only():
     images = distinct_images(8)
-    summary = summarize_generation([measure(images[:3], images[3:6], images[:3], images[:4], 9.0)])
+    summary = summarize_generation(
+        [measure(images[:3], images[3:6], images[:3], images[:4], 9.0, WRONG_PIXELS)], WRONG_PIXELS
+    )
     assert (summary["novel_share"], summary["novel_and_far_from_training_share"]) == (1, 0)
     assert summary["coverage_of_other_episode_share"] == 1  # of as many images as were written
 
@@ -202,7 +209,7 @@ def two_memories():
 
 
 def test_means_and_their_errors_are_those_over_memories():
-    summary = summarize_generation(two_memories())
+    summary = summarize_generation(two_memories(), WRONG_PIXELS)
     by_hand = {
         "coverage_share": (2 / 4, 1 / 4),
         "coverage_of_other_episode_share": (1 / 4, 0 / 4),
@@ -223,7 +230,7 @@ def test_means_and_their_errors_are_those_over_memories():
 
 
 def test_of_one_memory_no_error_is_known():
-    summary = summarize_generation(two_memories()[:1])
+    summary = summarize_generation(two_memories()[:1], WRONG_PIXELS)
     assert summary["coverage_share"] == 0.5 and math.isnan(summary["coverage_share_standard_error"])
 
 
@@ -231,8 +238,8 @@ def test_every_sample_of_every_memory_is_counted_at_one_distance():
     training, memories = random_images(50, 20), []
     for seed in range(3):
         written, other_episode = random_images(6, 30 + seed), random_images(6, 40 + seed)
-        memories.append(measure(random_images(25, 50 + seed), written, other_episode, training, 8.0))
-    summary = summarize_generation(memories)
+        memories.append(measure(random_images(25, 50 + seed), written, other_episode, training, 8.0, WRONG_PIXELS))
+    summary = summarize_generation(memories, WRONG_PIXELS)
     for of in ("written", "training"):
         counts = summary[f"samples_by_wrong_pixels_to_nearest_{of}"]
         assert sum(counts) == 75

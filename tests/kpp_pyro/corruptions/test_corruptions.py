@@ -11,7 +11,7 @@ import torch
 from kpp_pyro.corruptions import CORRUPTIONS, corrupt
 from kpp_pyro.errors import InputError
 
-STRENGTHS = {"salt_and_pepper": 0.3, "speckle": 0.5, "poisson": 0.2, "mask": 0.25}  # with a strength
+STRENGTHS = {"salt_and_pepper": 0.3, "speckle": 0.5, "poisson": 0.2, "gaussian": 0.3, "mask": 0.25}  # with a strength
 every_corruption = pytest.mark.parametrize(("corruption", "strength"), STRENGTHS.items(), ids=STRENGTHS.keys())
 SIGMAS = 4.5  # of a mean over n independent pixels, by which it may be off
 
@@ -182,8 +182,8 @@ def test_more_than_all_pixels_are_refused(corruption):
 
 
 def test_an_unknown_noise_is_refused_with_those_that_there_are():
-    with pytest.raises(InputError, match=r"^corruption: expected one of .*, found 'gaussian'") as refusal:
-        corrupt(some_images(), "gaussian", 0.1)
+    with pytest.raises(InputError, match=r"^corruption: expected one of .*, found 'rain'") as refusal:
+        corrupt(some_images(), "rain", 0.1)
     assert all(corruption in str(refusal.value) for corruption in STRENGTHS)
 
 

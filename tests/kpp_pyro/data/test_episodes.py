@@ -328,7 +328,7 @@ def test_moved_intensities_are_whole_levels_near_those_of_the_moved_image(black_
 
 def test_each_channel_is_cut_at_one_half() -> None:
     images = photographs(12)
-    cut = EpisodeSampler(images, 4, "none", seed=0).thresholded()
+    cut = EpisodeSampler(images, 4, "none", seed=0).all_images()
     assert cut.dtype == torch.bool and torch.equal(cut, images.images / 255 > 0.5)
 
 
@@ -369,7 +369,7 @@ def test_an_episode_of_one_maze_has_no_frame_of_another() -> None:
 def test_all_images_are_cut_at_one_half_in_their_order(binarization: str) -> None:
     pixels = torch.arange(256).byte().view(32, 1, 2, 4)
     labels = torch.arange(32) % 3
-    cut = EpisodeSampler(LabelledImages(pixels, labels), 4, binarization, seed=0).thresholded()
+    cut = EpisodeSampler(LabelledImages(pixels, labels), 4, binarization, seed=0).all_images()
     assert cut.dtype == torch.bool and cut.shape == (32, 1, 2, 4)
     assert cut.flatten().tolist() == [value / 255 > 0.5 for value in range(256)]
 
@@ -379,7 +379,7 @@ def test_images_that_were_binarized_once_are_returned_as_they_are_drawn() -> Non
     sampler = EpisodeSampler(LabelledImages(pixels, torch.zeros(30, dtype=torch.long)), 30, "static", seed=0)
     (episode,) = sampler.sample(1)
     drawn = {tuple(image.flatten().tolist()) for image in episode.bool()}
-    assert {tuple(image.flatten().tolist()) for image in sampler.thresholded()} == drawn and len(drawn) == 30
+    assert {tuple(image.flatten().tolist()) for image in sampler.all_images()} == drawn and len(drawn) == 30
     before = sampler.state_dict()["pixels"]
-    sampler.thresholded()
+    sampler.all_images()
     assert torch.equal(sampler.state_dict()["pixels"], before)  # nothing is drawn for it

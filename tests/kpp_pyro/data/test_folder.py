@@ -362,7 +362,7 @@ def test_pictures_in_colour_are_decoded_and_drawn_in_colour(tmp_path: Path) -> N
     in_memory = EpisodeSampler(LabelledImages(expected, files.labels), 10, "none", 0)
     assert source.image_shape == in_memory.image_shape == (3, SIZE, SIZE)
     assert torch.equal(source.sample(4), in_memory.sample(4))
-    assert torch.equal(source.thresholded(), expected > 127)
+    assert torch.equal(source.all_images(), expected)
     source.close()
 
 
@@ -388,13 +388,13 @@ def test_static_bits_are_an_images_own_and_uniform_over_images(files: PictureFil
     assert len(bits) <= 50 and set(first.sample(1).unique().tolist()) <= {0.0, 1.0}
     expected = greys(files).double().mean().item() / 255 * 400 * SIZE**2  # about 615, deviation about 60
     assert abs(count - expected) < 250
-    assert first.thresholded().shape == (50, 1, SIZE, SIZE)
-    assert {image.float().numpy().tobytes() for image in first.thresholded()} >= set(bits)
+    assert first.all_images().shape == (50, 1, SIZE, SIZE)
+    assert {image.float().numpy().tobytes() for image in first.all_images()} >= set(bits)
 
 
 def test_every_training_image_is_there_to_compare_with(files: PictureFiles) -> None:
     expected = (greys(files) > 127).view(-1, 1, 1, 1).expand(-1, 1, SIZE, SIZE)
-    assert torch.equal(sampler(files).thresholded(), expected)
+    assert torch.equal(sampler(files).all_images(), expected)
 
 
 @pytest.mark.parametrize(
