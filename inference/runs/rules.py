@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from inference.objectives import OBJECTIVES
 from inference.runs.config_parts import DataConfig, TrainingConfig
+from inference.runs.presets import preset_of
 from kpp_pyro.config_part import flag
 from kpp_pyro.data import DATASETS, OptionalBinarization
 from kpp_pyro.errors import InputError
@@ -77,8 +78,9 @@ def _idle_fields(config: AllParts) -> Iterator[Conflict]:
     """Fields that have no effect here, but not their default."""
     values, standard, model = config.flat(), config.defaults(), config.program.model
     idle = set().union(*(kind.settings for kind in MODELS.values())) - MODELS[model].settings
+    presets = preset_of(values)  # a data set's layout of the memory stays where another model does not use it
     for name in values:  # in the order of the configuration
-        if name in idle and values[name] != standard[name]:
+        if name in idle and values[name] not in (standard[name], presets.get(name, standard[name])):
             yield name, f"{standard[name]}, its default, with --model {model}, which does not use it", values[name]
     dataset, encoder = config.data.dataset, config.network.episode_encoder
     source = DATASETS[dataset]

@@ -183,7 +183,7 @@ def test_a_name_that_is_not_registered_is_answered_with_the_nearest(name, regist
 
 @pytest.mark.parametrize(("name", "registry"), NAMED.items())
 def test_a_name_registered_at_run_time_is_accepted(name, registry, monkeypatch):
-    monkeypatch.setitem(registry, "my_own", next(iter(registry.values())))
+    monkeypatch.setitem(registry, "my_own", registry[Config().flat()[name]])
     keys = {"write": "feed_forward"} if name == "key_guide" else {}  # of other writes, keys have no such guides
     config = Config.preset(**{name: "my_own", **keys})
     assert config.flat()[name] == "my_own"
