@@ -79,7 +79,6 @@ def _advancing(batches: Iterable[tuple[Tensor, Tensor]], bar: Any) -> Iterator[t
         bar.update(int(counted.sum()))
 
 
-@checked
 def quantize(run: Run, bits: int) -> None:
     """Round every scalar that the run's guide writes from now on to a number of bits.
 
