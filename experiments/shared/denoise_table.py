@@ -44,7 +44,7 @@ def _quantities(settings: dict[str, Any], distance: Distance) -> dict[str, tuple
             "squared_error_per_dim": ("squared error per dim", SQUARED_ERROR.digits),
         },
     }
-    return {**errors[distance], "nats_per_image": ("-ln p(x | z), nats", 2)}
+    return {**errors[distance], "nats_per_image": ("-ln p(x | z), nats", 2 if distance.binary else 1)}
 
 
 def _heading(settings: dict[str, Any]) -> str:
@@ -65,12 +65,17 @@ def _header(what: str, shown: list[int]) -> str:
 
 def _row(name: str, result: dict[str, Any], kind: str, quantity: str, digits: int, shown: list[int]) -> str:
     values, errors = result[kind][quantity], result[kind][f"{quantity}_standard_error"]
-    cue = number(result[f"cue_{quantity}"], _CUE_DIGITS.get(quantity, digits)) if f"cue_{quantity}" in result else ""
-    nearest, memoryless = (number(result[of][quantity][0], digits) for of in ("nearest_written", "memoryless"))
+    cue = _value(result[f"cue_{quantity}"], _CUE_DIGITS.get(quantity, digits)) if f"cue_{quantity}" in result else ""
+    nearest, memoryless = (_value(result[of][quantity][0], digits) for of in ("nearest_written", "memoryless"))
     beside = f"{nearest:>9}{memoryless:>11}"
-    cells = (f"{number(values[step - 1], digits)} ± {number(errors[step - 1], digits)}" for step in shown)
+    cells = (f"{_value(values[step - 1], digits)} ± {number(errors[step - 1], digits)}" for step in shown)
     steps = "".join(f"{cell:>17}" for cell in cells)
     return f"{name:<27}{cue:>8}{beside}{steps}"
+
+
+def _value(value: float | None, digits: int) -> str:
+    """A mean as text; only a PSNR can be None, which is that of no error."""
+    return "exact" if value is None else number(value, digits)
 
 
 def _found(name: str, result: dict[str, Any]) -> str:

@@ -26,7 +26,6 @@ def describe_scores(content: dict[str, Any]) -> str:
         mark = "" if score["trustworthy"] else f"  (lower bound, {why})"
         value, error = score["log_likelihood_nats_per_image"], score["log_likelihood_standard_error"]
         bits = f", {-bits_per_dim(score['log_likelihood_nats_per_image'], settings['image_shape']):.4f} bits per dim"
-        mark = mark if settings["binarization"] != "none" else bits + mark
         lines.append(f"  {name.replace('_', ' '):<9} {value:>10.2f} ± {number(error)} nats per image{bits}{mark}")
         lines.append(f"            {MEANINGS[name] if has_memory else _NO_MEMORY}")
     if has_memory:

@@ -18,7 +18,7 @@ from kpp_pyro.plots.figures import plot_image_table, save
 _STRENGTHS = matplotlib.colormaps["viridis"]
 _ERRORS = {  # name in the report, label, scale
     WRONG_PIXELS: ("wrong_pixels_per_image", "wrong pixels per image", "symlog"),
-    SQUARED_ERROR: ("psnr_db", "PSNR of the mean squared error, dB", "linear"),
+    SQUARED_ERROR: ("psnr_db", "PSNR of the mean error, dB", "linear"),
 }
 _NATS = ("nats_per_image", "-ln p(x | z), nats per image")
 
@@ -51,7 +51,8 @@ def plot_denoising_curves(results: Sequence[Mapping[str, Any]], path: Path | str
         results: "results" of `denoise.json`.
         path: file to write, if any.
     """
-    error, label, scale = _ERRORS[distance_in(results[0])]
+    distance = distance_in(results[0])
+    error, label, scale = _ERRORS[distance]
     corruptions = list(dict.fromkeys(result["corruption"] for result in results))
     figure = Figure((1.0 + 2.8 * len(corruptions), 6.0), layout="constrained")
     axes = figure.subplots(2, len(corruptions), squeeze=False, sharex=True, sharey="row")
@@ -74,7 +75,8 @@ def plot_denoising_curves(results: Sequence[Mapping[str, Any]], path: Path | str
     for axis, name in zip(axes[:, 0], (label, _NATS[1]), strict=True):
         axis.set_ylabel(name)
     lines = "Solid: read from memory. Dashed: networks alone. Dotted: mask known. Cross: nearest written image"
-    figure.suptitle(lines, fontsize=9)
+    exact = "" if distance.binary else " (none where it is always exact)"
+    figure.suptitle(lines + exact, fontsize=9)
     return save(figure, path)
 
 

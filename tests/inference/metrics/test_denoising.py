@@ -8,11 +8,20 @@ import math
 import pytest
 import torch
 
-from inference.metrics.denoising import Denoising, Errors, compare_first_with_last, denoise, of_images, summarize_errors
+from inference import build
+from inference.metrics.denoising import (
+    Denoising,
+    Errors,
+    compare_first_with_last,
+    denoise,
+    of_images,
+    summarize_cue,
+    summarize_errors,
+)
 from inference.trained_memory import TrainedMemory
 from kpp_pyro.corruptions import Corrupted, corrupt
-from kpp_pyro.distances import WRONG_PIXELS
-from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_pair
+from kpp_pyro.distances import SQUARED_ERROR, WRONG_PIXELS
+from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_config, small_pair
 
 both_writes = pytest.mark.parametrize("write", WRITES)
 B, T, S = 2, 4, 3
@@ -170,6 +179,81 @@ def test_errors_follow_their_images_when_an_episode_is_written_in_another_order(
     assert torch.equal(moved.memoryless.distance, found.memoryless.distance[..., order])
     assert torch.equal(moved.nearest.distance, found.nearest.distance[..., order])
     assert torch.equal(moved.cue, found.cue[:, order])
+
+
+# Grey levels
+
+
+def level_episodes():
+    generator = torch.Generator().manual_seed(2)
+    return torch.randint(256, (B, T, 3, 16, 16), generator=generator).double() / 255
+
+
+def opened_levels():
+    program = build(small_config(likelihood="discretized_logistic"), (3, 16, 16)).double()
+    return TrainedMemory(program.model, program.guide)
+
+
+def squared(one, other):
+    """Squared error per dimension, number by number."""
+    pairs = list(zip(one.flatten().tolist(), other.flatten().tolist(), strict=True))
+    return sum((a - b) ** 2 for a, b in pairs) / len(pairs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("noise", ["gaussian", "salt_and_pepper", "mask"])
+def test_errors_of_grey_levels_are_squared_and_the_nearest_image_has_the_least(noise):
+    memories, episodes = opened_levels(), level_episodes()
+    corrupted = corrupted_copies(episodes, noise)
+    found = denoise(memories, episodes, corrupted, S)
+    memory = memories.write(episodes)
+    kinds = {
+        "recall": memories.recall(memory, corrupted.images, S),
+        "completion": memories.complete(memory, corrupted.images, corrupted.hidden, S),
+        "memoryless": memories.autoencode(corrupted.images, S),
+    }
+    for kind, (b, t) in itertools.product(kinds, EVERY):
+        errors = getattr(found, kind)
+        for step, read in enumerate(kinds[kind]):
+            distances = [squared(read.images[b, t], image) for image in episodes[b]]
+            assert errors.distance[step, b, t].item() == pytest.approx(distances[t])
+            assert errors.found[step, b, t] == (distances[t] <= min(distances) + 1e-6)
+    for b, t in EVERY:
+        assert found.cue[b, t].item() == pytest.approx(squared(corrupted.images[b, t], episodes[b, t]))
+        distances = nearest_written(corrupted.images[b, t], corrupted.hidden[b, t], episodes[b])
+        best = distances.index(min(distances))
+        assert found.nearest.distance[0, b, t].item() == pytest.approx(squared(episodes[b, best], episodes[b, t]))
+
+
+def test_cues_between_two_levels_are_not_rounded():
+    memories, episodes = opened_levels(), level_episodes()
+    memory = memories.write(episodes)
+    cues = (episodes + 0.4 / 255).clamp(max=1)
+    exact, rounded = (memories.recall(memory, one)[0].images for one in (cues, episodes))
+    assert (exact - rounded).abs().max() > 1e-9
+    moved = memories.autoencode(cues)[0].images - memories.autoencode(episodes)[0].images
+    assert moved.abs().max() > 1e-9
+
+
+def test_psnr_is_that_of_the_mean_squared_error():
+    errors = Errors(torch.tensor([[0.01, 0.03], [0.0, 0.002]]), torch.zeros(2, 2), torch.ones(2, 2, dtype=torch.bool))
+    summary = summarize_errors(errors, SQUARED_ERROR)
+    assert summary["squared_error_per_dim"] == pytest.approx([0.02, 0.001])
+    assert summary["psnr_db"] == pytest.approx([-10 * math.log10(0.02), 30])
+    assert summarize_cue(errors.distance[1], SQUARED_ERROR) == pytest.approx(
+        {"cue_squared_error_per_dim": 0.001, "cue_psnr_db": 30}
+    )
+    step = 1e-6  # the delta method, by a finite difference
+    slope = (10 * math.log10(0.02 + step) - 10 * math.log10(0.02 - step)) / (2 * step)
+    assert summary["psnr_db_standard_error"][0] == pytest.approx(slope * 0.01, rel=1e-5)
+    change = compare_first_with_last(errors, SQUARED_ERROR)
+    assert change["change_in_squared_error_per_dim"] == pytest.approx(-0.019)
+    assert change["change_in_squared_error_standard_error"] == pytest.approx(0.009)
+
+
+def test_without_errors_psnr_is_infinite_and_its_own_error_unknown():
+    summary = summarize_errors(Errors(*torch.zeros(3, 1, 5)), SQUARED_ERROR)
+    assert summary["psnr_db"] == [math.inf] and math.isnan(summary["psnr_db_standard_error"][0])
 
 
 # Joining batches

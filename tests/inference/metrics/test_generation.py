@@ -18,7 +18,7 @@ from inference.metrics.generation import (
     nearest,
     summarize_generation,
 )
-from kpp_pyro.distances import WRONG_PIXELS
+from kpp_pyro.distances import SQUARED_ERROR, WRONG_PIXELS
 
 SHAPE = (1, 5, 6)
 
@@ -62,6 +62,29 @@ def test_of_images_that_are_equally_near_the_first_is_taken(at_once, monkeypatch
     assert found.index.tolist() == [4, 5, 6, 7] and found.distance.tolist() == [0] * 4
     tied = nearest(torch.zeros(1, *SHAPE), torch.eye(30).view(30, *SHAPE), WRONG_PIXELS)  # each has one pixel
     assert (tied.index.tolist(), tied.distance.tolist()) == ([0], [1])
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 8192])
+def test_the_nearest_of_grey_levels_has_the_smallest_squared_error(at_once, monkeypatch):
+    monkeypatch.setattr(generation, "_AT_ONCE", at_once)
+    generator = torch.Generator().manual_seed(8)
+    images = torch.rand(9, 3, 4, 5, generator=generator)
+    levels = torch.randint(256, (20, 3, 4, 5), generator=generator).byte()
+    errors = (images.double()[:, None] - levels.double() / 255).square().mean((-3, -2, -1))  # (9, 20)
+    found = nearest(images, levels, SQUARED_ERROR)
+    assert torch.equal(found.index, errors.argmin(1))
+    torch.testing.assert_close(found.distance, errors.min(1).values.float())
+    own = nearest(levels / 255, levels, SQUARED_ERROR)
+    assert own.index.tolist() == list(range(20)) and not own.distance.any()  # exactly 0
+
+
+def test_squared_errors_are_counted_in_bins_whose_centres_are_thousandths():
+    written = found_at([0.0, 0.0004, 0.0006, 0.0031, 0.0029], [0] * 5)
+    memory = Generation(written, written, written, 0.001, 1, 1)
+    summary = summarize_generation([memory], SQUARED_ERROR)
+    assert summary["samples_by_squared_error_to_nearest_written"] == [2, 1, 0, 2]
+    assert summary["squared_error_to_nearest_training"] == pytest.approx(0.0014)
+    assert summary["novel_share"] == pytest.approx(0.4)
 
 
 def test_images_are_cut_at_one_half_before_they_are_compared():

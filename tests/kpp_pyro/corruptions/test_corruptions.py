@@ -72,6 +72,49 @@ def test_speckle_has_the_moments_of_a_scaled_normal():
         assert_share(found < 0.5 - 0.05 * deviations, probability)
 
 
+def test_gaussian_noise_has_the_moments_of_a_normal():
+    found = corrupt(grey(0.5), "gaussian", 0.1, seeded()).images
+    assert_moments(found, 0.5, 0.1**2, kurtosis=3)
+    for deviations, probability in ((1, 0.158655), (2, 0.022750)):
+        assert_share(found > 0.5 + 0.1 * deviations, probability)
+        assert_share(found < 0.5 - 0.1 * deviations, probability)
+
+
+@pytest.mark.parametrize("black", [True, False])
+def test_gaussian_noise_at_the_ends_is_that_of_a_clipped_normal(black):
+    found = corrupt(grey(0.0 if black else 1.0), "gaussian", 0.2, seeded()).images
+    noise = found if black else 1 - found
+    assert_share(noise == 0, 0.5)
+    mean, square = 0.2 / math.sqrt(2 * math.pi), 0.2**2 / 2  # of max(0, s n)
+    assert_moments(noise, mean, square - mean**2, kurtosis=5)  # at most
+
+
+def colours(value, pixels=60_000):
+    return torch.full((pixels // 400, 3, 20, 20), value)
+
+
+def test_salt_and_pepper_make_all_channels_of_a_pixel_black_or_white():
+    found = corrupt(colours(0.3), "salt_and_pepper", 0.2, seeded()).images
+    assert (found == found[:, :1]).all()
+    for value, share in ((1.0, 0.1), (0.0, 0.1), (0.3, 0.8)):
+        assert_share(found[:, 0] == torch.tensor(value), share)
+
+
+def test_salt_and_pepper_of_one_channel_are_two_uniform_numbers_a_pixel():
+    clean, generator = some_images(5, dtype=torch.float32), seeded(4)
+    chosen, salt = (torch.rand(clean.shape, generator=generator) < share for share in (0.3, 0.5))
+    found = corrupt(clean, "salt_and_pepper", 0.3, seeded(4)).images
+    assert torch.equal(found, torch.where(chosen, salt.float(), clean))
+
+
+@pytest.mark.parametrize("corruption", ["speckle", "gaussian"])
+def test_noise_of_the_channels_is_independent(corruption):
+    noise = corrupt(colours(0.5), corruption, 0.1, seeded()).images - 0.5
+    first, second = noise[:, 0].flatten(), noise[:, 1].flatten()
+    correlation = (first * second).mean() / first.square().mean()
+    assert abs(correlation) < SIGMAS / math.sqrt(first.numel())
+
+
 @pytest.mark.parametrize(("value", "strength"), [(0.25, 0.01), (0.02, 0.004)])
 def test_poisson_counts_photons(value, strength):
     found = corrupt(grey(value), "poisson", strength, seeded()).images

@@ -328,8 +328,14 @@ def test_moved_intensities_are_whole_levels_near_those_of_the_moved_image(black_
 
 def test_each_channel_is_cut_at_one_half() -> None:
     images = photographs(12)
-    cut = EpisodeSampler(images, 4, "none", seed=0).all_images()
+    cut = EpisodeSampler(images, 4, "dynamic", seed=0).all_images()
     assert cut.dtype == torch.bool and torch.equal(cut, images.images / 255 > 0.5)
+
+
+def test_levels_are_returned_as_they_are() -> None:
+    images = photographs(12)
+    levels = EpisodeSampler(images, 4, "none", seed=0, augment=True).all_images()
+    assert levels.dtype == torch.uint8 and torch.equal(levels, images.images)
 
 
 @pytest.mark.parametrize("binarization", ["dynamic", "static", "threshold"])
