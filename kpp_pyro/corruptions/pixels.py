@@ -69,5 +69,5 @@ _MOST = 1e6  # strength of noise without a natural limit
 CORRUPTIONS["salt_and_pepper"] = Corruption(salt_and_pepper, "share of pixels", (0.1, 0.2, 0.3, 0.4, 0.5), 1.0)
 CORRUPTIONS["speckle"] = Corruption(speckle, "standard deviation of the noise", (0.5, 1.0, 2.0), _MOST)
 CORRUPTIONS["poisson"] = Corruption(poisson, "1 / photons", (0.4, 1.0, 2.0), _MOST)
-CORRUPTIONS["gaussian"] = Corruption(gaussian, "standard deviation of the noise", (0.1, 0.2, 0.4), _MOST)
+CORRUPTIONS["gaussian"] = Corruption(gaussian, "standard deviation of the noise", (0.2, 0.4, 0.8), _MOST)
 CORRUPTIONS["mask"] = Corruption(mask, "share of the area", (0.1, 0.25, 0.5), 1.0, hides=True)
