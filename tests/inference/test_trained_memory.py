@@ -648,8 +648,9 @@ def test_an_interpolation_that_cannot_be_is_refused():
     with pytest.raises(InputError, match=r"^through: expected one of keys or latents, found 'pixels'$"):
         memories.interpolate(memory, cues[:, 0], cues[:, 1], 3, "pixels")
     for one, other in ((cues[:, 0], cues[0, 0]), (cues[:, 0], cues[:, 0, :, :8]), (cues[0, 0, 0], cues[0, 1, 0])):
-        sentence = f"cue_a, cue_b: expected images of the same shape, found {tuple(one.shape)} and {tuple(other.shape)}"
-        with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
+        sentence = "^cue_a, cue_b: expected images of one shape and dtype, found .*"
+        shapes = f"{re.escape(str(tuple(one.shape)))}.* and .*{re.escape(str(tuple(other.shape)))}"
+        with pytest.raises(InputError, match=sentence + shapes):
             memories.interpolate(memory, one, other, 3)
     with pytest.raises(
         InputError, match=r"^cues: expected \(3, T, 1, 16, 16\) for this memory, found \(2, 1, 16, 16\)$"
