@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from inference import Config, build
-from kpp_pyro.networks.patches import PatchDecoder, PatchEncoder, ResidualMixing, to_images, to_patches
+from kpp_pyro.networks.patches import PatchDecoder, PatchEncoder, ResidualMixing, frequencies, to_images, to_patches
 from models.registry import MODELS
 from tests.programs import SMALL
 
@@ -126,3 +126,28 @@ def test_every_model_encodes_and_decodes_with_it(model, shape):
     assert likelihood.event_shape == shape
     likelihood.log_prob(episode).sum().backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in decoder.parameters())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_frequencies_are_orthogonal_and_ordered_and_begin_with_the_mean(channels):
+    rows = frequencies(channels)
+    norms = rows.norm(dim=1)
+    torch.testing.assert_close(rows @ rows.T, norms.square().diag(), rtol=1e-5, atol=1e-4)
+    assert (norms.diff() >= -1e-6).all()  # from the most energetic to the least
+    assert torch.allclose(rows[0], rows[0, 0].expand_as(rows[0]))
+
+
+def test_smooth_patches_have_next_to_nothing_beyond_the_first_frequencies():
+    ramp = torch.linspace(-1, 1, 4)
+    patch = (ramp[:, None] + 0.5 * ramp).expand(3, 4, 4).flatten()  # the same ramp in every channel
+    rows = frequencies(3)
+    energy = (rows @ patch / rows.norm(dim=1)).square()
+    assert energy[:6].sum() / energy.sum() > 0.97
+
+
+@pytest.mark.parametrize("write", ["allocate", "allocate_by_content"])
+def test_contents_start_as_the_first_numbers_of_an_encoding(write):
+    pair = build(Config.preset(write=write, networks="patches", **SMALL), (3, 32, 32))
+    size, features = pair.guide.write.latent_size, pair.guide.encoder.network.encoding_size
+    weight = pair.guide.write.to_content.network.linear.weight
+    assert (weight[:size] - torch.eye(size, features)).abs().max() <= 0.1 / features**0.5 + 1e-6
