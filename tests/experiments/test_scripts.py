@@ -464,8 +464,10 @@ def test_help_begins_with_what_most_runs_need(help_text):
 def test_help_says_the_defaults_and_what_presets_make_of_them(help_text):
     text = re.sub(r"\s+", " ", help_text)
     assert "(default: digits)" in text
-    assert "(default: 2500; 17000 with fashion_mnist, folder, mnist; 13500 with omniglot)" in text
-    assert "(default: 4; 100 with feed_forward)" in text
+    colour = "celeba, celeba32, cifar10, imagenet32, mazes32, svhn"
+    steps = f"2500; 10000 with {colour}; 17000 with fashion_mnist, folder, mnist; 13500 with omniglot"
+    assert f"(default: {steps})" in text
+    assert f"(default: 4; 8 with {colour}; 100 with feed_forward)" in text
 
 
 def test_a_run_of_the_configuration_of_another_differs_in_what_is_given_alone(finished, tmp_path):
