@@ -34,7 +34,7 @@ from kpp_pyro.writes.quantization import Quantization
 
 COMPONENTS = (100, 200, 400, 800, 1600)
 BITS = (32, 8, 6, 4)
-SCALES = torch.logspace(-1, 2, 61)  # of the logistics, in grey levels: the best for each dimension is taken
+SCALES = torch.logspace(-0.7, 1.8, 26)  # of the logistics, in grey levels: the best for each dimension is taken
 STRIP = 500  # images in a file
 OPTIONS: dict[str, dict[str, Any]] = {
     "WebP": {"lossless": True, "quality": 100, "method": 4},
@@ -84,7 +84,7 @@ def main() -> int:
 def of_components(train: Tensor, test: Tensor) -> Iterator[tuple[str, list[Point]]]:
     """Costs of test images, uint8 (N, C, H, W), given their principal components; a curve for each number of bits."""
     mean, directions = principal_components(train)
-    fitted = train[: 10 * AT_ONCE]  # images to which scales are fitted
+    fitted = train[:AT_ONCE]  # images to which scales are fitted
     for bits in BITS:
         points = []
         for count in COMPONENTS:
