@@ -34,7 +34,7 @@ from kpp_pyro.writes.quantization import Quantization
 
 COMPONENTS = (100, 200, 400, 800, 1600)
 BITS = (32, 8, 6, 4)
-SCALES = torch.logspace(-0.7, 1.8, 26)  # of the logistics, in grey levels: the best for each dimension is taken
+SHARES = torch.logspace(-0.7, 0.2, 8)  # of a residual's standard deviation, tried as the scale of its logistic
 STRIP = 500  # images in a file
 OPTIONS: dict[str, dict[str, Any]] = {
     "WebP": {"lossless": True, "quality": 100, "method": 4},
@@ -115,11 +115,10 @@ def approximations(images: Tensor, mean: Tensor, directions: Tensor, bits: int) 
 
 
 def best_scales(images: Tensor, locs: Tensor) -> Tensor:
-    """The scale of each dimension, of `SCALES`, with the largest likelihood, (D,)."""
-    shape = images.shape[1:]
-    costs = torch.stack([costs_of(images, locs, scale.expand(locs.shape[1])).mean(0) for scale in SCALES])
-    assert costs.shape[1] == shape.numel()
-    return SCALES[costs.argmin(0)]
+    """The scale of each dimension, of `SHARES`, with the largest likelihood, (D,)."""
+    deviations = (images.flatten(1) - locs).std(0)
+    costs = torch.stack([costs_of(images, locs, share * deviations).mean(0) for share in SHARES])
+    return SHARES[costs.argmin(0)] * deviations
 
 
 def mean_cost(images: Tensor, locs: Tensor, scales: Tensor) -> float:
