@@ -158,9 +158,7 @@ def of_files(images: Tensor, name: str) -> float:
     for strip in images.split(STRIP):
         file = io.BytesIO()
         picture = Image.fromarray(strip.permute(0, 2, 3, 1).flatten(0, 1).numpy())
-        picture.save(
-            file, name, **({"lossless": True, "quality": 100, "method": 4} if name == "WebP" else {"optimize": True})
-        )
+        picture.save(file, name, **OPTIONS[name])
         size += 8 * len(file.getvalue())
     return size / images.numel()
 

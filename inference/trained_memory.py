@@ -240,8 +240,8 @@ class TrainedMemory:
         samples = self._like(memory, samples)
         return self.recall(memory, samples.images, steps)[-1] if steps else samples
 
-    @torch.no_grad()
     @checked
+    @torch.no_grad()
     def interpolate(
         self,
         memory: Memory,

@@ -78,9 +78,10 @@ def _idle_fields(config: AllParts) -> Iterator[Conflict]:
     """Fields that have no effect here, but not their default."""
     values, standard, model = config.flat(), config.defaults(), config.program.model
     idle = set().union(*(kind.settings for kind in MODELS.values())) - MODELS[model].settings
-    presets = preset_of(values)  # a data set's layout of the memory stays where another model does not use it
-    for name in values:  # in the order of the configuration
-        if name in idle and values[name] not in (standard[name], presets.get(name, standard[name])):
+    changed = [name for name in values if name in idle and values[name] != standard[name]]  # in the fields' order
+    presets = preset_of(values) if changed else {}  # a data set's layout of the memory stays where no model uses it
+    for name in changed:
+        if name not in presets or values[name] != presets[name]:
             yield name, f"{standard[name]}, its default, with --model {model}, which does not use it", values[name]
     dataset, encoder = config.data.dataset, config.network.episode_encoder
     source = DATASETS[dataset]

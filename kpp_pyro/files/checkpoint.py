@@ -102,7 +102,7 @@ def require_like(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], wh
 
 def _described(tensor: Tensor) -> str:
     layout = "" if tensor.layout == torch.strided else f" {tensor.layout}"
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}{layout}".replace("torch.", "")
+    return f"{tensor.dtype} {tuple(tensor.shape)}{layout}".replace("torch.", "")
 
 
 @contextmanager
