@@ -322,15 +322,11 @@ class FolderSampler(TrainingEpisodes):
         """Episodes, float32 (B, T, C, H, W), from drawn pixels that were moved to the device."""
         return self.rendering(drawn)
 
-    def all_images(self) -> Tensor:
-        """All readable pictures, decoded, (N, C, H, W) on the device.
-
-        Uint8 levels with binarization "none"; otherwise bool, each channel thresholded at 1/2.
-        """
+    def _levels(self) -> Tensor:
+        """All readable pictures, decoded."""
         channels, size, _ = self.image_shape
         pictures = decode_pictures(self._files, size, self._workers, self._binarization, channels)
-        levels = pictures.images.to(self._device)
-        return levels if self._binarization == "none" else levels > 127
+        return pictures.images.to(self._device)
 
     def close(self) -> None:
         """End the workers. A later draw starts new ones and continues the order."""

@@ -57,6 +57,11 @@ class TrainingEpisodes:
 
         Uint8 levels with binarization "none"; otherwise bool, each channel thresholded at 1/2.
         """
+        levels = self._levels()
+        return levels if self.rendering.rule == "none" else levels > 127
+
+    def _levels(self) -> Tensor:
+        """All images, uint8 (N, C, H, W) on the device."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -123,7 +128,6 @@ class EpisodeSampler(TrainingEpisodes):
         )
         self.image_shape = images.image_shape
         self._images, how = prepare(images.images, binarization)
-        self._binarization = binarization
         if augment and how != "none" and is_black_and_white(self._images):
             how = "threshold"  # grey levels at the edges of a moved drawing are not probabilities
         self.rendering = Rendering(how, augment, seed, rank, images.images.device)
@@ -136,9 +140,8 @@ class EpisodeSampler(TrainingEpisodes):
         """Episodes, float32 (B, T, C, H, W), from drawn numbers that were moved to the images' device."""
         return self.rendering(self._images[drawn])
 
-    def all_images(self) -> Tensor:
-        """All images (N, C, H, W): uint8 levels with binarization "none"; otherwise bool, thresholded at 1/2."""
-        return self._images if self._binarization == "none" else self._images > 127
+    def _levels(self) -> Tensor:
+        return self._images
 
 
 class EpisodeOrder:
