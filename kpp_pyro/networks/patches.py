@@ -10,6 +10,8 @@ start as the first D numbers of it.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,7 +24,8 @@ from kpp_pyro.networks.mlp import ResidualMlp
 from kpp_pyro.networks.temporal_shift import temporal_shift
 
 _SIDE = 4  # pixels of a patch; image sides are multiples of it
-_CODE_SIZE = 16  # numbers of a token in the encoding, and behind the latent: a third of the 48 of a patch in colour
+_CODE_SIZE = 32  # numbers of a token in the encoding at most: two thirds of a patch in colour, all 16 of a grey one
+_DECODED_SIZE = 16  # numbers of a token behind the latent, at least
 _PIXEL_STD = 0.25  # about that of the pixels of photographs, in [0, 1]
 _OFFSET = 0.3  # of squared frequencies: the mean of a patch has finite energy
 
@@ -63,7 +66,8 @@ class ResidualMixing(nn.Module):
 class PatchEncoder(nn.Module):
     """f_enc: an episode (B, T, C, H, W) to one encoding per image (B, T, encoding size).
 
-    The encoding is 16 maps of H/4 x W/4 numbers, one map after the other: H · W numbers.
+    The encoding is 32 maps of H/4 x W/4 numbers (grey images: 16), one map after the other: 2 H · W numbers in colour,
+    H · W in grey.
 
     Args:
         image_shape: (C, H, W).
@@ -77,12 +81,13 @@ class PatchEncoder(nn.Module):
     def __init__(self, image_shape: tuple[int, int, int], width: int, depth: int, shift_fraction: float) -> None:
         super().__init__()
         tokens, patch_size = _sizes(image_shape)
-        self.encoding_size = tokens * _CODE_SIZE
+        code_size = min(_CODE_SIZE, patch_size)
+        self.encoding_size = tokens * code_size
         self.stem = nn.Linear(patch_size, width)
         self.layers = _layers(tokens, width, depth, shift_fraction)
-        self.head = nn.Linear(width, _CODE_SIZE)  # without a norm, which would drop the contrast of a patch
+        self.head = nn.Linear(width, code_size)  # without a norm, which would drop the contrast of a patch
         start_near(self.stem.weight, frequencies(image_shape[0]))
-        start_near(self.head.weight, torch.eye(_CODE_SIZE, width))
+        start_near(self.head.weight, torch.eye(code_size, width))
 
     def forward(self, episode: Tensor) -> Tensor:
         """Encodings (B, T, encoding size) of episodes (B, T, C, H, W), with pixels in [0, 1]."""
@@ -93,8 +98,8 @@ class PatchEncoder(nn.Module):
 class PatchDecoder(nn.Module):
     """p(x | z): latents (..., D) to outputs (..., C, H, W), with C numbers for each pixel.
 
-    A matrix maps all latents to 16 numbers for each token: every latent reaches every token, at a cost that does not
-    depend on the width. No more than H W latents can be told apart, as there are H W such numbers.
+    A matrix maps all latents to a few numbers for each token, 16 or what all latents need: every latent reaches every
+    token, at a cost that does not depend on the width.
 
     Args:
         latent_size: D.
@@ -107,10 +112,11 @@ class PatchDecoder(nn.Module):
         super().__init__()
         self.size = output_shape[1:]
         tokens, patch_size = _sizes(output_shape)
-        codes = nn.Linear(latent_size, tokens * _CODE_SIZE)
-        start_near(codes.weight, torch.eye(tokens * _CODE_SIZE, latent_size))
-        self.to_codes = nn.Sequential(codes, nn.Unflatten(-1, (_CODE_SIZE, -1)))
-        self.stem = nn.Linear(_CODE_SIZE, width)
+        code_size = max(_DECODED_SIZE, math.ceil(latent_size / tokens))
+        codes = nn.Linear(latent_size, tokens * code_size)
+        start_near(codes.weight, torch.eye(tokens * code_size, latent_size))
+        self.to_codes = nn.Sequential(codes, nn.Unflatten(-1, (code_size, -1)))
+        self.stem = nn.Linear(code_size, width)
         self.layers = _layers(tokens, width, depth, 0.0)
         self.head = nn.Linear(width, patch_size)
 

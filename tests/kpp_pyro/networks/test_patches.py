@@ -16,6 +16,11 @@ SHAPES = [(1, 16, 16), (3, 16, 20), (3, 32, 32), (1, 28, 64)]
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
+def numbers(shape):
+    """Of an encoding: 16 for each grey patch, 32 for each one in colour."""
+    return shape[1] * shape[2] * min(shape[0], 2)
+
+
 def without_layers(network):
     network.layers = nn.Identity()
     return network
@@ -43,13 +48,13 @@ def test_every_number_of_an_encoding_depends_on_every_pixel(shape):
     encoder = PatchEncoder(shape, WIDTH, 1, 0.0).double()
     episode = torch.rand(1, 1, *shape, dtype=torch.float64, requires_grad=True)
     encoding = encoder(episode)[0, 0]
-    assert encoding.shape == (encoder.encoding_size,) == (shape[1] * shape[2],)
+    assert encoding.shape == (encoder.encoding_size,) == (numbers(shape),)
     for number in (0, 17, -1):
         (gradient,) = torch.autograd.grad(encoding[number], episode, retain_graph=True)
         assert (gradient != 0).all()
 
 
-@pytest.mark.parametrize("latent_size", [3, 100, 320])
+@pytest.mark.parametrize("latent_size", [3, 100, 320, 1100])
 @pytest.mark.parametrize("shape", [*SHAPES, (9, 32, 32)], ids=str)
 def test_every_latent_reaches_every_pixel(shape, latent_size):
     decoder = PatchDecoder(latent_size, shape, WIDTH, 1).double()
@@ -101,16 +106,16 @@ def test_the_affine_maps_lose_no_number_of_the_encoding_or_the_latent():
         assert torch.linalg.matrix_rank(jacobian) == rank
 
 
-@pytest.mark.parametrize("latent_size", [100, 800])
-def test_the_number_of_parameters(latent_size):
+@pytest.mark.parametrize("latent_size, code", [(100, 16), (800, 16), (1600, 25)])
+def test_the_number_of_parameters(latent_size, code):
     def count(network):
         return sum(parameter.numel() for parameter in network.parameters())
 
     width, tokens, norm, mixer = 64, 64, 2 * 64, 2 * (64 * 64 + 64)
     layers = 2 * (2 * norm + 2 * mixer)  # width and tokens are equal, and so are both mixers
-    assert count(PatchEncoder((3, 32, 32), width, 2, 0.0)) == 48 * width + width + layers + width * 16 + 16
-    to_codes = latent_size * tokens * 16 + tokens * 16
-    ends = 16 * width + width + width * 9 * 16 + 9 * 16
+    assert count(PatchEncoder((3, 32, 32), width, 2, 0.0)) == 48 * width + width + layers + width * 32 + 32
+    to_codes = latent_size * tokens * code + tokens * code
+    ends = code * width + width + width * 9 * 16 + 9 * 16
     assert count(PatchDecoder(latent_size, (9, 32, 32), width, 2)) == to_codes + ends + layers
 
 
@@ -120,7 +125,7 @@ def test_every_model_encodes_and_decodes_with_it(model, shape):
     pair = build(Config.preset(model=model, networks="patches", **SMALL), shape)
     episode = torch.rand(1, 2, *shape).round()
     encoding, decoder = pair.guide.amortized_encoding(episode), pair.model.decoder
-    assert encoding.features.shape == (1, 2, shape[1] * shape[2])
+    assert encoding.features.shape == (1, 2, numbers(shape))
     latent = torch.randn(1, 2, decoder.network.to_codes[0].in_features)
     likelihood = pair.model.image_likelihood(latent)
     assert likelihood.event_shape == shape
