@@ -85,7 +85,7 @@ class MemoryConfig(ConfigPart):
     to 0.48. The key's scale selects the kind of read. Train with --left-out then."""
     latent_size: Annotated[Count, Field(le=10**6)] | None = None
     """D, size of an image's latent; with --semantic-reads, size of each of its two halves. None: the number of scalars
-    (or signs) read with Kanerva++, 100 with other models."""
+    (or signs) that a key reads; other models take that of Kanerva++, 100, or 800 for data sets in colour."""
 
     @model_validator(mode="after")
     def _check_layout(self) -> MemoryConfig:

@@ -139,7 +139,8 @@ class MatrixMemoryGuide(MemoryGuide):
     def __init__(self, linear: LinearMemory, networks: GuideNetworks) -> None:
         super().__init__(networks)
         self.linear = linear
-        head = LocScaleHead(networks.encoding_size, linear.memory_loc.shape[1], linear.smallest_scale)
+        size = linear.memory_loc.shape[1]
+        head = LocScaleHead(networks.encoding_size, size, linear.smallest_scale, networks.is_code)
         self.to_content = InPrecision(head, networks.dtype)
 
     def amortized_encoding(self, episode: Tensor) -> Encoding:

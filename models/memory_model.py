@@ -180,6 +180,8 @@ class GuideNetworks:
             (B, T, D) and their episode to contents.
         dtype: precision in which the networks run.
         image_shape: (C, H, W) that episodes have to have; None: not checked.
+        is_code: whether encodings start as a code of the pixels, see `NetworkFamily`; latents then start as its first D
+            numbers.
     """
 
     encoder: nn.Module
@@ -189,6 +191,7 @@ class GuideNetworks:
     preparations: tuple[Callable[[Tensor, Tensor], Tensor], ...] = ()
     dtype: torch.dtype = torch.float32
     image_shape: tuple[int, int, int] | None = None
+    is_code: bool = False
 
 
 class MemoryGuide(ProgramModule):

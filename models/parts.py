@@ -23,7 +23,6 @@ from models.config import PairConfig
 from models.memory_model import GuideNetworks, MemoryModel
 
 SMALLEST_SCALE = 0.05  # lower bound of the learned scales of latents, keys and random memories
-_LATENT_SIZE = 100  # D of matrix memories and the VAE; 32 rows of 100 are 3,200 scalars
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,15 @@ class Parts:
         return int(self.encoder.encoding_size)  # type: ignore[arg-type]
 
     @property
+    def is_code(self) -> bool:
+        """Whether encodings start as a code of the pixels, whose first D numbers are what latents start as."""
+        return NETWORKS[self.config.network.networks].is_code
+
+    @property
     def latent_size(self) -> int:
         """D, size of a latent, for models without blocks."""
-        return self.config.memory.latent_size or _LATENT_SIZE
+        memory = self.config.memory
+        return memory.latent_size or memory.read_size
 
     @property
     def code(self) -> SignCode | None:
@@ -93,7 +98,7 @@ class Parts:
                 self.dtype,
                 self.code,
                 memory.semantic_reads,
-                NETWORKS[self.config.network.networks].is_code,
+                self.is_code,
             )
         )
 
@@ -111,7 +116,8 @@ class Parts:
         sees_read = program.latent_context == "image_and_read"
         correction = LatentCorrection(size, read_size, latent_size, size) if sees_read else None
         prepare = tuple(self._preparations(model))
-        return GuideNetworks(self.encoder, size, latents, correction, prepare, self.dtype, self.image_shape)
+        shared = self.dtype, self.image_shape, self.is_code
+        return GuideNetworks(self.encoder, size, latents, correction, prepare, *shared)
 
     def _preparations(self, model: MemoryModel) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
         """Content steps: functions that improve contents before they are written."""

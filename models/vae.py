@@ -62,7 +62,7 @@ class VaeGuide(MemoryGuide):
 
     def __init__(self, networks: GuideNetworks, latent_size: int, smallest_scale: float) -> None:
         super().__init__(networks)
-        head = LocScaleHead(networks.encoding_size, latent_size, smallest_scale)
+        head = LocScaleHead(networks.encoding_size, latent_size, smallest_scale, networks.is_code)
         self.to_latent = InPrecision(head, networks.dtype)
 
     def amortized_encoding(self, episode: Tensor) -> Encoding:

@@ -129,11 +129,10 @@ def _conflicts_of_sizes(config: AllParts) -> Iterator[Conflict]:
     program, memory = config.program, config.memory
     field = MODELS[program.model].key_scalars
     keys = None if field is None else getattr(program, field)
-    read = memory.read_size if has_blocks(config) else None
     parts: list[tuple[str, Any, int | None, str]] = [
         ("key_prior", KEY_PRIORS, keys, "keys"),
         ("key_guide", POSTERIORS, keys, "keys"),
-        ("latent_guide", POSTERIORS, memory.latent_size or read, "latents"),
+        ("latent_guide", POSTERIORS, memory.latent_size or memory.read_size, "latents"),
     ]
     for name, registry, size, what in parts:
         chosen = getattr(program, name)

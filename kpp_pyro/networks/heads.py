@@ -77,12 +77,15 @@ class LocScaleHead(nn.Module):
         width: size of the features.
         size: size of loc and scale.
         smallest_scale: lower bound of the scale.
+        from_code: whether loc starts near the first numbers of the features, see `NetworkFamily.is_code`.
     """
 
-    def __init__(self, width: int, size: int, smallest_scale: float) -> None:
+    def __init__(self, width: int, size: int, smallest_scale: float, from_code: bool = False) -> None:
         super().__init__()
         self.smallest_scale = smallest_scale
         self.linear = nn.Linear(width, 2 * size)
+        if from_code:
+            start_near(self.linear.weight, torch.eye(size, width))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Loc and scale, (..., size) each."""

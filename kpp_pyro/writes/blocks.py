@@ -13,7 +13,7 @@ from kpp_pyro.distributions.block_key import BlockKey, KnownBlockKey
 from kpp_pyro.errors import InputError
 from kpp_pyro.memory.blocks import Addressing, MemoryLayout, cut_blocks, join_blocks
 from kpp_pyro.memory.sign_code import SignCode
-from kpp_pyro.networks.heads import InPrecision, LocScaleHead, start_near
+from kpp_pyro.networks.heads import InPrecision, LocScaleHead
 from kpp_pyro.writes.interface import WRITES, Encoding, Write, WriteParts
 
 
@@ -57,9 +57,7 @@ class BlockWrite(Write):
         self.latent_size = layout.read_scalars * (code.signs if code else 1)
         self.match_scale = match_scale
         self.match_prior_prob = match_prior_prob
-        content = LocScaleHead(encoding_size, self.latent_size, smallest_scale)
-        if from_code:
-            start_near(content.linear.weight, torch.eye(self.latent_size, encoding_size))
+        content = LocScaleHead(encoding_size, self.latent_size, smallest_scale, from_code)
         self.to_content = InPrecision(content, dtype)
         head = LocScaleHead(encoding_size, self.latent_size, smallest_scale) if semantic else None
         self.to_semantic = InPrecision(head, dtype) if head else None

@@ -154,5 +154,16 @@ def test_smooth_patches_have_next_to_nothing_beyond_the_first_frequencies():
 def test_contents_start_as_the_first_numbers_of_an_encoding(write):
     pair = build(Config.preset(write=write, networks="patches", **SMALL), (3, 32, 32))
     size, features = pair.guide.write.latent_size, pair.guide.encoder.network.encoding_size
-    weight = pair.guide.write.to_content.network.linear.weight
-    assert (weight[:size] - torch.eye(size, features)).abs().max() <= 0.1 / features**0.5 + 1e-6
+    require_near_identity(pair.guide.write.to_content.network.linear.weight[:size], features)
+
+
+@pytest.mark.parametrize("model", [model for model in MODELS if model != "kanerva_plus_plus"])
+def test_the_latents_of_rivals_start_so_too(model):
+    pair = build(Config.preset(model=model, networks="patches", **SMALL), (3, 32, 32))
+    guide, features = pair.guide, pair.guide.encoder.network.encoding_size
+    head = guide.to_latent if model == "vae" else guide.to_content
+    require_near_identity(head.network.linear.weight[: pair.model.decoder.network.to_codes[0].in_features], features)
+
+
+def require_near_identity(weight, features):
+    assert (weight - torch.eye(len(weight), features)).abs().max() <= 0.1 / features**0.5 + 1e-6
