@@ -145,9 +145,10 @@ def of_model(reports: tuple[Path, ...]) -> dict[str, list[Point]]:
     points = []
     for path in reports:
         content = json.loads(path.read_text())
-        settings, bits = content["settings"], content["settings"]["content_bits"] or 32
-        shape = settings["image_shape"]
-        memory = bits * settings["memory_scalars"] / settings["episode_length"] / (shape[0] * shape[1] * shape[2])
+        settings, bits = content["settings"], content["settings"]["content_bits"]
+        ranges = 0 if bits is None else 32  # bits of an image's largest scalar, between whose signs it is rounded
+        shape, scalars = settings["image_shape"], settings["memory_scalars"] / settings["episode_length"]
+        memory = ((bits or 32) * scalars + ranges) / (shape[0] * shape[1] * shape[2])
         points.append(Point(memory, -content["log_likelihood_bits_per_dim"]))
     return {"Kanerva++": sorted(points, key=lambda point: point.memory)} if points else {}
 

@@ -12,10 +12,10 @@ LARGEST_BITS = 16  # of a float32's 24, so that rounding to a level is exact
 
 @dataclass(frozen=True)
 class Quantization:
-    """Rounds the contents of an episode to 2^bits - 1 evenly spaced levels from -m to m, m = max |content|.
+    """Rounds the content of each image to 2^bits - 1 evenly spaced levels from -m to m, its largest absolute value.
 
     If every content has its own block, the memory contains only these levels: it costs `bits` per scalar, and 32 bits
-    for m. Rounding is idempotent. It has no gradient: it is for trained programs.
+    per image for m. Rounding is idempotent. It has no gradient: it is for trained programs.
 
     Attributes:
         bits: bits per scalar, 2 to 16.
@@ -25,6 +25,6 @@ class Quantization:
 
     def __call__(self, latent: Tensor, episode: Tensor) -> Tensor:
         """Round contents (B, T, D); the episode's images are not used."""
-        largest = latent.abs().amax((-2, -1), keepdim=True).clamp(min=1e-12)
+        largest = latent.abs().amax(-1, keepdim=True).clamp(min=1e-12)
         levels = 2 ** (self.bits - 1) - 1  # number of positive levels
         return (latent / largest * levels).round() / levels * largest
