@@ -48,7 +48,7 @@ class Arguments:
     """Plot bits per dimension, given the memory, against the bits of the memory per dimension."""
 
     reports: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """evaluation.json of a model, each with another --content-bits."""
+    """evaluation.json of runs, with memories of several sizes and --content-bits 8, 6, 4 or none."""
     dataset: str = "cifar10"
     """Data set of the principal components."""
     data_dir: Path = Path("data")
@@ -110,7 +110,7 @@ def approximations(images: Tensor, mean: Tensor, directions: Tensor, bits: int) 
     """Images (N, D) in grey levels, from their components; these are rounded to `bits` bits, except for 32."""
     components = (images.flatten(1).float() - mean) @ directions
     if bits < 32:
-        components = Quantization(bits)(components.T[..., None], images)[..., 0].T
+        components = Quantization(bits)(components.T, images).T  # each between its own extremes
     return mean + components @ directions.T
 
 
@@ -141,16 +141,17 @@ def costs_of(images: Tensor, locs: Tensor, scales: Tensor) -> Tensor:
 
 
 def of_model(reports: tuple[Path, ...]) -> dict[str, list[Point]]:
-    """The curve of a model, from its reports."""
-    points = []
+    """The curves of a model, from its reports; a curve for each number of bits."""
+    curves: dict[str, list[Point]] = {}
     for path in reports:
         content = json.loads(path.read_text())
         settings, bits = content["settings"], content["settings"]["content_bits"]
         ranges = 0 if bits is None else 32  # bits of an image's largest scalar, between whose signs it is rounded
         shape, scalars = settings["image_shape"], settings["memory_scalars"] / settings["episode_length"]
         memory = ((bits or 32) * scalars + ranges) / (shape[0] * shape[1] * shape[2])
-        points.append(Point(memory, -content["log_likelihood_bits_per_dim"]))
-    return {"Kanerva++": sorted(points, key=lambda point: point.memory)} if points else {}
+        curve = curves.setdefault(f"Kanerva++, {bits or 32} bits", [])
+        curve.append(Point(memory, -content["log_likelihood_bits_per_dim"]))
+    return {name: sorted(points, key=lambda point: point.memory) for name, points in curves.items()}
 
 
 def of_files(images: Tensor, name: str) -> float:
@@ -169,8 +170,10 @@ def draw(curves: dict[str, list[Point]], files: dict[str, float], path: Path) ->
     figure = Figure((7.2, 4.6), layout="constrained")
     axis = figure.subplots()
     for name, points in curves.items():
-        style = "-" if name == "Kanerva++" else ":"
-        axis.plot([point.memory for point in points], [point.cost for point in points], style, marker=".", label=name)
+        model, bits = name.split(", ")
+        style, colour = "-" if model == "Kanerva++" else ":", f"C{[f'{count} bits' for count in BITS].index(bits)}"
+        memory, cost = [point.memory for point in points], [point.cost for point in points]
+        axis.plot(memory, cost, style, color=colour, marker=".", label=name)
     for name, bits in files.items():
         axis.plot([bits], [0], "x", color="black")
         axis.annotate(name, (bits, 0), textcoords="offset points", xytext=(3, 6), fontsize=8)
