@@ -169,11 +169,12 @@ def draw(curves: dict[str, list[Point]], files: dict[str, float], path: Path) ->
     """Plot the curves, and the sizes of files as points whose memory is the whole image."""
     figure = Figure((7.2, 4.6), layout="constrained")
     axis = figure.subplots()
+    bits_of = {name: name.split(", ")[1] for name in curves}
+    colours = {bits: f"C{number}" for number, bits in enumerate(dict.fromkeys(bits_of.values()))}
     for name, points in curves.items():
-        model, bits = name.split(", ")
-        style, colour = "-" if model == "Kanerva++" else ":", f"C{[f'{count} bits' for count in BITS].index(bits)}"
         memory, cost = [point.memory for point in points], [point.cost for point in points]
-        axis.plot(memory, cost, style, color=colour, marker=".", label=name)
+        style = "-" if name.startswith("Kanerva++") else ":"
+        axis.plot(memory, cost, style, color=colours[bits_of[name]], marker=".", label=name)
     for name, bits in files.items():
         axis.plot([bits], [0], "x", color="black")
         axis.annotate(name, (bits, 0), textcoords="offset points", xytext=(3, 6), fontsize=8)
