@@ -82,8 +82,8 @@ def test_blocks_hold_exactly_the_contents_that_were_prepared_and_nothing_else(bi
     contents = program.guide.encode(episode).latent_loc
     assert torch.equal(held[:, :6].flatten(2), contents)
     assert not held[:, 6:].any()
-    for memory in held:
-        assert (len(memory.unique()) <= 2**3 - 1) == (bits == 3)
+    for image in contents.flatten(0, 1):
+        assert (len(image.unique()) <= 2**3 - 1) == (bits == 3)
 
 
 def test_contents_are_rounded_after_they_are_refined():
