@@ -69,10 +69,11 @@ class Arguments(HeldOutArguments):
     content_steps: Natural | None = None
     """Gradient steps that improve each image's content before it is written. None: as in the run's configuration."""
     content_bits: Annotated[int, Field(ge=SMALLEST_BITS, le=LARGEST_BITS)] | None = None
-    """Round every written scalar to this many bits, 2 to 16, between -m and m; m, a float for each image, is its largest
-    scalar. None: 32-bit floats."""
+    """Round every written scalar to this many bits, 2 to 16, between -m and m; m is the largest scalar of the image.
+    None: 32-bit floats."""
     posterior_images: Natural = 8
-    """Save posterior draws of the first N images to RUN/posterior.nc, for ArviZ. 0: none."""
+    """Save posterior draws of the first N images to RUN/posterior.nc, for ArviZ. 0: none, which
+    saves minutes where images are in colour."""
 
 
 def main(argv: Sequence[str] | None = None, processes: Processes = SINGLE_PROCESS) -> int:

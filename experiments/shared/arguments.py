@@ -96,7 +96,11 @@ def describe_images(settings: Mapping[str, Any]) -> str:
     details = [settings["write" if has_write else "model"]]
     if has_write and settings["reads"] > 1:
         details.append(f"{settings['reads']} blocks per image")
-    for name, what in {"signs_per_scalar": "signs to a scalar", "content_steps": "content steps"}.items():
+    for name, what in {
+        "signs_per_scalar": "signs to a scalar",
+        "content_steps": "content steps",
+        "content_bits": "bits a scalar",
+    }.items():
         if settings.get(name):
             details.append(f"{settings[name]} {what}")
     return (

@@ -67,9 +67,9 @@ def _row(name: str, result: dict[str, Any], kind: str, quantity: str, digits: in
     values, errors = result[kind][quantity], result[kind][f"{quantity}_standard_error"]
     cue = _value(result[f"cue_{quantity}"], _CUE_DIGITS.get(quantity, digits)) if f"cue_{quantity}" in result else ""
     nearest, memoryless = (_value(result[of][quantity][0], digits) for of in ("nearest_written", "memoryless"))
-    beside = f"{nearest:>9}{memoryless:>11}"
+    beside = f" {nearest:>8} {memoryless:>10}"
     cells = (f"{_value(values[step - 1], digits)} ± {number(errors[step - 1], digits)}" for step in shown)
-    steps = "".join(f"{cell:>17}" for cell in cells)
+    steps = "".join(f" {cell:>16}" for cell in cells)
     return f"{name:<27}{cue:>8}{beside}{steps}"
 
 

@@ -145,7 +145,9 @@ class View:
 def _error(session: Session, image: Tensor, differ: str) -> str:
     """The error of an image against the chosen one: how many pixels `differ`, in words, or the PSNR."""
     error = session.error(image)
-    return f"{error:.0f} {differ}" if session.distance.binary else f"PSNR {psnr_db(error):.1f} dB"
+    if session.distance.binary:
+        return f"{error:.0f} {differ}"
+    return f"PSNR {psnr_db(error):.1f} dB" if error else "exact"
 
 
 def build_page(explorer: Explorer, name: str) -> gr.Blocks:

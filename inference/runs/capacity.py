@@ -17,9 +17,11 @@ from inference.runs.trainer import annealed, bound_loss
 from inference.tracing import own_randomness
 from kpp_pyro.config_part import flag
 from kpp_pyro.errors import InputError
+from kpp_pyro.networks import NETWORKS
 from models.pair import Pair
 
 _FLOAT = 4  # bytes
+_COPIES_IN_TRAINING = 4  # of the parameters: these, their gradients, and two moments of Adam
 _FEWEST_PIXELS = 64  # of an image of any data set
 
 
@@ -40,9 +42,10 @@ def require_parameter_capacity(config: Config, device: torch.device) -> None:
 def require_training_capacity(config: Config, device: torch.device, processes: int = 1) -> None:
     """Raise InputError, naming a flag, for sizes that alone exceed the memory of the device in training.
 
-    The bytes are a lower bound: of parameters, and of the memories and images of a step.
+    The bytes are a lower bound: of parameters, their gradients and moments, and of the memories and images of a step.
     """
-    _require_fitting(config, device, [*_needs_of_parameters(config), *_needs_of_step(config, processes)])
+    needs = [*_needs_of_parameters(config, _COPIES_IN_TRAINING), *_needs_of_step(config, processes)]
+    _require_fitting(config, device, needs)
 
 
 def require_step_capacity(config: Config, pair: Pair, processes: int = 1) -> None:
@@ -95,11 +98,14 @@ def memory_bytes(device: torch.device) -> int:
     return psutil.virtual_memory().total
 
 
-def _needs_of_parameters(config: Config) -> Iterator[_Need]:
-    network, latent = config.network, _latent_size(config)
+def _needs_of_parameters(config: Config, copies: int = 1) -> Iterator[_Need]:
+    network, latent, of_latent = config.network, _latent_size(config), _latent_fields(config)
     # An encoder and a decoder, each of at least one matrix in a block; and a matrix from and to the latent.
-    yield _Need("the parameters", 2 * network.depth * network.width**2 * _FLOAT, ("depth", "width"))
-    yield _Need("the parameters", 2 * latent * network.width * _FLOAT, ("latent_size", "width"))
+    numbers = copies * _FLOAT
+    yield _Need("the parameters", 2 * network.depth * network.width**2 * numbers, ("depth", "width"))
+    yield _Need("the parameters", 2 * latent * network.width * numbers, (*of_latent, "width"))
+    if NETWORKS[network.networks].is_code:  # a matrix from all latents to as many numbers of the patches
+        yield _Need("the parameters", latent**2 * numbers, of_latent)
 
 
 def _needs_of_step(config: Config, processes: int) -> Iterator[_Need]:
@@ -108,7 +114,7 @@ def _needs_of_step(config: Config, processes: int) -> Iterator[_Need]:
     images = episodes * (data.episode_length + training.left_out) * training.particles
     of_images = ("episodes_per_step", "episode_length", "left_out", "particles")
     yield _Need("the images of a step", images * _FEWEST_PIXELS * _FLOAT, of_images)
-    yield _Need("the latents of a step", images * latent * _FLOAT, ("latent_size", *of_images))
+    yield _Need("the latents of a step", images * latent * _FLOAT, (*_latent_fields(config), *of_images))
     if has_blocks(config):
         scalars = math.prod(config.memory.layout.shape)
         sides: tuple[str, ...] = ("memory_channels", "memory_height", "memory_width")
@@ -119,6 +125,12 @@ def _needs_of_step(config: Config, processes: int) -> Iterator[_Need]:
 
 def _latent_size(config: Config) -> int:
     return config.memory.latent_size or config.memory.read_size
+
+
+def _latent_fields(config: Config) -> tuple[str, ...]:
+    """The fields that `_latent_size` grows with."""
+    of_block = "memory_channels", "block_height", "block_width", "reads", "signs_per_scalar"
+    return of_block if config.memory.latent_size is None else ("latent_size",)
 
 
 def _require_fitting(config: Config, device: torch.device, needs: Iterable[_Need]) -> None:

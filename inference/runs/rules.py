@@ -80,15 +80,16 @@ def _idle_fields(config: AllParts) -> Iterator[Conflict]:
     idle = set().union(*(kind.settings for kind in MODELS.values())) - MODELS[model].settings
     changed = [name for name in values if name in idle and values[name] != standard[name]]  # in the fields' order
     presets = preset_of(values) if changed else {}  # a data set's layout of the memory stays where no model uses it
-    for name in changed:
-        if name not in presets or values[name] != presets[name]:
-            yield name, f"{standard[name]}, its default, with --model {model}, which does not use it", values[name]
+    for name in [name for name in values if name in changed or (name in idle and name in presets)]:
+        expected = presets.get(name, standard[name])  # all of a layout, or nothing of it
+        if values[name] != expected:
+            yield name, f"{expected}, its default, with --model {model}, which does not use it", values[name]
     dataset, encoder = config.data.dataset, config.network.episode_encoder
     source = DATASETS[dataset]
     if source.sizes and values["image_size"] not in source.sizes:
         yield "image_size", f"one of {', '.join(map(str, source.sizes))} with --dataset {dataset}", values["image_size"]
     if source.load is not None and not source.sizes and values["image_size"] != standard["image_size"]:
-        what = f"{standard['image_size']}, its default, with --dataset {dataset}, whose images have a fixed size"
+        what = f"{standard['image_size']}, its default, with --dataset {dataset}, whose images have their own size"
         yield "image_size", what, values["image_size"]
     for name in ("binarize", "test_binarize"):
         if not is_binary(config) and values[name] != standard[name]:

@@ -247,7 +247,7 @@ class TrainingRun:
         results = held_out_elbo(self.pair, self.episodes.test, self.processes, True, self.config.training.left_out)
         if not self.processes.is_first:
             return
-        self.folder.log(step, "test", results)
+        self.folder.log(step, "test", with_bits_per_dim(results, self.pair.model.image_shape))
         plot_figures(self.folder, self.pair, self.episodes.validation)
         print(f"test: {describe(results)} (checkpoint of step {step}, the best on the validation set)")
         gain, conditional = (results.get(f"{name}_nats_per_image") for name in ("memory_gain", "conditional_elbo"))

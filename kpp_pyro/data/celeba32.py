@@ -32,7 +32,7 @@ def load_celeba32(data_dir: Path) -> ImageSplits:
     arrays = read_npz(path, _PARTS)
     images = [channels_last_images(path, part, arrays[part]) for part in _PARTS]
     training, test = (LabelledImages(part, torch.zeros(len(part), dtype=torch.int64)) for part in images)
-    train, validation = training.split_last(max(1, len(training) // 10))
+    train, validation = training.split_last(max(1, len(training) // 10), path)
     return ImageSplits("celeba32", train, validation, test)
 
 

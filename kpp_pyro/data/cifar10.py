@@ -40,7 +40,7 @@ def load_cifar10(data_dir: Path) -> ImageSplits:
     if not any(os.path.lexists(folder / name) for name in names):
         download_files(folder, names, from_archive(URL, MD5, [f"{FOLDER}/{name}" for name in names]), URL)
     training, test = (_read(folder, part) for part in (_TRAINING, [_TEST]))
-    train, validation = training.split_last(VALIDATION_IMAGES)
+    train, validation = training.split_last(VALIDATION_IMAGES, folder)
     return ImageSplits("cifar10", train, validation, test)
 
 

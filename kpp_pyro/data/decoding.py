@@ -341,7 +341,7 @@ class Unreadable:
         tried = int(self._tried.sum())
         most_by_chance = MOST_UNREADABLE * tried + _DEVIATIONS * (MOST_UNREADABLE * tried) ** 0.5
         too_many_of_tried = tried >= _FEWEST_TRIED and len(self) > most_by_chance
-        if too_many_of_tried or len(self) > MOST_UNREADABLE * len(self._tried):
+        if too_many_of_tried or len(self) > max(1, MOST_UNREADABLE * len(self._tried)):
             raise InputError(
                 f"{self.folder}: expected at most {MOST_UNREADABLE:.0%} of the pictures to be unreadable, found "
                 f"{len(self)} among {tried} of {len(self._tried)} tried, such as {next(iter(self.reasons.values()))}"

@@ -23,6 +23,7 @@ VALIDATION_IMAGES = 50_000
 _TRAINING = [f"train_data_batch_{number}.npz" for number in range(1, 11)]
 _TEST = "val_data.npz"
 _IMAGE_SHAPE = (3, 32, 32)
+_CLASSES = 1000
 _VALUES = 3 * 32 * 32  # of an image: red, green and blue, row by row
 
 
@@ -41,18 +42,26 @@ def load_imagenet32(data_dir: Path) -> ImageSplits:
     """
     folder = Path(data_dir) / FOLDER
     training, test = (_read([folder / name for name in names]) for names in (_TRAINING, [_TEST]))
-    train, validation = training.split_last(VALIDATION_IMAGES)
+    train, validation = training.split_last(VALIDATION_IMAGES, folder)
     return ImageSplits("imagenet32", train, validation, test)
 
 
 def _read(paths: list[Path]) -> LabelledImages:
     """The images of some files, in order, each file read into its place: no second copy of all is made."""
-    labels = [class_labels(path, "labels", read_npz(path, ["labels"])["labels"]) for path in paths]
+    labels = [_labels(path) for path in paths]
     counts = [len(part) for part in labels]
     images = torch.empty(sum(counts), *_IMAGE_SHAPE, dtype=torch.uint8)
     for path, place in zip(paths, images.split(counts), strict=True):
         _read_into(place, path)
     return LabelledImages(images, torch.cat(labels))
+
+
+def _labels(path: Path) -> Tensor:
+    """The classes of a file's images, int64 (N,)."""
+    labels = class_labels(path, "labels", read_npz(path, ["labels"])["labels"])
+    if len(labels) and not 1 <= labels.min() <= labels.max() <= _CLASSES:
+        raise InputError(f"{path}: expected 'labels' from 1 to {_CLASSES}, found others")
+    return labels
 
 
 def _read_into(place: Tensor, path: Path) -> None:

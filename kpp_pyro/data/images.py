@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -98,14 +99,18 @@ class LabelledImages:
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return self.select(order.to(self.images.device))
 
-    def split_last(self, count: int) -> tuple[LabelledImages, LabelledImages]:
-        """All but the last `count` images, and the last `count` images.
+    def split_last(self, count: int, where: str | Path = "images") -> tuple[LabelledImages, LabelledImages]:
+        """All but the last `count` images, and the last `count` images, at least one.
+
+        Args:
+            count: number of images to split off.
+            where: where the images are from, for the message.
 
         Raises:
             InputError: one of the two parts would be empty.
         """
         if not 0 < count < len(self):
-            raise InputError(f"Expected to split off between 1 and {len(self) - 1} images, found {count}")
+            raise InputError(f"{where}: expected more than the {count} images to be split off, found {len(self)}")
         return self.select(slice(0, len(self) - count)), self.select(slice(len(self) - count, None))
 
 

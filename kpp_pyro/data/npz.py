@@ -57,13 +57,14 @@ def class_labels(path: Path, name: str, array: np.ndarray, count: int | None = N
     Args:
         path: the file, for messages.
         name: of the array, for messages.
-        array: whole numbers.
+        array: whole numbers below 2^63.
         count: N, or None for any number.
 
     Raises:
         InputError: another type or shape.
     """
-    if array.dtype.kind not in "iu" or array.ndim != 1 or count not in (None, len(array)):
+    too_large = array.dtype.kind == "u" and (array > np.iinfo(np.int64).max).any()
+    if array.dtype.kind not in "iu" or too_large or array.ndim != 1 or count not in (None, len(array)):
         expected = f"({'N' if count is None else count},)"
         raise InputError(f"{path}: expected '{name}' to be whole numbers {expected}, found {described(array)}")
     return torch.from_numpy(array.astype(np.int64))

@@ -38,7 +38,7 @@ def load_svhn(data_dir: Path) -> ImageSplits:
     if not any(os.path.lexists(folder / name) for name in MD5):
         download_files(folder, list(MD5), _fetch, URL)
     training, test = (_read(folder / name) for name in MD5)
-    train, validation = training.split_last(VALIDATION_IMAGES)
+    train, validation = training.split_last(VALIDATION_IMAGES, folder)
     return ImageSplits("svhn", train, validation, test)
 
 

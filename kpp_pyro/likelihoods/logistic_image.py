@@ -97,7 +97,13 @@ class LogisticImage(ExpandsOnce, TorchDistribution):
         return self._intensities(chosen._fed_forward(draw).squeeze(-4))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """ln p(x | z) of images (..., C, H, W) in nats, (...)."""
+        """ln p(x | z) of images (..., C, H, W) in nats, (...).
+
+        Raises:
+            ValueError: images of whole numbers or truth values, which would wrap around.
+        """
+        if not value.is_floating_point():
+            raise ValueError(f"images: expected floats k / {self.levels - 1}, found {value.dtype}")
         if self._validate_args:
             self._validate_sample(value)
         levels = self._rounded(value * (self.levels - 1) - self._edge).unsqueeze(-4).unbind(-_IMAGE_DIMS)

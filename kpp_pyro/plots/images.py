@@ -26,7 +26,7 @@ def plot_reconstructions(
     for start in range(0, shown, columns):
         rows.append(("original", originals[start : start + columns]))
         rows.append(("reconstruction", reconstructions[start : start + columns]))
-    return plot_image_table(rows, "Images of an episode, and their reconstructions from its memory", path)
+    return plot_image_table(rows, "Images of an episode, and their reconstructions", path)
 
 
 def plot_samples(samples: Tensor, path: Path | str | None = None) -> Figure:

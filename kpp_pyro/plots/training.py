@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 
 from kpp_pyro.plots.figures import logarithmic, plain, save
 
+_NATS = "_nats_per_image"
+
 
 def plot_curves(metrics: Sequence[dict[str, Any]], path: Path | str | None = None) -> Figure:
     """Plot the negative ELBO, its terms and the memory gain on the validation set against the step.
@@ -28,8 +30,9 @@ def plot_curves(metrics: Sequence[dict[str, Any]], path: Path | str | None = Non
         terms["left_out_elbo"] = ("-.", "-ELBO, images left out")
     for name, (style, label) in terms.items():
         left.plot(steps, [-record[f"{name}_nats_per_image"] for record in seen], style, marker=".", label=label)
-    for name in sorted({name for record in seen for name in record if name.startswith("kl_")}):
-        site = name.removeprefix("kl_").removesuffix("_nats_per_image")
+    kls = {name for record in seen for name in record if name.startswith("kl_") and name.endswith(_NATS)}
+    for name in sorted(kls):
+        site = name.removeprefix("kl_").removesuffix(_NATS)
         middle.plot(steps, [record.get(name) for record in seen], marker=".", label=f"KL of {site}")
     gain = [record.get("memory_gain_nats_per_image") for record in seen]
     right.plot(steps, gain, marker=".", label="memory gain")
