@@ -345,7 +345,9 @@ class TrainedMemory:
             raise InputError(f"decoded.latents: expected {expected}, found {_described(latents)}")
         likelihood, values = self.model.image_likelihood(latents), images.to(self.device, self.dtype)
         if not likelihood.support.check(values).all():
-            raise InputError(f"images: expected pixels that p(x | z) can have, found {_described(images)}")
+            last = LIKELIHOODS[self.model.likelihood].levels - 1
+            pixels = "0 or 1, as of `binarize`" if last == 1 else f"k / {last}, as ({last} * images).round() / {last}"
+            raise InputError(f"images: expected pixels that p(x | z) can have, {pixels}, found {_described(images)}")
         return likelihood.log_prob(values)
 
     def _key_posterior(self, value: Tensor, cues: Tensor) -> Distribution:

@@ -35,7 +35,6 @@ _DRAFT_FACTOR = 2  # a JPEG may be decoded at a lower resolution, down to this m
 _SAMPLED_SIDE = 32  # pixels to which a picture is averaged, to choose the ground of its transparent pixels
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF files
 _WHITE_IS_ZERO, _SIGNED = 0, 2  # values of the second and of the third
-_LARGEST = 255  # of the levels that intensities are rounded to
 
 
 @checked
@@ -51,7 +50,8 @@ def read_pictures(folder: Path | str, image_shape: tuple[int, int, int], dark_on
         dark_on_light: invert the intensities; models are trained on light strokes on a dark background.
 
     Returns:
-        Intensities k / 255 in [0, 1], (N, C, H, W). For models of binary images, apply `binarize`.
+        Intensities in [0, 1], (N, C, H, W). To score them, apply `binarize` for models of binary images, and round them
+        to levels, (255 * images).round() / 255, for models of 256 levels.
 
     Raises:
         InputError: no such folder, no pictures in it, an unreadable picture, or another number of channels.
@@ -81,7 +81,7 @@ def read_picture(path: Path | str, image_shape: tuple[int, int, int]) -> Tensor:
         image_shape: (C, H, W), with C = 1 or 3.
 
     Returns:
-        Intensities k / 255 in [0, 1], (C, H, W).
+        Intensities in [0, 1], (C, H, W).
 
     Raises:
         InputError: the file cannot be decoded, or has float or signed values outside that range.
@@ -89,7 +89,7 @@ def read_picture(path: Path | str, image_shape: tuple[int, int, int]) -> Tensor:
     with reading(path, "a picture") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL's, about unusual pictures that it decodes
         fitted = _decode(path, file, image_shape)
-    return (torch.from_numpy(np.stack(fitted)).clamp(0, 1) * _LARGEST).round() / _LARGEST  # (C, H, W)
+    return torch.from_numpy(np.stack(fitted)).clamp(0, 1)  # (C, H, W)
 
 
 def is_grey(path: Path | str) -> bool:

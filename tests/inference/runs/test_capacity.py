@@ -58,3 +58,12 @@ def test_what_does_not_fit_is_named_by_the_flag_that_is_largest(monkeypatch):
     require_parameter_capacity(many, CPU)  # scores a run that was trained elsewhere
     with pytest.raises(InputError, match=r"^--width: expected the parameters to fit into the 1 GB .*, found 20000"):
         require_parameter_capacity(Config.preset(width=20_000), CPU)
+
+
+@pytest.mark.parametrize("channels", [90, 10_000])
+def test_the_code_of_large_blocks_is_counted_with_what_its_training_needs(channels, monkeypatch):
+    monkeypatch.setattr(capacity, "memory_bytes", lambda _: 10**9)
+    config = Config.preset(dataset="cifar10", memory_channels=channels)  # a matrix of (100 channels)^2 numbers
+    with pytest.raises(InputError, match=rf"^--memory-channels: expected the parameters to fit .*, found {channels}"):
+        require_training_capacity(config, CPU)
+    require_training_capacity(Config.preset(dataset="cifar10", memory_channels=16), CPU)

@@ -77,7 +77,7 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
      "--width: expected a multiple of 4 with --episode-encoder attention, found 30"),
     ({"networks": "conv", "width": 24}, "--width: expected a multiple of 16 with --networks conv, found 24"),
     ({"image_size": 32},
-     "--image-size: expected 28, its default, with --dataset digits, whose images have a fixed size, found 32"),
+     "--image-size: expected 28, its default, with --dataset digits, whose images have their own size, found 32"),
     *(({"write": write, "latent_size": 7},
        f"--latent-size: expected the 100 scalars of a read with --write {write}, found 7") for write in WRITES),
     *(({"write": write, "latent_size": 100, "signs_per_scalar": 4},
@@ -163,6 +163,16 @@ def test_what_a_model_has_no_use_for_is_refused(model, name, value):
     default = Config.defaults()[name]
     assert default != value
     assert refusal(model=model, **{name: value}) == IDLE.format(flag_of(name)[2:], default, model, value)
+
+
+@pytest.mark.parametrize("model", [model for model in MODELS if model != "kanerva_plus_plus"])
+def test_a_layout_that_a_model_has_no_use_for_is_that_of_the_data_set_or_the_default(model):
+    refused = "--block-width: expected 10, its default, with --model {}, which does not use it, found {}"
+    for width in (4, Config.defaults()["block_width"]):  # the default of other data sets would change the latents
+        with pytest.raises(InputError) as error:
+            Config.preset(dataset="cifar10", model=model, block_width=width)
+        assert str(error.value) == refused.format(model, width)
+    assert Config.preset(dataset="cifar10", model=model).memory.read_size == 800
 
 
 def test_every_field_that_some_model_has_no_use_for_is_refused_above():

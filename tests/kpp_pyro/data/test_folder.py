@@ -484,6 +484,13 @@ def test_few_of_a_part_are_let_pass(tried: int, failed: int, refused: bool, caps
     assert len(lines) == min(failed, 10) + (failed >= 10) and len(unreadable) == failed
 
 
+def test_one_is_let_pass_however_few_there_are() -> None:
+    unreadable = Unreadable(Path("pictures"), 24)
+    unreadable.note(torch.arange(24), {3: "3.png: expected a picture"})
+    with pytest.raises(InputError, match="found 2 among 24 of 24 tried"):
+        unreadable.note(torch.arange(24), {5: "5.png: expected a picture"})
+
+
 def test_held_out_pictures_that_cannot_be_read_are_left_out_named_and_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

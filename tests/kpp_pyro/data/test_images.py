@@ -52,7 +52,7 @@ def test_split_last_keeps_the_order() -> None:
 
 @pytest.mark.parametrize("count", [0, 5, 6])
 def test_split_last_leaves_neither_part_empty(count: int) -> None:
-    with pytest.raises(InputError, match=f"between 1 and 4 images, found {count}"):
+    with pytest.raises(InputError, match=f"expected more than the {count} images to be split off, found 5"):
         numbered(5).split_last(count)
 
 

@@ -293,6 +293,9 @@ def test_values_off_the_levels_are_refused(likelihood: Likelihood) -> None:
                 distribution.log_prob(bad)
     with pytest.raises(ValueError, match="support"):
         image.log_prob(levels.bfloat16().float())
+    for whole in ((levels * 255).byte(), (levels * 255).int(), levels > 0.5):
+        with pytest.raises(ValueError, match="expected floats k / 255, found torch"):
+            image.log_prob(whole)
 
 
 @by_name

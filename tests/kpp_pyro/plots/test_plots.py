@@ -146,6 +146,7 @@ def test_boxes_and_pixels_of_a_memory_share_their_axes(path):
 
 def record(step, split, elbo, **kls):
     terms = {f"kl_{name}_nats_per_image": value for name, value in kls.items()}
+    terms |= {f"kl_{name}_bits_per_dim": value / 500 for name, value in kls.items()}
     return {
         "step": step,
         "split": split,
