@@ -76,7 +76,7 @@ def _plot_denoising_figures(run: Run) -> dict[str, Figure]:
     results, settings = content["results"], content["settings"]
     figures = {"denoise_curves": plots.plot_denoising_curves(results, folder / "denoise_curves.png")}
     images = next(run.episodes.of(settings["split"]).batches(1))[0][0]
-    shown = [step for step in _SHOWN_READS if step <= settings["steps"]]
+    shown = [step for step in _SHOWN_READS if step < settings["steps"]] + [settings["steps"]]
     titles = ["clean", "cue", *(f"{step} read{'s' * (step > 1)}" for step in shown)]
     for corruption in dict.fromkeys(result["corruption"] for result in results):
         strengths = [result["strength"] for result in results if result["corruption"] == corruption]
