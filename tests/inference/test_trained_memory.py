@@ -565,7 +565,7 @@ def test_the_likelihood_of_pixels_that_cannot_be_is_refused(value):
     memories, images = opened(), random_episodes(B, T)
     read = memories.recall(memories.write(images), images)[-1]
     images[0, 0, 0, 0, 0] = value
-    with pytest.raises(InputError, match=r"^images: expected pixels that p\(x \| z\) can have, .*, found float64 \(3, "):
+    with pytest.raises(InputError, match=r"^images: expected pixels .* can have, .*, found float64 \(3, "):
         memories.log_likelihood(images, read)
 
 
