@@ -100,8 +100,9 @@ def test_the_last_line_states_what_the_metrics_file_holds(finished):
     assert float(found[1]) == pytest.approx(test["elbo_nats_per_image"], abs=0.01)
     assert float(found[2]) == pytest.approx(test["memory_gain_nats_per_image"], abs=0.01)
     assert Path(found[3]) == folder
-    terms = test["reconstruction_nats_per_image"] - sum(v for k, v in test.items() if k.startswith("kl_"))
-    assert test["elbo_nats_per_image"] == pytest.approx(terms)
+    for unit in ("nats_per_image", "bits_per_dim"):
+        kl = sum(value for name, value in test.items() if name.startswith("kl_") and name.endswith(unit))
+        assert test[f"elbo_{unit}"] == pytest.approx(test[f"reconstruction_{unit}"] - kl)
 
 
 def test_the_best_checkpoint_is_that_of_the_best_validation_elbo(finished):
