@@ -69,7 +69,7 @@ def _heading(settings: dict[str, Any]) -> str:
 
 
 def _terms(score: dict[str, Any]) -> str:
-    kls = {name: value for name, value in score.items() if name.startswith("kl_")}
+    kls = {name: value for name, value in score.items() if name.startswith("kl_") and name.endswith("_nats_per_image")}
     named = [f"KL of {name.removeprefix('kl_').split('_')[0]} {value:.2f}" for name, value in kls.items()]
     return ", ".join([f"reconstruction {score['reconstruction_nats_per_image']:.2f}", *named])
 

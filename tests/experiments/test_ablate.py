@@ -489,6 +489,7 @@ def test_a_grid_from_end_to_end(tmp_path):
     text = (out / "table.md").read_text()
     assert text.startswith("# Ablation of temporal_shift\n")
     assert "32 test images of digits (static binarization), T = 16" in text and text in process.stdout
+    assert "| KL of key | KL of latent |" in text and "bits_per_dim" not in text
     assert {path.name for path in out.glob("[!.]*")} == {
         "table.md",
         "table.csv",

@@ -50,7 +50,7 @@ def read_measured(cell: Cell) -> Measured:
         COST: -own["log_likelihood_nats_per_image"],
         COST_WITH_MEMORY: _negative(evaluation["log_likelihood_with_memory_kl_nats_per_image"]),
         NEGATIVE_ELBO: -own["elbo_nats_per_image"],
-        **{name: value for name, value in own.items() if name.startswith("kl_")},
+        **{name: value for name, value in own.items() if name.startswith("kl_") and name.endswith("_nats_per_image")},
         GAIN: _last(run, GAIN, "test"),
         UNTRUSTED: own[UNTRUSTED],
         SECONDS: _last(run, SECONDS, "validation"),
