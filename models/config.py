@@ -106,6 +106,11 @@ class MemoryConfig(ConfigPart):
         """Scalars, or signs, of the R blocks that a key reads."""
         return self.layout.read_scalars * (self.signs_per_scalar or 1)
 
+    @property
+    def latents(self) -> int:
+        """D: `latent_size`, or else as many numbers as a key reads."""
+        return self.latent_size or self.read_size
+
 
 _DEFAULT_SIZES = NETWORKS["mlp"].sizes["tiny"]
 

@@ -62,8 +62,7 @@ class Parts:
     @property
     def latent_size(self) -> int:
         """D, size of a latent, for models without blocks."""
-        memory = self.config.memory
-        return memory.latent_size or memory.read_size
+        return self.config.memory.latents
 
     @property
     def code(self) -> SignCode | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from experiments.shared.arguments import describe_images, number
+from inference.metrics.denoising import shown_reads
 from kpp_pyro.distances import SQUARED_ERROR, WRONG_PIXELS, Distance, distance_in
 
-_SHOWN = (1, 2, 5, 10)  # reads
 _CUE_DIGITS = {"wrong_pixels_per_image": 1}  # where it has fewer decimal places
 _SIGNIFICANT = 2.0  # standard errors
 
@@ -15,7 +15,7 @@ _SIGNIFICANT = 2.0  # standard errors
 def describe_denoising(content: dict[str, Any]) -> str:
     """The content of denoise.json as text."""
     settings, results = content["settings"], content["results"]
-    shown = [step for step in _SHOWN if step < settings["steps"]] + [settings["steps"]]
+    shown = shown_reads(settings["steps"])
     rows = [(_name(result), result, "recall") for result in results]
     rows += [(f"{name}, hole known", result, "completion") for name, result, _ in rows if result["completion"]]
     distance = distance_in(results[0])

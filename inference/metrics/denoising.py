@@ -16,6 +16,7 @@ from inference.trained_memory import Decoded, TrainedMemory
 from kpp_pyro.corruptions import Corrupted
 from kpp_pyro.distances import Distance, psnr_db
 
+_SHOWN_READS = (1, 2, 5, 10)
 _DECIBELS = 10 / math.log(10)  # of a relative change, to first order
 
 
@@ -128,6 +129,11 @@ def compare_first_with_last(errors: Errors, distance: Distance) -> dict[str, Any
         "rescued_share": rescued.mean().item(),
         "rescued_standard_error": standard_error(rescued),
     }
+
+
+def shown_reads(steps: int) -> list[int]:
+    """The reads, of 1 to `steps`, whose results tables and figures show: the first ones and the last."""
+    return [step for step in _SHOWN_READS if step < steps] + [steps]
 
 
 def of_images(parts: Sequence[tuple[Denoising, Tensor]]) -> Denoising:

@@ -99,7 +99,7 @@ def memory_bytes(device: torch.device) -> int:
 
 
 def _needs_of_parameters(config: Config, copies: int = 1) -> Iterator[_Need]:
-    network, latent, of_latent = config.network, _latent_size(config), _latent_fields(config)
+    network, latent, of_latent = config.network, config.memory.latents, _latent_fields(config)
     # An encoder and a decoder, each of at least one matrix in a block; and a matrix from and to the latent.
     numbers = copies * _FLOAT
     yield _Need("the parameters", 2 * network.depth * network.width**2 * numbers, ("depth", "width"))
@@ -109,7 +109,7 @@ def _needs_of_parameters(config: Config, copies: int = 1) -> Iterator[_Need]:
 
 
 def _needs_of_step(config: Config, processes: int) -> Iterator[_Need]:
-    data, training, latent = config.data, config.training, _latent_size(config)
+    data, training, latent = config.data, config.training, config.memory.latents
     episodes = -(-training.episodes_per_step // processes)
     images = episodes * (data.episode_length + training.left_out) * training.particles
     of_images = ("episodes_per_step", "episode_length", "left_out", "particles")
@@ -123,12 +123,8 @@ def _needs_of_step(config: Config, processes: int) -> Iterator[_Need]:
     yield _Need("the memories of a step", episodes * scalars * _FLOAT, (*sides, "episodes_per_step"))
 
 
-def _latent_size(config: Config) -> int:
-    return config.memory.latent_size or config.memory.read_size
-
-
 def _latent_fields(config: Config) -> tuple[str, ...]:
-    """The fields that `_latent_size` grows with."""
+    """The fields that the number of latents grows with."""
     of_block = "memory_channels", "block_height", "block_width", "reads", "signs_per_scalar"
     return of_block if config.memory.latent_size is None else ("latent_size",)
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from inference.importance.scoring import OWN
+from inference.metrics.denoising import shown_reads
 from inference.runs.config import naming
 from inference.runs.load import Run
 from inference.tracing import own_randomness, site_mean, trace_pair
@@ -20,7 +21,7 @@ from kpp_pyro.files.run_folder import RunFolder
 from models.pair import Pair
 
 _SAMPLED_MEMORIES, _SAMPLES = 4, 16
-_SHOWN_READS, _DENOISED = (1, 2, 5, 10), 2  # columns, and images of each strength
+_DENOISED = 2  # images of each strength
 _GENERATED, _WALK_IMAGES, _WALK_MOST, _PAIRS = 3, 14, 8, 3
 _WORK_CORRUPTION, _WORK_CUES, _WORK_READS = ("salt_and_pepper", 0.3), 10, 5
 _SEED = 0  # of the random draws in figures: the same figures again
@@ -76,7 +77,7 @@ def _plot_denoising_figures(run: Run) -> dict[str, Figure]:
     results, settings = content["results"], content["settings"]
     figures = {"denoise_curves": plots.plot_denoising_curves(results, folder / "denoise_curves.png")}
     images = next(run.episodes.of(settings["split"]).batches(1))[0][0]
-    shown = [step for step in _SHOWN_READS if step < settings["steps"]] + [settings["steps"]]
+    shown = shown_reads(settings["steps"])
     titles = ["clean", "cue", *(f"{step} read{'s' * (step > 1)}" for step in shown)]
     for corruption in dict.fromkeys(result["corruption"] for result in results):
         strengths = [result["strength"] for result in results if result["corruption"] == corruption]

@@ -78,12 +78,11 @@ def _idle_fields(config: AllParts) -> Iterator[Conflict]:
     """Fields that have no effect here, but not their default."""
     values, standard, model = config.flat(), config.defaults(), config.program.model
     idle = set().union(*(kind.settings for kind in MODELS.values())) - MODELS[model].settings
-    changed = [name for name in values if name in idle and values[name] != standard[name]]  # in the fields' order
-    presets = preset_of(values) if changed else {}  # a data set's layout of the memory stays where no model uses it
-    for name in [name for name in values if name in changed or (name in idle and name in presets)]:
-        expected = presets.get(name, standard[name])  # all of a layout, or nothing of it
-        if values[name] != expected:
-            yield name, f"{expected}, its default, with --model {model}, which does not use it", values[name]
+    if any(values[name] != standard[name] for name in idle):
+        expected = {**standard, **preset_of(values)}  # all of a data set's layout of the memory, or nothing of it
+        for name in values:  # in the fields' order
+            if name in idle and values[name] != expected[name]:
+                yield name, f"{expected[name]}, its default, with --model {model}, which does not use it", values[name]
     dataset, encoder = config.data.dataset, config.network.episode_encoder
     source = DATASETS[dataset]
     if source.sizes and values["image_size"] not in source.sizes:
@@ -133,7 +132,7 @@ def _conflicts_of_sizes(config: AllParts) -> Iterator[Conflict]:
     parts: list[tuple[str, Any, int | None, str]] = [
         ("key_prior", KEY_PRIORS, keys, "keys"),
         ("key_guide", POSTERIORS, keys, "keys"),
-        ("latent_guide", POSTERIORS, memory.latent_size or memory.read_size, "latents"),
+        ("latent_guide", POSTERIORS, memory.latents, "latents"),
     ]
     for name, registry, size, what in parts:
         chosen = getattr(program, name)
