@@ -19,6 +19,7 @@ from kpp_pyro.siblings import require_siblings
 
 require_siblings("models")  # before the first import of models
 
+from inference.collection.collection import Collection, Match, Recalled
 from inference.errors import DivergenceError
 from inference.importance.scoring import Scores
 from inference.runs.config import Config
@@ -34,14 +35,17 @@ from models.build import build
 from models.pair import Pair
 
 __all__ = [
+    "Collection",
     "Config",
     "Decoded",
     "DivergenceError",
     "InputError",
+    "Match",
     "Memory",
     "OutputError",
     "Pair",
     "Read",
+    "Recalled",
     "Run",
     "Scores",
     "TrainedMemory",

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from dataclasses import asdict, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -78,6 +79,7 @@ class TrainedMemory:
         if not model.memory_shape or not all(model.memory_shape):
             raise InputError(f"{type(model).__name__}: expected a model with a memory, found one without")
         self.model, self.guide = model, guide
+        self._noted = False
         self.image_shape = model.image_shape
         parameter = next(iter(model.state_dict().values()))
         self.device, self.dtype = parameter.device, parameter.dtype
@@ -95,6 +97,14 @@ class TrainedMemory:
         if addressing is None:
             raise InputError(f"{type(self.model).__name__}: expected a memory of blocks, found one without")
         return addressing
+
+    @property
+    def capacity(self) -> int:
+        """Number of images that a memory holds apart: blocks / R, or rows of a matrix. More images mix.
+
+        `inference.Collection` writes any number of images, to as many memories as they take.
+        """
+        return self.addressing.layout.capacity if self.model.addressing else self.model.memory_shape[0]
 
     @property
     def distance(self) -> Distance:
@@ -117,7 +127,7 @@ class TrainedMemory:
         """Write one memory from each episode; the random state is left unchanged.
 
         Args:
-            images: (T, C, H, W), or (B, T, C, H, W).
+            images: (T, C, H, W), or (B, T, C, H, W). Where T is more than `capacity`, a note on stderr says so.
             seed: seed of a random memory's draw.
 
         Returns:
@@ -126,7 +136,8 @@ class TrainedMemory:
         Raises:
             InputError: images of another shape than the model's, or intensities outside [0, 1].
         """
-        episodes = self._images("images", images)
+        episodes = self.checked_images("images", images)
+        self._note_shared(episodes.shape[1])
         value = self.guide.write_memory(episodes, seed).squeeze(1)
         if value.shape[1:] != self.model.memory_shape:
             found = f"{type(self.guide).__name__} of another model, which writes {tuple(value.shape[1:])}"
@@ -182,7 +193,7 @@ class TrainedMemory:
         Raises:
             InputError: a memory of another model, cues of another shape, or less than one step.
         """
-        _require_tensor("cues", cues)
+        require_tensor("cues", cues)
         return self.complete(memory, cues, torch.zeros_like(cues, dtype=torch.bool), steps)
 
     @checked
@@ -203,15 +214,15 @@ class TrainedMemory:
         Raises:
             InputError: a memory of another model, cues or mask of another shape, or less than one step.
         """
-        _require_tensor("cues", cues)
-        _require_tensor("mask", mask)
+        require_tensor("cues", cues)
+        require_tensor("mask", mask)
         if mask.shape != cues.shape or mask.dtype != torch.bool:
-            raise InputError(f"mask: expected bool {tuple(cues.shape)}, found {_described(mask)}")
+            raise InputError(f"mask: expected bool {tuple(cues.shape)}, found {described(mask)}")
         if cues.is_floating_point():
             cues = cues.masked_fill(mask.to(cues.device), 0)  # missing pixels are often NaN
         value, episodes = self._value_and_cues(memory, cues)
         missing = mask.to(self.device).view_as(episodes)
-        estimate, reads = _filled(episodes, missing), []
+        estimate, reads = filled(episodes, missing), []
         for _ in range(steps):
             read = self._recall(value, estimate)
             reads.append(self._like(memory, read))
@@ -266,11 +277,11 @@ class TrainedMemory:
         Raises:
             InputError: a memory of another model, cues of another shape, less than two images, or another `through`.
         """
-        _require_tensor("cue_a", cue_a)
-        _require_tensor("cue_b", cue_b)
+        require_tensor("cue_a", cue_a)
+        require_tensor("cue_b", cue_b)
         cue_a, cue_b = cue_a.to(self.device), cue_b.to(self.device)
         if (cue_a.shape, cue_a.dtype) != (cue_b.shape, cue_b.dtype) or cue_a.ndim < 3:
-            shapes = f"{_described(cue_a)} and {_described(cue_b)}"
+            shapes = f"{described(cue_a)} and {described(cue_b)}"
             raise InputError(f"cue_a, cue_b: expected images of one shape and dtype, found {shapes}")
         value, cues = self._value_and_cues(memory, torch.stack([cue_a, cue_b], -4))
         ends = self._read(value, self._locate(value, cues))
@@ -319,7 +330,7 @@ class TrainedMemory:
         Raises:
             InputError: images of another shape, or less than one step.
         """
-        estimate = self._images("images", images)
+        estimate = self.checked_images("images", images)
         results = []
         for _ in range(steps):
             latents = self.guide.latent_posterior(self.guide.encode(estimate)).mode
@@ -335,20 +346,27 @@ class TrainedMemory:
         Raises:
             InputError: images of another shape than the decoded ones, or pixels that p(x | z) cannot have.
         """
-        _require_tensor("images", images)
+        require_tensor("images", images)
         if images.shape != decoded.images.shape:
             raise InputError(f"images: expected {tuple(decoded.images.shape)}, found {tuple(images.shape)}")
         latents = decoded.latents
-        _require_tensor("decoded.latents", latents)
+        require_tensor("decoded.latents", latents)
         if latents.shape[:-1] != images.shape[:-3] or not latents.isfinite().all():
             expected = f"finite numbers ({', '.join(map(str, (*images.shape[:-3], 'D')))})"
-            raise InputError(f"decoded.latents: expected {expected}, found {_described(latents)}")
+            raise InputError(f"decoded.latents: expected {expected}, found {described(latents)}")
         likelihood, values = self.model.image_likelihood(latents), images.to(self.device, self.dtype)
         if not likelihood.support.check(values).all():
             last = LIKELIHOODS[self.model.likelihood].levels - 1
             pixels = "0 or 1, as of `binarize`" if last == 1 else f"k / {last}, as ({last} * images).round() / {last}"
-            raise InputError(f"images: expected pixels that p(x | z) can have, {pixels}, found {_described(images)}")
+            raise InputError(f"images: expected pixels that p(x | z) can have, {pixels}, found {described(images)}")
         return likelihood.log_prob(values)
+
+    def _note_shared(self, images: int) -> None:
+        """Print a note, once, if a memory is asked to hold more images than its capacity."""
+        if images > self.capacity and not self._noted:
+            self._noted = True
+            remark = f"{images} images share what one memory has for {self.capacity}, so that they mix"
+            print(f"note: {remark}; inference.Collection takes as many memories as it needs", file=sys.stderr)
 
     def _key_posterior(self, value: Tensor, cues: Tensor) -> Distribution:
         return self.guide.recall_posterior(self.guide.encode(cues), value)
@@ -370,7 +388,7 @@ class TrainedMemory:
 
     def _value(self, memory: Memory, name: str = "memory") -> Tensor:
         """Memories (B, 1, *memory_shape), checked to be of this model."""
-        _require_tensor(name, memory.value)
+        require_tensor(name, memory.value)
         shape, event = tuple(memory.value.shape), self.model.memory_shape
         if shape[-len(event) :] != event or len(shape) > len(event) + 1 or not memory.value.numel():
             raise InputError(f"{name}: expected memories of shape {event} of this model, found {shape}")
@@ -380,7 +398,7 @@ class TrainedMemory:
                 f"found one of another ({str(memory.author)[:12] or 'unknown'})"
             )
         if not memory.value.is_floating_point() or not (memory.value.abs() <= _LARGEST).all():  # refuses NaN, too
-            raise InputError(f"{name}: expected floats of at most {_LARGEST:g}, found {_described(memory.value)}")
+            raise InputError(f"{name}: expected floats of at most {_LARGEST:g}, found {described(memory.value)}")
         return memory.value.to(self.device, self.dtype).reshape(-1, 1, *event)
 
     def _batch(self, memory: Memory) -> tuple[int, ...]:
@@ -394,26 +412,30 @@ class TrainedMemory:
         return replace(record, **{part.name: getattr(record, part.name).squeeze(0) for part in fields(record)})
 
     def _value_and_cues(self, memory: Memory, cues: Tensor) -> tuple[Tensor, Tensor]:
-        value, episodes, batch = self._value(memory), self._images("cues", cues), self._batch(memory)
+        value, episodes, batch = self._value(memory), self.checked_images("cues", cues), self._batch(memory)
         if cues.shape[:-4] != batch:
             expected = ", ".join(map(str, (*batch, "T", *self.image_shape)))
             raise InputError(f"cues: expected ({expected}) for this memory, found {tuple(cues.shape)}")
         return value, episodes
 
-    def _images(self, name: str, images: Tensor) -> Tensor:
-        """Episodes (B, T, C, H, W), checked, on the model's device."""
-        _require_tensor(name, images)
+    def checked_images(self, name: str, images: Tensor) -> Tensor:
+        """Episodes (B, T, C, H, W) of images (T, C, H, W) or (B, T, C, H, W), checked, on the model's device.
+
+        Raises:
+            InputError: images of another shape than the model's, or intensities outside [0, 1].
+        """
+        require_tensor(name, images)
         if images.ndim not in (4, 5) or tuple(images.shape[-3:]) != self.image_shape or not images.numel():
             expected = ", ".join(map(str, self.image_shape))
             raise InputError(f"{name}: expected (T, {expected}) or (B, T, {expected}), found {tuple(images.shape)}")
         low, high = images.aminmax() if images.is_floating_point() else (-1, 2)  # NaN where any is NaN
         if not (low >= 0 and high <= 1):
-            raise InputError(f"{name}: expected intensities from 0 to 1, found {_described(images)}")
+            raise InputError(f"{name}: expected intensities from 0 to 1, found {described(images)}")
         return images.to(self.device, self.dtype).view(-1, *images.shape[-4:])
 
     def _keys(self, memory: Memory, keys: Tensor) -> Tensor:
         """Keys (B, N, *key_shape), checked, on the model's device."""
-        _require_tensor("keys", keys)
+        require_tensor("keys", keys)
         event, batch = self.model.key_shape, self._batch(memory)
         shape = tuple(keys.shape)
         if (shape[: len(batch)], shape[len(batch) + 1 :]) != (batch, event):
@@ -424,7 +446,8 @@ class TrainedMemory:
         return keys.to(self.device, self.dtype).reshape(-1, *keys.shape[len(batch) :])
 
 
-def _require_tensor(name: str, value: Tensor) -> None:
+def require_tensor(name: str, value: Tensor) -> None:
+    """Raise InputError, which names the argument, unless torch computes with the tensor."""
     if value.dtype not in _DTYPES or value.is_meta or value.is_nested or value.layout != torch.strided:
         nested = ", nested" if value.is_nested else ""
         found = f"{value.dtype}, {value.layout}{nested}, on {value.device}".replace("torch.", "")
@@ -440,7 +463,7 @@ def next_cue(cues: Tensor, missing: Tensor, images: Tensor) -> Tensor:
     return torch.where(known, cues, images)
 
 
-def _filled(cues: Tensor, missing: Tensor) -> Tensor:
+def filled(cues: Tensor, missing: Tensor) -> Tensor:
     """Cues (B, T, C, H, W), whose missing pixels (0) are set to the mean of the same cue's known pixels, if any."""
     known = (~missing).sum((-3, -2, -1), keepdim=True)
     return torch.where(missing, cues.sum((-3, -2, -1), keepdim=True) / known.clamp(min=1), cues)
@@ -452,6 +475,7 @@ def _between(ends: Tensor, fraction: Tensor) -> Tensor:
     return torch.lerp(ends[:, :1], ends[:, 1:], fraction)
 
 
-def _described(tensor: Tensor) -> str:
+def described(tensor: Tensor) -> str:
+    """Type, shape and range of a tensor, for messages."""
     bounds = f" from {tensor.min():g} to {tensor.max():g}" if tensor.numel() and tensor.dtype != torch.bool else ""
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}{bounds}"

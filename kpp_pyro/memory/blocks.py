@@ -76,6 +76,11 @@ class MemoryLayout:
         return self.rows * self.columns
 
     @property
+    def capacity(self) -> int:
+        """Number of images that have blocks of their own: N // R."""
+        return self.blocks // self.reads
+
+    @property
     def largest_zoom(self) -> float:
         """Zoom at which a block spans the height or the width of the memory."""
         return min(self.height / self.block_height, self.width / self.block_width)

@@ -1,0 +1,361 @@
+"""A collection: any number of images in as many memories as they take, and recall by content from all of them.
+
+    collection = Collection(run.memory)
+    collection.write(images, names)
+    recalled = collection.recall(cue)[0]
+    recalled.matches[0].name, recalled.matches[0].probability, recalled.never_written
+
+A memory has a block (R of them for R reads) for each of `capacity` images; the images of a collection are spread over
+as many memories as they need. A recall has three steps:
+
+1. search: the blocks of all memories whose contents are nearest to what the cue would write (`candidates` of them);
+2. comparison: each candidate is read and decoded, and its image compared with the cue's known pixels;
+3. probabilities: of each candidate, and of a cue that was never written, see `inference.collection.calibration`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from tqdm import tqdm
+
+from inference.collection.calibration import Calibration, Sample, calibration_cues, shares_of
+from inference.collection.contents import Contents, memories_of
+from inference.collection.index import ExactIndex, FaissIndex, Index, has_faiss
+from inference.collection.ranking import Ranking
+from inference.collection.search import Search
+from inference.collection.slots import Slots
+from inference.memory_types import Memory
+from inference.trained_memory import TrainedMemory, described, require_tensor
+from kpp_pyro.arguments import checked
+from kpp_pyro.corruptions import Corrupted
+from kpp_pyro.errors import InputError
+from kpp_pyro.files.collections import CollectionList, read_collection, write_collection
+from kpp_pyro.schema import Count, Natural, check
+
+_CUES_AT_ONCE = 64
+_CALIBRATION_CUES, _CALIBRATION_CANDIDATES = 512, 256
+_SILENT_SECONDS = 3.0  # before a progress bar is shown
+_GROWN = 1.5  # a collection that has grown by this factor is calibrated again
+_MOST_EXACT = 250_000  # images that `index="auto"` searches exactly
+
+IndexName = Literal["auto", "exact", "faiss"]
+Candidates = Annotated[int, Field(ge=1, le=2**16)]
+
+
+@dataclass(frozen=True)
+class Match:
+    """An image of the collection that a cue may be a copy of.
+
+    Attributes:
+        name: of the image.
+        memory: number of its memory.
+        block: number of its first block in that memory.
+        probability: that the cue is a copy of this image.
+        image: what its blocks are read as, (C, H, W): pixel probabilities, or intensities.
+    """
+
+    name: str
+    memory: int
+    block: int
+    probability: float
+    image: Tensor
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """What a cue recalls.
+
+    Attributes:
+        matches: the most probable images, best first.
+        never_written: probability that no image of the collection is the one.
+    """
+
+    matches: tuple[Match, ...]
+    never_written: float
+
+    @property
+    def found(self) -> Match | None:
+        """The best match; None if the cue was more probably never written."""
+        return self.matches[0] if self.matches and self.never_written < 0.5 else None
+
+
+class Collection:
+    """Any number of named images, in as many memories of a trained model as they take.
+
+    Images are intensities in [0, 1], (n, C, H, W), as for `TrainedMemory`: binary for a model of binary images. Blocks
+    stay in the machine's memory, or in the files from which they were loaded.
+
+    Args:
+        trained: a model that writes images to blocks of their own, such as `inference.load(path).memory`.
+        index: how contents are searched: "exact", by a matrix product; "faiss", by an approximate index, which needs
+            the package faiss; "auto": faiss for more than 250,000 images if it is installed, else exact.
+
+    Attributes:
+        trained: the model.
+        calibration: of the probabilities; None before the first recall.
+
+    Raises:
+        InputError: a model without such blocks, or no such index.
+    """
+
+    @checked
+    def __init__(self, trained: TrainedMemory, index: IndexName = "auto") -> None:
+        self.trained = trained
+        self.calibration: Calibration | None = None
+        self._contents, self._index_name = Contents(trained), index
+        self._slots = Slots(self._contents.block_shape, self._contents.layout.capacity)
+        self._next_number = 0
+        self._search: Search | None = None  # None: to be made
+        self._sample = Sample()
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._slots.by_name)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether an image has this name."""
+        return name in self._slots.by_name
+
+    def __repr__(self) -> str:
+        """Images and memories."""
+        return f"Collection({len(self)} images in {self.memories} memories)"
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all images, in the order of their slots."""
+        return [name for name in self._slots.names if name is not None]
+
+    @property
+    def capacity(self) -> int:
+        """Number of images that one memory holds."""
+        return self._slots.capacity
+
+    @property
+    def memories(self) -> int:
+        """Number of memories."""
+        return -(-len(self._slots.names) // self.capacity)
+
+    @checked
+    def memory(self, number: Natural) -> Memory:
+        """One of the memories, which `TrainedMemory` reads.
+
+        Raises:
+            InputError: no memory of this number.
+        """
+        if number >= self.memories:
+            raise InputError(f"number: expected a memory below {self.memories}, found {number}")
+        slots = torch.arange(number * self.capacity, min((number + 1) * self.capacity, len(self._slots.names)))
+        value = memories_of(self._slots.blocks(slots), self._contents.layout)[0]
+        return Memory(value.to(self.trained.device), self.trained.fingerprint)
+
+    @checked
+    def write(self, images: Tensor, names: Sequence[str] | None = None) -> list[str]:
+        """Write images to free blocks, and to new memories where these are too few.
+
+        Args:
+            images: (n, C, H, W).
+            names: of the images; None: numbers, counted over all writes.
+
+        Returns:
+            The names.
+
+        Raises:
+            InputError: images of another shape, or names that are repeated, are in the collection, or are too few.
+        """
+        images = self._images("images", images)
+        named = self._new_names(len(images), names)
+        slots = self._slots.put(named, self._contents.of_images(images).float().cpu())
+        self._next_number += len(named) if names is None else 0
+        self._sample.add(slots, images)
+        self._search = None
+        return named
+
+    @checked
+    def remove(self, name: str) -> None:
+        """Remove an image; its blocks become free.
+
+        Raises:
+            InputError: no image of this name.
+        """
+        self._sample.drop(self._slots.clear(name))
+        self._search = None
+
+    @checked
+    def read(self, name: str) -> Tensor:
+        """The image (C, H, W) that the blocks of a name are read as.
+
+        Raises:
+            InputError: no image of this name.
+        """
+        return self._contents.decode(self._slots.blocks(torch.tensor([self._slots.slot(name)])))[0]
+
+    @checked
+    def recall(
+        self, cues: Tensor, mask: Tensor | None = None, matches: Count = 5, candidates: Candidates = 256
+    ) -> list[Recalled]:
+        """Recall the images that cues may be copies of, by content, from all memories.
+
+        Args:
+            cues: (Q, C, H, W), or (C, H, W) for one: copies of images, noisy or with missing pixels.
+            mask: bool, of the shape of `cues`, True where a pixel is missing.
+            matches: how many images to return for each cue.
+            candidates: how many images of similar content are compared with each cue. More find more, and take longer.
+
+        Returns:
+            What each of the Q cues recalls.
+
+        Raises:
+            InputError: an empty collection, or cues or a mask of another shape.
+        """
+        if not len(self):
+            raise InputError("cues: expected a collection with images, found an empty one")
+        cues, missing = self._cues(cues, mask)
+        calibration, recalled = self.calibrate(), list[Recalled]()
+        for cue, hole in zip(cues.split(_CUES_AT_ONCE), missing.split(_CUES_AT_ONCE), strict=True):
+            recalled += self._recalled(self._searched().rank(cue, hole, candidates), calibration, matches)
+        return recalled
+
+    def calibrate(self) -> Calibration | None:
+        """Fit the probabilities to corrupted copies of written images; takes seconds.
+
+        These are images that were written since the collection was made or loaded. `recall` and `save` calibrate where
+        the collection has grown by half since the last time.
+
+        Returns:
+            The calibration; None for a single image, beside which nothing can be left out.
+        """
+        current, sample = self.calibration, self._sample
+        if len(sample) < 2 or (current is not None and len(self) < _GROWN * current.collection):
+            return current
+        slots, images = sample.repeated(_CALIBRATION_CUES)
+        cues = calibration_cues(images)
+        written, left_out = (self._ranked(cues, hidden) for hidden in (None, slots))
+        self.calibration = Calibration.fit(written, slots, left_out, len(self))
+        return self.calibration
+
+    @checked
+    def save(self, path: Path | str) -> None:
+        """Save the collection to a folder of safetensors files and one JSON file. A collection there is replaced.
+
+        Raises:
+            InputError: the folder holds something else.
+            OutputError: a file cannot be written.
+        """
+        calibration = self.calibrate() if len(self) else None
+        listed = CollectionList(
+            author=self.trained.fingerprint,
+            images=len(self),
+            next_number=self._next_number,
+            block_shape=list(self._slots.block_shape),
+            files=[],
+            calibration=None if calibration is None else calibration.model_dump(),
+        )
+        write_collection(path, listed, self._slots.shards())
+
+    @classmethod
+    @checked
+    def load(cls, path: Path | str, trained: TrainedMemory, index: IndexName = "auto") -> Collection:
+        """Load a collection that `save` saved. Blocks are read from its files when they are needed.
+
+        Raises:
+            InputError: no collection, a damaged one, or one that another model wrote.
+        """
+        listed, shards = read_collection(path)
+        if listed.author != trained.fingerprint:
+            raise InputError(
+                f"{path}: expected a collection of this model ({trained.fingerprint[:12]}), "
+                f"found one of another ({listed.author[:12] or 'unknown'})"
+            )
+        collection = cls(trained, index)
+        collection._next_number = listed.next_number
+        try:
+            collection._slots.restore(shards)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        if listed.calibration is not None:
+            collection.calibration = check(listed.calibration, Calibration, f"{path}: expected a calibration")
+        return collection
+
+    def _ranked(self, cues: Corrupted, left_out: Tensor | None) -> Ranking:
+        """The candidates of the cues of a calibration."""
+        kind = "calibrating" if left_out is None else "calibrating, left out"
+        parts = []
+        for part in tqdm(torch.arange(len(cues.images)).split(_CUES_AT_ONCE), kind, leave=False, delay=_SILENT_SECONDS):
+            images, hidden = cues.images[part], cues.hidden[part]
+            own = None if left_out is None else left_out[part]
+            parts.append(self._searched().rank(images, hidden, _CALIBRATION_CANDIDATES, own))
+        return Ranking.joined(parts)
+
+    def _searched(self) -> Search:
+        """The search, with an index of what is written now."""
+        if self._search is None:
+            by_faiss = self._index_name == "faiss" or (
+                self._index_name == "auto" and len(self) > _MOST_EXACT and has_faiss()
+            )
+            points = [self._contents.points(shard.blocks) for shard in self._slots.shards()]
+            index: Index = FaissIndex(points) if by_faiss else ExactIndex(points)
+            self._search = Search(self._contents, self._slots, index)
+        return self._search
+
+    def _recalled(self, ranking: Ranking, calibration: Calibration | None, matches: int) -> Iterator[Recalled]:
+        """What each cue recalls, from its candidates."""
+        written = torch.full_like(ranking.own_error, 0.5) if calibration is None else calibration.written(ranking)
+        shares = (shares_of(ranking) if calibration is None else calibration.shares(ranking)) * written.unsqueeze(-1)
+        slots, shares = ranking.slots[:, :matches], shares[:, :matches]
+        images = self._contents.decode(self._slots.blocks(slots.clamp(min=0).flatten())).unflatten(0, slots.shape)
+        for row, of_row, image, probability in zip(
+            slots.tolist(), shares.tolist(), images, written.tolist(), strict=True
+        ):
+            found = (
+                Match(str(self._slots.names[slot]), *self._place(slot), share, image[rank])
+                for rank, (slot, share) in enumerate(zip(row, of_row, strict=True))
+                if slot >= 0
+            )
+            yield Recalled(tuple(found), 1 - probability)
+
+    def _place(self, slot: int) -> tuple[int, int]:
+        """The memory of a slot, and its first block in it."""
+        memory, inside = divmod(slot, self.capacity)
+        return memory, inside * self._contents.layout.reads
+
+    def _new_names(self, count: int, names: Sequence[str] | None) -> list[str]:
+        """Names of `count` new images, checked."""
+        if names is None:
+            names = [str(self._next_number + number) for number in range(count)]
+        elif isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise InputError(f"names: expected a list of {count} texts, found something else")
+        if len(names) != count:
+            raise InputError(f"names: expected {count}, one for each image, found {len(names)}")
+        twice = next((name for name, uses in Counter(names).items() if uses > 1 or name in self), None)
+        if twice is not None:
+            where = "one that the collection has" if twice in self else "one twice"
+            raise InputError(f"names: expected new names, each once, found {where}, {twice!r:.100}")
+        return list(names)
+
+    def _images(self, name: str, images: Tensor) -> Tensor:
+        """Images (n, C, H, W), checked, on the model's device."""
+        if images.ndim != 4:
+            expected = ", ".join(map(str, self.trained.image_shape))
+            raise InputError(f"{name}: expected (n, {expected}), found {tuple(images.shape)}")
+        return self.trained.checked_images(name, images)[0]
+
+    def _cues(self, cues: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Cues (Q, C, H, W) with 0 at missing pixels, and whether pixels are missing, bool (Q, C, H, W); checked."""
+        require_tensor("cues", cues)
+        mask = torch.zeros_like(cues, dtype=torch.bool) if mask is None else mask
+        require_tensor("mask", mask)
+        if mask.shape != cues.shape or mask.dtype != torch.bool:
+            raise InputError(f"mask: expected bool {tuple(cues.shape)}, found {described(mask)}")
+        cues, mask = (value if value.ndim == 4 else value.unsqueeze(0) for value in (cues, mask.to(cues.device)))
+        if mask.numel() and mask.flatten(1).all(1).any():
+            raise InputError("mask: expected at least one known pixel in every cue, found a cue without")
+        images = self._images("cues", cues.masked_fill(mask, 0))  # missing pixels are often NaN
+        return images, mask.to(images.device)

@@ -1,0 +1,91 @@
+"""Search of a collection: candidates of similar content, which are read, decoded and compared with the cue."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from inference.collection.contents import Contents
+from inference.collection.index import Index
+from inference.collection.ranking import Ranking
+from inference.collection.slots import Slots
+from inference.trained_memory import filled, next_cue
+
+_READS_WITH_MISSING = 3  # of cues with missing pixels: each read fills these pixels for the next search
+
+
+class Search:
+    """Finds the images of a collection that explain cues best.
+
+    Args:
+        contents: of blocks.
+        slots: with the blocks.
+        index: of the points of these blocks.
+    """
+
+    def __init__(self, contents: Contents, slots: Slots, index: Index) -> None:
+        self._contents, self._slots, self._index = contents, slots, index
+        self._free = slots.is_free()
+
+    @torch.no_grad()
+    def rank(self, cues: Tensor, missing: Tensor, candidates: int, left_out: Tensor | None = None) -> Ranking:
+        """The candidates of cues (Q, C, H, W) whose pixels are in part missing, bool (Q, C, H, W).
+
+        Args:
+            cues: on the model's device; the values of missing pixels are not used.
+            missing: on the same device.
+            candidates: C, how many to compare with each cue.
+            left_out: slots that are no candidates, one for each cue, (Q,).
+        """
+        holed = missing.flatten(1).any(1)
+        if holed.any() and not holed.all():  # only some need further reads
+            parts = [rows.nonzero()[:, 0] for rows in (holed, ~holed)]
+            ranked = Ranking.joined([self.rank(cues[p], missing[p], candidates, _at(left_out, p)) for p in parts])
+            return ranked.select(torch.cat(parts).argsort().cpu())
+        estimate, found, own_error = filled(cues, missing), None, None
+        for _ in range(_READS_WITH_MISSING if holed.any() else 1):
+            blocks = self._contents.of_cues(estimate)
+            if own_error is None:
+                own_error = _error(self._contents.decode(blocks).unsqueeze(1), cues, missing)[:, 0]
+            slots = self._nearest(blocks, candidates, left_out)
+            slots, errors, best = self._compared(slots, cues, missing, found)
+            found = slots, errors
+            estimate = next_cue(cues, missing, best)
+        assert found is not None and own_error is not None
+        known = (~missing).flatten(1).sum(1).to(own_error)
+        return Ranking(found[0], found[1].cpu(), own_error.cpu(), known.cpu())
+
+    def _nearest(self, blocks: Tensor, candidates: int, left_out: Tensor | None) -> Tensor:
+        """Slots (Q, C) of the nearest contents."""
+        points = self._contents.points(blocks).float().cpu()
+        if left_out is None:
+            return self._index.search(points, self._free, candidates)
+        slots = self._index.search(points, self._free, candidates + 1)
+        slots = slots.masked_fill(slots == left_out.unsqueeze(-1), -1)
+        return slots.gather(1, (slots < 0).int().argsort(dim=1, stable=True))[:, :candidates]
+
+    def _compared(
+        self, slots: Tensor, cues: Tensor, missing: Tensor, before: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The best of the slots (Q, C) and of those found before, their errors (Q, C), and the image of the best."""
+        images = self._contents.decode(self._slots.blocks(slots.clamp(min=0).flatten())).unflatten(0, slots.shape)
+        errors = _error(images, cues, missing).masked_fill((slots < 0).to(images.device), torch.inf)
+        best = images[torch.arange(len(images)), errors.argmin(1)]
+        if before is not None:
+            again = (slots.unsqueeze(-1) == before[0].unsqueeze(1)).any(-1)
+            errors = errors.masked_fill(again.to(errors.device), torch.inf)
+            slots, errors = torch.cat([slots, before[0]], 1), torch.cat([errors, before[1]], 1)
+        kept = errors.topk(images.shape[1], largest=False)  # sorted
+        chosen = slots.gather(1, kept.indices.cpu())
+        return chosen.masked_fill(kept.values.cpu() == torch.inf, -1), kept.values, best
+
+
+def _at(slots: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if slots is None else slots[rows.cpu()]
+
+
+def _error(images: Tensor, cues: Tensor, missing: Tensor) -> Tensor:
+    """Mean square differences (Q, C) of images (Q, C, ...) from cues (Q, ...) over the known pixels."""
+    known = ~missing.flatten(1).unsqueeze(1)
+    square = (images.flatten(2) - cues.flatten(1).unsqueeze(1)).square()
+    return (square * known).sum(-1) / known.sum(-1)
