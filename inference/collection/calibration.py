@@ -31,12 +31,16 @@ _LEAST_SHARE = 1e-6  # of a candidate that is the right one, where beta is fitte
 
 
 class Sample:
-    """Some of the images that were written, by slot: every image has the same probability to be among them."""
+    """Some of the images that were written, by slot: every image has the same probability to be among them.
 
-    def __init__(self) -> None:
+    Args:
+        seed: of the choice.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
         self._images: dict[int, Tensor] = {}
         self._seen = 0
-        self._random = random.Random(0)
+        self._random = random.Random(seed)
 
     def __len__(self) -> int:
         """Number of images."""

@@ -16,19 +16,18 @@ as many memories as they need. A recall has three steps:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
 from inference.collection.calibration import Calibration, Sample, calibration_cues, shares_of
 from inference.collection.contents import Contents, memories_of
 from inference.collection.index import ExactIndex, FaissIndex, Index, has_faiss
+from inference.collection.options import Candidates, IndexName
 from inference.collection.ranking import Ranking
 from inference.collection.search import Search
 from inference.collection.slots import Slots
@@ -45,9 +44,6 @@ _CALIBRATION_CUES, _CALIBRATION_CANDIDATES = 512, 256
 _SILENT_SECONDS = 3.0  # before a progress bar is shown
 _GROWN = 1.5  # a collection that has grown by this factor is calibrated again
 _MOST_EXACT = 250_000  # images that `index="auto"` searches exactly
-
-IndexName = Literal["auto", "exact", "faiss"]
-Candidates = Annotated[int, Field(ge=1, le=2**16)]
 
 
 @dataclass(frozen=True)
@@ -157,7 +153,7 @@ class Collection:
         return Memory(value.to(self.trained.device), self.trained.fingerprint)
 
     @checked
-    def write(self, images: Tensor, names: Sequence[str] | None = None) -> list[str]:
+    def write(self, images: Tensor, names: list[str] | None = None) -> list[str]:
         """Write images to free blocks, and to new memories where these are too few.
 
         Args:
@@ -189,13 +185,16 @@ class Collection:
         self._search = None
 
     @checked
-    def read(self, name: str) -> Tensor:
-        """The image (C, H, W) that the blocks of a name are read as.
+    def read(self, names: list[str]) -> Tensor:
+        """The images (n, C, H, W) that the blocks of n names are read as.
 
         Raises:
-            InputError: no image of this name.
+            InputError: no image of such a name, or no names.
         """
-        return self._contents.decode(self._slots.blocks(torch.tensor([self._slots.slot(name)])))[0]
+        if not names:
+            raise InputError("names: expected one name or more, found none")
+        slots = torch.tensor([self._slots.slot(name) for name in names])
+        return self._contents.decode(self._slots.blocks(slots))
 
     @checked
     def recall(
@@ -326,19 +325,17 @@ class Collection:
         memory, inside = divmod(slot, self.capacity)
         return memory, inside * self._contents.layout.reads
 
-    def _new_names(self, count: int, names: Sequence[str] | None) -> list[str]:
+    def _new_names(self, count: int, names: list[str] | None) -> list[str]:
         """Names of `count` new images, checked."""
         if names is None:
             names = [str(self._next_number + number) for number in range(count)]
-        elif isinstance(names, str) or not all(isinstance(name, str) for name in names):
-            raise InputError(f"names: expected a list of {count} texts, found something else")
         if len(names) != count:
             raise InputError(f"names: expected {count}, one for each image, found {len(names)}")
         twice = next((name for name, uses in Counter(names).items() if uses > 1 or name in self), None)
         if twice is not None:
             where = "one that the collection has" if twice in self else "one twice"
             raise InputError(f"names: expected new names, each once, found {where}, {twice!r:.100}")
-        return list(names)
+        return names
 
     def _images(self, name: str, images: Tensor) -> Tensor:
         """Images (n, C, H, W), checked, on the model's device."""

@@ -64,7 +64,7 @@ class Contents:
     @torch.no_grad()
     def decode(self, blocks: Tensor) -> Tensor:
         """Images (n, C, H, W) that blocks (n, R, C_m, h, w) are read as: means of p(x | z), z the mean of p(z|M, y)."""
-        memories = memories_of(blocks.to(self.trained.device), self.layout)
+        memories = memories_of(blocks.to(self.trained.device, self.trained.dtype), self.layout)
         read = self.trained.inspect(Memory(memories, self.trained.fingerprint))
         return read.images[:, : self.layout.capacity].flatten(0, 1)[: len(blocks)]
 

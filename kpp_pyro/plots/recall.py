@@ -13,13 +13,14 @@ from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
 from kpp_pyro.distances import SQUARED_ERROR, WRONG_PIXELS, distance_in
-from kpp_pyro.plots.figures import plot_image_table, save
+from kpp_pyro.plots.figures import plain, plot_image_table, save
 
 _STRENGTHS = matplotlib.colormaps["viridis"]
 _ERRORS = {  # name in the report, label, scale
     WRONG_PIXELS: ("wrong_pixels_per_image", "wrong pixels per image", "symlog"),
     SQUARED_ERROR: ("psnr_db", "PSNR of the mean error, dB", "linear"),
 }
+_CAPTION = 22  # characters of a line: the end of a file's name says most
 _NATS = ("nats_per_image", "-ln p(x | z), nats per image")
 
 
@@ -42,6 +43,26 @@ def plot_denoising(
     return plot_image_table(
         rows, f"Recalled from corrupted cues: {corruption.replace('_', ' ')}, by strength", path, titles
     )
+
+
+def plot_matches(
+    rows: Sequence[tuple[str, Tensor, Sequence[tuple[str, Tensor]]]], path: Path | str | None = None
+) -> Figure:
+    """Plot cues, a row for each, beside the images of a collection that they may be copies of.
+
+    Args:
+        rows: caption and image (C, H, W) of a cue, and captions and images of its matches, best first.
+        path: file to write, if any.
+    """
+    columns = 1 + max(len(matches) for _, _, matches in rows)
+    figure = Figure((0.4 + 1.35 * columns, 0.3 + 1.6 * len(rows)), layout="constrained")
+    for axes, (caption, cue, matches) in zip(figure.subplots(len(rows), columns, squeeze=False), rows, strict=True):
+        for axis in axes:
+            axis.set_axis_off()
+        for axis, (text, image) in zip(axes, [(caption, cue), *matches], strict=False):
+            axis.imshow(image.detach().float().cpu().clamp(0, 1).expand(3, -1, -1).movedim(0, -1).numpy())
+            axis.set_title("\n".join(plain(line[-_CAPTION:]) for line in text.split("\n")), fontsize=7)
+    return save(figure, path)
 
 
 def plot_denoising_curves(results: Sequence[Mapping[str, Any]], path: Path | str | None = None) -> Figure:

@@ -1,0 +1,96 @@
+"""Ranking and calibration: features by hand, and probabilities that are known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from inference.collection.calibration import Calibration, Sample, calibration_cues, shares_of
+from inference.collection.ranking import Ranking
+
+DIMENSIONS = 100
+
+
+def ranking(errors, own=0.1):
+    errors = torch.as_tensor(errors)
+    slots = torch.arange(errors.shape[1]).expand(errors.shape)
+    return Ranking(slots, errors, torch.full(errors.shape[:1], own), torch.full(errors.shape[:1], float(DIMENSIONS)))
+
+
+def test_nats_are_differences_of_profile_likelihoods():
+    """-(D / 2) ln e is ln N(x; m, e I) at its largest over the variance, up to a constant."""
+    errors = [0.02, 0.05, 0.3]
+
+    def likelihood(error):
+        return max(
+            -DIMENSIONS / 2 * math.log(2 * math.pi * v) - DIMENSIONS * error / (2 * v)
+            for v in torch.logspace(-3, 0, 3001).tolist()
+        )
+
+    expected = [likelihood(errors[0]) - likelihood(error) for error in errors]
+    assert ranking([errors]).nats()[0].tolist() == pytest.approx(expected, abs=1e-3)
+
+
+def test_features_of_few_candidates_use_the_last_one():
+    few = ranking([[0.02, 0.05, math.inf]]).features()[0]
+    nats = DIMENSIONS / 2 * math.log(0.05 / 0.02)
+    first = [math.log(0.02), math.log(0.1), *[math.log1p(nats)] * 3]
+    assert few[:5].tolist() == pytest.approx(first, rel=1e-5)
+    products = [first[i] * first[j] for i in range(5) for j in range(i, 5)]
+    assert few[5:].tolist() == pytest.approx(products, rel=1e-5)
+
+
+def test_shares_sum_to_one_and_candidates_that_are_none_have_none():
+    shares = shares_of(ranking([[0.02, 0.021, math.inf]]), 0.1)[0]
+    odds = (0.021 / 0.02) ** (0.1 * DIMENSIONS / 2)
+    assert shares.tolist() == pytest.approx([odds / (1 + odds), 1 / (1 + odds), 0.0])
+
+
+def test_the_fit_recovers_known_probabilities():
+    """Leads of the best candidate are exponential if an image is written and shorter if not: the odds are known."""
+    generator = torch.Generator().manual_seed(0)
+    count, means = 20_000, (20.0, 5.0)
+
+    def cues(mean):
+        lead = -mean * torch.rand(count, generator=generator).log()
+        second = 0.02 * (lead * 2 / DIMENSIONS).exp()
+        return ranking(torch.stack([torch.full_like(second, 0.02), second], -1)), lead
+
+    (written, lead), (left_out, _) = map(cues, means)
+    fitted = Calibration.fit(written, torch.zeros(count, dtype=torch.long), left_out, count)
+    log_odds = math.log(means[1] / means[0]) + lead * (1 / means[1] - 1 / means[0])
+    error = fitted.written(written) - log_odds.sigmoid()
+    assert error.abs().mean() < 0.02
+
+
+def test_beta_is_the_one_that_the_right_candidates_were_drawn_with():
+    generator = torch.Generator().manual_seed(1)
+    errors = (0.02 * (1 + 0.2 * torch.rand(20_000, 8, generator=generator))).sort(-1).values
+    given = ranking(errors)
+    right = torch.multinomial(shares_of(given, 0.2), 1, generator=generator)[:, 0]
+    fitted = Calibration.fit(given, right, ranking(errors), 8)
+    assert fitted.beta == pytest.approx(0.2, rel=0.15)
+
+
+def test_calibration_cues_leave_every_eighteenth_image_as_it_is_and_hide_what_is_hidden():
+    images = torch.rand(60, 1, 8, 8)
+    cues = calibration_cues(images)
+    same = (cues.images == images).flatten(1).all(1)
+    kinds = 18  # 17 corruptions with their strengths, and none
+    assert same[kinds - 1 :: kinds].all() and not same[: kinds - 1].any()
+    assert (cues.images[cues.hidden] == 0).all() and cues.hidden.any()
+    assert torch.equal(calibration_cues(images).images, cues.images)
+
+
+def test_every_image_is_as_likely_to_be_in_the_sample(monkeypatch):
+    monkeypatch.setattr("inference.collection.calibration._MOST_IMAGES", 8)
+    kept = torch.zeros(40)
+    for seed in range(500):
+        sample = Sample(seed)
+        for slot in range(0, 40, 5):
+            sample.add(range(slot, slot + 5), torch.zeros(5, 1, 2, 2))
+        kept[sample.repeated(1)[0]] += 1
+    assert kept.sum() == 500 * 8
+    assert ((kept / 500 - 8 / 40).abs() < 4.5 * (0.2 * 0.8 / 500) ** 0.5).all()
