@@ -11,24 +11,16 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 from pydantic import Field
 
 from experiments.shared.command_line import parse
 from experiments.shared.script import run_script
-from experiments.shared.speed.growth import PARTICLES, axes, measure_growth
-from experiments.shared.speed.input import time_input
-from experiments.shared.speed.memories import LENGTHS, measure_memories
-from experiments.shared.speed.steps import time_parts, time_steps
-from experiments.shared.speed.table import describe_benchmark
-from experiments.shared.speed.workload import configuration
-from inference.runs.config import Config
-from inference.runs.resolve import resolve_device
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.run_folder import environment, write_json
-from kpp_pyro.plots import plot_growth, plot_memory_costs
+
+if TYPE_CHECKING:
+    from inference.runs.config import Config
 
 Section = Literal["steps", "parts", "growth", "memories", "input"]
 _BARS = {
@@ -37,7 +29,6 @@ _BARS = {
     "digits": 1.15,
 }  # largest ratio of the step times, Pyro / by hand, on a CPU
 _CAPTURED_BAR = 1.02  # the same on a GPU, both captured
-_FIGURES = {"growth": (plot_growth, "growth"), "memories": (plot_memory_costs, "memory_costs")}
 
 
 @dataclass(frozen=True)
@@ -73,11 +64,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(Arguments, argv)
     if not arguments.out.parent.is_dir() or arguments.out.is_dir():
         raise InputError(f"--out: expected a file in an existing folder, found {arguments.out}")
+    from experiments.shared.speed.table import describe_benchmark
+    from inference.runs.resolve import resolve_device
+    from kpp_pyro.files.run_folder import write_json
+    from kpp_pyro.plots import plot_growth, plot_memory_costs
+
     content = measure(arguments, str(resolve_device(arguments.device)))
     write_json(arguments.out, content)
     print(describe_benchmark(content))
     print(arguments.out)
-    for section, (plot, name) in _FIGURES.items():
+    figures = {"growth": (plot_growth, "growth"), "memories": (plot_memory_costs, "memory_costs")}
+    for section, (plot, name) in figures.items():
         if section in content:
             path = arguments.out.with_name(f"{arguments.out.stem}_{name}.png")
             plot(content[section], path)
@@ -87,6 +84,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(arguments: Arguments, device: str) -> dict[str, Any]:
     """The content of the JSON file: each section of `arguments.sections`, and the settings."""
+    import torch
+
+    from experiments.shared.speed.growth import PARTICLES, axes, measure_growth
+    from experiments.shared.speed.input import time_input
+    from experiments.shared.speed.memories import LENGTHS, measure_memories
+    from experiments.shared.speed.steps import time_parts, time_steps
+    from experiments.shared.speed.workload import configuration
+    from kpp_pyro.files.run_folder import environment
+
     repeats = 2 if arguments.quick else arguments.repeats
     few = max(2, repeats // 5)
     pictures = 64 if arguments.quick else arguments.pictures
@@ -113,6 +119,8 @@ def measure(arguments: Arguments, device: str) -> dict[str, Any]:
 
 def presets(device: str, medium: bool = False) -> dict[str, Config]:
     """The timed configurations, by name; the largest only on a GPU."""
+    from experiments.shared.speed.workload import configuration
+
     found = {"digits": configuration("digits", device), "mnist": configuration("mnist", device)}
     if medium:
         found["mnist medium"] = configuration("mnist", device, preset="medium")

@@ -16,8 +16,6 @@ import tyro
 from experiments.shared.command_line import parse
 from experiments.shared.script import run_script
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.run_folder import RunFolder
-from kpp_pyro.plots import plot_comparison
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = [path.resolve().name for path in arguments.runs]
     if len(set(names)) < len(names):
         raise InputError("compare_runs: expected run folders of different names, found two of one name")
+    from kpp_pyro.files.run_folder import RunFolder
+    from kpp_pyro.plots import plot_comparison
+
     metrics = {name: RunFolder.open(path).read_metrics() for name, path in zip(names, arguments.runs, strict=True)}
     try:
         plot_comparison(metrics, arguments.out)

@@ -9,31 +9,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from tqdm import tqdm
 
 from experiments.shared.arguments import HeldOutArguments
 from experiments.shared.command_line import parse
-from experiments.shared.denoise_table import describe_denoising
 from experiments.shared.script import print_figures, run_script
-from inference.metrics.denoising import (
-    Denoising,
-    compare_first_with_last,
-    denoise,
-    of_images,
-    summarize_cue,
-    summarize_errors,
-)
 from inference.ranges import Limit, Reads
-from inference.runs.load import Run
-from inference.runs.plots import plot_denoising_figures
-from kpp_pyro.corruptions import CORRUPTIONS, corrupt, find_corruption
-from kpp_pyro.data import EpisodeSet, first_images
-from kpp_pyro.distances import Distance
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.run_folder import environment
+
+if TYPE_CHECKING:
+    from inference.metrics.denoising import Denoising
+    from inference.runs.load import Run
+    from kpp_pyro.data import EpisodeSet
+    from kpp_pyro.distances import Distance
 
 _EPISODES_AT_ONCE = 8
 
@@ -48,9 +38,9 @@ class Arguments(HeldOutArguments):
     figures.
     """
 
-    corruption: tuple[str, ...] = tuple(CORRUPTIONS)
+    corruption: tuple[str, ...] | None = None
     """Corruptions of the cues, such as salt_and_pepper (pixels become black or white), gaussian (additive noise) or
-    mask (a rectangle is black, and known to be missing)."""
+    mask (a rectangle is black, and known to be missing). None: all."""
     strength: tuple[float, ...] | None = None
     """Strengths of each corruption, in its unit, such as a share of the pixels. None: several of each corruption."""
     steps: Reads = 10
@@ -62,6 +52,9 @@ class Arguments(HeldOutArguments):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = parse(Arguments, argv)
+    from experiments.shared.denoise_table import describe_denoising
+    from inference.runs.plots import plot_denoising_figures
+
     require_valid(arguments)
     run = arguments.open_run()
     content = report(run, arguments.episodes(run), arguments)
@@ -77,13 +70,19 @@ def cases(arguments: Arguments) -> Iterator[tuple[str, float]]:
     Raises:
         InputError: an unknown corruption.
     """
-    for corruption in dict.fromkeys(arguments.corruption):
+    from kpp_pyro.corruptions import CORRUPTIONS, find_corruption
+
+    for corruption in dict.fromkeys(CORRUPTIONS if arguments.corruption is None else arguments.corruption):
         for strength in dict.fromkeys(arguments.strength or find_corruption(corruption).strengths):
             yield corruption, strength
 
 
 def require_valid(arguments: Arguments) -> None:
     """Raise InputError for a corruption or strength that cannot be applied."""
+    import torch
+
+    from kpp_pyro.corruptions import corrupt
+
     try:
         for corruption, strength in cases(arguments):
             corrupt(torch.zeros(1, 2, 2), corruption, strength)  # raises for an invalid strength
@@ -93,6 +92,8 @@ def require_valid(arguments: Arguments) -> None:
 
 def report(run: Run, episodes: EpisodeSet, arguments: Arguments) -> dict[str, Any]:
     """The content of denoise.json: settings, and results by corruption and strength."""
+    from kpp_pyro.files.run_folder import environment
+
     all_cases, images = list(cases(arguments)), min(episodes.num_images, arguments.limit)
     with tqdm(total=len(all_cases) * images, unit="image", desc="denoising", dynamic_ncols=True) as bar:
         results = [
@@ -115,6 +116,12 @@ def denoise_all(
     run: Run, episodes: EpisodeSet, corruption: str, strength: float, arguments: Arguments, bar: Any
 ) -> Denoising:
     """Errors of the first `arguments.limit` images, with one corruption and strength."""
+    import torch
+
+    from inference.metrics.denoising import denoise, of_images
+    from kpp_pyro.corruptions import corrupt
+    from kpp_pyro.data import first_images
+
     generator = torch.Generator().manual_seed(arguments.seed)
     parts = []
     for images, counted in first_images(episodes.batches(_EPISODES_AT_ONCE), arguments.limit):
@@ -126,6 +133,9 @@ def denoise_all(
 
 def summarize(corruption: str, strength: float, errors: Denoising, distance: Distance) -> dict[str, Any]:
     """Means and standard errors over the images, and the change from the first read to the last."""
+    from inference.metrics.denoising import compare_first_with_last, summarize_cue, summarize_errors
+    from kpp_pyro.corruptions import find_corruption
+
     return {
         "corruption": corruption,
         "strength": strength,

@@ -12,13 +12,6 @@ from dataclasses import dataclass
 from experiments.shared.arguments import RunArguments
 from experiments.shared.command_line import parse
 from experiments.shared.script import print_figures, run_script
-from inference.runs.plots import (
-    plot_denoising_figures,
-    plot_figures,
-    plot_generation_figures,
-    plot_memory_at_work,
-    plot_score_figures,
-)
 
 
 @dataclass(frozen=True)
@@ -29,6 +22,14 @@ class Arguments(RunArguments):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = parse(Arguments, argv)
+    from inference.runs.plots import (
+        plot_denoising_figures,
+        plot_figures,
+        plot_generation_figures,
+        plot_memory_at_work,
+        plot_score_figures,
+    )
+
     run = arguments.open_run()
     run.folder.require_readable()
     figures = plot_figures(run.folder, run.pair, run.episodes.validation)

@@ -11,36 +11,23 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pyro
 from pydantic import Field
-from torch import Tensor
 
 from experiments.shared.arguments import HeldOutArguments
 from experiments.shared.command_line import parse
-from experiments.shared.score_table import describe_scores
 from experiments.shared.script import print_figures, run_shared_script
-from inference.importance.estimator import weighted_draws, widened_proposal
-from inference.importance.scoring import (
-    OWN,
-    Scores,
-    inference_gap,
-    sample_memory,
-    summarize,
-)
-from inference.posterior.arviz_data import posterior_data, save
 from inference.processes import SINGLE_PROCESS, Processes
-from inference.ranges import ControlParticles, Limit, Particles, RefineSteps
-from inference.runs.load import Run
-from inference.runs.plots import plot_score_figures
-from inference.runs.score import quantize, score
-from inference.tracing import own_randomness
-from kpp_pyro.data import EpisodeSet
-from kpp_pyro.files.run_folder import environment
-from kpp_pyro.likelihoods import bits_per_dim
+from inference.ranges import ContentBits, ControlParticles, Limit, Particles, RefineSteps
 from kpp_pyro.schema import Count, Natural
-from kpp_pyro.writes.quantization import LARGEST_BITS, SMALLEST_BITS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from inference.importance.scoring import Scores
+    from inference.runs.load import Run
+    from kpp_pyro.data import EpisodeSet
 
 _POSTERIOR_DRAWS = 4000
 
@@ -68,7 +55,7 @@ class Arguments(HeldOutArguments):
     """Number of classes that the images of an episode are drawn from. None: as in training."""
     content_steps: Natural | None = None
     """Gradient steps that improve each image's content before it is written. None: as in the run's configuration."""
-    content_bits: Annotated[int, Field(ge=SMALLEST_BITS, le=LARGEST_BITS)] | None = None
+    content_bits: ContentBits | None = None
     """Round every written scalar to this many bits, 2 to 16, between -m and m; m is the largest scalar of the image.
     None: 32-bit floats."""
     posterior_images: Natural = 8
@@ -92,6 +79,8 @@ def main(argv: Sequence[str] | None = None, processes: Processes = SINGLE_PROCES
 
 def load_run(arguments: Arguments, processes: Processes) -> Run:
     """Load the run, with the changes of the command line."""
+    from inference.runs.score import quantize
+
     names = ("classes_per_episode", "content_steps")
     changes = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     run = arguments.open_run(processes, **changes)
@@ -102,6 +91,8 @@ def load_run(arguments: Arguments, processes: Processes) -> Run:
 
 def score_run(run: Run, arguments: Arguments, processes: Processes = SINGLE_PROCESS) -> Scores:
     """Score the images of the command line, with a progress bar."""
+    from inference.runs.score import score
+
     return score(
         run,
         particles=arguments.particles,
@@ -118,6 +109,10 @@ def publish(
     run: Run, episodes: EpisodeSet, arguments: Arguments, scores: Scores, processes: Processes = SINGLE_PROCESS
 ) -> None:
     """Write the report, the posterior and the figures, and print the report."""
+    from experiments.shared.score_table import describe_scores
+    from inference.posterior.arviz_data import save
+    from inference.runs.plots import plot_score_figures
+
     posterior = posterior_draws(run, episodes, arguments) if arguments.posterior_images else None
     content = report(run, arguments, scores, processes)
     if posterior is not None:
@@ -129,6 +124,13 @@ def publish(
 
 def posterior_draws(run: Run, episodes: EpisodeSet, arguments: Arguments) -> Any:
     """Posterior draws of the first images of the first episode, as ArviZ data."""
+    import pyro
+
+    from inference.importance.estimator import weighted_draws, widened_proposal
+    from inference.importance.scoring import sample_memory
+    from inference.posterior.arviz_data import posterior_data
+    from inference.tracing import own_randomness
+
     model, guide = run.pair.model, run.pair.guide
     episode, _ = next(episodes.batches(1))
     with own_randomness(arguments.seed, run.pair.device), pyro.validation_enabled(False):
@@ -141,6 +143,10 @@ def posterior_draws(run: Run, episodes: EpisodeSet, arguments: Arguments) -> Any
 
 def report(run: Run, arguments: Arguments, scores: Scores, processes: Processes = SINGLE_PROCESS) -> dict[str, Any]:
     """The content of evaluation.json."""
+    from inference.importance.scoring import OWN, inference_gap, summarize
+    from kpp_pyro.files.run_folder import environment
+    from kpp_pyro.likelihoods import bits_per_dim
+
     own = scores.own
     pixels, images = math.prod(run.pair.model.image_shape), len(own.log_likelihood)
     controls = {name: score for name, score in scores.by_memory.items() if name != OWN}

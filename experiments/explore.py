@@ -18,9 +18,7 @@ from pydantic import Field
 
 from experiments.shared.arguments import RunArguments
 from experiments.shared.command_line import parse
-from experiments.shared.explore_session import Explorer
 from experiments.shared.script import run_script
-from inference.runs.load import load
 from kpp_pyro.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = parse(Arguments, argv)
     _require_port(arguments.port)
+    from experiments.shared.explore_session import Explorer
+    from inference.runs.load import load
+
     run = load(arguments.path(), arguments.device, arguments.data_dir)
     episodes = [batch[0] for batch, _ in islice(run.episodes.test.batches(1), _MOST_EPISODES)]
     _require_gradio()  # after a download of the data set, which may need a proxy

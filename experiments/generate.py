@@ -9,24 +9,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from experiments.shared.arguments import HeldOutArguments
 from experiments.shared.command_line import parse
-from experiments.shared.generation_table import describe_generation
 from experiments.shared.script import print_figures, run_script
-from inference.importance.estimator import standard_error
-from inference.metrics.generation import Generation, measure, near_distance, nearest, summarize_generation
 from inference.ranges import Reads, Samples
-from inference.runs.load import Run
-from inference.runs.plots import plot_generation_figures
-from inference.tracing import own_randomness
-from kpp_pyro.data import EpisodeSet
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.run_folder import environment
 from kpp_pyro.schema import Count
+
+if TYPE_CHECKING:
+    from inference.runs.load import Run
+    from kpp_pyro.data import EpisodeSet
 
 
 @dataclass(frozen=True)
@@ -51,6 +47,9 @@ class Arguments(HeldOutArguments):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = parse(Arguments, argv)
+    from experiments.shared.generation_table import describe_generation
+    from inference.runs.plots import plot_generation_figures
+
     run = arguments.open_run()
     episodes = arguments.episodes(run)
     if len(episodes) < arguments.memories + 1:
@@ -67,6 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def report(run: Run, episodes: EpisodeSet, arguments: Arguments) -> dict[str, Any]:
     """The content of generate.json."""
+    from inference.importance.estimator import standard_error
+    from inference.metrics.generation import Generation, measure, near_distance, nearest, summarize_generation
+    from inference.tracing import own_randomness
+    from kpp_pyro.files.run_folder import environment
+
     images, counted = next(episodes.batches(arguments.memories + 1))  # one more: another episode for the last memory
     distance, training = run.memory.distance, run.episodes.train.all_images()
     to_training = nearest(images[:-1].flatten(0, 1), training, distance)

@@ -15,7 +15,6 @@ import tyro
 
 from experiments.shared.command_line import parse
 from experiments.shared.script import run_script
-from inference.runs.pretrained import pack
 from kpp_pyro.schema import Natural
 
 
@@ -34,6 +33,8 @@ class Arguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = parse(Arguments, argv)
+    from inference.runs.pretrained import pack
+
     steps = arguments.content_steps
     path = pack(arguments.run, arguments.out, **({} if steps is None else {"content_steps": steps}))
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")

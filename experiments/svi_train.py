@@ -24,12 +24,10 @@ import tyro
 
 from experiments.shared.script import run_shared_script
 from experiments.shared.settings_flags import parse_flags
-from inference import Config
 from inference.processes import SINGLE_PROCESS, Processes
+from inference.runs.config import Config
 from inference.runs.interruption import Interruption, exit_status
-from inference.runs.load import read_run
 from inference.runs.resolve import device_of_run, resolve, resolve_device
-from inference.runs.training_run import RESUMABLE, TrainingRun, claimed_folder
 from kpp_pyro.config_part import flag
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import RunFolder
@@ -79,6 +77,8 @@ def main(argv: Sequence[str] | None = None, processes: Processes = SINGLE_PROCES
             RunFolder(out).require_new()
         print(json.dumps(config.to_json(), indent=2))
         return 0
+    from inference.runs.training_run import claimed_folder
+
     with ExitStack() as claim:
         path: Path | None = None
         with processes.sync_errors():
@@ -91,6 +91,8 @@ def main(argv: Sequence[str] | None = None, processes: Processes = SINGLE_PROCES
 
 def train(folder: RunFolder, config: Config, resume: bool, processes: Processes) -> int:
     """Train in a claimed folder; returns the exit status."""
+    from inference.runs.training_run import TrainingRun
+
     run = TrainingRun(folder, config, resume, processes)
     with Interruption(processes) as interruption:
         stopped_by = run.train(interruption)
@@ -128,6 +130,9 @@ def resumed_config(path: Path, out: Path | None, given: dict[str, Any]) -> Confi
     Raises:
         InputError: no run, or a flag that may not change.
     """
+    from inference.runs.load import read_run
+    from inference.runs.training_run import RESUMABLE
+
     fixed = [name for name in given if name not in RESUMABLE] + (["out"] if out else [])
     if fixed:
         allowed, found = (", ".join(flag(name) for name in names) for names in (RESUMABLE, fixed))

@@ -8,26 +8,23 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from inspect import signature
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import torch
 from pydantic import Field
-from torch import Tensor, distributed, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from inference.errors import DivergenceError, ReportedError
 from kpp_pyro.config_part import require_value
 from kpp_pyro.errors import InputError, reason
 from kpp_pyro.schema import Natural
 
+if TYPE_CHECKING:
+    from torch import Tensor, distributed, nn
+
 _COLLECTIVE_TIMEOUT = timedelta(minutes=10)  # of a collective operation that a process does not join
 _MEETING_TIMEOUT = timedelta(minutes=5)  # within which all processes begin
 _REPORT_TIMEOUT = timedelta(seconds=10)  # within which the first process reports an error
 _REPORTED = "kpp_pyro/reported"  # the store's key that says so
 _Number = Annotated[int, Field(ge=1, le=1_000_000)]  # of processes
-_DDP_ARGUMENTS = signature(DistributedDataParallel).parameters
-_SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _DDP_ARGUMENTS else "broadcast_buffers"  # old torch
-_DDP_OPTIONS: dict[str, Any] = {_SYNC_BUFFERS: False}  # buffers are constants
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -56,14 +53,21 @@ class Processes:
         """Wrap a module so that its gradients are averaged over all processes."""
         if self.count == 1:
             return module
+        from torch.nn.parallel import DistributedDataParallel
+
+        known = signature(DistributedDataParallel).parameters
+        sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # old torch
+        options: dict[str, Any] = {sync: False}  # buffers are constants
         device = next(module.parameters()).device
         on_gpu = [device] if device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=on_gpu, **_DDP_OPTIONS)
+        return DistributedDataParallel(module, device_ids=on_gpu, **options)
 
     def gather(self, value: Value) -> list[Value]:
         """Values of all processes, by rank. Every process must call this method, and those below, at the same point."""
         if self.count == 1:
             return [value]
+        from torch import distributed
+
         values: list[Any] = [None] * self.count
         distributed.all_gather_object(values, value)
         return values
@@ -122,6 +126,8 @@ class Processes:
         """The sum of a tensor over all processes."""
         if self.count == 1:
             return value
+        from torch import distributed
+
         total = value.detach().clone()
         distributed.all_reduce(total)
         return total
@@ -161,6 +167,9 @@ def joined_processes() -> Iterator[Processes]:
     if count == 1:
         yield SINGLE_PROCESS
         return
+    import torch
+    from torch import distributed
+
     _variable("RANK", Annotated[int, Field(ge=0, lt=count)])
     local_rank = _variable("LOCAL_RANK", Natural, "")
     if local_rank < torch.cuda.device_count():

@@ -8,7 +8,8 @@ from importlib import import_module
 
 from kpp_pyro.siblings import foreign_sibling
 
-_READ_ENVIRONMENT = ("tqdm", "matplotlib")  # libraries that fail to load with wrong variables, such as MPLBACKEND
+# Libraries that fail to load with wrong variables, such as MPLBACKEND, and how the names of these begin.
+_READ_ENVIRONMENT = {"tqdm": ("TQDM_",), "matplotlib": ("MPL", "MATPLOTLIB")}
 
 
 def _obstacle() -> str | None:
@@ -19,9 +20,10 @@ def _obstacle() -> str | None:
         return "working folder: expected one that exists, found that it has been deleted"
     if sys.flags.optimize > 1:
         return "PYTHONOPTIMIZE: expected 0 or 1, since libraries use their docstrings, found 2 or more"
-    for library in _READ_ENVIRONMENT:
+    for library, prefixes in _READ_ENVIRONMENT.items():
         try:
-            import_module(library)
+            if any(name.startswith(prefixes) for name in os.environ):
+                import_module(library)
         except (ValueError, OSError) as error:
             found = " ".join(str(error).split())
             return f"environment: expected variables that {library} can use, found others ({found:.100})"

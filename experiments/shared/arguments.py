@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from inference.processes import SINGLE_PROCESS, Processes
 from inference.ranges import Seed
-from inference.runs.load import Run, load
-from inference.runs.pretrained import UNPACKED, unpack
-from inference.runs.rules import binarizations
-from kpp_pyro.data import EpisodeSet
 from kpp_pyro.errors import InputError
-from models.registry import MODELS
+
+if TYPE_CHECKING:
+    from inference.runs.load import Run
+    from kpp_pyro.data import EpisodeSet
 
 
 @dataclass(frozen=True)
@@ -44,12 +43,16 @@ class RunArguments:
             raise InputError(f"RUN, --pretrained: expected one of the two, found {found}")
         if self.pretrained is None:
             return self.run  # type: ignore[return-value]
+        from inference.runs.pretrained import UNPACKED, unpack
+
         if processes.is_first:
             unpack(self.pretrained)
         return UNPACKED / self.pretrained
 
     def open_run(self, processes: Processes = SINGLE_PROCESS, **changes: object) -> Run:
         """Load the run (see `inference.load`), and check that its folder can be written to."""
+        from inference.runs.load import load
+
         run = load(self.path(processes), self.device, self.data_dir, processes, **changes)
         run.folder.require_writable()
         return run
@@ -70,6 +73,8 @@ class HeldOutArguments(RunArguments):
 
     def settings(self, run: Run) -> dict[str, Any]:
         """The settings that every report on held-out images states."""
+        from inference.runs.rules import binarizations
+
         data, memory = run.config.data, run.config.memory
         return {
             "dataset": data.dataset,
@@ -92,6 +97,8 @@ class HeldOutArguments(RunArguments):
 
 def describe_images(settings: Mapping[str, Any]) -> str:
     """`HeldOutArguments.settings` as text, for the heading of a table."""
+    from models.registry import MODELS
+
     classes, has_write = settings["classes_per_episode"], MODELS[settings["model"]].has_blocks
     details = [settings["write" if has_write else "model"]]
     if has_write and settings["reads"] > 1:

@@ -7,18 +7,17 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, NamedTuple
 
 from experiments.shared.command_line import script_name
 from experiments.shared.streams import lasting_streams
 from inference.errors import DivergenceError, ReportedError
 from inference.processes import SINGLE_PROCESS, Processes, joined_processes
 from inference.runs.interruption import exit_status
-from kpp_pyro.data.decoding import describe_lost_worker, is_lost_worker
 from kpp_pyro.errors import InputError, OutputError, reason
-from kpp_pyro.files.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from kpp_pyro.files.run_folder import RunFolder
 
 _SHARED = "svi_train.py and evaluate.py"
 
@@ -115,6 +114,10 @@ def _ending(error: Exception) -> _Ending | None:
         return _Ending(str(error), 1 if isinstance(error, OutputError) else 2)
     if isinstance(error, RecursionError):
         return _Ending(f"{script_name()}: expected input of fewer nested levels, found too many", 2)
+    import torch
+
+    from kpp_pyro.data.decoding import describe_lost_worker, is_lost_worker
+
     if isinstance(error, RuntimeError) and is_lost_worker(error):
         return _Ending(describe_lost_worker(error), 2)
     if isinstance(error, DivergenceError):

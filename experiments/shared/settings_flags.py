@@ -10,7 +10,7 @@ import tyro
 from pydantic.fields import FieldInfo
 
 from experiments.shared.command_line import parse_given, print_help
-from inference import Config
+from inference.runs.config import Config
 from inference.runs.presets import PRESETS, read_yaml
 from kpp_pyro.config_part import flag, names_of
 

@@ -6,11 +6,14 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from kpp_pyro.files.atomic import writing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Board:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from inference.importance.scoring import OWN
@@ -19,6 +19,9 @@ from kpp_pyro.corruptions import Corrupted, corrupt, find_corruption
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.files.run_folder import RunFolder
 from models.pair import Pair
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _SAMPLED_MEMORIES, _SAMPLES = 4, 16
 _DENOISED = 2  # images of each strength

@@ -12,14 +12,14 @@ from tqdm import tqdm
 
 from inference.importance.scoring import Scores, ScoringPlan, score_episodes
 from inference.processes import SINGLE_PROCESS, Processes
-from inference.ranges import ControlParticles, Limit, Particles, RefineSteps, Seed
+from inference.ranges import LARGEST_BITS, SMALLEST_BITS, ControlParticles, Limit, Particles, RefineSteps, Seed
 from inference.runs.config import Config
 from inference.runs.load import Run
 from inference.runs.rules import has_blocks, none_where_shared
 from kpp_pyro.arguments import checked
 from kpp_pyro.data import first_images
 from kpp_pyro.errors import InputError
-from kpp_pyro.writes.quantization import LARGEST_BITS, SMALLEST_BITS, Quantization
+from kpp_pyro.writes.quantization import Quantization
 
 _IMAGES_AT_ONCE = 64
 

@@ -25,7 +25,7 @@ def load_digits(data_dir: Path) -> ImageSplits:
     Args:
         data_dir: not used, since the images are part of scikit-learn.
     """
-    from sklearn.datasets import load_digits as sklearn_digits  # not at the top: it takes seconds
+    from sklearn.datasets import load_digits as sklearn_digits
 
     values, labels = sklearn_digits(return_X_y=True)
     grey = torch.from_numpy(values).reshape(-1, 1, 8, 8) / _LARGEST_VALUE

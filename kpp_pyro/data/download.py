@@ -55,7 +55,7 @@ def from_archive(url: str, md5: str, members: Sequence[str]) -> Callable[[Path],
     """
 
     def fetch(temporary: Path) -> Path:
-        from torchvision.datasets.utils import check_integrity, download_url  # not at the top: it takes seconds
+        from torchvision.datasets.utils import check_integrity, download_url
 
         download_url(url, str(temporary), "archive")
         archive = temporary / "archive"

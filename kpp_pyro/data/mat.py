@@ -22,7 +22,7 @@ def read_mat(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     Raises:
         InputError: the file is missing, none of MATLAB, or announces more than it can hold. The message names it.
     """
-    from scipy.io import loadmat, whosmat  # not at the top: it takes seconds
+    from scipy.io import loadmat, whosmat
 
     with reading(path, "a MATLAB file") as file:
         try:

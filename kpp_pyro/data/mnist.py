@@ -86,7 +86,7 @@ def _find(raw: Path, stem: str) -> Path | None:
 
 def _download(raw: Path, source: str) -> None:
     """Download with torchvision, which tries mirrors and checks MD5 sums; keep only the .gz files."""
-    from torchvision import datasets  # not at the top: it takes seconds
+    from torchvision import datasets
 
     data_set = getattr(datasets, source)
 

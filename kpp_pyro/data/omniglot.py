@@ -54,7 +54,7 @@ def load_omniglot(data_dir: Path) -> ImageSplits:
 
 
 def _fetch(temporary: Path) -> Path:
-    from torchvision.datasets.utils import download_url  # not at the top: it takes seconds
+    from torchvision.datasets.utils import download_url
 
     download_url(URL, str(temporary), FILE_NAME)
     return temporary

@@ -43,7 +43,7 @@ def load_svhn(data_dir: Path) -> ImageSplits:
 
 
 def _fetch(temporary: Path) -> Path:
-    from torchvision.datasets.utils import download_url  # not at the top: it takes seconds
+    from torchvision.datasets.utils import download_url
 
     for name, md5 in MD5.items():
         download_url(f"{URL}/{name}", str(temporary), name, md5)

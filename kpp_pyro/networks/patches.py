@@ -15,7 +15,6 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.fft import dct
 from torch import Tensor, nn
 
 from kpp_pyro.networks.heads import start_near
@@ -132,6 +131,8 @@ def frequencies(channels: int) -> Tensor:
     Energy is taken to fall with the square of the frequency, and to be a tenth in differences of the channels. Rows are
     scaled so that all numbers then have the same variance.
     """
+    from scipy.fft import dct
+
     over_channels, over_side = dct(np.eye(channels), norm="ortho", axis=0), dct(np.eye(_SIDE), norm="ortho", axis=0)
     rows = np.kron(over_channels, np.kron(over_side, over_side))
     channel, row, column = np.indices((channels, _SIDE, _SIDE)).reshape(3, -1)

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-SMALLEST_BITS = 2  # levels -1, 0 and 1
-LARGEST_BITS = 16  # of a float32's 24, so that rounding to a level is exact
-
 
 @dataclass(frozen=True)
 class Quantization:

@@ -15,7 +15,6 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from inference.ranges import ControlParticles, Limit, Particles, Seed
-from inference.runs.config import Config
 from inference.runs.presets import read_yaml
 from kpp_pyro.errors import InputError
 from kpp_pyro.schema import FileContent, check
@@ -35,6 +34,8 @@ def _listed(value: Any) -> Any:
 @cache
 def _fields() -> dict[str, Any]:
     """Every field of a configuration with its default."""
+    from inference.runs.config import Config
+
     return Config().flat()
 
 

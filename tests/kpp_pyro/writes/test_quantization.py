@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kpp_pyro.writes.quantization import LARGEST_BITS, SMALLEST_BITS, Quantization
+from inference.ranges import LARGEST_BITS, SMALLEST_BITS
+from kpp_pyro.writes.quantization import Quantization
 
 all_bits = pytest.mark.parametrize("bits", range(SMALLEST_BITS, LARGEST_BITS + 1))
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
