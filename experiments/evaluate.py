@@ -68,12 +68,16 @@ def main(argv: Sequence[str] | None = None, processes: Processes = SINGLE_PROCES
     with processes.sync_errors():
         arguments = parse(Arguments, argv)
         arguments = replace(arguments, run=arguments.path(processes), pretrained=None)
+    from experiments.shared.score_table import describe_scores
+    from inference.runs.plots import plot_score_figures
+
     with processes.sync_errors():
         run = load_run(arguments, processes)
         episodes = arguments.episodes(run)
     scores = score_run(run, arguments, processes)
     if processes.is_first:
-        publish(run, episodes, arguments, scores, processes)
+        print(describe_scores(write_reports(run, episodes, arguments, scores, processes)))
+        print_figures(run.folder, plot_score_figures(run.folder))
     return 0
 
 
@@ -105,21 +109,18 @@ def score_run(run: Run, arguments: Arguments, processes: Processes = SINGLE_PROC
     )
 
 
-def publish(
+def write_reports(
     run: Run, episodes: EpisodeSet, arguments: Arguments, scores: Scores, processes: Processes = SINGLE_PROCESS
-) -> None:
-    """Write the report, the posterior and the figures, and print the report."""
-    from experiments.shared.score_table import describe_scores
+) -> dict[str, Any]:
+    """Write evaluation.json and posterior.nc; returns the content of evaluation.json."""
     from inference.posterior.arviz_data import save
-    from inference.runs.plots import plot_score_figures
 
     posterior = posterior_draws(run, episodes, arguments) if arguments.posterior_images else None
     content = report(run, arguments, scores, processes)
     if posterior is not None:
         save(posterior, run.folder.posterior)
     run.folder.write_evaluation(content)
-    print(describe_scores(content))
-    print_figures(run.folder, plot_score_figures(run.folder))
+    return content
 
 
 def posterior_draws(run: Run, episodes: EpisodeSet, arguments: Arguments) -> Any:

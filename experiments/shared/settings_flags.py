@@ -38,7 +38,8 @@ def parse_flags(description: str, script_flags: Flags, argv: Sequence[str] | Non
     types = {name: _type(field) for _, part in parts.values() for name, field in part.items()} | script_flags
 
     def show_help() -> None:
-        command = Annotated[_command(parts, script_flags), tyro.conf.OmitArgPrefixes]  # type: ignore[valid-type]
+        marks = (tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff)  # no comments: it has no source to read
+        command = Annotated[_command(parts, script_flags), *marks]  # type: ignore[valid-type]
         print_help(command, description=description)
 
     return parse_given(types, show_help, argv)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+import kpp_pyro.plots as plots
 from inference.importance.scoring import OWN
 from inference.metrics.denoising import shown_reads
 from inference.runs.config import naming
 from inference.runs.load import Run
 from inference.tracing import own_randomness, site_mean, trace_pair
 from inference.trained_memory import Memory, TrainedMemory
-from kpp_pyro import plots
 from kpp_pyro.corruptions import Corrupted, corrupt, find_corruption
 from kpp_pyro.data import EpisodeSet
 from kpp_pyro.files.run_folder import RunFolder

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import experiments.denoise
-import experiments.draw_figures
+import inference.runs.plots
 from experiments.shared.denoise_table import describe_denoising
 from inference import load
 from inference.metrics.denoising import denoise
@@ -46,7 +46,7 @@ def copied(learned, tmp_path):
 @pytest.fixture
 def without_others(monkeypatch):
     """No figures but those of recall, and of the memory at work, are drawn again."""
-    monkeypatch.setattr(experiments.draw_figures, "plot_figures", lambda *_: {})
+    monkeypatch.setattr(inference.runs.plots, "plot_figures", lambda *_: {})
 
 
 def report(folder):
@@ -156,7 +156,7 @@ def test_the_seed_decides_and_corruptions_strengths_split_and_reads_can_be_chose
     for more in ([], [], ["--seed", "1"], ["--split", "validation"]):
         assert run("denoise.py", copied, *flags, *more).returncode == 0
         contents.append(report(copied))
-        monkeypatch.setattr(experiments.denoise, "plot_denoising_figures", lambda *_: {})  # they are there
+        monkeypatch.setattr(inference.runs.plots, "plot_denoising_figures", lambda *_: {})  # they are there
     first, again, reseeded, validation = contents
     assert first == again
     assert list(by_case(first)) == [("mask", 0.3), ("mask", 0.7), ("speckle", 0.3), ("speckle", 0.7)]

@@ -12,8 +12,8 @@ import pyro
 import pytest
 import torch
 
-import experiments.draw_figures
-import experiments.evaluate
+import inference.importance.scoring
+import inference.runs.plots
 from inference import load
 from inference.importance.estimator import defensive_proposal, importance_score
 from inference.posterior.arviz_data import load as load_posterior
@@ -51,14 +51,14 @@ def evaluated(learned, tmp_path_factory):
 @pytest.fixture
 def undrawn(monkeypatch):
     """No figures: drawing takes longer than scoring a few images."""
-    monkeypatch.setattr(experiments.evaluate, "plot_score_figures", lambda *_: {})
+    monkeypatch.setattr(inference.runs.plots, "plot_score_figures", lambda *_: {})
 
 
 @pytest.fixture
 def without_others(monkeypatch):
     """No figures but those of the scores are drawn again."""
     for name in ("plot_figures", "plot_memory_at_work"):
-        monkeypatch.setattr(experiments.draw_figures, name, lambda *_: {})
+        monkeypatch.setattr(inference.runs.plots, name, lambda *_: {})
 
 
 def evaluation(folder):
@@ -234,7 +234,7 @@ def test_an_interruption_leaves_the_old_scores_whole(evaluated, monkeypatch):
     def interrupted(*_arguments, **_others):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiments.evaluate, "summarize", interrupted)
+    monkeypatch.setattr(inference.importance.scoring, "summarize", interrupted)
     assert run("evaluate.py", folder, *OWN_ONLY, "--seed", 9).returncode == 130
     assert (folder / "evaluation.json").read_bytes() == before
     assert not list(folder.glob(".*.partial"))

@@ -9,8 +9,7 @@ import shutil
 import pytest
 import torch
 
-import experiments.draw_figures
-import experiments.generate
+import inference.runs.plots
 from inference import load
 from inference.metrics.generation import nearest
 from inference.tracing import own_randomness
@@ -52,13 +51,13 @@ def copied(learned, tmp_path):
 def without_others(monkeypatch):
     """No figures but those of generation are drawn again."""
     for name in ("plot_figures", "plot_memory_at_work"):
-        monkeypatch.setattr(experiments.draw_figures, name, lambda *_: {})
+        monkeypatch.setattr(inference.runs.plots, name, lambda *_: {})
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
     """No figures: drawing takes longer than generating."""
-    monkeypatch.setattr(experiments.generate, "plot_generation_figures", lambda *_: {})
+    monkeypatch.setattr(inference.runs.plots, "plot_generation_figures", lambda *_: {})
 
 
 def report(folder):
