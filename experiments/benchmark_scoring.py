@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
-from tqdm import tqdm
 
 from experiments.shared.arguments import RunArguments
 from experiments.shared.command_line import parse
@@ -40,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = parse(Arguments, argv)
     import pyro
+    from tqdm import tqdm
 
     from experiments.shared.speed.scoring import describe_scoring, particle_images_per_second, peak_mebibytes
     from inference.tracing import own_randomness

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from experiments.shared.arguments import HeldOutArguments
 from experiments.shared.command_line import parse
 from experiments.shared.script import print_figures, run_script
@@ -92,6 +90,8 @@ def require_valid(arguments: Arguments) -> None:
 
 def report(run: Run, episodes: EpisodeSet, arguments: Arguments) -> dict[str, Any]:
     """The content of denoise.json: settings, and results by corruption and strength."""
+    from tqdm import tqdm
+
     from kpp_pyro.files.run_folder import environment
 
     all_cases, images = list(cases(arguments)), min(episodes.num_images, arguments.limit)

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from experiments.shared.arguments import HeldOutArguments
 from experiments.shared.command_line import parse
 from experiments.shared.script import print_figures, run_script
@@ -66,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def report(run: Run, episodes: EpisodeSet, arguments: Arguments) -> dict[str, Any]:
     """The content of generate.json."""
+    from tqdm import tqdm
+
     from inference.importance.estimator import standard_error
     from inference.metrics.generation import Generation, measure, near_distance, nearest, summarize_generation
     from inference.tracing import own_randomness

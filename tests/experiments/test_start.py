@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.experiments.running import ROOT
 from tests.experiments.test_scripts import SCRIPTS
 
@@ -61,3 +63,13 @@ def test_a_dry_run_imports_no_library_of_the_work():
     grid = str(ROOT / "experiments" / "configs" / "memories.yaml")
     modules = imported(["svi_train.py", "--help"], ["svi_train.py", "--dry-run"], ["ablate.py", grid, "--dry-run"])
     assert not OF_WORK & modules and modules >= OF_TENSORS
+
+
+@pytest.mark.parametrize(("variable", "library"), [("MPLBACKEND", "matplotlib"), ("TQDM_MININTERVAL", "tqdm")])
+def test_a_variable_that_a_library_cannot_use_ends_in_one_sentence(variable, library):
+    script = [sys.executable, str(ROOT / "experiments" / "generate.py"), "run"]
+    environment = {**os.environ, variable: "odd"}
+    process = subprocess.run(script, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120)
+    assert process.returncode == 2 and not process.stdout
+    expected = f"error: environment: expected variables that {library} can use, found others ("
+    assert process.stderr.startswith(expected) and process.stderr.count("\n") == 1
