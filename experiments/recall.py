@@ -28,8 +28,9 @@ from kpp_pyro.schema import Count
 class Arguments(RunArguments):
     """Write pictures to a collection of memories, and recall from it the picture that a cue is a copy of.
 
-    A cue may be noisy, or lack a part. The answer is a table of the most probable pictures, with the memory and the block
-    of each, and the probability that the cue was never written. COLLECTION/recall.json and COLLECTION/recall.png hold it.
+    A cue may be noisy, or lack a part. The answer is a table of the most probable pictures, with the memory and the
+    block of each, and the probability that the cue was never written. COLLECTION/recall.json and COLLECTION/recall.png
+    hold it.
     """
 
     write: Path | None = None
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = load(arguments.path(), arguments.device)
     collection = open_collection(run, arguments)
     folder = arguments.out or arguments.collection
+    assert folder is not None
     if arguments.write or arguments.remove:
         change(run, collection, arguments)
         collection.save(folder)
