@@ -60,19 +60,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = parse(Arguments, argv)
     require_valid(arguments)
-    from experiments.shared.recall_session import change, open_collection, show_recall
+    from experiments.shared.recall_session import missing_pixels, open_collection, pictures, show_recall, write_pictures
     from inference.runs.load import load
 
     run = load(arguments.path(), arguments.device)
-    collection = open_collection(run, arguments)
+    collection = open_collection(run, arguments.out, arguments.collection, arguments.index)
     folder = arguments.out or arguments.collection
     assert folder is not None
+    for name in arguments.remove:
+        collection.remove(name)
+    if arguments.write:
+        print(write_pictures(run, collection, arguments.write, arguments.dark_on_light))
     if arguments.write or arguments.remove:
-        change(run, collection, arguments)
         collection.save(folder)
         print(f"{len(collection)} pictures in {collection.memories} memories of {collection.capacity}: {folder}")
     if arguments.cue:
-        show_recall(run, collection, arguments, folder)
+        names, cues = pictures(run, arguments.cue, arguments.dark_on_light)
+        missing = missing_pixels(run, arguments.mask).expand(cues.shape) if arguments.mask else None
+        recalled = collection.recall(cues, missing, arguments.matches, arguments.candidates)
+        shown = cues if missing is None else cues.masked_fill(missing, 0.5)
+        show_recall(collection, names, shown, recalled, folder)
     return 0
 
 

@@ -22,7 +22,11 @@ from kpp_pyro.errors import InputError
 from tests.experiments.running import run
 from tests.experiments.test_scripts import SCRIPTS
 
-NEEDED = {"compare_runs.py": ["nowhere", "--out", "x.png"], "pack_weights.py": ["nowhere", "--out", "x"]}
+NEEDED = {
+    "compare_runs.py": ["nowhere", "--out", "x.png"],
+    "pack_weights.py": ["nowhere", "--out", "x"],
+    "recall.py": ["nowhere", "--write", "nowhere", "--out", "x"],
+}
 
 
 @dataclass(frozen=True)

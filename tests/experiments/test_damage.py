@@ -25,6 +25,7 @@ READERS = {
     "generate.py": ["RUN"],
     "draw_figures.py": ["RUN"],
     "pack_weights.py": ["RUN", "--out", "PACKED"],
+    "recall.py": ["RUN", "--write", "RUN", "--out", "PACKED"],
 }
 READERS_OF_METRICS = {"svi_train.py": ["--resume", "RUN"], "compare_runs.py": ["RUN", "--out", "PNG"]}
 

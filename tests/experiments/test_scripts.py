@@ -42,6 +42,7 @@ SCRIPTS = {
     "benchmark.py",
     "benchmark_scoring.py",
     "pack_weights.py",
+    "recall.py",
 }
 FIGURES = {"reconstructions.png", "samples.png", "memory.png", "curves.png"}
 
