@@ -177,7 +177,7 @@ def test_gaps_add_up_to_the_distance_between_the_elbo_and_the_score(learned):
 @pytest.mark.usefixtures("undrawn")
 def test_contents_are_refined_and_rounded_where_it_is_asked_for_and_the_table_says_so(learned):
     reconstruction = []
-    for flags in (["--content-bits", 2], ["--content-bits", 2, "--content-steps", 20]):
+    for flags in (["--content-bits", 4], ["--content-bits", 4, "--content-steps", 20]):
         process = run("evaluate.py", learned, *changed(OWN_ONLY, "--limit", 8, "--particles", 10), *flags)
         assert (
             process.returncode == 0
@@ -186,7 +186,7 @@ def test_contents_are_refined_and_rounded_where_it_is_asked_for_and_the_table_sa
         assert "k-hat unknown" in process.stdout and "k-hat >" not in process.stdout
         content = evaluation(learned)
         settings = content["settings"]
-        assert (settings["content_steps"], settings["content_bits"]) == (20 if "--content-steps" in flags else 0, 2)
+        assert (settings["content_steps"], settings["content_bits"]) == (20 if "--content-steps" in flags else 0, 4)
         reconstruction.append(content["scores"]["own"]["reconstruction_nats_per_image"])
     assert content["scores"]["own"]["trustworthy"] is False  # ten weights have no tail to look at
     assert reconstruction[1] > reconstruction[0] + 1
