@@ -20,7 +20,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import interpolate
-from tqdm import tqdm
 
 from experiments.shared.command_line import parse
 from inference import Collection, corrupt, load_pretrained
@@ -29,6 +28,7 @@ from inference.trained_memory import TrainedMemory
 from kpp_pyro.data import augment, load_dataset
 from kpp_pyro.files.run_folder import environment
 from kpp_pyro.plots.figures import save
+from kpp_pyro.progress import show_progress
 
 CORRUPTIONS = {
     "clean": None,
@@ -65,7 +65,7 @@ def main() -> None:
     collection, points = Collection(trained), []
     for size in SIZES:
         began = time.perf_counter()
-        for part in tqdm(images[len(collection) : size].split(1024), f"writing to {size}", leave=False):
+        for part in show_progress(images[len(collection) : size].split(1024), f"writing to {size}", leave=False):
             collection.write(part)
         seconds = time.perf_counter() - began
         points.append({"images": size, "write_seconds": seconds, **measure(collection, images[:size], others)})

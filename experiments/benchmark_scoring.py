@@ -39,18 +39,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = parse(Arguments, argv)
     import pyro
-    from tqdm import tqdm
 
     from experiments.shared.speed.scoring import describe_scoring, particle_images_per_second, peak_mebibytes
     from inference.tracing import own_randomness
     from kpp_pyro.files.run_folder import environment, write_json
+    from kpp_pyro.progress import show_progress
 
     run = arguments.open_run()
     episode, _ = next(run.episodes.test.batches(2))
     with own_randomness(0, run.pair.device), pyro.validation_enabled(False):
         rates = particle_images_per_second(run.pair, episode, arguments.particles, arguments.repeats)
         peaks = {
-            str(k): peak_mebibytes(run.pair, episode, k) for k in tqdm(_PEAK_PARTICLES, "peak memory", leave=False)
+            str(k): peak_mebibytes(run.pair, episode, k)
+            for k in show_progress(_PEAK_PARTICLES, "peak memory", leave=False)
         }
     content = {
         "particles": arguments.particles,

@@ -90,12 +90,11 @@ def require_valid(arguments: Arguments) -> None:
 
 def report(run: Run, episodes: EpisodeSet, arguments: Arguments) -> dict[str, Any]:
     """The content of denoise.json: settings, and results by corruption and strength."""
-    from tqdm import tqdm
-
     from kpp_pyro.files.run_folder import environment
+    from kpp_pyro.progress import show_progress
 
     all_cases, images = list(cases(arguments)), min(episodes.num_images, arguments.limit)
-    with tqdm(total=len(all_cases) * images, unit="image", desc="denoising", dynamic_ncols=True) as bar:
+    with show_progress(label="denoising", total=len(all_cases) * images, unit="image") as bar:
         results = [
             summarize(
                 corruption,

@@ -64,12 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def report(run: Run, episodes: EpisodeSet, arguments: Arguments) -> dict[str, Any]:
     """The content of generate.json."""
-    from tqdm import tqdm
-
     from inference.importance.estimator import standard_error
     from inference.metrics.generation import Generation, measure, near_distance, nearest, summarize_generation
     from inference.tracing import own_randomness
     from kpp_pyro.files.run_folder import environment
+    from kpp_pyro.progress import show_progress
 
     images, counted = next(episodes.batches(arguments.memories + 1))  # one more: another episode for the last memory
     distance, training = run.memory.distance, run.episodes.train.all_images()
@@ -77,7 +76,7 @@ def report(run: Run, episodes: EpisodeSet, arguments: Arguments) -> dict[str, An
     near = near_distance(to_training)
     measured: dict[str, list[Generation]] = {"prior": [], "cleaned_up": []}
     with own_randomness(arguments.seed, run.pair.device):
-        for index in tqdm(range(arguments.memories), unit="memory", desc="generating", dynamic_ncols=True):
+        for index in show_progress(range(arguments.memories), "generating", unit="memory"):
             memory = run.memory.write(images[index])
             drawn = run.memory.generate(memory, arguments.samples).images
             cleaned = run.memory.recall(memory, drawn, arguments.clean_up)[-1].images

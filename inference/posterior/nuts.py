@@ -16,13 +16,13 @@ from pyro.infer import MCMC, NUTS
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import biject_to
-from tqdm import tqdm
 
 from inference.errors import DivergenceError
 from inference.posterior.arviz_data import FEWEST_CHAINS, FEWEST_DRAWS, rhat_and_ess
 from inference.tracing import PARTICLE_DIM, PLATE_NESTING, PyroProgram, concatenate, own_randomness, trace_pair, traced
 from kpp_pyro.errors import InputError
 from kpp_pyro.fast_pyro import unrecorded_parameters
+from kpp_pyro.progress import show_progress
 
 DRAWS_AT_ONCE = 1000  # bounds the memory in use where ln p(x, latents | M) of draws is computed
 
@@ -107,7 +107,7 @@ def sample_posterior(
     with own_randomness(seed, image.device):
         posterior = _Posterior.of(model, image.detach(), memory.detach())
         starts = posterior.starts(guide, chains)
-        with tqdm(total=plan.total, unit="draw", dynamic_ncols=True, disable=not progress) as bar:
+        with show_progress(total=plan.total, unit="draw", disable=not progress) as bar:
             runs = [
                 posterior.run(start, plan, _ChainDiagnostics(bar, f"{n}/{chains}")) for n, start in enumerate(starts, 1)
             ]

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import pyro
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from inference.importance.scoring import Scores, ScoringPlan, score_episodes
 from inference.processes import SINGLE_PROCESS, Processes
@@ -19,6 +18,7 @@ from inference.runs.rules import has_blocks, none_where_shared
 from kpp_pyro.arguments import checked
 from kpp_pyro.data import first_images
 from kpp_pyro.errors import InputError
+from kpp_pyro.progress import show_progress
 from kpp_pyro.writes.quantization import Quantization
 
 _IMAGES_AT_ONCE = 64
@@ -66,7 +66,7 @@ def score(
     batches = episodes.batches(max(2, _IMAGES_AT_ONCE // episodes.episode_length))
     images = min(episodes.num_images, limit or episodes.num_images)
     plan = ScoringPlan(particles, refine_steps, control_particles)
-    progress_bar = tqdm(total=images, unit="image", desc="scoring", dynamic_ncols=True, disable=not progress)
+    progress_bar = show_progress(label="scoring", total=images, unit="image", disable=not progress)
     with progress_bar as bar, pyro.validation_enabled(False):
         counting = _advancing(first_images(batches, images), bar)
         return score_episodes(run.pair.model, run.pair.guide, counting, plan, seed, processes)

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from kpp_pyro.data.datasets import DATASETS, DataSource
 from kpp_pyro.data.images import ImageSplits, LabelledImages
 from kpp_pyro.data.picture_files import opened_picture
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.reading import reading
+from kpp_pyro.progress import show_progress
 
 FOLDER, PICTURES, PARTITION = "celeba", "img_align_celeba", "list_eval_partition.txt"
 SIZES = (32, 64)
@@ -72,7 +72,7 @@ def _read(folder: Path, names: list[str], split: str, image_size: int) -> Labell
     paths = [folder / name for name in names]
     with ThreadPoolExecutor() as pool:
         faces = pool.map(partial(_face, image_size=image_size), paths)
-        bar = tqdm(faces, total=len(paths), unit="image", desc=f"decoding {split}", leave=False)
+        bar = show_progress(faces, f"decoding {split}", total=len(paths), unit="image", leave=False)
         for place, face in enumerate(bar):
             images[place] = torch.from_numpy(face).permute(2, 0, 1)
     return LabelledImages(images, torch.zeros(len(names), dtype=torch.int64))

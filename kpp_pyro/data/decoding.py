@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from kpp_pyro.data.notes import print_above_bars
 from kpp_pyro.data.picture_files import read_picture
 from kpp_pyro.errors import InputError, reason
 from kpp_pyro.likelihoods.bernoulli import binarize_alone
+from kpp_pyro.progress import print_above_bars
 
 MOST_UNREADABLE = 0.01  # largest share of a split's images that may be unreadable
 _FEWEST_TRIED = 100  # images that are decoded before their share of unreadable ones is tested

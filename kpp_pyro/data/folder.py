@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from kpp_pyro.arguments import checked
 from kpp_pyro.data.datasets import DATASETS, DataSource
@@ -32,6 +31,7 @@ from kpp_pyro.data.sampler import (
     require_positive,
 )
 from kpp_pyro.errors import InputError
+from kpp_pyro.progress import show_progress
 
 SPLIT_SEED = 0
 MOST_VALIDATION_IMAGES = 10_000
@@ -84,7 +84,7 @@ class FolderSplits:
         """
         parts = (self.train, self.validation, self.test)
         paths = [files.folder / name for files in parts for name in files.names]
-        bar = tqdm(paths, unit="image", desc="looking for colours", leave=False, delay=_SILENT_SECONDS)
+        bar = show_progress(paths, "looking for colours", unit="image", leave=False, delay=_SILENT_SECONDS)
         return 1 if all(_is_grey(path) for path in bar) else 3
 
 
@@ -206,7 +206,7 @@ def decode_pictures(
     rows = torch.arange(len(files)).split(_ROW_LENGTH)
     with (
         Decoding(decoder, rows, _ROW_LENGTH, min(workers, len(rows))) as decoding,
-        tqdm(total=len(files), unit="image", desc=f"decoding {files.folder.name}", leave=False) as bar,
+        show_progress(label=f"decoding {files.folder.name}", total=len(files), unit="image", leave=False) as bar,
     ):
         for row, decoded in zip(rows, decoding, strict=True):
             images[row] = decoded.pixels

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from torch import Tensor
-from tqdm import tqdm
+
+from kpp_pyro.progress import print_above_bars
 
 _NAMED = 10  # skipped files whose names are printed
 _SAMPLED = 1000  # images that are looked at: fewer than twice as many
 _LEAST_CONTRAST = (
     8  # grey levels, of 255, between the darkest and the brightest pixel of a picture that shows something
 )
-
-
-def print_above_bars(line: str) -> None:
-    """Print a line to stderr, above a progress bar if there is one."""
-    tqdm.write(" ".join(line.splitlines()), file=sys.stderr)
 
 
 def note_skipped(folder: object, names: Sequence[str]) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tqdm import tqdm
-
 from experiments.shared.ablation.cells import (
     Cell,
     State,
@@ -20,6 +18,7 @@ from experiments.shared.ablation.cells import (
 from experiments.shared.ablation.running import Task, run_tasks
 from inference.runs.config import Config
 from kpp_pyro.errors import InputError
+from kpp_pyro.progress import show_progress
 
 
 @dataclass
@@ -93,7 +92,7 @@ def run_plan(plan: Sequence[Planned], jobs: int) -> int:
         if planned.state and planned.state != "finished"
     ]
     done = sum(planned.state in (None, "finished") for planned in plan)
-    with tqdm(total=len(plan), initial=done, unit="cell", desc="cells", dynamic_ncols=True) as bar:
+    with show_progress(label="cells", total=len(plan), initial=done, unit="cell") as bar:
 
         def report(task: Task, failure: str | None) -> None:
             planned = by_name[task.name]

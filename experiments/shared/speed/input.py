@@ -11,7 +11,6 @@ import numpy as np
 import pyro
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from experiments.shared.speed.timing import alternate, medians, ratio, spread
 from experiments.shared.speed.workload import configuration, new_pair, random_images
@@ -20,6 +19,7 @@ from inference.runs.config import Config
 from inference.runs.trainer import Trainer
 from kpp_pyro.data import Binarization, EpisodeSampler, LabelledImages
 from kpp_pyro.data.folder import FolderSampler, PictureFiles
+from kpp_pyro.progress import show_progress
 
 _CALLS = 10  # steps in one timing
 IN_MEMORY, DECODED = "images in memory", "pictures decoded"
@@ -95,7 +95,7 @@ def make_pictures(folder: Path, number: int, side: int) -> PictureFiles:
     """Write JPEGs of smooth noise; their files are as large as those of photographs."""
     generator = np.random.default_rng(0)
     names = [f"{index:06d}.jpg" for index in range(number)]
-    for name in tqdm(names, "pictures", leave=False):
+    for name in show_progress(names, "pictures", leave=False):
         coarse = Image.fromarray(generator.integers(0, 256, (side // 8, side // 8), dtype=np.uint8))
         coarse.resize((side, side), Image.Resampling.BICUBIC).save(folder / name, quality=90)
     return PictureFiles(folder, names, torch.zeros(number, dtype=torch.int64))

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from inference.importance.estimator import defensive_proposal, importance_score
 from inference.tracing import elbo_terms
+from kpp_pyro.progress import show_progress
 from models.pair import Pair
 
 _NAIVE_PASSES = 50  # of a loop in one timing; its speed does not depend on their number
@@ -46,7 +46,7 @@ def particle_images_per_second(pair: Pair, episode: Tensor, particles: int, repe
         "loop over particles": every_episode,
     }
     rates: dict[str, list[float]] = {name: [] for name in scorers}
-    for _ in tqdm(range(repeats + 1), "timing", leave=False):  # the first round is a warm-up
+    for _ in show_progress(range(repeats + 1), "timing", leave=False):  # the first round is a warm-up
         for name, run in scorers.items():
             began = time.perf_counter()
             done = run()

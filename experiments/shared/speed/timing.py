@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from kpp_pyro.progress import show_progress
 from kpp_pyro.writes.interface import Encoding
 
 Seconds = dict[str, list[float]]
@@ -49,7 +49,7 @@ def alternate(functions: Mapping[str, Callable[[], object]], repeats: int, calls
     """
     seconds: Seconds = {name: [] for name in functions}
     label = shorten("timing " + ", ".join(functions), _LABEL_WIDTH, placeholder=" ...")
-    for repeat in tqdm(range(repeats + 1), label, leave=False, dynamic_ncols=True):
+    for repeat in show_progress(range(repeats + 1), label, leave=False):
         for name in list(functions)[:: 1 if repeat % 2 else -1]:
             synchronize(device)
             began = time.perf_counter()
