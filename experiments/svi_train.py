@@ -46,9 +46,9 @@ _SCRIPT_FLAGS = {
     "resume": Annotated[
         Path,
         tyro.conf.arg(
-            help="Continue the run in this folder. Of the other flags, only --steps, --evaluate-every, --capture, "
-            "--data-dir, --workers and --device may be given. The learning rate falls to zero over all --steps: with "
-            "more, it rises again.",
+            help="Continue the run in this folder. Of the other flags, only --steps, --evaluate-every, --patience, "
+            "--logger, --capture, --data-dir, --workers and --device may be given. The learning rate falls to zero "
+            "over all --steps: with more, it rises again.",
             help_behavior_hint="(default: a new run)",
         ),
     ],
@@ -93,17 +93,17 @@ def train(folder: RunFolder, config: Config, resume: bool, processes: Processes)
     """Train in a claimed folder; returns the exit status."""
     from inference.runs.training_run import TrainingRun
 
-    run = TrainingRun(folder, config, resume, processes)
-    with Interruption(processes) as interruption:
-        stopped_by = run.train(interruption)
-    if stopped_by:
-        print(f"Interrupted after step {run.trainer.step}; saved. Continue with: {resuming(folder)}")
-        return exit_status(stopped_by)
-    try:
-        run.finish()
-    except KeyboardInterrupt:
-        print(f"Interrupted; training is complete, score it with: {resuming(folder)}")
-        return exit_status(signal.SIGINT)
+    with TrainingRun(folder, config, resume, processes) as run:
+        with Interruption(processes) as interruption:
+            stopped_by = run.train(interruption)
+        if stopped_by:
+            print(f"Interrupted after step {run.trainer.step}; saved. Continue with: {resuming(folder)}")
+            return exit_status(stopped_by)
+        try:
+            run.finish()
+        except KeyboardInterrupt:
+            print(f"Interrupted; training is complete, score it with: {resuming(folder)}")
+            return exit_status(signal.SIGINT)
     return 0
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from inference.objectives import OBJECTIVES
 from inference.processes import processes_here
+from inference.runs.loggers import LOGGERS
 from kpp_pyro.config_part import ConfigPart, flag, name_in
 from kpp_pyro.data import DATASETS
 from kpp_pyro.likelihoods.bernoulli import Binarization
@@ -99,3 +100,10 @@ class TrainingConfig(ConfigPart):
     the complete ELBO. Scores report both."""
     evaluate_every: Annotated[Count, Field(le=10**9)] = 250
     """Steps between evaluations on the validation set. Each also writes a checkpoint and figures."""
+    patience: Annotated[Count, Field(le=10**9)] | None = None
+    """Evaluations in a row without a better validation bound after which training ends. None: it takes all --steps. The
+    learning rate falls to zero over --steps all the same: a run that ends early lacks the last steps, of small
+    learning rates, which usually raise the bound."""
+    logger: Annotated[str, name_in(LOGGERS)] = "tensorboard"
+    """Viewer to record metrics, figures and configuration for, in addition to the files of the run folder. wandb and
+    mlflow are extras of this package."""

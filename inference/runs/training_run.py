@@ -13,18 +13,18 @@ from typing import Any
 
 import pyro
 import torch
-from tqdm import tqdm
+from pydantic_core import to_jsonable_python
 
 from inference.errors import DivergenceError
 from inference.metrics.elbo import describe, mean_elbo
 from inference.processes import SINGLE_PROCESS, Processes
-from inference.runs.board import Board, quiet_threads
 from inference.runs.build_trainer import build_trainer
 from inference.runs.capacity import require_training_capacity
 from inference.runs.config import Config, naming
 from inference.runs.data import Episodes, build_episodes
 from inference.runs.interruption import Interruption
 from inference.runs.load import Run, load_pair, read_run
+from inference.runs.loggers import LOGGERS, Logger
 from inference.runs.plots import plot_figures
 from inference.runs.resolve import resolve
 from inference.runs.rules import has_blocks, reads_and_blocks
@@ -38,6 +38,7 @@ from kpp_pyro.files.reading import as_path
 from kpp_pyro.files.run_folder import RunFolder
 from kpp_pyro.files.run_schemas import BestCheckpoint, TrainingCheckpoint
 from kpp_pyro.likelihoods import with_bits_per_dim
+from kpp_pyro.progress import Progress, show_progress
 from models.build import build
 from models.pair import Pair
 
@@ -46,14 +47,15 @@ _AGREE_EVERY = 10  # steps between agreements of several processes on whether to
 _EVALUATION_EPISODES = 8  # per batch; the processes share the batches
 _EVALUATION_SEED = 0  # every evaluation has the same random draws: checkpoints are compared fairly
 
-RESUMABLE = ("steps", "evaluate_every", "capture", "data_dir", "workers", "device")
+RESUMABLE = ("steps", "evaluate_every", "patience", "logger", "capture", "data_dir", "workers", "device")
 """Fields that may change when a run is resumed."""
 
 
 class TrainingRun:
     """A pair in training, and its run folder; only the first of several processes writes to it.
 
-    The folder is not changed before data, device, configuration and checkpoint have been checked.
+    The folder is not changed before data, device, configuration and checkpoint have been checked. As a context manager,
+    it opens the configuration's logger, and closes it at the end; otherwise nothing but the folder is written.
 
     Args:
         folder: the run folder, claimed by this process (see `claimed_folder`).
@@ -78,6 +80,8 @@ class TrainingRun:
         torch.manual_seed(seed_of(config.seed, processes.rank))  # equal parameters, but different draws in each process
         self.best_elbo_nats_per_image = float("-inf")
         self.best_step = 0  # of the best checkpoint; set by `finish`
+        self.evaluations_since_best = 0
+        self.logger = Logger()
         self.training_seconds = 0.0  # of steps only, over all sessions of the run
         with processes.sync_errors():  # before the processes share the pair, all raise the error of one
             self.trainer = build_trainer(config, self.pair, self.episodes.train, processes)
@@ -87,6 +91,21 @@ class TrainingRun:
             if processes.is_first:
                 self._prepare_folder(resume)
                 _note_shared_blocks(config)
+
+    def __enter__(self) -> TrainingRun:
+        """Open the logger.
+
+        Raises:
+            OutputError: the record cannot be written.
+        """
+        with self.processes.sync_errors():
+            if self.processes.is_first:
+                self.logger = LOGGERS[self.config.training.logger].open(self.folder, self.trainer.step + 1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the logger."""
+        self.logger.close()
 
     def _has_begun(self) -> bool:
         """Whether there is a checkpoint to go on with; a run killed at its very start has empty metrics only."""
@@ -114,7 +133,7 @@ class TrainingRun:
         self.folder.write_config(self.config.to_json(), self.pair.sizes())
 
     def train(self, interruption: Interruption) -> int:
-        """Train until the last step or an interruption; both leave a checkpoint.
+        """Train until the last step, --patience is at its end, or an interruption; all leave a checkpoint.
 
         Returns:
             The number of the signal that interrupted training, or 0.
@@ -128,38 +147,42 @@ class TrainingRun:
             raise DivergenceError(f"{error}; checkpoint.pt is the last good one") from error
 
     def _train(self, interruption: Interruption) -> int:
-        trainer, steps = self.trainer, self.config.training.steps
+        trainer, steps, every = self.trainer, self.config.training.steps, self.config.training.evaluate_every
+        self.logger.add_config(to_jsonable_python(self.config.flat()))
         if trainer.step == 0:
             self.save()
         with (
             closing(self.episodes.train),
-            self._open_board() as board,
-            tqdm(total=steps, initial=trainer.step, unit="step", desc="training", dynamic_ncols=True) as bar,
+            show_progress(label="training", total=steps, initial=trainer.step, unit="step", pause_every=every) as bar,
         ):
-            while trainer.step < steps and not self._is_stopped(interruption):
+            while trainer.step < steps and not self._is_out_of_patience and not self._is_stopped(interruption):
                 began = time.perf_counter()
                 result = trainer.train_step()
                 self.training_seconds += time.perf_counter() - began
                 bar.update()
                 if trainer.step % _LOG_EVERY == 0 or trainer.step == steps:
                     quantities = trainer.quantities(result)
-                    self._log("train", quantities, board)
+                    self._log(trainer.step, "train", quantities)
                     elbo = quantities["annealed_elbo_nats_per_image"]
                     bar.set_postfix_str(f"annealed ELBO {elbo:.1f} nats per image")
-                if trainer.step % self.config.training.evaluate_every == 0 or trainer.step == steps:
-                    self._evaluate(board, bar)
+                if trainer.step % every == 0 or trainer.step == steps:
+                    with bar.pause(), self.pair.evaluating():
+                        self._evaluate(bar)
             stopped_by = interruption.agreed_signal()
             if stopped_by:
                 self.save()
-            return stopped_by
+        if self._is_out_of_patience and trainer.step < steps and not stopped_by:
+            print(
+                f"Training ends after step {trainer.step} of {steps}: the validation bound has not improved in "
+                f"{self.evaluations_since_best} evaluations (--patience {self.config.training.patience})"
+            )
+        return stopped_by
 
-    @contextmanager
-    def _open_board(self) -> Iterator[Board | None]:
-        if not self.processes.is_first:
-            yield None
-            return
-        with quiet_threads(), closing(Board(self.folder.tensorboard, self.trainer.step + 1)) as board:
-            yield board
+    @property
+    def _is_out_of_patience(self) -> bool:
+        """Whether training ends early; the same in all processes, which share the evaluations."""
+        patience = self.config.training.patience
+        return patience is not None and self.evaluations_since_best >= patience
 
     def _is_stopped(self, interruption: Interruption) -> bool:
         """Whether to stop; several processes agree every few steps."""
@@ -167,29 +190,28 @@ class TrainingRun:
             return False
         return bool(interruption.agreed_signal())
 
-    def _evaluate(self, board: Board | None, bar: Any) -> None:
+    def _evaluate(self, bar: Progress) -> None:
         """Validate, save the last and the best checkpoint, and plot the figures."""
-        with self.pair.evaluating():
-            self._validate(board, bar)
-
-    def _validate(self, board: Board | None, bar: Any) -> None:
         try:
             left_out = self.config.training.left_out
             results = held_out_elbo(self.pair, self.episodes.validation, self.processes, left_out=left_out)
         except DivergenceError as error:
             raise DivergenceError(f"step {self.trainer.step}, validation: {error}") from error
         seconds = {"training_seconds": self.training_seconds, "data_wait_seconds": self.trainer.waited_seconds}
-        self._log("validation", {**results, **{name: round(value, 1) for name, value in seconds.items()}}, board)
+        rounded = {name: round(value, 1) for name, value in seconds.items()}
+        self._log(self.trainer.step, "validation", {**results, **rounded})
         bar.write(f"step {self.trainer.step:>6}  validation: {describe(results)}")
         elbo = self._trained_elbo(results)
         if elbo > self.best_elbo_nats_per_image:
-            self.best_elbo_nats_per_image = elbo
+            self.best_elbo_nats_per_image, self.evaluations_since_best = elbo, 0
             # best.pt first: a run killed before the other is written repeats these steps, and writes both again.
             self._write(self.folder.best, {"step": self.trainer.step, "pair": self.pair.state_dict()})
+        else:
+            self.evaluations_since_best += 1
         self.save()
-        if board is not None:
+        if self.processes.is_first:
             figures = plot_figures(self.folder, self.pair, self.episodes.validation)
-            board.add_figures(figures, self.trainer.step)
+            self.logger.add_figures(figures, self.trainer.step)
 
     def _trained_elbo(self, results: dict[str, float]) -> float:
         """The ELBO that chooses the best checkpoint, with the weights of training.
@@ -201,17 +223,17 @@ class TrainingRun:
         share = self.config.training.left_out / (self.config.training.left_out + self.config.data.episode_length)
         return elbo + share * (results.get("left_out_elbo_nats_per_image", elbo) - elbo)
 
-    def _log(self, split: str, quantities: dict[str, float], board: Board | None) -> None:
-        if board is None:
-            return
-        quantities = with_bits_per_dim(quantities, self.pair.model.image_shape)
-        self.folder.log(self.trainer.step, split, quantities)
-        board.add_scalars(split, quantities, self.trainer.step)
+    def _log(self, step: int, split: str, quantities: dict[str, float]) -> None:
+        if self.processes.is_first:
+            quantities = with_bits_per_dim(quantities, self.pair.model.image_shape)
+            self.folder.log(step, split, quantities)
+            self.logger.add_scalars(split, quantities, step)
 
     def save(self) -> None:
         """Save the last checkpoint: the state that the next step depends on."""
         saved = {
             "best_elbo_nats_per_image": self.best_elbo_nats_per_image,
+            "evaluations_since_best": self.evaluations_since_best,
             "training_seconds": self.training_seconds,
         }
         self._write(self.folder.checkpoint, {**self.trainer.state_dict(), **saved})
@@ -230,6 +252,7 @@ class TrainingRun:
         with fitting(self.folder.checkpoint):
             self.trainer.load_state_dict(state.model_dump())
         self.best_elbo_nats_per_image, self.training_seconds = state.best_elbo_nats_per_image, state.training_seconds
+        self.evaluations_since_best = state.evaluations_since_best
         if state.best_elbo_nats_per_image > float("-inf"):  # `finish` needs it, after what may be hours
             best = read_checkpoint(self.folder.best, BestCheckpoint)
             with fitting(self.folder.best):
@@ -247,7 +270,7 @@ class TrainingRun:
         results = held_out_elbo(self.pair, self.episodes.test, self.processes, True, self.config.training.left_out)
         if not self.processes.is_first:
             return
-        self.folder.log(step, "test", with_bits_per_dim(results, self.pair.model.image_shape))
+        self._log(step, "test", results)
         plot_figures(self.folder, self.pair, self.episodes.validation)
         print(f"test: {describe(results)} (checkpoint of step {step}, the best on the validation set)")
         gain, conditional = (results.get(f"{name}_nats_per_image") for name in ("memory_gain", "conditional_elbo"))
@@ -282,7 +305,9 @@ def held_out_elbo(
         DivergenceError: an ELBO is not finite.
     """
     total = -(-len(episodes) // _EVALUATION_EPISODES)
-    batches = tqdm(episodes.batches(_EVALUATION_EPISODES), "test", total, disable=not progress, leave=False)
+    batches = show_progress(
+        episodes.batches(_EVALUATION_EPISODES), "test", total=total, unit="batch", disable=not progress, leave=False
+    )
     with pyro.validation_enabled(False):
         return mean_elbo(pair.model, pair.guide, batches, _EVALUATION_SEED, processes, left_out)
 
@@ -313,8 +338,7 @@ def train(config: Config | None = None, out: Path | str | None = None, *, resume
     config = resolve(Config() if config is None else config)
     if out is not None and resume:
         _require_same(config, RunFolder(out))
-    with claimed_folder(config, out, resume) as folder:
-        run = TrainingRun(folder, config, resume)
+    with claimed_folder(config, out, resume) as folder, TrainingRun(folder, config, resume) as run:
         with _interruption() as interruption:
             if run.train(interruption):
                 raise KeyboardInterrupt(f"saved after step {run.trainer.step} in {folder.path}; resume=True goes on")
@@ -341,13 +365,15 @@ def claimed_folder(config: Config, out: Path | str | None = None, resume: bool =
     """Claim the folder of a run: no other process writes to it meanwhile.
 
     Args:
-        config: names the default folder.
+        config: names the default folder and the logger.
         out: the folder; None: a new one, see `default_folder`.
         resume: the folder holds a run; otherwise it may hold none.
 
     Raises:
-        InputError: a folder in use, one that holds a run, or one that cannot be written to.
+        InputError: a folder in use, one that holds a run, or one that cannot be written to; a logger that is not
+            installed.
     """
+    LOGGERS[config.training.logger].require_installed()
     flag = "--resume" if resume else "--out"
     with naming(flag):
         path = default_folder(config) if out is None else as_path(out, "a run folder")

@@ -55,6 +55,8 @@ class RunFolder:
         self.best = path / "best.pt"
         self.figures = path / "figures"
         self.tensorboard = path / "tensorboard"
+        self.wandb = path / "wandb"
+        self.mlflow = path / "mlflow"
         self.evaluation = path / "evaluation.json"
         self.posterior = path / "posterior.nc"
         self.denoising = path / "denoise.json"
@@ -64,13 +66,19 @@ class RunFolder:
         """The path."""
         return f"RunFolder({str(self.path)!r})"
 
+    @property
+    def _records(self) -> tuple[Path, ...]:
+        """Folders of the loggers."""
+        return self.tensorboard, self.wandb, self.mlflow
+
     def require_new(self) -> None:
         """Raise InputError if the folder contains a run, or files of a run's names."""
         if self.config.exists():
             resume = shlex.join(["--resume", str(self.path)])
             raise InputError(f"--out {self.path}: expected a new folder, found a run; go on with {resume}")
         reports = (self.evaluation, self.posterior, self.denoising, self.generation)
-        for path in (self.metrics, self.checkpoint, self.best, self.tensorboard, *reports, *self.figures.glob("[!.]*")):
+        files = (self.metrics, self.checkpoint, self.best, *self._records, *reports, *self.figures.glob("[!.]*"))
+        for path in files:
             of_failed_start = path == self.metrics and path.is_file() and path.stat().st_size == 0
             if path.exists() and not of_failed_start:
                 raise InputError(f"--out {self.path}: expected a new folder, found {path.relative_to(self.path)} in it")
@@ -89,7 +97,7 @@ class RunFolder:
 
     def require_writable(self) -> None:
         """Raise InputError unless files can be added to the run; called before long computations."""
-        for folder in (self.path, self.figures, self.tensorboard):
+        for folder in (self.path, self.figures, *self._records):
             if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
                 raise InputError(f"{folder}: expected a folder that can be written to, found none")
         for file in (self.evaluation, self.posterior, self.denoising, self.generation):

@@ -287,5 +287,6 @@ class TrainingCheckpoint(BestCheckpoint):
     training_seconds: NotNegative
     waited_seconds: NotNegative
     best_elbo_nats_per_image: Annotated[float, Field(lt=float("inf"), allow_inf_nan=True)]  # -inf before the first
+    evaluations_since_best: Natural = 0
     optimizer: dict[int, dict[str, Tensor]]
     processes: Annotated[list[ProcessState], Field(min_length=1)]

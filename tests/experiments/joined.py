@@ -35,7 +35,7 @@ from kpp_pyro.distributions.block_key import BlockKey
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import RunFolder
 from models.build import build
-from tests.experiments.running import TINY, changed, without_figures
+from tests.experiments.running import TINY, UNCHANGING, changed, without_figures
 from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_config, small_pair
 
 QUICK = [*TINY, "--device", "cpu", "--precision", "float32"]
@@ -107,10 +107,11 @@ def scored(processes: Processes = SINGLE_PROCESS) -> dict[str, Any]:
 
 def trained(folder: Path, processes: Processes = SINGLE_PROCESS) -> dict[str, Any]:
     """Train a run; what it began with, drew and ended with."""
-    run = TrainingRun(RunFolder(folder), resolve(new_config(parse(QUICK)), processes), False, processes)
-    noise = torch.get_rng_state()
-    with drawn_images() as drawn, Interruption(processes) as interruption:
-        run.train(interruption)
+    config = resolve(new_config(parse(QUICK)), processes)
+    with TrainingRun(RunFolder(folder), config, False, processes) as run:
+        noise = torch.get_rng_state()
+        with drawn_images() as drawn, Interruption(processes) as interruption:
+            run.train(interruption)
     parameters = {name: value.clone() for name, value in run.pair.model.state_dict().items()}
     return {"noise": noise, "drawn": drawn, "parameters": parameters, "loss": run.best_elbo_nats_per_image}
 
@@ -144,6 +145,12 @@ def resumed(folder: Path, steps: int, processes: Processes = SINGLE_PROCESS) -> 
         arguments = ["--resume", str(folder), "--steps", str(steps)]
         status = said(lambda processes: svi_train.main(arguments, processes), processes)
     return {"said": status, "drawn": drawn}
+
+
+def impatient(folder: Path, processes: Processes) -> tuple[int, str, str]:
+    """Train with a learning rate that changes nothing."""
+    arguments = [*changed(QUICK, *UNCHANGING), "--out", str(folder)]
+    return said(lambda processes: svi_train.main(arguments, processes), processes)
 
 
 def diverging(folder: Path, processes: Processes) -> tuple[int, str, str]:
@@ -182,6 +189,7 @@ def jobs(folder: Path, processes: Processes) -> dict[str, Any]:
     with without_figures():
         found["trained"] = trained(folder / "two", processes)
         found["resumed"] = resumed(folder / "one", 6, processes)
+        found["impatient"] = impatient(folder / "impatient", processes)
         found["diverging"] = diverging(folder / "diverging", processes)
         found["unshared"] = unshared(folder / "unshared", processes)
     arguments = [str(folder / "two"), *SCORED]

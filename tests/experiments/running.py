@@ -23,6 +23,8 @@ from kpp_pyro.files.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--width", "32", "--episodes-per-step", "2", "--steps", "6", "--evaluate-every", "3", "--warmup-steps", "2"]
+UNCHANGING = ["--learning-rate", "1e-30", "--evaluate-every", "1", "--patience", "2"]
+"""Every evaluation finds the bound of the first, so that training ends after step 3."""
 
 
 @dataclass(frozen=True)

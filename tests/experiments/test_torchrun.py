@@ -146,6 +146,13 @@ def test_what_only_the_second_process_meets_is_said_by_the_first(both):
     assert second == (2, "", "")
 
 
+def test_all_processes_run_out_of_patience_at_once(folder, both):
+    (status, output, _), silent = (process["impatient"] for process in both)
+    assert status == 0 and "Training ends after step 3 of 6" in output and silent == (0, "", "")
+    assert load_checkpoint(folder / "impatient" / "checkpoint.pt")["step"] == 3
+    assert metrics(folder / "impatient")[-1] == (1, "test")
+
+
 def test_a_divergence_in_one_process_ends_all_and_keeps_the_last_good_checkpoint(folder, both):
     (status, _, errors), second = (process["diverging"] for process in both)
     sentences = [line for line in errors.splitlines() if line.startswith("error: ")]

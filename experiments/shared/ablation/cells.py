@@ -24,7 +24,7 @@ from kpp_pyro.files.run_folder import RunFolder
 State = Literal["to train", "to resume", "to score", "finished"]
 
 _SCRIPTS = Path(__file__).parents[2]
-_FREE = ("data_dir", "workers", "capture")  # fields that change no result
+_FREE = ("data_dir", "workers", "capture", "logger")  # fields that change no result
 
 
 @dataclass(frozen=True)
