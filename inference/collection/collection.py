@@ -22,7 +22,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from inference.collection.calibration import Calibration, Sample, calibration_cues, shares_of
 from inference.collection.contents import Contents, memories_of
@@ -37,6 +36,7 @@ from kpp_pyro.arguments import checked
 from kpp_pyro.corruptions import Corrupted
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.collections import CollectionList, read_collection, write_collection
+from kpp_pyro.progress import show_progress
 from kpp_pyro.schema import Count, Natural, check
 
 _CUES_AT_ONCE = 64
@@ -287,7 +287,9 @@ class Collection:
         """The candidates of the cues of a calibration."""
         kind = "calibrating" if left_out is None else "calibrating, left out"
         parts = []
-        for part in tqdm(torch.arange(len(cues.images)).split(_CUES_AT_ONCE), kind, leave=False, delay=_SILENT_SECONDS):
+        for part in show_progress(
+            torch.arange(len(cues.images)).split(_CUES_AT_ONCE), kind, leave=False, delay=_SILENT_SECONDS
+        ):
             images, hidden = cues.images[part], cues.hidden[part]
             own = None if left_out is None else left_out[part]
             parts.append(self._searched().rank(images, hidden, _CALIBRATION_CANDIDATES, own))
