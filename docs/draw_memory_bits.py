@@ -29,7 +29,7 @@ from experiments.shared.script import run_script
 from kpp_pyro.data import load_dataset
 from kpp_pyro.likelihoods import bits_per_dim
 from kpp_pyro.likelihoods.logistic_image import LogisticImage
-from kpp_pyro.plots.figures import save
+from kpp_pyro.plots.figures import LINES, legend, logarithmic, save
 from kpp_pyro.writes.quantization import Quantization
 
 COMPONENTS = (100, 200, 400, 800, 1600)
@@ -167,25 +167,26 @@ def of_files(images: Tensor, name: str) -> float:
 
 def draw(curves: dict[str, list[Point]], files: dict[str, float], path: Path) -> None:
     """Plot the curves, and the sizes of files as points whose memory is the whole image."""
-    figure = Figure((7.2, 4.6), layout="constrained")
+    figure = Figure((7.2, 5.4), layout="constrained")
     axis = figure.subplots()
     bits_of = {name: name.split(", ")[1] for name in curves}
-    colours = {bits: f"C{number}" for number, bits in enumerate(dict.fromkeys(bits_of.values()))}
+    colours = {bits: style["color"] for bits, style in zip(dict.fromkeys(bits_of.values()), LINES, strict=False)}
     for name, points in curves.items():
         memory, cost = [point.memory for point in points], [point.cost for point in points]
         style = "-" if name.startswith("Kanerva++") else ":"
         axis.plot(memory, cost, style, color=colours[bits_of[name]], marker=".", label=name)
     for name, bits in files.items():
-        axis.plot([bits], [0], "x", color="black")
-        axis.annotate(name, (bits, 0), textcoords="offset points", xytext=(3, 6), fontsize=8)
+        axis.plot([bits], [0], "x", color="black", clip_on=False)
+        axis.annotate(name, (bits, 0), textcoords="offset points", xytext=(0, 6), rotation=90, ha="center", fontsize=8)
     axis.set(
-        xscale="log",
         xlabel="memory, bits per dimension",
         ylabel="-log2 p(x | M), bits per dimension",
-        ylim=(-0.3, None),
+        ylim=(0, None),
     )
+    sizes = [point.memory for points in curves.values() for point in points]
+    logarithmic(axis, "x", sizes)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    legend(axis, columns=2)
     save(figure, path)
 
 

@@ -22,7 +22,7 @@ from experiments.shared.ablation.results import COST, NEGATIVE_ELBO
 from experiments.shared.command_line import parse
 from experiments.shared.script import run_script
 from kpp_pyro.errors import InputError
-from kpp_pyro.plots.figures import save
+from kpp_pyro.plots.figures import LINES, legend, logarithmic, save
 
 PUBLISHED = {
     "Kanerva++, published": 41.58,
@@ -93,17 +93,20 @@ def read_costs(folders: Sequence[Path]) -> Costs:
 
 def plot(costs: Costs, path: Path) -> None:
     """Plot one line per memory; hollow points are upper bounds."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(7, 5.2), layout="constrained")
     axis: Any = figure.subplots()
+    axis.set_prop_cycle(LINES)
     for name, found in costs.items():
         line = sorted(found.items())
-        (curve,) = axis.plot([scalars for scalars, _ in line], [point.cost for _, point in line], label=name)
+        (curve,) = axis.plot([scalars for scalars, _ in line], [point.cost for _, point in line], ms=0, label=name)
         for scalars, point in line:
             axis.plot(scalars, point.cost, "o", color=curve.get_color(), fillstyle="full" if point.is_exact else "none")
     for (name, cost), style in zip(PUBLISHED.items(), ("--", ":"), strict=True):
         axis.axhline(cost, color="grey", linestyle=style, label=name)
-    axis.set(xscale="log", xlabel="scalars of memory, T = 32", ylabel="-ln p(x | M), nats per image", ylim=(0, None))
-    axis.legend(fontsize="small")
+    axis.set(xlabel="scalars of memory, T = 32", ylabel="-ln p(x | M), nats per image", ylim=(0, None))
+    scalars = [number for found in costs.values() for number in found]
+    logarithmic(axis, "x", scalars)
+    legend(axis, columns=2)
     save(figure, path)
 
 

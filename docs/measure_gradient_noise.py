@@ -26,7 +26,7 @@ from inference.runs.build_trainer import build_trainer
 from inference.runs.config import Config
 from inference.runs.data import build_episodes
 from kpp_pyro.fast_pyro import DiagonalNormal
-from kpp_pyro.plots.figures import save
+from kpp_pyro.plots.figures import legend, logarithmic, save
 from models.build import build
 
 SEED = 0
@@ -168,7 +168,7 @@ def measure(make: Callable[[], Case]) -> tuple[Case, dict[tuple[str, str, int], 
 
 def plot(results: list[tuple[Case, dict[tuple[str, str, int], float]]]) -> None:
     """Plot the ratios against K: a panel per case, a colour per group, a line style per objective."""
-    figure = Figure((8.4, 3.6), layout="constrained")
+    figure = Figure((8.4, 4.2), layout="constrained")
     for axis, (case, found) in zip(figure.subplots(1, len(results)), results, strict=True):
         for number, group in enumerate(case.groups):
             for name, style in zip(OBJECTIVES, (":", "-"), strict=True):
@@ -178,12 +178,12 @@ def plot(results: list[tuple[Case, dict[tuple[str, str, int], float]]]) -> None:
             math.sqrt(2 / math.pi / case.runs), color="grey", linewidth=0.8, label=f"pure noise, {case.runs} runs"
         )
         axis.set_xscale("log", base=4)
-        axis.set_yscale("log")
+        logarithmic(axis, "y", found.values())
         axis.set_xticks(PARTICLES, [str(particles) for particles in PARTICLES])
         axis.set_xlabel("K")
         axis.set_title(case.name, fontsize=10)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+        legend(axis, columns=2)
     figure.axes[0].set_ylabel("|mean| / standard deviation of the gradient")
     save(figure, FIGURE)
 

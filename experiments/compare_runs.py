@@ -1,4 +1,4 @@
-"""Plot the learning curves of several runs in one figure.
+"""Plot the learning curves of several runs in one figure, with a panel for each kind of images.
 
 python experiments/compare_runs.py runs/a runs/b --out curves.png
 """
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -20,7 +20,10 @@ from kpp_pyro.errors import InputError
 
 @dataclass(frozen=True)
 class Arguments:
-    """Plot the -ELBO on the validation set against training time, for several runs."""
+    """Plot the -ELBO on the validation set against training time, for several runs.
+
+    Nats of images of different sizes, colours or levels do not compare: each kind of images has a panel.
+    """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders; the legend has their names."""
@@ -36,16 +39,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = [path.resolve().name for path in arguments.runs]
     if len(set(names)) < len(names):
         raise InputError("compare_runs: expected run folders of different names, found two of one name")
-    from kpp_pyro.files.run_folder import RunFolder
+    from inference.runs.load import read_run
     from kpp_pyro.plots import plot_comparison
 
-    metrics = {name: RunFolder.open(path).read_metrics() for name, path in zip(names, arguments.runs, strict=True)}
+    metrics: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for name, path in zip(names, arguments.runs, strict=True):
+        folder, config = read_run(path)
+        kind = describe_kind(config.program.likelihood, folder.read_image_shape())
+        metrics.setdefault(kind, {})[name] = folder.read_metrics()
     try:
         plot_comparison(metrics, arguments.out)
     except OSError as error:
         raise InputError(f"--out {arguments.out}: expected a file to write, found {error.strerror}") from error
     print(arguments.out)
     return 0
+
+
+def describe_kind(likelihood: str, image_shape: tuple[int, int, int]) -> str:
+    """What images have to share for their nats to compare: levels, size and colour."""
+    from kpp_pyro.likelihoods import LIKELIHOODS
+
+    levels = LIKELIHOODS[likelihood].levels
+    channels, height, width = image_shape
+    kind = "binary" if levels == 2 else f"{levels} levels"
+    return f"{kind}, {height} x {width} pixels" + ("" if channels == 1 else f", {channels} channels")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = arguments.open_run()
     run.folder.require_readable()
     figures = plot_figures(run.folder, run.pair, run.episodes.validation)
-    figures |= plot_memory_at_work(run)
+    figures |= plot_memory_at_work(run.folder, run.pair, run.episodes.test)
     if run.folder.evaluation.exists():
         figures |= plot_score_figures(run.folder)
     if run.folder.denoising.exists():

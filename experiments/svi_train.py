@@ -34,7 +34,8 @@ from kpp_pyro.files.run_folder import RunFolder
 
 _DESCRIPTION = """Train a memory model on episodes of images, by SVI in Pyro: Kanerva++, or another --model.
 
-Flags replace presets, and presets replace defaults. --dry-run prints the resulting configuration."""
+Flags replace presets, and presets replace defaults. --dry-run prints the resulting configuration. At the end,
+RUN/figures/memory_at_work.png shows a test episode, its memory, recall and samples, by the best checkpoint."""
 _SCRIPT_FLAGS = {
     "out": Annotated[
         Path,

@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.shared.arguments import describe_images, number
 from inference.importance.scoring import MEANINGS, OWN
-from kpp_pyro.likelihoods import bits_per_dim
+from kpp_pyro.likelihoods import bits_per_dim, kl_sites
 
 _NO_MEMORY = "ln p(x_t): this model has no memory"
 _ADVICE = (
@@ -69,8 +69,7 @@ def _heading(settings: dict[str, Any]) -> str:
 
 
 def _terms(score: dict[str, Any]) -> str:
-    kls = {name: value for name, value in score.items() if name.startswith("kl_") and name.endswith("_nats_per_image")}
-    named = [f"KL of {name.removeprefix('kl_').split('_')[0]} {value:.2f}" for name, value in kls.items()]
+    named = [f"KL of {site} {score[name]:.2f}" for name, site in kl_sites(score).items()]
     return ", ".join([f"reconstruction {score['reconstruction_nats_per_image']:.2f}", *named])
 
 

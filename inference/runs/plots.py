@@ -31,34 +31,43 @@ _SEED = 0  # of the random draws in figures: the same figures again
 
 
 def plot_score_figures(run: RunFolder) -> dict[str, Figure]:
-    """Plot the scores in RUN/evaluation.json into the run's folder; returns the figures by name."""
+    """Plot the scores in RUN/evaluation.json into the run's folder; returns the figures by name.
+
+    A model without a memory has no control memories to plot.
+    """
     content, folder = run.read_evaluation(), run.figures
     own, limit = content["scores"][OWN], content["limit_nats_per_image"]
     largest = own["pareto_k_limit"]
-    return {
+    figures = {
         "pareto_k": plots.plot_pareto_k(content["per_image"]["pareto_k"], largest, folder / "pareto_k.png"),
         "bounds": plots.plot_bounds(own["bounds"], own["elbo_nats_per_image"], folder / "bounds.png"),
-        "controls": plots.plot_controls(content["scores"], limit, folder / "controls.png"),
     }
+    if content["settings"]["memory_scalars"]:
+        figures["controls"] = plots.plot_controls(content["scores"], limit, folder / "controls.png")
+    return figures
 
 
-def plot_memory_at_work(run: Run) -> dict[str, Figure]:
-    """Plot a test episode, its memory, corrupted cues, their recall, and samples, into the run's folder.
+def plot_memory_at_work(run: RunFolder, pair: Pair, episodes: EpisodeSet) -> dict[str, Figure]:
+    """Plot an episode, its memory, corrupted cues, their recall, and samples, into a run's folder.
+
+    Args:
+        run: its folder.
+        pair: model and guide.
+        episodes: held-out episodes; the first one is plotted.
 
     Returns:
         The figure by its name; nothing for a model without a memory.
     """
-    if not all(run.pair.model.memory_shape):
+    if not all(pair.model.memory_shape):
         return {}
-    trained, path = run.memory, run.folder.figures / "memory_at_work.png"
-    images = next(run.episodes.test.batches(1))[0][0]
+    trained, path = TrainedMemory(pair.model, pair.guide), run.figures / "memory_at_work.png"
+    images = next(episodes.batches(1))[0][0]
     memory = trained.write(images)
-    cues = corrupt(images, *_WORK_CORRUPTION, torch.Generator().manual_seed(_SEED)).images
-    recalled = trained.recall(memory, cues, _WORK_READS)[-1].images[:_WORK_CUES]
-    with own_randomness(_SEED, run.pair.device):
+    cues = corrupt(images[:_WORK_CUES], *_WORK_CORRUPTION, torch.Generator().manual_seed(_SEED)).images
+    recalled = trained.recall(memory, cues, _WORK_READS)[-1].images
+    with own_randomness(_SEED, pair.device):
         samples = trained.generate(memory, 2 * _WORK_CUES).images
-    sheet, boxes = memory_sheet(run.pair, memory.value, trained.locate(memory, images))
-    cues = cues[:_WORK_CUES]
+    sheet, boxes = memory_sheet(pair, memory.value, trained.locate(memory, images))
     return {"memory_at_work": plots.plot_memory_at_work(images, sheet, boxes, cues, recalled, samples, path)}
 
 

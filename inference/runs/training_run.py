@@ -25,7 +25,7 @@ from inference.runs.data import Episodes, build_episodes
 from inference.runs.interruption import Interruption
 from inference.runs.load import Run, load_pair, read_run
 from inference.runs.loggers import LOGGERS, Logger
-from inference.runs.plots import plot_figures
+from inference.runs.plots import plot_figures, plot_memory_at_work
 from inference.runs.resolve import resolve
 from inference.runs.rules import has_blocks, reads_and_blocks
 from inference.tracing import seed_of
@@ -272,6 +272,7 @@ class TrainingRun:
             return
         self._log(step, "test", results)
         plot_figures(self.folder, self.pair, self.episodes.validation)
+        plot_memory_at_work(self.folder, self.pair, self.episodes.test)
         print(f"test: {describe(results)} (checkpoint of step {step}, the best on the validation set)")
         gain, conditional = (results.get(f"{name}_nats_per_image") for name in ("memory_gain", "conditional_elbo"))
         print(
@@ -317,6 +318,8 @@ def held_out_elbo(
 @torch.enable_grad()
 def train(config: Config | None = None, out: Path | str | None = None, *, resume: bool = False) -> Run:
     """Train a model/guide pair, and evaluate its best checkpoint on the test set.
+
+    At the end, RUN/figures/memory_at_work.png shows a test episode, its memory, recall and samples.
 
     Ctrl-C stops training after the current step and saves it; call again with `resume=True` to continue.
 

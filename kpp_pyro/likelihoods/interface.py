@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kpp_pyro.errors import InputError
 
-_NATS = "nats_per_image"
+_KL, _NATS = "kl_", "nats_per_image"
 Nats = TypeVar("Nats", float, Tensor)
 
 
@@ -85,6 +85,16 @@ def with_bits_per_dim(content: Any, image_shape: tuple[int, int, int]) -> Any:
         if str(name).endswith(_NATS):
             found[name.removesuffix(_NATS) + "bits_per_dim"] = _converted(value, image_shape)
     return found
+
+
+def kl_sites(names: Iterable[str]) -> dict[str, str]:
+    """The site of each KL in nats among the names of a report's fields, `kl_SITE_nats_per_image`; by the field's name.
+
+    Args:
+        names: of fields; the others are left out, and so are KLs in bits per dimension.
+    """
+    fields = (name for name in names if name.startswith(_KL) and name.endswith(f"_{_NATS}"))
+    return {name: name.removeprefix(_KL).removesuffix(f"_{_NATS}") for name in fields}
 
 
 def _converted(nats: Any, image_shape: tuple[int, int, int]) -> Any:

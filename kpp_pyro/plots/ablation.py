@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
-from kpp_pyro.plots.figures import plain, save
+from kpp_pyro.plots.figures import LINES, legend, plain, save, set_scale
 
-_WIDE_RATIO = 4.0  # of the largest to the smallest number, above which an axis is logarithmic
 _COST = "-ln p(x | memory), nats per image{}less is better"
 
 
@@ -31,7 +29,7 @@ def plot_ablation(
         title: of the figure.
         path: file to write, if any.
     """
-    height = 3.9 if numeric_axis else 0.42 * len(points) + 1.7
+    height = 4.6 if numeric_axis else 0.42 * len(points) + 2.4
     figure = Figure((6.8, height), layout="constrained")
     axis = figure.subplots()
     if numeric_axis:
@@ -42,7 +40,7 @@ def plot_ablation(
     bars = "standard error over seeds" if known else "standard error over seeds, where there are several"
     axis.set_title(f"{plain(title)}\nBars: {bars}", fontsize=9)
     axis.grid(alpha=0.3, which="both")
-    axis.legend(fontsize=7)
+    legend(axis, columns=2 if numeric_axis else 3)
     return save(figure, path)
 
 
@@ -71,7 +69,7 @@ def _plot_rows(axis: Any, points: Sequence[Mapping[str, Any]]) -> None:
     axis.set_yticks(rows, [_label(point["labels"]) for point in points])
     axis.set_ylim(len(points) - 0.4, -0.6)
     axis.set_xlabel(_COST.format("; "))
-    _spread(axis.xaxis, axis.set_xscale, _costs(points))
+    set_scale(axis, "x", _costs(points))
 
 
 def _plot_lines(axis: Any, points: Sequence[Mapping[str, Any]], name: str) -> None:
@@ -79,11 +77,12 @@ def _plot_lines(axis: Any, points: Sequence[Mapping[str, Any]], name: str) -> No
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for point in sorted(points, key=lambda point: float(point["labels"][name])):
         lines.setdefault(_label({k: v for k, v in point["labels"].items() if k != name}), []).append(point)
+    axis.set_prop_cycle(LINES)
     for label, line in lines.items():
         numbers = [float(point["labels"][name]) for point in line]
         errors = [float("nan") if p["standard_error"] is None else p["standard_error"] for p in line]
         costs = [point["cost"] for point in line]
-        bars = axis.errorbar(numbers, costs, errors, marker="o", ms=4, capsize=3, label=label or "-ln p-hat")
+        bars = axis.errorbar(numbers, costs, errors, ms=4, capsize=3, label=label or "-ln p-hat")
         colour = bars[0].get_color()
         bounds = [(x, point["cost"]) for x, point in zip(numbers, line, strict=True) if not point["trustworthy"]]
         with_kl = [
@@ -98,9 +97,9 @@ def _plot_lines(axis: Any, points: Sequence[Mapping[str, Any]], name: str) -> No
     axis.plot(*zip(*limits, strict=True), color="firebrick", ls="--", label="ln T")
     _mark_bounds(axis, points, "v")
     numbers = sorted({number for number, _ in limits})
-    _spread(axis.xaxis, axis.set_xscale, numbers)
-    _spread(axis.yaxis, axis.set_yscale, _costs(points))
-    axis.set_xticks(numbers, [f"{number:g}" for number in numbers])
+    set_scale(axis, "x", numbers)
+    set_scale(axis, "y", _costs(points))
+    axis.set_xticks(numbers, [f"{number:,g}" for number in numbers])
     axis.set(xlabel=name, ylabel=_COST.format("\n"))
 
 
@@ -122,18 +121,9 @@ def _kl_error(point: Mapping[str, Any]) -> float:
     return float("nan") if error is None else float(error)
 
 
-def _costs(points: Sequence[Mapping[str, Any]]) -> list[float]:
-    """All numbers on the axis of costs."""
-    return [value for p in points for value in (p["cost"], p["cost_with_memory_kl"], p["limit"]) if value is not None]
-
-
-def _spread(ticks: Any, set_scale: Any, values: Sequence[float]) -> None:
-    """Make an axis logarithmic, with plain numbers, if its values are positive and their ratios large."""
-    if min(values) > 0 and max(values) / min(values) > _WIDE_RATIO:
-        set_scale("log")
-        ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ticks.set_major_formatter(ScalarFormatter())
-        ticks.set_minor_locator(NullLocator())
+def _costs(points: Sequence[Mapping[str, Any]]) -> list[float | None]:
+    """All numbers on the axis of costs; None for those that are unknown."""
+    return [value for p in points for value in (p["cost"], p["cost_with_memory_kl"], p["limit"])]
 
 
 def _label(labels: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from kpp_pyro.distances import distance_in
-from kpp_pyro.plots.figures import plot_image_table, plot_mosaic, save
+from kpp_pyro.plots.figures import legend, logarithmic, plot_image_table, plot_mosaic, save
 
 _KINDS = {"prior": ("keys of the prior", "steelblue"), "cleaned_up": ("after iterated clean-up", "darkorange")}
 
@@ -76,7 +76,7 @@ def plot_coverage(content: Mapping[str, Any], path: Path | str | None = None) ->
         path: file to write, if any.
     """
     distance = distance_in(content)
-    figure = Figure((11, 3.4), layout="constrained")
+    figure = Figure((11, 3.9), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     for kind, (name, colour) in _KINDS.items():
         result = content["results"][kind]
@@ -86,13 +86,15 @@ def plot_coverage(content: Mapping[str, Any], path: Path | str | None = None) ->
             counts = result[f"samples_by_{distance.name}_to_nearest_{of}"]
             edges = [(place - 0.5) * distance.bin for place in range(len(counts) + 1)]
             axis.stairs(counts, edges, label=name, color=colour)
-    left.set(xscale="log", xlabel="samples", ylabel="% of written recovered", ylim=(-3, 103), title="Coverage")
+    left.set(xlabel="samples", ylabel="% of written recovered", ylim=(0, 103), title="Coverage")
+    logarithmic(left, "x", (1, len(curve)))
     for axis, of in ((middle, "written"), (right, "training")):
         axis.axvline(content[f"near_{distance.name}"], color="firebrick", ls=":", label="near")
+        axis.set_xlim(left=-distance.bin)  # no distance is negative; bars stand around their distance
         axis.set(
             xlabel=f"{distance.words} to the nearest {of} image", ylabel="samples", title=f"Distance to {of} images"
         )
     for axis in (left, middle, right):
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+        legend(axis)
     return save(figure, path)

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kpp_pyro.plots.figures import save
+from kpp_pyro.plots.figures import LINES, legend, logarithmic, save
 
 _OPERATIONS = {
     "write": "write (as in training)",
@@ -27,14 +27,15 @@ def plot_growth(growth: Sequence[Mapping[str, Any]], path: Path | str | None = N
         path: file to write, if any.
     """
     names = list(dict.fromkeys(line["axis"] for line in growth))
-    figure = Figure((2.9 * len(names), 5.4), layout="constrained")
+    figure = Figure((2.9 * len(names), 6.4), layout="constrained")
     panels = figure.subplots(2, len(names), squeeze=False, sharex="col", sharey="row")
     for row, (quantity, label) in enumerate(_QUANTITIES):
         for column, name in enumerate(names):
             axis, lines = panels[row][column], [line for line in growth if line["axis"] == name]
-            _plot_lines(axis, {line["write"]: line for line in lines}, quantity)
             if row:
                 axis.set_xlabel(name, fontsize=9)
+            _plot_lines(axis, {line["write"]: line for line in lines}, quantity)
+        logarithmic(panels[row][0], "y", [point[quantity] for line in growth for point in line["points"]])
         panels[row][0].set_ylabel(label)
     return save(figure, path)
 
@@ -50,20 +51,21 @@ def plot_memory_costs(costs: Sequence[Mapping[str, Any]], path: Path | str | Non
     figure = Figure((4.2 * len(_OPERATIONS), 4.4), layout="constrained")
     panels = figure.subplots(1, len(_OPERATIONS), sharex=True, sharey=True)
     for axis, (operation, title) in zip(panels, _OPERATIONS.items(), strict=True):
-        _plot_lines(axis, {line["memory"]: line for line in costs}, f"{operation}_milliseconds")
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("T, images per episode")
-        axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14))  # below the panel, off the curves
+        _plot_lines(axis, {line["memory"]: line for line in costs}, f"{operation}_milliseconds")
+    quantities = [f"{operation}_milliseconds" for operation in _OPERATIONS]
+    logarithmic(panels[0], "y", [point[name] for line in costs for point in line["points"] for name in quantities])
     panels[0].set_ylabel("ms per episode")
     return save(figure, path)
 
 
 def _plot_lines(axis: Axes, lines: Mapping[str, Mapping[str, Any]], quantity: str) -> None:
-    """Plot one line for each name, on logarithmic axes."""
+    """Plot one line for each name, on a logarithmic axis of sizes."""
+    axis.set_prop_cycle(LINES)
     for name, line in lines.items():
         sizes, values = zip(*((point["size"], point[quantity]) for point in line["points"]), strict=True)
-        axis.plot(sizes, values, marker=".", label=f"{name}, power {line[f'{quantity}_power']:.2f}")
-        axis.set_xscale("log", base=2 if sizes[-1] <= 1_000 else 10)
-    axis.set_yscale("log")
-    axis.grid(alpha=0.3, which="both")
-    axis.legend(fontsize=7)
+        axis.plot(sizes, values, ms=3, label=f"{name}, power {line[f'{quantity}_power']:.2f}")
+        logarithmic(axis, "x", sizes, base=2 if max(sizes) <= 1_000 else 10)
+    axis.grid(alpha=0.3)
+    legend(axis)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kpp_pyro.plots.figures import IMAGE_COLOURS, plot_mosaic, save
 
-_EPISODE_COLUMNS = 8
+_EPISODE_COLUMNS, _MOST_SHOWN = 8, 64
 
 
 def plot_memory(
@@ -28,7 +28,7 @@ def plot_memory(
     channels = min(memory.shape[0], most_channels)
     columns = min(channels, 2 if memory.shape[2] > 1.5 * memory.shape[1] else 4)
     rows = -(-channels // columns)
-    panel_width = 4.2 if columns == 2 else 2.6
+    panel_width = {1: 6.0, 2: 4.2}.get(columns, 2.6)
     panel_height = panel_width * memory.shape[1] / memory.shape[2]
     size = (1.1 * columns * panel_width, rows * (panel_height + 0.25) + 0.3)  # the colour bar takes a tenth
     figure = Figure(size, layout="constrained")  # not by pyplot, which keeps all figures and may need a display
@@ -57,7 +57,7 @@ def plot_memory_at_work(
     """Plot an episode, its memory with the boxes of its keys, corrupted cues with their recall, and samples.
 
     Args:
-        episode: images (T, C, H, W).
+        episode: images (T, C, H, W); at most 64 are shown.
         memory: (C_m, H_m, W_m); one channel is plotted.
         boxes: (left, top, width, height) in memory pixels (`Addressing.boxes`), (T, R, 4); None if keys are not places.
         cues: (N, C, H, W).
@@ -65,10 +65,11 @@ def plot_memory_at_work(
         samples: pixel probabilities, (S, C, H, W).
         path: file to write, if any.
     """
-    lines = -(-len(episode) // _EPISODE_COLUMNS), 2 * _EPISODE_COLUMNS / len(cues)  # of images, above and below
+    shown = episode[:_MOST_SHOWN]
+    lines = -(-len(shown) // _EPISODE_COLUMNS), 2 * _EPISODE_COLUMNS / len(cues)  # of images, above and below
     figure = Figure((11, 0.68 * sum(lines) + 0.9), layout="constrained")
     (first, second), (third, fourth) = figure.subplots(2, 2, height_ratios=lines)
-    plot_mosaic(first, [("", row) for row in episode.split(_EPISODE_COLUMNS)])
+    plot_mosaic(first, [("", row) for row in shown.split(_EPISODE_COLUMNS)])
     first.set_title(f"1. An episode of {len(episode)} images is written ...", fontsize=10)
     _plot_channel(second, memory, 0, boxes)
     second.set_axis_off()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -13,7 +14,7 @@ from matplotlib.ticker import ScalarFormatter
 from torch import Tensor
 
 from kpp_pyro.distances import SQUARED_ERROR, WRONG_PIXELS, distance_in
-from kpp_pyro.plots.figures import plain, plot_image_table, save
+from kpp_pyro.plots.figures import legend, plain, plot_image_table, save, set_scale
 
 _STRENGTHS = matplotlib.colormaps["viridis"]
 _ERRORS = {  # name in the report, label, scale
@@ -86,18 +87,17 @@ def plot_denoising_curves(results: Sequence[Mapping[str, Any]], path: Path | str
         column[0].set(title=corruption.replace("_", " "), yscale=scale)
         if scale == "symlog":
             column[0].set_ylim(0, None)
-        column[1].set(xlabel="reads (0: the cue)", yscale="log")
+        column[0].yaxis.set_major_formatter(ScalarFormatter())
+        column[1].set_xlabel("reads (0: the cue)")
         for axis in column:
-            axis.yaxis.set_major_formatter(ScalarFormatter())
             axis.grid(alpha=0.3)
-        column[1].legend(
-            fontsize=7, title="strength", title_fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=5
-        )
+        legend(column[1], columns=3, title="strength")
+    set_scale(axes[1, 0], "y", [value for axis in axes[1] for line in axis.lines for value in line.get_ydata()])
     for axis, name in zip(axes[:, 0], (label, _NATS[1]), strict=True):
         axis.set_ylabel(name)
     lines = "Solid: read from memory. Dashed: networks alone. Dotted: mask known. Cross: nearest written image"
     exact = "" if distance.binary else " (none where it is always exact)"
-    figure.suptitle(lines + exact, fontsize=9)
+    figure.suptitle(fill(lines + exact, int(14 * figure.get_figwidth())), fontsize=9)  # 14 letters are an inch
     return save(figure, path)
 
 
@@ -113,7 +113,7 @@ def _plot_case(axis: Any, case: Mapping[str, Any], quantity: str, colour: Any) -
         steps = range(1 - len(cue), 1 + len(errors[quantity]))
         label = f"{case['strength']:g}" if kind == "recall" else None
         axis.errorbar(steps, values, bars, ls=style, marker=".", color=colour, label=label, lw=1.2)
-    axis.plot([1], _numbers(case["nearest_written"][quantity][:1]), "x", color=colour, ms=5)
+    axis.plot([1], _numbers(case["nearest_written"][quantity][:1]), "x", color=colour, ms=5, clip_on=False)
 
 
 def _numbers(values: Sequence[float | None]) -> list[float]:

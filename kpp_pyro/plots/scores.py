@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
-from kpp_pyro.plots.figures import plain, save
+from kpp_pyro.plots.figures import legend, logarithmic, plain, save, set_scale
 
 _MEMORY_NAMES = {
     "own": "own episode's memory",
@@ -30,7 +31,7 @@ def plot_pareto_k(pareto_k: Sequence[float | None], limit: float | None, path: P
     """
     known = [value for value in pareto_k if value is not None]
     limit = -math.inf if limit is None else limit
-    figure = Figure((5.2, 3.4), layout="constrained")
+    figure = Figure((5.2, 3.6), layout="constrained")
     axis = figure.subplots()
     axis.hist([min(max(value, -1.0), 2.0) for value in known], bins=60, range=(-1, 2), color="steelblue")
     axis.axvspan(max(limit, -1.05), 2, color="firebrick", alpha=0.12, lw=0)
@@ -40,7 +41,7 @@ def plot_pareto_k(pareto_k: Sequence[float | None], limit: float | None, path: P
     title = f"k-hat of the importance weights: {above:.1%} of {len(pareto_k):,} images above {limit:.2f}"
     axis.set_title(title + (f" ({missing:,} not finite)" if missing else ""), fontsize=9)
     axis.set(xlabel="k-hat (PSIS), from -1 or less to 2 or more", ylabel="images", xlim=(-1.05, 2.05))
-    axis.legend(fontsize=8)
+    legend(axis)
     return save(figure, path)
 
 
@@ -52,21 +53,25 @@ def plot_bounds(bounds: Sequence[dict[str, float]], elbo: float, path: Path | st
         elbo: nats per image.
         path: file to write, if any.
     """
-    figure = Figure((5.2, 3.4), layout="constrained")
+    figure = Figure((5.2, 3.6), layout="constrained")
     axis = figure.subplots()
     particles = [bound["particles"] for bound in bounds]
     costs = [-bound["log_likelihood_nats_per_image"] for bound in bounds]
     errors = [bound["log_likelihood_standard_error"] or 0.0 for bound in bounds]
     axis.errorbar(particles, costs, errors, marker=".", capsize=2, label="-ln p-hat, K particles")
     axis.axhline(-elbo, color="darkorange", ls="--", label=f"-ELBO, {-elbo:.2f}")
-    axis.set(xscale="log", xlabel="particles K", ylabel="nats per image", title="Bound on the cost of an image")
+    axis.set(xlabel="particles K", ylabel="nats per image", title="Bound on the cost of an image")
+    logarithmic(axis, "x", particles)
+    set_scale(axis, "y", [*costs, -elbo])
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    legend(axis, columns=2)
     return save(figure, path)
 
 
 def plot_controls(scores: Mapping[str, dict[str, Any]], limit: float, path: Path | str | None = None) -> Figure:
     """Plot the cost per image for the episode's own memory and for control memories, with the limit ln T.
+
+    The axis is linear and begins at 0, so that the lengths of the bars compare.
 
     Args:
         scores: by memory, from `evaluation.json`.
@@ -81,12 +86,14 @@ def plot_controls(scores: Mapping[str, dict[str, Any]], limit: float, path: Path
         cost, error = -score["log_likelihood_nats_per_image"], score["log_likelihood_standard_error"] or 0.0
         axis.barh(row, cost, xerr=error, color="steelblue" if row == 0 else "lightsteelblue", capsize=2)
         sign = "" if score["trustworthy"] else "≤ "  # -ln p-hat is an upper bound, which may not be tight
-        text = f" {sign}{cost:.2f}" if cost < 100 else f" {sign}{cost:.0f}"
-        axis.annotate(text, (cost + error, row), va="center", fontsize=9)
+        text = f"{sign}{cost:.2f}" if cost < 100 else f"{sign}{cost:,.0f}"
+        beside = (max(cost + error, -limit), row)
+        axis.annotate(text, beside, xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
     axis.axvline(-limit, color="firebrick", ls=":")
     axis.set_title(f"Dotted: ln T = {-limit:.2f}, the cost of choosing one of T images", fontsize=9)
     axis.set_yticks(range(len(names)), [_MEMORY_NAMES.get(name, plain(name)) for name in names])
     axis.invert_yaxis()
-    axis.set(xscale="log", xlabel="-ln p(x | memory), nats per image; less is better")
-    axis.margins(x=0.25)
+    axis.set_xlabel("-ln p(x | memory), nats per image; less is better")
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axis.margins(x=0.2)  # for the numbers beside the bars
     return save(figure, path)

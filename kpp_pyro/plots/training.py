@@ -8,66 +8,88 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from kpp_pyro.plots.figures import logarithmic, plain, save
+from kpp_pyro.likelihoods import kl_sites
+from kpp_pyro.plots.figures import LINES, legend, plain, save, set_scale
 
-_NATS = "_nats_per_image"
+_GAIN = "Own minus another's memory"
+_Lines = Mapping[str, Sequence[float | None]]  # by label, a value for each step
 
 
 def plot_curves(metrics: Sequence[dict[str, Any]], path: Path | str | None = None) -> Figure:
     """Plot the negative ELBO, its terms and the memory gain on the validation set against the step.
 
     Args:
-        metrics: records of metrics.jsonl.
+        metrics: records of metrics.jsonl; a memory gain that was not measured has no panel.
         path: file to write, if any.
     """
     needed = ("elbo_nats_per_image", "reconstruction_nats_per_image")
     seen = [record for record in _validation(metrics) if all(record.get(key) is not None for key in needed)]
-    steps = [record["step"] for record in seen]
-    figure = Figure((12, 3.4), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
-    terms = {"elbo": ("-", "-ELBO"), "reconstruction": ("--", "-reconstruction")}
-    if seen and all(record.get("left_out_elbo_nats_per_image") is not None for record in seen):
-        terms["left_out_elbo"] = ("-.", "-ELBO, images left out")
-    for name, (style, label) in terms.items():
-        left.plot(steps, [-record[f"{name}_nats_per_image"] for record in seen], style, marker=".", label=label)
-    kls = {name for record in seen for name in record if name.startswith("kl_") and name.endswith(_NATS)}
-    for name in sorted(kls):
-        site = name.removeprefix("kl_").removesuffix(_NATS)
-        middle.plot(steps, [record.get(name) for record in seen], marker=".", label=f"KL of {site}")
-    gain = [record.get("memory_gain_nats_per_image") for record in seen]
-    right.plot(steps, gain, marker=".", label="memory gain")
-    for axis, title in ((left, "Validation set"), (middle, "KL terms"), (right, "Own minus another's memory")):
-        axis.set(xlabel="step", ylabel="nats per image", title=title)
-        axis.grid(alpha=0.3, which="both")
-        if seen:
-            axis.legend()
-    logarithmic(left)
-    middle.set_ylim(bottom=0)
+    costs, kls, gain = _costs(seen), _kls(seen), [record.get("memory_gain_nats_per_image") for record in seen]
+    panels: dict[str, _Lines] = {"Validation set": costs, "KL terms": kls, _GAIN: {"memory gain": gain}}
+    if seen and all(value is None for value in gain):
+        del panels[_GAIN]
+    figure = Figure((4 * len(panels), 3.9), layout="constrained")
+    for axis, (title, lines) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        _plot_lines(axis, [record["step"] for record in seen], lines)
+        axis.set_title(title)
+    set_scale(figure.axes[0], "y", [value for line in costs.values() for value in line])
+    figure.axes[1].set_ylim(bottom=0)
     return save(figure, path)
+
+
+def _costs(seen: Sequence[dict[str, Any]]) -> _Lines:
+    """-ELBO and its parts, of validation records."""
+    terms = {"-ELBO": "elbo", "-reconstruction": "reconstruction"}
+    if seen and all(record.get("left_out_elbo_nats_per_image") is not None for record in seen):
+        terms["-ELBO, images left out"] = "left_out_elbo"
+    return {label: [-record[f"{name}_nats_per_image"] for record in seen] for label, name in terms.items()}
+
+
+def _kls(seen: Sequence[dict[str, Any]]) -> _Lines:
+    """The KL of every site, of validation records."""
+    sites = kl_sites({name for record in seen for name in record})
+    return {f"KL of {sites[name]}": [record.get(name) for record in seen] for name in sorted(sites)}
+
+
+def _plot_lines(axis: Any, steps: Sequence[int], lines: _Lines) -> None:
+    axis.set_prop_cycle(LINES)
+    for label, values in lines.items():
+        axis.plot(steps, values, ms=3, label=label)
+    axis.set(xlabel="step", ylabel="nats per image")
+    axis.grid(alpha=0.3)
+    if len(lines) > 1:
+        legend(axis, columns=2)
 
 
 def _validation(metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [record for record in metrics if record["split"] == "validation"]
 
 
-def plot_comparison(metrics: Mapping[str, Sequence[dict[str, Any]]], path: Path | str | None = None) -> Figure:
+def plot_comparison(
+    metrics: Mapping[str, Mapping[str, Sequence[dict[str, Any]]]], path: Path | str | None = None
+) -> Figure:
     """Plot the negative ELBO on the validation set against training time, a line for each run.
 
+    Nats of images of different kinds do not compare. Each kind has a panel of its own.
+
     Args:
-        metrics: records of metrics.jsonl by the name of the run.
+        metrics: records of metrics.jsonl by the name of the run, by the kind of its images.
         path: file to write, if any.
     """
-    figure = Figure((6.4, 3.6), layout="constrained")
-    axis = figure.subplots()
-    for name, records in metrics.items():
-        needed = ("training_seconds", "elbo_nats_per_image")
-        seen = [record for record in _validation(records) if all(record.get(key) is not None for key in needed)]
-        minutes = [record["training_seconds"] / 60 for record in seen]
-        axis.plot(minutes, [-record["elbo_nats_per_image"] for record in seen], marker=".", label=_legend(name))
-    axis.set(xlabel="minutes of training", ylabel="-ELBO, nats per image", title="Validation set")
-    logarithmic(axis)
-    axis.grid(alpha=0.3, which="both")
-    axis.legend()
+    lines = max(len(runs) for runs in metrics.values())
+    figure = Figure((max(6.4, 4.8 * len(metrics)), 3.6 + 0.16 * lines), layout="constrained")
+    for axis, (kind, runs) in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics.items(), strict=True):
+        axis.set(xlabel="minutes of training", ylabel="-ELBO, nats per image")
+        axis.set_title(f"Validation set\n{kind}", fontsize=10)
+        axis.set_prop_cycle(LINES)
+        for name, records in runs.items():
+            needed = ("training_seconds", "elbo_nats_per_image")
+            seen = [record for record in _validation(records) if all(record.get(key) is not None for key in needed)]
+            minutes = [record["training_seconds"] / 60 for record in seen]
+            axis.plot(minutes, [-record["elbo_nats_per_image"] for record in seen], ms=3, label=_legend(name))
+        set_scale(axis, "y", [value for line in axis.lines for value in line.get_ydata()])
+        axis.grid(alpha=0.3)
+        legend(axis)
     return save(figure, path)
 
 

@@ -62,7 +62,8 @@ def run(script: str, *arguments: object, cwd: Path | None = None) -> Finished:
 def without_figures() -> Iterator[None]:
     """Train without the figures, which take longer to draw than a small run to train."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inference.runs.training_run, "plot_figures", lambda *_: {})
+        for name in ("plot_figures", "plot_memory_at_work"):
+            patch.setattr(inference.runs.training_run, name, lambda *_: {})
         yield
 
 

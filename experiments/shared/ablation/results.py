@@ -11,6 +11,7 @@ from typing import Any
 from experiments.shared.ablation.cells import Cell
 from inference.runs.load import read_run
 from kpp_pyro.files.run_folder import RunFolder
+from kpp_pyro.likelihoods import kl_sites
 
 COST = "negative_log_likelihood_nats_per_image"
 COST_WITH_MEMORY = "negative_log_likelihood_with_memory_kl_nats_per_image"
@@ -50,7 +51,7 @@ def read_measured(cell: Cell) -> Measured:
         COST: -own["log_likelihood_nats_per_image"],
         COST_WITH_MEMORY: _negative(evaluation["log_likelihood_with_memory_kl_nats_per_image"]),
         NEGATIVE_ELBO: -own["elbo_nats_per_image"],
-        **{name: value for name, value in own.items() if name.startswith("kl_") and name.endswith("_nats_per_image")},
+        **{name: own[name] for name in kl_sites(own)},
         GAIN: _last(run, GAIN, "test"),
         UNTRUSTED: own[UNTRUSTED],
         SECONDS: _last(run, SECONDS, "validation"),

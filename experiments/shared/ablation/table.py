@@ -9,6 +9,7 @@ from typing import Any
 
 from experiments.shared.ablation.results import COST, COST_WITH_MEMORY, GAIN, NEGATIVE_ELBO, SECONDS, UNTRUSTED
 from experiments.shared.arguments import number
+from kpp_pyro.likelihoods import kl_sites
 
 _WITH_ERRORS = {COST: "−ln p̂", COST_WITH_MEMORY: "−ln p̂ with the memory's KL", NEGATIVE_ELBO: "−ELBO given M"}
 _NOT_APPLICABLE = "–"
@@ -68,15 +69,14 @@ def _all(values: Sequence[Any]) -> str:
 def _quantities(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names of all quantities, in the order of the columns."""
     names = list(dict.fromkeys(name for row in rows for name in row["mean"]))
-    kls = [name for name in names if name.startswith("kl_")]
-    order = [*_WITH_ERRORS, *kls, GAIN, "parameters", "memory_scalars", SECONDS, UNTRUSTED]
+    order = [*_WITH_ERRORS, *kl_sites(names), GAIN, "parameters", "memory_scalars", SECONDS, UNTRUSTED]
     return [name for name in order if name in names]
 
 
 def _titles(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     named = {"memory_scalars": "memory scalars", SECONDS: "training s", UNTRUSTED: "k-hat > limit", **_WITH_ERRORS}
     named[GAIN] = "memory gain"
-    kls = {name: f"KL of {name.removeprefix('kl_').removesuffix('_nats_per_image')}" for name in _quantities(rows)}
+    kls = {name: f"KL of {site}" for name, site in kl_sites(_quantities(rows)).items()}
     return [*rows[0]["labels"], "seeds", *({**kls, "parameters": "parameters", **named}[n] for n in _quantities(rows))]
 
 
@@ -95,7 +95,7 @@ def _text(row: Mapping[str, Any], name: str) -> str:
         return f"{bound}{number(value)} ± {number(error)}"
     if name == UNTRUSTED:
         return f"{value:.1%}"
-    if name.startswith("kl_"):
+    if kl_sites([name]):
         return number(value)
     if name == GAIN:
         return f"{value:,.2f}" if abs(value) < 100 else f"{value:,.0f}"

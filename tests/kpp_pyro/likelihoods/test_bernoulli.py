@@ -8,7 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from kpp_pyro.likelihoods import with_bits_per_dim
+from kpp_pyro.likelihoods import kl_sites, with_bits_per_dim
 from kpp_pyro.likelihoods.bernoulli import BernoulliImage
 
 
@@ -64,3 +64,8 @@ def test_bits_per_dimension_stand_beside_every_nat_of_a_report():
         "elbo_bits_per_dim": pytest.approx(-1.0),
         "of_each": [{**content["of_each"][0], "bits_per_dim": [None, pytest.approx(0.5)]}],
     }
+
+
+def test_the_kls_of_a_report_are_those_in_nats():
+    names = ["kl_key_nats_per_image", "kl_key_bits_per_dim", "kl_key_weight", "memory_kl_nats_per_image"]
+    assert kl_sites(names) == {"kl_key_nats_per_image": "key"}
