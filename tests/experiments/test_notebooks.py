@@ -5,18 +5,22 @@ from __future__ import annotations
 import os
 import re
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 
-from tests.experiments.running import ROOT
+from tests.experiments.running import ROOT, changed, trained
+from tests.experiments.running import TINY as TINY_RUN
 
 NOTEBOOKS = ROOT / "experiments" / "notebooks"
 TINY: dict[str, dict[str, object]] = {  # of every notebook, in place of its parameters; RUN_FOLDER is a new folder
@@ -122,6 +126,40 @@ def test_a_notebook_runs_from_top_to_bottom(name, executed):
     assert not noise(found.notebook)
     assert (found.run / "config.json").is_file()
     assert list(found.start.iterdir()) == [found.run]
+
+
+LEVELS = ["--likelihood", "discretized_logistic"]
+NO_KEYS, NO_CONTROL, NO_BLOCKS = "has no keys", "No image can be left out", "has no blocks"
+RUNS = {  # flags, and what the model lacks
+    "feed forward": (["--write", "feed_forward"], set()),
+    "by content, two reads": (["--write", "allocate_by_content", "--reads", "2", "--block-width", "2"], set()),
+    "256 levels": (LEVELS, set()),
+    "single images": (["--episode-length", "1"], {NO_CONTROL}),
+    "Kanerva Machine": (["--model", "kanerva_machine"], {NO_BLOCKS}),
+    "Dynamic Kanerva Machine, 256 levels": (["--model", "dynamic_kanerva_machine", *LEVELS], {NO_BLOCKS}),
+    "Pseudo-Inverse Memory": (["--model", "pseudo_inverse_memory"], {NO_BLOCKS}),
+    "VAE": (["--model", "vae"], {NO_KEYS, NO_CONTROL, NO_BLOCKS}),
+    "VAE, 256 levels": (["--model", "vae", *LEVELS], {NO_KEYS, NO_CONTROL, NO_BLOCKS}),
+}
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_posterior_diagnostics_run_on_every_model_and_say_what_it_lacks(kind, tmp_path, capsys, monkeypatch):
+    flags, lacks = RUNS[kind]
+    small = changed(TINY_RUN, "--steps", "3", "--episode-length", "8")
+    run = trained(tmp_path / "run", *changed(small, *flags))
+    monkeypatch.chdir(tmp_path)  # the notebook changes the folder
+    names: dict[str, Any] = {**TINY["posterior_diagnostics"], "RUN": str(run), "display": lambda _: None}
+    with warnings.catch_warnings(), matplotlib.rc_context():
+        warnings.simplefilter("ignore")  # of draws that are too few
+        matplotlib.use("agg")
+        for cell in code_cells(read("posterior_diagnostics"))[1:]:
+            exec(cell.source.replace("%matplotlib inline", ""), names)
+        plt.close("all")
+    printed = capsys.readouterr().out
+    assert {sentence for sentence in (NO_KEYS, NO_CONTROL, NO_BLOCKS) if sentence in printed} == lacks
+    assert names["nuts"].keys() == ({"latent"} if NO_KEYS in lacks else {"key free", "key held"})
+    assert names["own"].log_likelihood.isfinite().all() and names["gap"].notna().all()
 
 
 @pytest.mark.parametrize("name", TINY)
