@@ -39,7 +39,7 @@ def plot_ablation(
     known = all(point["standard_error"] is not None for point in points)
     bars = "standard error over seeds" if known else "standard error over seeds, where there are several"
     axis.set_title(f"{plain(title)}\nBars: {bars}", fontsize=9)
-    axis.grid(alpha=0.3, which="both")
+    axis.grid(alpha=0.3)
     legend(axis, columns=2 if numeric_axis else 3)
     return save(figure, path)
 
@@ -94,7 +94,7 @@ def _plot_lines(axis: Any, points: Sequence[Mapping[str, Any]], name: str) -> No
             kl_label = f"{label}, with the memory's KL".removeprefix(", ")
             axis.errorbar(*zip(*with_kl, strict=True), fmt="D:", mfc="none", color=colour, capsize=3, label=kl_label)
     limits = sorted({(float(point["labels"][name]), point["limit"]) for point in points})
-    axis.plot(*zip(*limits, strict=True), color="firebrick", ls="--", label="ln T")
+    axis.plot(*zip(*limits, strict=True), color="firebrick", ls="--", marker="", label="ln T")
     _mark_bounds(axis, points, "v")
     numbers = sorted({number for number, _ in limits})
     set_scale(axis, "x", numbers)
