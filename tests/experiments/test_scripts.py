@@ -20,9 +20,8 @@ import pytest
 import torch
 from PIL import Image
 
-import experiments.compare_runs
 import inference.runs.training_run
-import kpp_pyro
+import kpp_pyro.plots
 from inference import Config, load
 from inference.runs.trainer import Trainer
 from inference.runs.training_run import claimed_folder
@@ -137,7 +136,7 @@ def test_runs_are_compared_in_one_figure(finished, tmp_path):
 
 def test_runs_on_images_of_other_kinds_have_panels_of_their_own(finished, tmp_path, monkeypatch):
     levels, drawn = trained(tmp_path / "levels", *TINY, "--likelihood", "discretized_logistic"), []
-    monkeypatch.setattr(experiments.compare_runs, "plot_comparison", lambda metrics, _: drawn.append(metrics))
+    monkeypatch.setattr(kpp_pyro.plots, "plot_comparison", lambda metrics, _: drawn.append(metrics))
     again = shutil.copytree(finished[0], tmp_path / "again")
     assert run("compare_runs.py", finished[0], levels, again, "--out", tmp_path / "curves.png").returncode == 0
     kinds = {kind: list(runs) for kind, runs in drawn[0].items()}
