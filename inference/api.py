@@ -12,7 +12,7 @@ from inference.runs.score import score
 from inference.runs.training_run import train
 from inference.trained_memory import Decoded, Memory, Read, TrainedMemory
 from kpp_pyro.corruptions import corrupt
-from kpp_pyro.data import read_pictures
+from kpp_pyro.data import named_pictures, read_pictures
 from kpp_pyro.errors import InputError, OutputError
 from models.build import build
 from models.pair import Pair
@@ -36,6 +36,7 @@ __all__ = [
     "corrupt",
     "load",
     "load_pretrained",
+    "named_pictures",
     "pretrained_names",
     "read_pictures",
     "score",

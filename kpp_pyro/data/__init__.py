@@ -22,7 +22,7 @@ from kpp_pyro.data.folder import FolderSampler, decode_pictures, find_pictures
 from kpp_pyro.data.held_out import EpisodeSet, first_images
 from kpp_pyro.data.idx import read_idx
 from kpp_pyro.data.images import ImageSplits, LabelledImages
-from kpp_pyro.data.picture_files import read_pictures
+from kpp_pyro.data.picture_folders import named_pictures, read_pictures
 from kpp_pyro.data.sampler import EpisodeSampler, OptionalBinarization
 from kpp_pyro.likelihoods.bernoulli import STATIC_BINARIZATION_SEED, Binarization, binarize, binarize_once
 
@@ -43,6 +43,7 @@ __all__ = [
     "find_pictures",
     "first_images",
     "load_dataset",
+    "named_pictures",
     "read_idx",
     "read_pictures",
     "warp",

@@ -21,7 +21,8 @@ from kpp_pyro.data.datasets import DATASETS, DataSource
 from kpp_pyro.data.decoding import Decoder, Decoding, Unreadable
 from kpp_pyro.data.images import SOME_SET, LabelledImages, Origin
 from kpp_pyro.data.notes import note_flat
-from kpp_pyro.data.picture_files import is_grey, picture_names, require_folder
+from kpp_pyro.data.picture_files import is_grey
+from kpp_pyro.data.picture_folders import picture_names
 from kpp_pyro.data.sampler import (
     EpisodeOrder,
     OptionalBinarization,
@@ -33,6 +34,7 @@ from kpp_pyro.data.sampler import (
 from kpp_pyro.errors import InputError
 from kpp_pyro.progress import show_progress
 
+_REMEDY = "; --dataset folder needs train/ and test/"
 SPLIT_SEED = 0
 MOST_VALIDATION_IMAGES = 10_000
 _ROW_LENGTH = 32  # held-out pictures that a worker decodes at a time
@@ -102,7 +104,7 @@ def find_pictures(data_dir: Path | str) -> FolderSplits:
     """
     data_dir = Path(data_dir)
     splits = ["train", "test", *(["validation"] if os.path.lexists(data_dir / "validation") else [])]
-    names = {split: _find(data_dir / split) for split in splits}
+    names = {split: picture_names(data_dir / split, _REMEDY) for split in splits}
     classes = sorted({_class(name) for listed in names.values() for name in listed})
     numbers = {name: number for number, name in enumerate(classes)}
     found = {split: _files(data_dir / split, listed, numbers) for split, listed in names.items()}
@@ -116,35 +118,6 @@ def _files(folder: Path, names: list[str], numbers: dict[str, int]) -> PictureFi
     """The files of a split, labelled by the numbers of classes."""
     labels = torch.tensor([numbers[_class(name)] for name in names])
     return PictureFiles(folder, names, labels, Origin(str(folder), "more pictures or a shorter episode"))
-
-
-def _find(folder: Path) -> list[str]:
-    """Sorted names of all pictures below a folder, relative to it.
-
-    A symbolic link to a folder is followed only if no other path leads to that folder. Of several links to one folder,
-    the least deep one is followed, then the first by name.
-    """
-    require_folder(folder, "; --dataset folder needs train/ and test/")
-    found = ((Path(place).relative_to(folder), files) for place, files in _walk(folder))
-    return picture_names(folder, [(inside / name).as_posix() for inside, files in found for name in files])
-
-
-def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """A folder and all folders below it, without hidden ones, each once, with the names of their files."""
-    tops, seen = deque([str(folder)]), set[str]()
-    while tops:
-        for place, folders, files in os.walk(tops.popleft(), onerror=_refuse):  # links are followed afterwards
-            if (real := os.path.realpath(place)) in seen:
-                folders.clear()
-                continue
-            seen.add(real)
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            tops += [path for name in folders if os.path.islink(path := os.path.join(place, name))]
-            yield place, files
-
-
-def _refuse(error: OSError) -> None:
-    raise InputError(f"{error.filename}: expected a folder that can be read, found none ({error.strerror})") from error
 
 
 def _class(name: str) -> str:

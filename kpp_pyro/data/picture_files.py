@@ -1,15 +1,14 @@
-"""Picture files to images of a model's shape: grey or in colour, scaled, cropped and centred."""
+"""A picture file to an image of a model's shape: grey or in colour, scaled, cropped and centred."""
 
 from __future__ import annotations
 
 import logging
-import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -17,17 +16,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from kpp_pyro.arguments import checked
-from kpp_pyro.config_part import require_value
-from kpp_pyro.data.notes import note_flat, note_skipped
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.reading import as_path, reading
-from kpp_pyro.schema import Side
+from kpp_pyro.files.reading import reading
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Python prints what PIL logs, beside the error
 _COMMON = ("JPEG", "PNG", "TIFF", "GIF", "WEBP", "BMP", "PPM")  # tried first
 # Formats that Pillow does not decode, leaves to another program, or decodes wrongly (FITS: with its bytes swapped).
 _UNDECODABLE = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
-_SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 _OPAQUE = ("1", "L", "RGB")  # PIL modes without transparency, which are converted directly
 _GREY = ("1", "L", "LA", "La", "F")  # PIL modes of grey pictures, besides those of whole numbers: I, I;16, ...
 _MODES = {1: "L", 3: "RGB"}  # PIL modes by the number of channels
@@ -38,38 +33,7 @@ _WHITE_IS_ZERO, _SIGNED = 0, 2  # values of the second and of the third
 
 
 @checked
-def read_pictures(folder: Path | str, image_shape: tuple[int, int, int], dark_on_light: bool = False) -> Tensor:
-    """Read all pictures of a folder, in the order of the file names.
-
-    Pictures are converted to grey or to RGB (see `read_picture`), scaled so that the shorter side fits, and cropped to
-    the centre. Notes on stderr name files that are no pictures, and say if most pictures are one flat colour.
-
-    Args:
-        folder: of the files, in any format that the installed Pillow decodes; hidden files are ignored.
-        image_shape: (C, H, W) of the model: C = 1 for grey, 3 for RGB.
-        dark_on_light: invert the intensities; models are trained on light strokes on a dark background.
-
-    Returns:
-        Intensities in [0, 1], (N, C, H, W). To score them, apply `binarize` for models of binary images, and round them
-        to levels, (255 * images).round() / 255, for models of 256 levels.
-
-    Raises:
-        InputError: no such folder, no pictures in it, an unreadable picture, or another number of channels.
-    """
-    folder = as_path(folder, "a folder of pictures")
-    if not isinstance(image_shape, tuple | list) or len(image_shape) != 3:
-        raise InputError(f"image shape: expected (C, H, W), found {image_shape!r:.100}")
-    for name, size, kind in zip("CHW", image_shape, (Literal[1, 3], Side, Side), strict=True):
-        require_value(f"image shape, {name}", size, kind)
-    require_folder(folder)
-    names = picture_names(folder, [name for name in _listed(folder) if not os.path.isdir(folder / name)])
-    images = torch.stack([read_picture(folder / name, image_shape) for name in names])
-    note_flat(folder, (images * 255).round().byte())
-    return 1 - images if dark_on_light else images
-
-
-@checked
-def read_picture(path: Path | str, image_shape: tuple[int, int, int]) -> Tensor:
+def read_picture(path: Path | str, image_shape: tuple[int, int, int], dark_on_light: bool = False) -> Tensor:
     """Read one picture: convert it, scale it so that its shorter side fits, and crop it to the centre.
 
     One channel is grey, ITU-R 601 luma (PIL's mode L); three are RGB, which are equal for a grey picture.
@@ -79,6 +43,7 @@ def read_picture(path: Path | str, image_shape: tuple[int, int, int]) -> Tensor:
     Args:
         path: the file; of an animation, the first frame is read.
         image_shape: (C, H, W), with C = 1 or 3.
+        dark_on_light: invert the intensities.
 
     Returns:
         Intensities in [0, 1], (C, H, W).
@@ -89,7 +54,8 @@ def read_picture(path: Path | str, image_shape: tuple[int, int, int]) -> Tensor:
     with reading(path, "a picture") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL's, about unusual pictures that it decodes
         fitted = _decode(path, file, image_shape)
-    return torch.from_numpy(np.stack(fitted)).clamp(0, 1)  # (C, H, W)
+    image = torch.from_numpy(np.stack(fitted)).clamp(0, 1)  # (C, H, W)
+    return 1 - image if dark_on_light else image
 
 
 def is_grey(path: Path | str) -> bool:
@@ -109,45 +75,6 @@ def is_grey(path: Path | str) -> bool:
             return bool(((red == green) & (green == blue)).all())
 
 
-def picture_names(folder: Path, names: Iterable[str]) -> list[str]:
-    """Sorted names of the pictures among files, by their suffix; a note on stderr names files of other types.
-
-    Args:
-        folder: of the files, for messages.
-        names: of the files, relative to `folder`; hidden files are ignored.
-
-    Raises:
-        InputError: there is no picture.
-    """
-    visible = [name for name in names if not _is_hidden(os.path.basename(name))]
-    pictures = sorted(name for name in visible if os.path.splitext(name)[1].lower() in _suffixes())
-    if not pictures:
-        among = f"none among {len(visible)} files" if visible else "none"
-        raise InputError(
-            f"{folder}: expected pictures that Pillow reads (.png, .jpg, .tiff, .webp, ...), found {among}"
-        )
-    note_skipped(folder, sorted(set(visible) - set(pictures)))
-    return pictures
-
-
-def require_folder(folder: Path, remedy: str = "") -> None:
-    """Raise InputError, which ends with `remedy`, unless a folder stands at this path."""
-    if not os.path.isdir(folder):
-        found = "a file or a broken link" if os.path.lexists(folder) else "none"
-        raise InputError(f"{folder}: expected a folder of pictures, found {found}{remedy}")
-
-
-def _listed(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError as error:
-        raise InputError(f"{folder}: expected a folder that can be read, found none ({error.strerror})") from error
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _SYSTEM_FILES
-
-
 @cache
 def _formats() -> tuple[str, ...]:
     """The formats that the installed Pillow decodes itself, and knows by a suffix."""
@@ -157,8 +84,8 @@ def _formats() -> tuple[str, ...]:
 
 
 @cache
-def _suffixes() -> frozenset[str]:
-    """Their suffixes, in lower case."""
+def suffixes() -> frozenset[str]:
+    """Suffixes of picture files that can be read, in lower case."""
     formats = _formats()
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from kpp_pyro.data.picture_files import is_grey, read_picture, read_pictures
+from kpp_pyro.data.picture_files import is_grey, read_picture
+from kpp_pyro.data.picture_folders import read_pictures
 from kpp_pyro.errors import InputError
 
 SHAPE = (3, 12, 16)

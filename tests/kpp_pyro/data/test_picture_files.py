@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from kpp_pyro.data.picture_files import read_picture, read_pictures
+from kpp_pyro.data.picture_files import read_picture
+from kpp_pyro.data.picture_folders import read_pictures
 from kpp_pyro.errors import InputError
 
 SHAPE = (1, 12, 16)
@@ -235,7 +236,6 @@ def test_other_files_are_left_alone(tmp_path):
     (tmp_path / "a.png.orig").write_text("not a picture")
     (tmp_path / "png").write_text("nor this")
     (tmp_path / "a.png").mkdir()
-    save(tmp_path / "a.png", "inside.png", pixels)
     assert torch.equal(read_pictures(tmp_path, SHAPE), as_image(pixels)[None])
 
 
@@ -257,8 +257,11 @@ def test_a_folder_without_pictures_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("notes")
     with refused(tmp_path, "pictures", r"\.png", "found none"):
         read_pictures(tmp_path, SHAPE)
-    for absent, found in ((tmp_path / "nowhere", "none"), (tmp_path / "notes.txt", "a file")):
-        with refused(absent, f"a folder of pictures, found {found}"):
+    for absent, found in (
+        (tmp_path / "nowhere", "a folder of pictures, found none"),
+        (tmp_path / "notes.txt", "a picture, found a file"),
+    ):
+        with refused(absent, found):
             read_pictures(absent, SHAPE)
 
 
@@ -279,15 +282,15 @@ def test_a_path_that_is_no_file_is_named(tmp_path, make, found):
 
 @pytest.mark.parametrize("name", ["a", "a" * 300, "a\0b"])
 def test_a_picture_or_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch, name):
-    def denied(*_):
-        raise PermissionError(errno.EACCES, "Permission denied")
+    def denied(path, *_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     if name == "a":
         monkeypatch.setattr(os, "stat", denied)
     with pytest.raises(InputError, match="expected a picture, found"):
         read_picture(tmp_path / name, SHAPE)
     monkeypatch.undo()
-    monkeypatch.setattr(os, "listdir", denied)
+    monkeypatch.setattr(os, "scandir", denied)
     with refused(tmp_path, re.escape("a folder that can be read, found none (Permission denied)")):
         read_pictures(tmp_path, SHAPE)
 
