@@ -163,7 +163,7 @@ def report(run: Run, arguments: Arguments, scores: Scores, processes: Processes 
         },
         "scores": {name: summarize(score) for name, score in scores.by_memory.items()},
         **memory_cost(scores),
-        "limit_nats_per_image": -math.log(run.config.data.episode_length),
+        "limit_nats_per_image": -math.log(run.config.data.images_per_episode),
         "log_likelihood_bits_per_dim": bits_per_dim(own.log_likelihood.mean().item(), run.pair.model.image_shape),
         "gaps": inference_gap(own) if arguments.gaps else None,
         "seconds": {name: round(seconds, 2) for name, seconds in scores.seconds.items()},

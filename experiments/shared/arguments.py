@@ -79,7 +79,7 @@ class HeldOutArguments(RunArguments):
         return {
             "dataset": data.dataset,
             "split": self.split,
-            "episode_length": data.episode_length,
+            "episode_length": data.images_per_episode,
             "classes_per_episode": data.classes_per_episode,
             "likelihood": run.config.program.likelihood,
             "binarization": binarizations(run.config)[1],

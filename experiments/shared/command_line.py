@@ -28,6 +28,7 @@ Types = Mapping[str, Any]
 """The type of each flag, by name: pydantic's, such as `Annotated[int, Field(ge=1)]`, with tyro's marks."""
 
 _NARROWEST = 60  # columns of a help; with a few, tyro would not end
+_SHORTER = {"data_dir": ("--data",)}  # of a file of images; a folder is data, too
 _NUMBER = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)  # how a negative number begins
 
 
@@ -120,8 +121,8 @@ def _splitter(types: Types) -> ArgumentParser:
 
 
 def _spellings(name: str) -> list[str]:
-    """A flag with hyphens, and with underscores if that is another spelling."""
-    return list(dict.fromkeys([flag(name), f"--{name}"]))
+    """A flag with hyphens, and other spellings: with underscores, and a shorter one."""
+    return list(dict.fromkeys([flag(name), f"--{name}", *_SHORTER.get(name, ())]))
 
 
 def _require_no_flag(types: Types, free: Sequence[str]) -> None:

@@ -75,7 +75,7 @@ def _saved_bytes(config: Config, pair: Pair, particles: int) -> int:
     alpha = training.renyi_alpha if OBJECTIVES[training.objective].takes_alpha else 0.0
     objective = make_objective(training.objective, particles=particles, alpha=alpha)
     loss = annealed(bound_loss(pair, objective, training.left_out))
-    length = config.data.episode_length + training.left_out
+    length = config.data.images_per_episode + training.left_out
     episode = torch.zeros(1, length, *pair.model.image_shape, dtype=torch.float32, device=pair.device)
     saved: dict[int, torch.UntypedStorage] = {}  # held, since the place of a freed one would be used again
 
@@ -111,7 +111,7 @@ def _needs_of_parameters(config: Config, copies: int = 1) -> Iterator[_Need]:
 def _needs_of_step(config: Config, processes: int) -> Iterator[_Need]:
     data, training, latent = config.data, config.training, config.memory.latents
     episodes = -(-training.episodes_per_step // processes)
-    images = episodes * (data.episode_length + training.left_out) * training.particles
+    images = episodes * (data.images_per_episode + training.left_out) * training.particles
     of_images = ("episodes_per_step", "episode_length", "left_out", "particles")
     yield _Need("the images of a step", images * _FEWEST_PIXELS * _FLOAT, of_images)
     yield _Need("the latents of a step", images * latent * _FLOAT, (*_latent_fields(config), *of_images))

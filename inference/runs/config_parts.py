@@ -12,7 +12,7 @@ from inference.objectives import OBJECTIVES
 from inference.processes import processes_here
 from inference.runs.loggers import LOGGERS
 from kpp_pyro.config_part import ConfigPart, flag, name_in
-from kpp_pyro.data import DATASETS
+from kpp_pyro.data import DATASETS, USUAL_EPISODE_LENGTH
 from kpp_pyro.likelihoods.bernoulli import Binarization
 from kpp_pyro.networks.shapes import require_image_shape
 from kpp_pyro.schema import Count, Natural, NotNegative, Positive
@@ -30,20 +30,27 @@ class DataConfig(ConfigPart):
     """Images and episodes."""
 
     dataset: Annotated[str, name_in(DATASETS)] = "digits"
-    """Data set. digits comes with scikit-learn; folder is your own pictures in --data-dir; the others are read from
-    --data-dir, and most are downloaded to it if missing (docs/datasets.md). Selects the data set's preset."""
+    """Data set. digits comes with scikit-learn; folder is your own pictures in --data-dir, array your own NumPy file;
+    the others are read from --data-dir, and most are downloaded to it if missing (docs/datasets.md). Selects the data
+    set's preset."""
     data_dir: Path = Path("data")
     """Folder of the data sets: MNIST/raw and FashionMNIST/raw as torchvision keeps them, OMNIGLOT/chardata.mat,
-    cifar-10-batches-bin, ... (docs/datasets.md). With --dataset folder: pictures in train/ and test/, and optionally in
-    validation/ (else a tenth of train/), each with or without class folders. Transparent pixels become white, or black
-    below light pictures."""
+    cifar-10-batches-bin, ... (docs/datasets.md). With --dataset array: the .npy or .npz file. With --dataset folder:
+    pictures with or without class folders, or the same in train/ and test/, and optionally in validation/. Transparent
+    pixels become white, or black below light pictures. --data is another spelling."""
+    test_share: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = None
+    """Share of the images of --dataset folder or array to hold out for the test, if they have no test images. None: a
+    tenth, or of fewer than 640 images 64, but at most a fifth."""
+    dark_on_light: bool = False
+    """Invert the images of --dataset folder or array. Strokes should be light, on a dark background."""
     image_size: Annotated[Count, Field(le=1024)] = 28
-    """Side of the square images of --dataset folder, in pixels: a multiple of 4 from 16 to 64. Pictures are scaled and
-    cropped to it. For celeba: 32 or 64."""
+    """Side of the square images of --dataset folder or array, in pixels: a multiple of 4 from 16 to 64. Images are
+    scaled and cropped to it. For celeba: 32 or 64."""
     workers: Annotated[Count, Field(le=1024)] = Field(default_factory=spare_cores)
     """Processes that decode the pictures of --dataset folder, per training process."""
-    episode_length: Annotated[Count, Field(le=10**6)] = 32
-    """T, distinct images per episode: all are written to one memory."""
+    episode_length: Annotated[Count, Field(le=10**6)] | None = None
+    """T, distinct images per episode: all are written to one memory. None: 32; with --dataset folder or array, 16, 8, 4
+    or 2 where there are too few images for two such episodes of each split."""
     classes_per_episode: Annotated[Count, Field(le=10**6)] | None = None
     """Number of classes that the images of an episode are drawn from. None: all classes."""
     binarize: Binarization = "dynamic"
@@ -53,6 +60,11 @@ class DataConfig(ConfigPart):
     """Binarization of validation and test images. With dynamic, their pixels are the same in every pass."""
     augment: bool = False
     """Shift and rotate training images at random, by up to 2 pixels and 10 degrees."""
+
+    @property
+    def images_per_episode(self) -> int:
+        """T; the most that it can become as long as it is left to the data."""
+        return self.episode_length or USUAL_EPISODE_LENGTH
 
     @model_validator(mode="after")
     def _check_image_size(self) -> DataConfig:

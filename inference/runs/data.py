@@ -9,10 +9,12 @@ from typing import Literal
 import torch
 
 from inference.runs.config import Config, naming
+from inference.runs.config_parts import DataConfig
 from inference.runs.rules import binarizations, is_binary
 from kpp_pyro.config_part import require_value
 from kpp_pyro.data import (
     DATASETS,
+    USUAL_EPISODE_LENGTH,
     EpisodeSampler,
     EpisodeSet,
     FolderSampler,
@@ -20,9 +22,12 @@ from kpp_pyro.data import (
     find_pictures,
     load_dataset,
 )
+from kpp_pyro.data.folder import FolderSplits, PictureFiles
 from kpp_pyro.data.images import ImageSplits, LabelledImages, Origin
-from kpp_pyro.data.notes import note_flat
+from kpp_pyro.data.notes import note_flat, print_above_bars
 from kpp_pyro.data.sampler import TrainingEpisodes
+
+_SHORTEST = 2  # images of an episode, where T is left to the data
 
 
 @dataclass(frozen=True)
@@ -54,55 +59,95 @@ def build_episodes(config: Config, device: torch.device, rank: int = 0, ranks: i
     """Load the data set, and put its images on the device; training pictures of a folder are decoded when drawn.
 
     Args:
-        config: names the data set and the episodes.
+        config: names the data set and the episodes. Where it leaves T open, that is 32, or less where there
+            are few images.
         device: holds the images.
         rank: number of this process; it gets its share of the training episodes, and all held-out ones.
         ranks: number of processes.
 
-    A note on stderr says if most images of a split are one flat colour.
+    Notes on stderr say if T is below 32, and if most images of a split are one flat colour.
 
     Raises:
         InputError: a data set that cannot be loaded, or has too few images for an episode.
     """
-    data = config.data
-    length = data.episode_length + config.training.left_out
-    binarize, _ = binarizations(config)
-    sampling = (length, binarize, config.seed, data.classes_per_episode, data.augment, rank, ranks)
-    train: TrainingEpisodes
-    source = DATASETS[data.dataset]
-    if source.load is None:
-        pictures = find_pictures(data.data_dir)
-        channels = 1 if is_binary(config) else pictures.channels()
-        with _naming_left_out(config):
-            train = FolderSampler(pictures.train, data.image_size, data.workers, device, *sampling, channels=channels)
-        held_out = [
-            decode_pictures(files, data.image_size, data.workers, channels=channels)
-            for files in (pictures.validation, pictures.test)
-        ]
-    else:
-        splits = load_dataset(data.dataset, data.data_dir, data.image_size if source.sizes else None)
-        training, *held_out = (_named(splits, split) for split in ("train", "validation", "test"))
-        if is_binary(config):
-            training, *held_out = (images.grey() for images in (training, *held_out))
-        note_flat(training.origin.name, training.images)
-        with _naming_left_out(config):
-            train = EpisodeSampler(training.to(device), *sampling)
+    splits = load_splits(config.data)
+    training, *held_out = _pictures(config, splits) if isinstance(splits, FolderSplits) else _images(config, splits)
+    config = _with_length(config, training, *held_out)
+    train = _training_episodes(config, training, held_out[0].image_shape[0], device, rank, ranks)
     for images in held_out:
         note_flat(images.origin.name, images.images)
     validation, test = (_episode_set(config, images.to(device)) for images in held_out)
     return Episodes(train, validation, test)
 
 
-def _named(splits: ImageSplits, split: str) -> LabelledImages:
-    """The images of a split, with their origin."""
-    name = {"train": "training"}.get(split, split)
-    return replace(getattr(splits, split), origin=Origin(f"the {name} split of {splits.name}"))
+def load_splits(data: DataConfig) -> FolderSplits | ImageSplits:
+    """Find the pictures of a folder, or load another data set.
+
+    Raises:
+        InputError: a data set that cannot be loaded.
+    """
+    source = DATASETS[data.dataset]
+    if source.load is None:
+        return find_pictures(data.data_dir, data.test_share, data.dark_on_light)
+    image_size = data.image_size if source.sizes or source.own else None
+    return load_dataset(data.dataset, data.data_dir, image_size, data.test_share, data.dark_on_light)
+
+
+def _pictures(config: Config, splits: FolderSplits) -> tuple[PictureFiles, LabelledImages, LabelledImages]:
+    """Training pictures, and decoded validation and test pictures: grey for binary images, or if all are grey."""
+    data, channels = config.data, 1 if is_binary(config) else splits.channels()
+    validation, test = (
+        decode_pictures(files, data.image_size, data.workers, channels=channels)
+        for files in (splits.validation, splits.test)
+    )
+    return splits.train, validation, test
+
+
+def _images(config: Config, splits: ImageSplits) -> tuple[LabelledImages, LabelledImages, LabelledImages]:
+    """Training, validation and test images with their origin, grey for binary images."""
+    named = {
+        split: replace(getattr(splits, split), origin=Origin.of_split(split, splits.name))
+        for split in ("train", "validation", "test")
+    }
+    if is_binary(config):
+        if DATASETS[config.data.dataset].own and splits.train.image_shape[0] > 1:
+            note = f"note: {splits.name}: images in colour become grey, since --likelihood bernoulli is of binary ones"
+            print_above_bars(note)
+        named = {split: images.grey() for split, images in named.items()}
+    note_flat(named["train"].origin.name, named["train"].images)
+    return named["train"], named["validation"], named["test"]
+
+
+def _with_length(config: Config, training: LabelledImages | PictureFiles, *held_out: LabelledImages) -> Config:
+    """The configuration with T: if it was left open, 32, or half of that, ..., so that each split has two episodes."""
+    if config.data.episode_length is not None:
+        return config
+    sizes = {training.origin.name: len(training) - config.training.left_out}
+    sizes |= {images.origin.name: len(images) for images in held_out}
+    smallest = min(sizes, key=sizes.__getitem__)
+    length = USUAL_EPISODE_LENGTH
+    while 2 * length > sizes[smallest] and length > _SHORTEST:
+        length //= 2
+    if length < USUAL_EPISODE_LENGTH:
+        print_above_bars(f"note: episodes have {length} images: {smallest} has only {sizes[smallest]}")
+    return config.replace(episode_length=length)
+
+
+def _training_episodes(
+    config: Config, training: LabelledImages | PictureFiles, channels: int, device: torch.device, rank: int, ranks: int
+) -> TrainingEpisodes:
+    data, (binarize, _) = config.data, binarizations(config)
+    length = data.images_per_episode + config.training.left_out
+    sampling = (length, binarize, config.seed, data.classes_per_episode, data.augment, rank, ranks)
+    with _naming_left_out(config):
+        if isinstance(training, PictureFiles):
+            return FolderSampler(training, data.image_size, data.workers, device, *sampling, channels=channels)
+        return EpisodeSampler(training.to(device), *sampling)
 
 
 def _episode_set(config: Config, images: LabelledImages) -> EpisodeSet:
-    data = config.data
-    _, binarize = binarizations(config)
-    return EpisodeSet(images, data.episode_length, binarize, config.seed, data.classes_per_episode)
+    data, (_, binarize) = config.data, binarizations(config)
+    return EpisodeSet(images, data.images_per_episode, binarize, config.seed, data.classes_per_episode)
 
 
 def _naming_left_out(config: Config) -> AbstractContextManager[None]:
@@ -110,4 +155,4 @@ def _naming_left_out(config: Config) -> AbstractContextManager[None]:
     left_out = config.training.left_out
     if not left_out:
         return nullcontext()
-    return naming(f"--left-out {left_out} with --episode-length {config.data.episode_length}")
+    return naming(f"--left-out {left_out} with --episode-length {config.data.images_per_episode}")

@@ -9,13 +9,14 @@ import torch
 from inference.objectives import OBJECTIVES
 from inference.processes import SINGLE_PROCESS, Processes, processes_here
 from inference.runs.config import Config
+from kpp_pyro.data import DATASETS
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.reading import whole_path
 from models.build import available_device, dtype_of
 
 
 def resolve(config: Config, processes: Processes = SINGLE_PROCESS) -> Config:
-    """The configuration with its device, precision and data folder resolved for this machine.
+    """The configuration with its device, precision, T and data folder resolved for this machine.
 
     Args:
         config: may leave the device and the precision at "auto".
@@ -28,11 +29,18 @@ def resolve(config: Config, processes: Processes = SINGLE_PROCESS) -> Config:
     if processes.count > 1:
         require_device_each(device)
     resolve_capture(config, device, processes.count)
+    own = DATASETS[config.data.dataset].own  # how many of one's own images there are is known when they are loaded
     return config.replace(
+        episode_length=config.data.episode_length if own else config.data.images_per_episode,
         data_dir=whole_path(config.data.data_dir),
         device=str(device),
         precision=str(dtype_of(config.precision, device)).removeprefix("torch."),
     )
+
+
+def is_open(name: str, value: object) -> bool:
+    """Whether a value leaves the choice of a field to the machine or to the data: "auto", or T = None."""
+    return value == "auto" or (name == "episode_length" and value is None)
 
 
 def resolve_device(name: str) -> torch.device:

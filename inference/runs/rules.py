@@ -87,9 +87,13 @@ def _idle_fields(config: AllParts) -> Iterator[Conflict]:
     source = DATASETS[dataset]
     if source.sizes and values["image_size"] not in source.sizes:
         yield "image_size", f"one of {', '.join(map(str, source.sizes))} with --dataset {dataset}", values["image_size"]
-    if source.load is not None and not source.sizes and values["image_size"] != standard["image_size"]:
+    if not source.own and not source.sizes and values["image_size"] != standard["image_size"]:
         what = f"{standard['image_size']}, its default, with --dataset {dataset}, whose images have their own size"
         yield "image_size", what, values["image_size"]
+    for name in ("test_share", "dark_on_light"):
+        if not source.own and values[name] != standard[name]:
+            what = f"{standard[name]}, its default, with --dataset {dataset}, whose images are not your own"
+            yield name, what, values[name]
     for name in ("binarize", "test_binarize"):
         if not is_binary(config) and values[name] != standard[name]:
             what = (
@@ -214,7 +218,7 @@ def none_where_shared(config: AllParts) -> str:
 
 def reads_and_blocks(config: AllParts) -> tuple[int, int]:
     """Reads of an episode, T R, and blocks of a memory; more reads than blocks have to share blocks."""
-    return config.data.episode_length * config.memory.reads, config.memory.layout.blocks
+    return config.data.images_per_episode * config.memory.reads, config.memory.layout.blocks
 
 
 def is_binary(config: AllParts) -> bool:

@@ -26,7 +26,7 @@ from inference.runs.interruption import Interruption
 from inference.runs.load import Run, load_pair, read_run
 from inference.runs.loggers import LOGGERS, Logger
 from inference.runs.plots import plot_figures, plot_memory_at_work
-from inference.runs.resolve import resolve
+from inference.runs.resolve import is_open, resolve
 from inference.runs.rules import has_blocks, reads_and_blocks
 from inference.tracing import seed_of
 from kpp_pyro.arguments import checked
@@ -75,6 +75,7 @@ class TrainingRun:
         with processes.sync_errors():
             require_training_capacity(config, device, processes.count)
         self.episodes = self._load_episodes(device)
+        self.config = config = config.replace(episode_length=self.episodes.test.episode_length)
         with processes.sync_errors():
             self.pair = build(config, self.episodes.train.image_shape, device)
         torch.manual_seed(seed_of(config.seed, processes.rank))  # equal parameters, but different draws in each process
@@ -220,7 +221,7 @@ class TrainingRun:
         """
         kl = results.get("kl_memory_nats_per_image", 0.0)
         elbo = results["elbo_nats_per_image"] + (1 - self.config.training.kl_memory_weight) * kl
-        share = self.config.training.left_out / (self.config.training.left_out + self.config.data.episode_length)
+        share = self.config.training.left_out / (self.config.training.left_out + self.config.data.images_per_episode)
         return elbo + share * (results.get("left_out_elbo_nats_per_image", elbo) - elbo)
 
     def _log(self, step: int, split: str, quantities: dict[str, float]) -> None:
@@ -346,14 +347,14 @@ def train(config: Config | None = None, out: Path | str | None = None, *, resume
             if run.train(interruption):
                 raise KeyboardInterrupt(f"saved after step {run.trainer.step} in {folder.path}; resume=True goes on")
         run.finish()
-    return Run(folder, config, run.pair.eval(), run.best_step)
+    return Run(folder, run.config, run.pair.eval(), run.best_step)
 
 
 def _require_same(config: Config, folder: RunFolder) -> None:
     """Raise InputError unless a configuration is that of a run, but for `RESUMABLE` fields."""
     stored, given = read_run(folder.path)[1].flat(), config.flat()
     for name in given:
-        if name not in RESUMABLE and given[name] != stored[name]:
+        if name not in RESUMABLE and not is_open(name, given[name]) and given[name] != stored[name]:
             raise InputError(f"config: expected {name} {stored[name]} of the run {folder.path}, found {given[name]}")
 
 

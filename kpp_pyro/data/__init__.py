@@ -7,6 +7,7 @@ To add a data set, write a loader `(data_dir: Path) -> ImageSplits` in a file of
 shortest), register it there, and import the file below. Images are uint8, grey or RGB, until they are rendered.
 """
 
+import kpp_pyro.data.array
 import kpp_pyro.data.celeba
 import kpp_pyro.data.celeba32
 import kpp_pyro.data.cifar10
@@ -24,11 +25,13 @@ from kpp_pyro.data.idx import read_idx
 from kpp_pyro.data.images import ImageSplits, LabelledImages
 from kpp_pyro.data.picture_folders import named_pictures, read_pictures
 from kpp_pyro.data.sampler import EpisodeSampler, OptionalBinarization
+from kpp_pyro.data.splitting import USUAL_EPISODE_LENGTH
 from kpp_pyro.likelihoods.bernoulli import STATIC_BINARIZATION_SEED, Binarization, binarize, binarize_once
 
 __all__ = [
     "DATASETS",
     "STATIC_BINARIZATION_SEED",
+    "USUAL_EPISODE_LENGTH",
     "Binarization",
     "EpisodeSampler",
     "EpisodeSet",

@@ -21,11 +21,13 @@ class DataSource:
             None for pictures that are decoded while training.
         downloads: whether `load` downloads missing files to that folder.
         sizes: sides of square images, in pixels, that `load` offers, the default first; empty if it offers no choice.
+        own: whether the images are the user's. `load` then takes all arguments of `load_dataset` but the name.
     """
 
     load: Callable[..., ImageSplits] | None
     downloads: bool = False
     sizes: tuple[int, ...] = ()
+    own: bool = False
 
 
 DATASETS: dict[str, DataSource] = {}
@@ -33,13 +35,21 @@ DATASETS: dict[str, DataSource] = {}
 
 
 @checked
-def load_dataset(name: str, data_dir: Path | str, image_size: int | None = None) -> ImageSplits:
+def load_dataset(
+    name: str,
+    data_dir: Path | str,
+    image_size: int | None = None,
+    test_share: float | None = None,
+    dark_on_light: bool = False,
+) -> ImageSplits:
     """Load a data set from its folder below `data_dir`; missing files may be downloaded to it.
 
     Args:
         name: in `DATASETS`, of a data set that has a loader.
-        data_dir: folder of all data sets.
+        data_dir: folder of all data sets; for images of one's own, their file.
         image_size: side of the images in pixels, for a data set that offers several; None for the only or usual one.
+        test_share: share of one's own images to hold out for the test; None: see `held_out_count`.
+        dark_on_light: invert one's own images.
 
     Raises:
         InputError: another name or size, or files that are missing or invalid.
@@ -50,6 +60,13 @@ def load_dataset(name: str, data_dir: Path | str, image_size: int | None = None)
         raise InputError(f"--dataset: {error}") from error
     source = DATASETS[name]
     assert source.load is not None
+    if source.own:
+        return source.load(Path(data_dir), image_size, test_share, dark_on_light)
+    for flag, given in (("--test-share", test_share), ("--dark-on-light", dark_on_light)):
+        if given not in (None, False):
+            raise InputError(
+                f"{flag}: expected none with --dataset {name}, whose images are not your own, found {given}"
+            )
     if image_size is None:
         return source.load(Path(data_dir))
     if image_size not in source.sizes:

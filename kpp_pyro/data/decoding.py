@@ -58,6 +58,7 @@ class Decoder(Dataset[DecodedRow]):
         static: binarize each image statically, by its number (`binarize_alone`).
         substituted: replace unreadable images by other images; if False, they are black.
         classes: class of every image, (N,): substitutes are of the row's classes; of any class if None.
+        dark_on_light: invert the images.
     """
 
     def __init__(
@@ -68,9 +69,11 @@ class Decoder(Dataset[DecodedRow]):
         static: bool,
         substituted: bool = False,
         classes: np.ndarray | None = None,
+        dark_on_light: bool = False,
     ) -> None:
         self.folder, self.names, self.image_shape = folder, names, image_shape
         self.static, self.substituted, self.classes = static, substituted, classes
+        self.dark_on_light = dark_on_light
 
     def __getitem__(self, numbers: list[int]) -> DecodedRow:
         """Decode the images of a row of T numbers."""
@@ -92,7 +95,7 @@ class Decoder(Dataset[DecodedRow]):
     def _read(self, number: int, pixels: Tensor, failures: dict[int, str]) -> bool:
         """Decode an image into `pixels` (C, H, W). Returns whether it is readable."""
         try:
-            intensities = read_picture(self.folder / self.names[number], self.image_shape)
+            intensities = read_picture(self.folder / self.names[number], self.image_shape, self.dark_on_light)
         except InputError as error:
             failures[number] = str(error)
             return False

@@ -1,4 +1,4 @@
-"""The data set `folder`: pictures in train/, test/ and (optional) validation/, with or without class folders.
+"""The data set `folder`: pictures with or without class folders, and with or without train/, test/ and validation/.
 
 Held-out pictures are decoded once (`decode_pictures`). Training pictures stay on disk: the worker processes of
 `FolderSampler` decode the next episodes during a training step.
@@ -23,6 +23,7 @@ from kpp_pyro.data.images import SOME_SET, LabelledImages, Origin
 from kpp_pyro.data.notes import note_flat
 from kpp_pyro.data.picture_files import is_grey
 from kpp_pyro.data.picture_folders import picture_names
+from kpp_pyro.data.repeats import contents_of_files
 from kpp_pyro.data.sampler import (
     EpisodeOrder,
     OptionalBinarization,
@@ -31,12 +32,16 @@ from kpp_pyro.data.sampler import (
     require_optional_binarization,
     require_positive,
 )
+from kpp_pyro.data.splitting import SPLITS, complete_splits
 from kpp_pyro.errors import InputError
 from kpp_pyro.progress import show_progress
 
-_REMEDY = "; --dataset folder needs train/ and test/"
-SPLIT_SEED = 0
-MOST_VALIDATION_IMAGES = 10_000
+_NO_FOLDER = "; --dataset folder takes a folder of pictures, with or without train/, test/ and validation/ in it"
+# Names that others give to splits. Their pictures would be taken for a class of their own, or for none.
+_OTHER_NAMES = {
+    **{split: split for split in SPLITS},  # in capitals
+    **{"training": "train", "testing": "test", "val": "validation", "valid": "validation"},
+}
 _ROW_LENGTH = 32  # held-out pictures that a worker decodes at a time
 _SILENT_SECONDS = 3.0  # before a progress bar is shown
 _STEPS_AHEAD = 2  # training steps whose episodes are prefetched
@@ -51,12 +56,14 @@ class PictureFiles:
         names: of the files, relative to `folder`.
         labels: class number of each file, int64 (N,).
         origin: of the pictures.
+        dark_on_light: invert the pictures when they are decoded.
     """
 
     folder: Path
     names: list[str]
     labels: Tensor
     origin: Origin = SOME_SET
+    dark_on_light: bool = False
 
     def __len__(self) -> int:
         """Number of files."""
@@ -91,33 +98,70 @@ class FolderSplits:
 
 
 @checked
-def find_pictures(data_dir: Path | str) -> FolderSplits:
-    """Find the pictures below `data_dir`/train, `data_dir`/test and `data_dir`/validation.
+def find_pictures(data_dir: Path | str, test_share: float | None = None, dark_on_light: bool = False) -> FolderSplits:
+    """Find the pictures below `data_dir`/train, `data_dir`/test and `data_dir`/validation, or below `data_dir`.
 
     A class is a folder directly below a split, with all pictures in it at any depth. Pictures outside class folders
-    form one more class. Hidden files and folders are ignored; a note on stderr names files of other types. Without
-    validation/, a tenth of the training pictures (at most `MOST_VALIDATION_IMAGES`), chosen with `SPLIT_SEED`, is the
-    validation set.
+    form one more class. Hidden files and folders are ignored; a note on stderr names files of other types.
+
+    Without test/, test pictures are held out of train/, or of all pictures in `data_dir` if there is no train/ either.
+    Without validation/, validation pictures are held out of what is left (see `complete_splits`). Files of the same
+    bytes are kept together. Notes on stderr say how many pictures each split then has, and whether files repeat.
+
+    Args:
+        data_dir: the folder.
+        test_share: share of the pictures to hold out for the test, from 0 to 1; None: see `held_out_count`.
+        dark_on_light: invert the pictures when they are decoded.
 
     Raises:
-        InputError: a folder is missing, is none, cannot be read, or contains no picture.
+        InputError: a folder is missing, is none, cannot be read, or contains too few pictures; or a test share where
+            there is test/.
     """
     data_dir = Path(data_dir)
-    splits = ["train", "test", *(["validation"] if os.path.lexists(data_dir / "validation") else [])]
-    names = {split: picture_names(data_dir / split, _REMEDY) for split in splits}
+    given = _given_splits(data_dir)
+    found = _labelled({split: data_dir / split for split in given} or {"train": data_dir})
+    parts = complete_splits(_contents(found), data_dir, test_share)
+    return FolderSplits(
+        **{
+            split: replace(
+                found[source].select(index),
+                origin=Origin.of_split(split, data_dir, "more pictures or a shorter episode"),
+                dark_on_light=dark_on_light,
+            )
+            for split, (source, index) in parts.items()
+        }
+    )
+
+
+def _given_splits(data_dir: Path) -> list[str]:
+    """The splits that a folder has; none if its pictures are to be split.
+
+    Raises:
+        InputError: a folder with another name of a split, whose pictures would be taken for something else.
+    """
+    given = [split for split in SPLITS if os.path.lexists(data_dir / split)]
+    other = next((path.name for path in _folders_in(data_dir) if _OTHER_NAMES.get(path.name.lower())), None)
+    if other is not None:
+        expected = _OTHER_NAMES[other.lower()]
+        raise InputError(f"{data_dir}: expected pictures of a split in {expected}/, found {other}/; rename it")
+    return ["train", *given] if given and "train" not in given else given
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """The folders directly below a folder; none if it cannot be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in SPLITS)
+    except (OSError, ValueError):  # ValueError: a path with a null character
+        return []
+
+
+def _labelled(folders: dict[str, Path]) -> dict[str, PictureFiles]:
+    """The files of some splits, by split, with one numbering of classes."""
+    names = {split: picture_names(folder, _NO_FOLDER) for split, folder in folders.items()}
     classes = sorted({_class(name) for listed in names.values() for name in listed})
     numbers = {name: number for number, name in enumerate(classes)}
-    found = {split: _files(data_dir / split, listed, numbers) for split, listed in names.items()}
-    if "validation" in found:
-        return FolderSplits(found["train"], found["validation"], found["test"])
-    train, validation = _hold_out(found["train"])
-    return FolderSplits(train, validation, found["test"])
-
-
-def _files(folder: Path, names: list[str], numbers: dict[str, int]) -> PictureFiles:
-    """The files of a split, labelled by the numbers of classes."""
-    labels = torch.tensor([numbers[_class(name)] for name in names])
-    return PictureFiles(folder, names, labels, Origin(str(folder), "more pictures or a shorter episode"))
+    labels = {split: torch.tensor([numbers[_class(name)] for name in listed]) for split, listed in names.items()}
+    return {split: PictureFiles(folders[split], listed, labels[split]) for split, listed in names.items()}
 
 
 def _class(name: str) -> str:
@@ -125,20 +169,10 @@ def _class(name: str) -> str:
     return name.split("/")[0] if "/" in name else ""
 
 
-def _hold_out(training: PictureFiles) -> tuple[PictureFiles, PictureFiles]:
-    """Split off a validation set: training and validation pictures, both in the order of their names."""
-    count = min(len(training) // 10, MOST_VALIDATION_IMAGES)
-    if count == 0:
-        raise InputError(
-            f"{training.folder}: expected 10 pictures or more, to hold a tenth of them out, found {len(training)}"
-        )
-    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(SPLIT_SEED))
-    remedy = f"{training.folder.with_name('validation')} or a shorter episode"
-    rest, tenth = (training.select(part.sort().values) for part in (order[:-count], order[-count:]))
-    return (
-        replace(rest, origin=Origin(f"{training.folder} without its validation tenth", remedy)),
-        replace(tenth, origin=Origin(f"the validation tenth of {training.folder}", remedy)),
-    )
+def _contents(found: dict[str, PictureFiles]) -> dict[str, Tensor]:
+    """Numbers of the contents of the files of each split, see `contents_of_files`."""
+    numbers = contents_of_files([files.folder / name for files in found.values() for name in files.names])
+    return dict(zip(found, numbers.split([len(files) for files in found.values()]), strict=True))
 
 
 def _is_grey(path: Path) -> bool:
@@ -173,7 +207,9 @@ def decode_pictures(
         InputError: more than 1 % of the pictures are unreadable (see `Unreadable`).
     """
     image_shape = (channels, image_size, image_size)
-    decoder = Decoder(files.folder, files.names, image_shape, binarization == "static")
+    decoder = Decoder(
+        files.folder, files.names, image_shape, binarization == "static", dark_on_light=files.dark_on_light
+    )
     unreadable = Unreadable(files.folder, len(files))
     images = torch.empty(len(files), *image_shape, dtype=torch.uint8)
     rows = torch.arange(len(files)).split(_ROW_LENGTH)
@@ -250,7 +286,9 @@ class FolderSampler(TrainingEpisodes):
         self.unreadable = Unreadable(files.folder, len(files))
         self._files, self._workers, self._binarization, self._device = files, workers, binarization, device
         among = None if classes_per_episode is None else classes.numpy()
-        self._decoder = Decoder(files.folder, files.names, self.image_shape, binarization == "static", True, among)
+        self._decoder = Decoder(
+            files.folder, files.names, self.image_shape, binarization == "static", True, among, files.dark_on_light
+        )
         self._decoding: Decoding | None = None
         self._ahead: deque[tuple[dict[str, Tensor], Tensor]] = deque()  # prefetched rows, with the order before each
 
@@ -325,4 +363,4 @@ def _rows(order: EpisodeOrder, ahead: deque[tuple[dict[str, Tensor], Tensor]]) -
         yield row
 
 
-DATASETS["folder"] = DataSource(None)
+DATASETS["folder"] = DataSource(None, own=True)

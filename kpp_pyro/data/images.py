@@ -26,6 +26,11 @@ class Origin:
     name: str = "the set"
     remedy: str = "a shorter episode"
 
+    @classmethod
+    def of_split(cls, split: str, source: object, remedy: str = "a shorter episode") -> Origin:
+        """The origin of the images of a split of a source: "train", "validation" or "test"."""
+        return cls(f"the {'training' if split == 'train' else split} split of {source}", remedy)
+
 
 SOME_SET = Origin()
 """The origin of images that do not say theirs."""

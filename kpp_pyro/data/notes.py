@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -22,6 +23,12 @@ def note_skipped(folder: object, names: Sequence[str]) -> None:
     files = "1 file that is no picture" if len(names) == 1 else f"{len(names)} files that are no pictures"
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     print_above_bars(f"note: {folder}: skipped {files} that Pillow reads: {', '.join(sorted(names)[:_NAMED])}{more}")
+
+
+def note_split(source: object, counts: Mapping[str, int]) -> None:
+    """Print how many images of a source without splits are in each: "train", "validation" and "test"."""
+    train, validation, test = (counts[split] for split in ("train", "validation", "test"))
+    print_above_bars(f"note: {source}: {train} training, {validation} validation and {test} test images")
 
 
 def note_flat(source: object, images: Tensor) -> None:

@@ -1,9 +1,10 @@
-"""NumPy's .npz files of images and labels. They are never unpickled."""
+"""NumPy's .npy and .npz files of images and labels. They are never unpickled."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +27,43 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         InputError: no .npz file, a missing array, one of Python objects, or more than the file can hold. The message
             names file and array.
     """
+    with _opened(path) as content:
+        _require_names(path, content, names)
+        assert content.zip is not None  # until it is closed
+        announced = sum(content.zip.getinfo(f"{name}.npy").file_size for name in names)
+        require_unpackable(path, announced, os.stat(path).st_size)
+        return {name: _array(path, content, name) for name in names}
+
+
+def array_names(path: Path) -> list[str]:
+    """Names of all arrays of an .npz file, sorted.
+
+    Raises:
+        InputError: no .npz file.
+    """
+    with _opened(path) as content:
+        return sorted(content.files)
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """The array of an .npy file, left on the disk until its values are used.
+
+    Raises:
+        InputError: no .npy file, one of Python objects, or one that is shorter than its header says.
+    """
+    with reading(path, "an .npy file"):
+        try:
+            return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        except Exception as error:  # many types, depending on which byte is wrong
+            raise InputError(f"{path}: expected an .npy file of numbers, found {reason(error)}") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[NpzFile]:
     with reading(path, "an .npz file") as file:
         try:
             with NpzFile(file, allow_pickle=False) as content:
-                _require_names(path, content, names)
-                assert content.zip is not None  # until it is closed
-                announced = sum(content.zip.getinfo(f"{name}.npy").file_size for name in names)
-                require_unpackable(path, announced, os.fstat(file.fileno()).st_size)
-                return {name: _array(path, content, name) for name in names}
+                yield content
         except InputError:
             raise
         except Exception as error:  # zipfile raises many types, depending on which byte is wrong

@@ -53,8 +53,8 @@ def read_picture(path: Path | str, image_shape: tuple[int, int, int], dark_on_li
     """
     with reading(path, "a picture") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL's, about unusual pictures that it decodes
-        fitted = _decode(path, file, image_shape)
-    image = torch.from_numpy(np.stack(fitted)).clamp(0, 1)  # (C, H, W)
+        planes = _decode(path, file, image_shape)
+    image = torch.from_numpy(np.stack(planes)).clamp(0, 1)  # (C, H, W)
     return 1 - image if dark_on_light else image
 
 
@@ -98,8 +98,13 @@ def _decode(path: Path | str, file: BinaryIO, image_shape: tuple[int, int, int])
         picture.draft(_MODES[channels], (draft_side, draft_side))  # JPEGs only
         values = _intensities(ImageOps.exif_transpose(picture), _largest(picture), channels)
         values = 1 - values if _is_inverted(picture) else values
-        planes = [Image.fromarray(plane) for plane in values]  # of mode F: nothing is rounded before it is fitted
-        return [np.array(ImageOps.fit(plane, (width, height), Image.Resampling.BILINEAR)) for plane in planes]
+        return [fitted(plane, height, width) for plane in values]
+
+
+def fitted(plane: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A channel, float32 (h, w), scaled so that its shorter side fits, and cropped to the centre: (height, width)."""
+    # Of mode F: nothing is rounded before it is fitted.
+    return np.array(ImageOps.fit(Image.fromarray(plane), (width, height), Image.Resampling.BILINEAR))
 
 
 @contextmanager

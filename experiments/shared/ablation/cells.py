@@ -15,8 +15,10 @@ from typing import Any, Literal
 from experiments.shared.ablation.grid import MOST_CELLS, Flags, Grid
 from inference.runs.build_trainer import kl_schedules
 from inference.runs.config import Config
-from inference.runs.resolve import resolve
-from kpp_pyro.data import DATASETS, find_pictures, load_dataset
+from inference.runs.config_parts import DataConfig
+from inference.runs.data import load_splits
+from inference.runs.resolve import is_open, resolve
+from kpp_pyro.data import DATASETS
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.reading import whole_path
 from kpp_pyro.files.run_folder import RunFolder
@@ -179,12 +181,12 @@ def _is_scored(cell: Cell, config: Config, run: RunFolder) -> bool:
     if any(settings.get(name) != value for name, value in required.items()):
         return False
     limit, images = cell.score["limit"], settings.get("images", 0)
-    return bool(images == limit or (images < limit and images == _test_images(config.data.dataset, _data_dir(config))))
+    return bool(images == limit or (images < limit and images == _test_images(config.data)))
 
 
 @lru_cache
-def _test_images(dataset: str, data_dir: Path) -> int:
-    return len(load_dataset(dataset, data_dir).test if DATASETS[dataset].load else find_pictures(data_dir).test)
+def _test_images(data: DataConfig) -> int:
+    return len(load_splits(data).test)
 
 
 def _data_dir(config: Config) -> Path:
@@ -195,9 +197,9 @@ def _require_same(cell: Cell, config: Config, run: RunFolder) -> None:
     """Raise InputError unless a run has the configuration of a cell; "auto" may have been resolved to any value."""
     expected, found = config.flat(), Config.from_json(run.read_config(), run.config).flat()
     expected["data_dir"] = _data_dir(config)
-    free = [name for name in _FREE if DATASETS[config.data.dataset].load or name != "data_dir"]
+    free = [name for name in _FREE if not DATASETS[config.data.dataset].own or name != "data_dir"]
     for name, value in expected.items():
-        if name not in free and value not in ("auto", found[name]):
+        if name not in free and not is_open(name, value) and value != found[name]:
             raise InputError(
                 f"{cell.folder}: expected a run with {name} {value}, found {found[name]}; "
                 "choose another --out, or delete that folder"

@@ -107,7 +107,7 @@ def _score_point(particles: int, device: str, repeats: int) -> dict[str, float]:
     config = _base(device, "allocate")
     images = random_images(config, num_images=64)
     pair, on = new_pair(config, images), torch.device(config.device)
-    episode, _ = next(EpisodeSet(images, config.data.episode_length).batches(2))
+    episode, _ = next(EpisodeSet(images, config.data.images_per_episode).batches(2))
 
     def score() -> None:
         with torch.no_grad(), pyro.validation_enabled(False):

@@ -37,7 +37,7 @@ def time_input(device: str, repeats: int, pictures: int, picture_size: int, work
     """
     config = configuration("mnist", device)
     images, on = random_images(config, pictures), torch.device(config.device)
-    images_per_step = config.training.episodes_per_step * config.data.episode_length
+    images_per_step = config.training.episodes_per_step * config.data.images_per_episode
     with tempfile.TemporaryDirectory() as folder, pyro.validation_enabled(False):
         sources = _sources(config, images, make_pictures(Path(folder), pictures, picture_size), workers)
         trainers = {
@@ -83,7 +83,7 @@ class TimedTrainer:
 
 
 def _sources(config: Config, images: LabelledImages, files: PictureFiles, workers: int) -> dict[str, Any]:
-    length, side, on = config.data.episode_length, images.image_shape[-1], images.images.device
+    length, side, on = config.data.images_per_episode, images.image_shape[-1], images.images.device
     sampling: tuple[int, Binarization, int] = (length, "dynamic", config.seed)
     return {
         IN_MEMORY: EpisodeSampler(images, *sampling),

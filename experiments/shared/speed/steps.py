@@ -27,7 +27,7 @@ def time_steps(config: Config, repeats: int) -> dict[str, Any]:
         if device.type == "cuda":
             steps |= _steps(config, images, "on", " captured")
         seconds = alternate(steps, repeats, _CALLS, device)
-    per_step = config.training.episodes_per_step * config.data.episode_length
+    per_step = config.training.episodes_per_step * config.data.images_per_episode
     return {
         "images_per_step": per_step,
         "parameters": new_pair(config, images).sizes()["parameters"],

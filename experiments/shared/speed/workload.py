@@ -39,7 +39,7 @@ def random_images(config: Config, num_images: int | None = None) -> LabelledImag
 def pyro_trainer(config: Config, images: LabelledImages) -> Trainer:
     """The trainer of a new pair, on some images."""
     data = config.data
-    sampler = EpisodeSampler(images, data.episode_length, data.binarize, config.seed, augment=data.augment)
+    sampler = EpisodeSampler(images, data.images_per_episode, data.binarize, config.seed, augment=data.augment)
     return build_trainer(config, new_pair(config, images), sampler)
 
 

@@ -27,7 +27,7 @@ def kept_bytes(config: Config) -> int:
 
     loss = annealed(bound_loss(pair, make_objective(training.objective, particles=training.particles)))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss(torch.zeros(training.episodes_per_step, config.data.episode_length, 1, 16, 16), {})
+        loss(torch.zeros(training.episodes_per_step, config.data.images_per_episode, 1, 16, 16), {})
     return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in parameters)
 
 

@@ -119,7 +119,7 @@ def test_presets_hold_at_most_3200_memory_scalars_and_800_an_image_for_colour(da
     assert (config.data.dataset, memory.write) == (dataset, write)
     most = 3200 if LIKELIHOODS[config.program.likelihood].levels == 2 else 32 * 800
     assert memory.memory_channels * memory.memory_height * memory.memory_width <= most
-    assert config.data.episode_length == 32
+    assert config.data.images_per_episode == 32
     assert config.data.test_binarize == "static"
 
 
@@ -147,7 +147,7 @@ def test_memories_hold_as_much_as_each_other_for_as_many_images(chosen):
     with torch.device("meta"):
         pair = build(config, (1, 16, 16), torch.device("meta"))
     assert pair.sizes()["memory_scalars"] == (0 if config.program.model == "vae" else 3200)
-    assert config.data.episode_length == 32
+    assert config.data.images_per_episode == 32
     rival = config.program.model in RIVALS
     assert config.training.kl_memory_weight == (0.0 if rival else 1.0)  # of the conditional likelihood, like the paper
 
