@@ -3,7 +3,8 @@
 python experiments/svi_train.py                                        # handwritten digits, no download
 python experiments/svi_train.py --dataset mnist --data-dir DIR --steps 20000 --out runs/mnist
 python experiments/svi_train.py --model dynamic_kanerva_machine        # another model, with the same networks
-python experiments/svi_train.py --dataset folder --data-dir DIR        # your own pictures, in DIR/train and DIR/test
+python experiments/svi_train.py --dataset folder --data-dir DIR        # your own pictures
+python experiments/svi_train.py --dataset array --data FILE.npz        # your own NumPy arrays
 python experiments/svi_train.py --config runs/mnist/config.json --seed 1   # as another run, with another seed
 python experiments/svi_train.py --resume runs/mnist                    # continue after an interruption
 torchrun --nproc-per-node 8 experiments/svi_train.py ...               # the same, with 8 processes

@@ -341,7 +341,7 @@ def train(config: Config | None = None, out: Path | str | None = None, *, resume
         raise InputError("out: expected the folder of a run with resume=True, found None")
     config = resolve(Config() if config is None else config)
     if out is not None and resume:
-        _require_same(config, RunFolder(out))
+        config = _as_before(config, RunFolder(out))
     with claimed_folder(config, out, resume) as folder, TrainingRun(folder, config, resume) as run:
         with _interruption() as interruption:
             if run.train(interruption):
@@ -350,12 +350,13 @@ def train(config: Config | None = None, out: Path | str | None = None, *, resume
     return Run(folder, run.config, run.pair.eval(), run.best_step)
 
 
-def _require_same(config: Config, folder: RunFolder) -> None:
-    """Raise InputError unless a configuration is that of a run, but for `RESUMABLE` fields."""
+def _as_before(config: Config, folder: RunFolder) -> Config:
+    """The configuration with T as in a run; InputError unless it is that of the run, but for `RESUMABLE` fields."""
     stored, given = read_run(folder.path)[1].flat(), config.flat()
     for name in given:
         if name not in RESUMABLE and not is_open(name, given[name]) and given[name] != stored[name]:
             raise InputError(f"config: expected {name} {stored[name]} of the run {folder.path}, found {given[name]}")
+    return config.replace(episode_length=stored["episode_length"])
 
 
 def _interruption() -> AbstractContextManager[Interruption]:

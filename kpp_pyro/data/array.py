@@ -109,7 +109,9 @@ def _images(path: Path, name: str, array: np.ndarray, image_size: int | None, da
     count, channels, height, width = array.shape
     shape = (height, width) if image_size is None else (image_size, image_size)
     if shape != (height, width):
-        print_above_bars(f"note: {path}: images of {height}x{width} pixels are scaled to {shape[0]}x{shape[1]} (--image-size)")
+        print_above_bars(
+            f"note: {path}: images of {height}x{width} pixels are scaled to {shape[0]}x{shape[1]} (--image-size)"
+        )
     images, largest = torch.empty(count, channels, *shape, dtype=torch.uint8), 0
     for start in range(0, count, _AT_ONCE):
         levels = _levels(path, name, array[start : start + _AT_ONCE])

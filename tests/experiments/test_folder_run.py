@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import kpp_pyro as kpp
 from experiments.shared.script import run_main
 from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs import training_run
@@ -75,7 +76,7 @@ def test_scripts_look_at_a_run_on_a_folder(finished: Path, script: str, flags: l
     assert "skipped unreadable picture" not in process.stderr or script == "generate.py"  # it alone needs train/
 
 
-@pytest.mark.parametrize("damage", ["no train", "no test", "garbage"])
+@pytest.mark.parametrize("damage", ["no train", "garbage"])
 def test_a_folder_that_is_no_data_set_gets_one_sentence_and_leaves_nothing(tmp_path: Path, damage: str) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
     for split in {"train", "test"} - {damage.removeprefix("no ")}:
@@ -86,6 +87,26 @@ def test_a_folder_that_is_no_data_set_gets_one_sentence_and_leaves_nothing(tmp_p
     assert f"{data / damage.removeprefix('no ')}: expected" in sentence or damage == "garbage"
     assert "expected" in sentence and str(data) in sentence and not out.exists()
     assert not multiprocessing.active_children()
+
+
+def test_a_small_folder_of_dark_drawings_trains_and_is_scored(tmp_path: Path) -> None:
+    for number in range(40):
+        path = tmp_path / "pictures" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (20, 20), 5 * number).save(path)
+    out, flags = (
+        tmp_path / "run",
+        FLAGS[: FLAGS.index("--episode-length")] + FLAGS[FLAGS.index("--episode-length") + 2 :],
+    )
+    process = run(
+        "svi_train.py", "--dataset", "folder", "--data", tmp_path / "pictures", *flags, "--dark-on-light", "--out", out
+    )
+    assert process.returncode == 0, process.stderr
+    assert f"note: {tmp_path}/pictures: 26 training, 6 validation and 8 test images" in process.stderr
+    assert f"note: episodes have 2 images: the validation split of {tmp_path}/pictures has only 6" in process.stderr
+    config = Config.read(out)
+    assert (config.data.episode_length, config.data.dark_on_light) == (2, True)
+    assert kpp.load(out).episodes.test.episode_length == 2
 
 
 def test_help_says_how_to_train_on_ones_own_pictures() -> None:

@@ -327,6 +327,8 @@ def test_a_run_goes_on_with_its_own_configuration_only(config, tmp_path):
     before = {path: path.read_bytes() for path in run.folder.path.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=r"^config: expected seed 0 of the run .*, found 5$"):
         train(config.replace(seed=5), run.folder.path, resume=True)
+    assert train(config.replace(episode_length=None), run.folder.path, resume=True).config == run.config  # T is open
+    before = {path: path.read_bytes() for path in run.folder.path.rglob("*") if path.is_file()}
     content = json.loads(run.folder.config.read_text())
     run.folder.config.write_text(json.dumps({**content, "version": 1}))
     with pytest.raises(InputError, match="expected a run of version 2, found one of version 1"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,6 +29,44 @@ CPU = torch.device("cpu")
 def test_a_split_that_does_not_fit_is_named(fields: dict[str, int], sentence: str) -> None:
     with pytest.raises(InputError, match=f"^{sentence}"):
         build_episodes(Config.preset("digits", **fields), CPU)
+
+
+@pytest.mark.parametrize(
+    ("images", "left_out", "length"), [(500, 0, 32), (240, 0, 16), (100, 0, 8), (20, 0, 2), (100, 45, 8)]
+)
+def test_episodes_are_as_long_as_few_images_allow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], images: int, left_out: int, length: int
+) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (images, 16, 16), dtype=np.uint8)
+    np.save(tmp_path / "a.npy", levels)
+    reads = {"semantic_reads": 0.25, "left_out": left_out} if left_out else {}
+    own = Config.preset("array", data_dir=tmp_path / "a.npy", image_size=16, **reads)
+    episodes = build_episodes(own, CPU)
+    assert episodes.train.order.episode_length == length + left_out
+    assert episodes.test.episode_length == episodes.validation.episode_length == length
+    assert length == 2 or min(len(episodes.validation), len(episodes.test)) > 1
+    note = f"note: episodes have {length} images: the "
+    assert (note in capsys.readouterr().err) == (length < 32)
+    with pytest.raises(InputError, match=r"^--.*episode-length.*expected at most the .* split of .*a.npy, found"):
+        build_episodes(own.replace(episode_length=images), CPU)
+
+
+def test_a_split_of_one_image_is_refused(tmp_path: Path) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, (50, 16, 16), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", train=levels[:49], test=levels[49:])
+    own = Config.preset("array", data_dir=tmp_path / "a.npz", image_size=16)
+    with pytest.raises(InputError, match=r"^--episode-length: expected at most the 1 images of the test split of "):
+        build_episodes(own, CPU)
+
+
+@pytest.mark.parametrize(("likelihood", "channels"), [("bernoulli", 1), ("discretized_logistic", 3)])
+def test_arrays_in_colour_become_grey_only_if_they_are_binarized(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], likelihood: str, channels: int
+) -> None:
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), dtype=np.uint8))
+    own = Config.preset("array", data_dir=tmp_path / "a.npy", image_size=16, likelihood=likelihood)
+    assert build_episodes(own, CPU).train.image_shape == (channels, 16, 16)
+    assert ("images in colour become grey" in capsys.readouterr().err) == (channels == 1)
 
 
 def test_a_split_that_shows_nothing_is_noted(

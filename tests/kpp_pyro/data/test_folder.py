@@ -110,7 +110,7 @@ def test_folders_that_are_linked_are_followed_once(tmp_path: Path) -> None:
     save(tmp_path / "elsewhere" / "1.png", 9)
     save(tmp_path / "test" / "1.png", 9)
     for number in range(10):
-        save(tmp_path / "train" / "a" / f"{number}.png", 9)
+        save(tmp_path / "train" / "a" / f"{number}.png", number)
     (tmp_path / "train" / "b").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "train" / "a" / "loop").symlink_to(tmp_path / "train")
     found = find_pictures(tmp_path)
@@ -125,7 +125,7 @@ def test_a_folder_goes_before_links_to_it_and_of_links_the_first(
     save(tmp_path / "test" / "1.png", 9)
     save(tmp_path / "elsewhere" / "1.png", 9)
     for number in range(10):
-        save(train / "deep" / "cats" / f"{number}.png", 9)
+        save(train / "deep" / "cats" / f"{number}.png", number)
     for link, target in {
         "alias": train / "deep/cats",
         "dogs": tmp_path / "elsewhere",
@@ -146,11 +146,11 @@ def test_a_folder_goes_before_links_to_it_and_of_links_the_first(
     assert sorted(found.train.names + found.validation.names) == expected
 
 
-def test_a_tenth_of_the_training_pictures_is_held_out_and_always_the_same(tmp_path: Path) -> None:
+def test_some_of_the_training_pictures_are_held_out_and_always_the_same(tmp_path: Path) -> None:
     written(tmp_path / "train", 50)
     written(tmp_path / "test", 3)
     first, again = find_pictures(tmp_path), find_pictures(tmp_path)
-    assert (len(first.train), len(first.validation), len(first.test)) == (45, 5, 3)
+    assert (len(first.train), len(first.validation), len(first.test)) == (40, 10, 3)
     assert sorted(first.train.names + first.validation.names) == sorted(written(tmp_path / "train", 50).names)
     assert first.validation.names == again.validation.names
     classes = [int(name.split("/")[0]) for name in first.train.names]
@@ -158,11 +158,12 @@ def test_a_tenth_of_the_training_pictures_is_held_out_and_always_the_same(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("present", "refused"), [((), "train"), (("train",), "test"), (("test",), "train"), (("train", "test"), "")]
+    ("present", "refused"),
+    [(("validation",), "train"), (("test",), "train"), (("train",), ""), (("train", "test"), "")],
 )
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path, present: tuple[str, ...], refused: str) -> None:
     for split in present:
-        written(tmp_path / split, 10)
+        written(tmp_path / split, 20)
     if not refused:
         find_pictures(tmp_path)
         return
@@ -186,7 +187,7 @@ def test_a_split_that_is_no_folder_is_refused(tmp_path: Path, split: str, kind: 
 
 def test_paths_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / ("x" * 300), Path("a\0b"), Path("~nobody")):
-        with pytest.raises(InputError, match="train: expected a folder of pictures, found none"):
+        with pytest.raises(InputError, match="expected a folder of pictures, found none; --dataset folder"):
             find_pictures(path)
 
 
@@ -204,6 +205,8 @@ def test_files_that_are_no_pictures_are_named_and_those_of_the_system_are_not(
     assert capsys.readouterr().err.splitlines() == [
         f"note: {tmp_path}/train: skipped 3 files that are no pictures that Pillow reads: 0/a.heic, b.heic, c.txt",
         f"note: {tmp_path}/test: skipped 12 files that are no pictures that Pillow reads: {named} and 2 more",
+        f"note: {tmp_path}: 8 training, 2 validation and 10 test images",
+        f"note: {tmp_path}: 20 images are 10 different ones that repeat; 10 of these are in more than one split",
     ]
 
 
@@ -213,7 +216,7 @@ def test_a_folder_without_pictures_or_with_too_few_is_named(tmp_path: Path) -> N
     with pytest.raises(InputError, match=rf"^{tmp_path / 'test'}: expected pictures .*\(.*\.tiff.*\), found none$"):
         find_pictures(tmp_path)
     save(tmp_path / "test" / "1.png", 9)
-    with pytest.raises(InputError, match=rf"^{tmp_path / 'train'}: expected 10 pictures or more, .* found 9$"):
+    with pytest.raises(InputError, match=rf"^{tmp_path}: expected 10 different images or more, .* found 9$"):
         find_pictures(tmp_path)
 
 
@@ -221,11 +224,9 @@ def test_a_split_that_is_too_short_for_an_episode_says_where_it_comes_from(tmp_p
     written(tmp_path / "train", 20)
     written(tmp_path / "test", 3)
     expected = {
-        "train": f"18 images of {tmp_path}/train without its validation tenth, found 32; "
-        f"give {tmp_path}/validation or a shorter episode",
-        "validation": f"2 images of the validation tenth of {tmp_path}/train, found 32; "
-        f"give {tmp_path}/validation or a shorter episode",
-        "test": f"3 images of {tmp_path}/test, found 32; give more pictures or a shorter episode",
+        "train": "16 images of the training",
+        "validation": "4 images of the validation",
+        "test": "3 images of the test",
     }
     splits = find_pictures(tmp_path)
     for split, sentence in expected.items():
@@ -235,12 +236,63 @@ def test_a_split_that_is_too_short_for_an_episode_says_where_it_comes_from(tmp_p
                 FolderSampler(files, SIZE, 1, CPU, 32, "dynamic", 0)
             else:
                 EpisodeSet(decode_pictures(files, SIZE, 1), 32)
-        assert str(refused.value) == f"--episode-length: expected at most the {sentence}"
-    written(tmp_path / "validation", 1)
-    assert [files.origin.name for files in (find_pictures(tmp_path).train, find_pictures(tmp_path).validation)] == [
-        f"{tmp_path}/train",
-        f"{tmp_path}/validation",
-    ]
+        assert str(refused.value) == (
+            f"--episode-length: expected at most the {sentence} split of {tmp_path}, found 32; "
+            "give more pictures or a shorter episode"
+        )
+
+
+@pytest.mark.parametrize("inside", ["", "train"])
+def test_pictures_without_a_test_split_are_split_by_a_share(tmp_path: Path, inside: str) -> None:
+    names = written(tmp_path / inside, 200).names
+    splits = find_pictures(tmp_path, test_share=0.25)
+    parts = [splits.train, splits.validation, splits.test]
+    assert [len(part) for part in parts] == [120, 30, 50]  # a fifth of the other 150, since a tenth is less than 64
+    assert sorted(name for part in parts for name in part.names) == names
+    for part in parts:
+        assert part.folder == tmp_path / inside
+        assert part.labels.tolist() == [int(name.split("/")[0]) for name in part.names]
+    assert find_pictures(tmp_path, test_share=0.25).test.names == splits.test.names
+    for split in ("train", "test"):
+        written(tmp_path / split, 20)
+    with pytest.raises(
+        InputError, match=rf"^--test-share: expected none, since {tmp_path} has test images, found 0.25$"
+    ):
+        find_pictures(tmp_path, test_share=0.25)
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "Test", "training"])
+def test_a_split_of_another_name_is_refused(tmp_path: Path, name: str) -> None:
+    written(tmp_path, 30)
+    save(tmp_path / name / "1.png", 9)
+    with pytest.raises(
+        InputError, match=rf"^{tmp_path}: expected pictures of a split in .*/, found {name}/; rename it"
+    ):
+        find_pictures(tmp_path)
+
+
+def test_copies_of_a_file_are_in_one_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in written(tmp_path, 40).names:
+        path = tmp_path / name
+        (path.parent / f"{path.stem}_again.png").write_bytes(path.read_bytes())
+    splits = find_pictures(tmp_path)
+    parts = [splits.train, splits.validation, splits.test]
+    held = [{Path(name).stem.removesuffix("_again") for name in part.names} for part in parts]
+    assert [2 * len(stems) for stems in held] == [len(part) for part in parts]
+    assert not held[0] & held[1] and not held[0] & held[2] and not held[1] & held[2]
+    note = f"note: {tmp_path}: 80 images are 40 different ones that repeat; each is in one split only"
+    assert note in capsys.readouterr().err.splitlines()
+
+
+def test_dark_strokes_are_inverted_when_they_are_decoded(tmp_path: Path) -> None:
+    for split in ("train", "test", "validation"):
+        written(tmp_path / split, 10)
+    dark, light = find_pictures(tmp_path, dark_on_light=True), find_pictures(tmp_path)
+    assert torch.equal(decode_pictures(dark.test, SIZE, 1).images, 255 - decode_pictures(light.test, SIZE, 1).images)
+    inverted, plain = (FolderSampler(part.train, SIZE, 1, CPU, 4, "none", 0) for part in (dark, light))
+    assert torch.equal(inverted.draw(3), 255 - plain.draw(3))
+    inverted.close()
+    plain.close()
 
 
 # --- training -------------------------------------------------------------------------------------
