@@ -103,7 +103,10 @@ def read_run(path: Path | str) -> tuple[RunFolder, Config]:
         InputError: no run folder, or a configuration that is not of this version.
     """
     folder = RunFolder.open(path)
-    return folder, Config.from_json(folder.read_config(), folder.config)
+    config = Config.from_json(folder.read_config(), folder.config)
+    if config.data.episode_length is None:  # open only until the data is loaded
+        raise InputError(f"{folder.config}: expected a whole number for episode_length, found null")
+    return folder, config
 
 
 def load_pair(pair: Pair, checkpoint: Path) -> int:
