@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from kpp_pyro.data.notes import print_above_bars
+from kpp_pyro.progress import print_above_bars, show_progress
 
 _SILENT_SECONDS = 3.0  # before a progress bar is shown
 _TAIL_BYTES = 4096  # compared first: the ends of two pictures are seldom equal
@@ -27,7 +26,7 @@ def contents_of_files(paths: Sequence[Path]) -> Tensor:
     """
     numbers = torch.arange(len(paths))
     of_one_size = _equal(range(len(paths)), lambda number: _size(paths[number]))
-    for group in tqdm(of_one_size, desc="looking for repeats", leave=False, delay=_SILENT_SECONDS):
+    for group in show_progress(of_one_size, "looking for repeats", leave=False, delay=_SILENT_SECONDS):
         for part in _equal(group, lambda number: _tail(paths[number])):
             for same in _equal(part, lambda number: _digest(paths[number])):
                 numbers[same] = same[0]
