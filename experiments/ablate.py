@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,7 @@ import tyro
 from pydantic import Field
 
 from experiments.shared.ablation.grid import MOST_CELLS, Grid, read_grid
-from experiments.shared.command_line import parse
+from experiments.shared.command_line import Plugins, parse, script_name
 from experiments.shared.script import run_script
 from inference.ranges import Limit, Particles
 from inference.runs.interruption import exit_status
@@ -58,6 +59,7 @@ class Arguments:
     """Folder of the ablation. None: runs/ablations/GRID."""
     data_dir: Path | None = None
     """Folder of the data sets, the same as --set data_dir=DIR."""
+    plugin: Plugins = ()
     dry_run: bool = False
     """Print the cells and the commands that each still needs, and stop."""
 
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from experiments.shared.ablation.cells import make_cells, shown
     from experiments.shared.ablation.plan import describe_plan, make_plan, notes_on, run_plan
 
-    plan = make_plan(make_cells(grid, out))
+    plan = make_plan(make_cells(grid, out, arguments.plugin))
     if arguments.dry_run:
         print(describe_plan(plan))
         refused = [planned.cell.name for planned in plan if planned.failure]
@@ -101,7 +103,8 @@ def make_grid(arguments: Arguments) -> Grid:
     axes = " and ".join(text.partition("=")[0] for text in arguments.vary)
     grid = (read_grid(arguments.grid) if arguments.grid else Grid(f"Ablation of {axes}")).with_axes(arguments.vary)
     if not grid.axes:
-        raise InputError("ablate: expected a grid with an axis, or --vary AXIS=VALUE,VALUE,..., found neither")
+        expected = "a grid with an axis, or --vary AXIS=VALUE,VALUE,..."
+        raise InputError(f"{script_name()}: expected {expected}, found neither")
     grid = grid.with_base(arguments.set)
     for name in ("steps", "data_dir"):
         if getattr(arguments, name) is not None:
@@ -126,5 +129,7 @@ def require_folder(out: Path) -> None:
         raise InputError(f"--out {out}: expected a folder, or a place for one, found the file {nearest}")
 
 
+command = partial(run_script, main)
+
 if __name__ == "__main__":
-    sys.exit(run_script(main))
+    sys.exit(command())

@@ -8,12 +8,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from experiments.shared.command_line import parse
+from experiments.shared.command_line import parse, script_name
 from experiments.shared.script import run_script
 from kpp_pyro.errors import InputError
 
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"--out {arguments.out}: expected a name that ends in .png, found {arguments.out.suffix!r}")
     names = [path.resolve().name for path in arguments.runs]
     if len(set(names)) < len(names):
-        raise InputError("compare_runs: expected run folders of different names, found two of one name")
+        raise InputError(f"{script_name()}: expected run folders of different names, found two of one name")
     from inference.runs.load import read_run
     from kpp_pyro.plots import plot_comparison
 
@@ -65,5 +66,7 @@ def describe_kind(likelihood: str, image_shape: tuple[int, int, int]) -> str:
     return f"{kind}, {height} x {width} pixels" + ("" if channels == 1 else f", {channels} channels")
 
 
+command = partial(run_script, main)
+
 if __name__ == "__main__":
-    sys.exit(run_script(main))
+    sys.exit(command())

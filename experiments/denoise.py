@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from experiments.shared.arguments import HeldOutArguments
@@ -52,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(Arguments, argv)
     from experiments.shared.denoise_table import describe_denoising
     from inference.runs.plots import plot_denoising_figures
+    from inference.runs.plugins import load_installed
 
+    load_installed()  # a corruption may be of one of them
     require_valid(arguments)
     run = arguments.open_run()
     content = report(run, arguments.episodes(run), arguments)
@@ -147,5 +150,7 @@ def summarize(corruption: str, strength: float, errors: Denoising, distance: Dis
     }
 
 
+command = partial(run_script, main)
+
 if __name__ == "__main__":
-    sys.exit(run_script(main))
+    sys.exit(command())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from experiments.shared.arguments import RunArguments
 from experiments.shared.command_line import parse
@@ -44,5 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+command = partial(run_script, main)
+
 if __name__ == "__main__":
-    sys.exit(run_script(main))
+    sys.exit(command())

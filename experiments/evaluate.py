@@ -11,6 +11,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -189,5 +190,7 @@ def _rounded(values: Tensor) -> list[float]:
     return [round(value, 4) for value in values.tolist()]
 
 
+command = partial(run_shared_script, lambda processes: main(processes=processes))
+
 if __name__ == "__main__":
-    sys.exit(run_shared_script(lambda processes: main(processes=processes)))
+    sys.exit(command())

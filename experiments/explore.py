@@ -12,12 +12,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from pydantic import Field
 
 from experiments.shared.arguments import RunArguments
-from experiments.shared.command_line import parse
+from experiments.shared.command_line import parse, script_name
 from experiments.shared.script import run_script
 from kpp_pyro.errors import InputError
 
@@ -87,7 +87,8 @@ def _require_gradio() -> None:
     try:
         import gradio  # noqa: F401
     except ModuleNotFoundError as error:
-        raise InputError(f'explore.py: expected Gradio (pip install -e ".[explore]"), found no {error.name}') from error
+        expected = 'Gradio (pip install -e ".[explore]")'
+        raise InputError(f"{script_name()}: expected {expected}, found no {error.name}") from error
 
 
 def _launch(page: gradio.Blocks, port: int | None, show: bool) -> str:
@@ -118,6 +119,10 @@ def _launch(page: gradio.Blocks, port: int | None, show: bool) -> str:
     return address
 
 
+def command() -> NoReturn:
+    """Run the script, and end the process."""
+    os._exit(run_script(main))  # Python aborts if a thread of the page still runs at its end
+
+
 if __name__ == "__main__":
-    exit_status = run_script(main)
-    os._exit(exit_status)  # Python aborts if a thread of the page still runs at its end
+    command()

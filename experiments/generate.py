@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from experiments.shared.arguments import HeldOutArguments
@@ -94,5 +95,7 @@ def report(run: Run, episodes: EpisodeSet, arguments: Arguments) -> dict[str, An
     }
 
 
+command = partial(run_script, main)
+
 if __name__ == "__main__":
-    sys.exit(run_script(main))
+    sys.exit(command())

@@ -8,12 +8,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from experiments.shared.command_line import parse
+from experiments.shared.command_line import Plugins, parse
 from experiments.shared.script import run_script
 from kpp_pyro.schema import Natural
 
@@ -28,6 +29,7 @@ class Arguments:
     """Folder to write config.json and weights.safetensors to."""
     content_steps: Natural | None = None
     """Gradient steps that improve each image's content before it is written. None: as in the run's configuration."""
+    plugin: Plugins = ()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,5 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+command = partial(run_script, main)
+
 if __name__ == "__main__":
-    sys.exit(run_script(main))
+    sys.exit(command())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -96,5 +97,7 @@ def require_valid(arguments: Arguments) -> None:
         raise InputError("--mask: expected a cue that it is the mask of (--cue FILE), found none")
 
 
+command = partial(run_script, main)
+
 if __name__ == "__main__":
-    sys.exit(run_script(main))
+    sys.exit(command())

@@ -18,11 +18,13 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
+from experiments.shared.command_line import Plugins, starting
 from experiments.shared.script import run_shared_script
 from experiments.shared.settings_flags import parse_flags
 from inference.processes import SINGLE_PROCESS, Processes
@@ -49,8 +51,8 @@ _SCRIPT_FLAGS = {
         Path,
         tyro.conf.arg(
             help="Continue the run in this folder. Of the other flags, only --steps, --evaluate-every, --patience, "
-            "--logger, --capture, --data-dir, --workers and --device may be given. The learning rate falls to zero "
-            "over all --steps: with more, it rises again.",
+            "--logger, --capture, --data-dir, --workers, --device and --plugin may be given. The learning rate falls to "
+            "zero over all --steps: with more, it rises again.",
             help_behavior_hint="(default: a new run)",
         ),
     ],
@@ -62,6 +64,7 @@ _SCRIPT_FLAGS = {
             help_behavior_hint="(default: none)",
         ),
     ],
+    "plugin": Plugins,
     "dry_run": Annotated[
         bool, tyro.conf.arg(help="Print the configuration as JSON, and stop.", help_behavior_hint="(default: False)")
     ],
@@ -73,6 +76,7 @@ def main(argv: Sequence[str] | None = None, processes: Processes = SINGLE_PROCES
     with processes.sync_errors():
         given = parse(argv)
         resume, out, dry_run = given.pop("resume", None), given.pop("out", None), given.pop("dry_run", False)
+        given.pop("plugin", None)  # parsing has loaded them
         config = resolve(resumed_config(resume, out, given) if resume else new_config(given), processes)
     if dry_run:
         if out is not None:
@@ -123,7 +127,7 @@ def new_config(given: dict[str, Any]) -> Config:
 
 def resuming(folder: RunFolder) -> str:
     """The command that resumes a run, for a shell."""
-    return shlex.join(["python", "experiments/svi_train.py", "--resume", str(folder.path)])
+    return shlex.join([*starting("svi_train.py"), "--resume", str(folder.path)])
 
 
 def resumed_config(path: Path, out: Path | None, given: dict[str, Any]) -> Config:
@@ -147,5 +151,7 @@ def resumed_config(path: Path, out: Path | None, given: dict[str, Any]) -> Confi
     return config.replace(**{"device": device, **given})
 
 
+command = partial(run_shared_script, lambda processes: main(processes=processes))
+
 if __name__ == "__main__":
-    sys.exit(run_shared_script(lambda processes: main(processes=processes)))
+    sys.exit(command())

@@ -7,6 +7,7 @@ from inference.errors import DivergenceError
 from inference.importance.scoring import Scores
 from inference.runs.config import Config
 from inference.runs.load import Run, load
+from inference.runs.plugins import load_plugins
 from inference.runs.pretrained import load_pretrained, pretrained_names
 from inference.runs.score import score
 from inference.runs.training_run import train
@@ -35,6 +36,7 @@ __all__ = [
     "build",
     "corrupt",
     "load",
+    "load_plugins",
     "load_pretrained",
     "named_pictures",
     "pretrained_names",

@@ -71,4 +71,6 @@ def _build(parts: Parts) -> Pair:
     return Pair(model, DynamicKanervaMachineGuide(model.linear, networks, program.write_passes))
 
 
-MODELS["dynamic_kanerva_machine"] = ModelKind(_build, MATRIX_SETTINGS | {"write_passes"}, "memory_rows")
+MODELS["dynamic_kanerva_machine"] = ModelKind(
+    _build, MATRIX_SETTINGS | {"write_passes"}, "memory_rows", like="kanerva_machine"
+)

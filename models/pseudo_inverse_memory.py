@@ -65,4 +65,6 @@ def _build(parts: Parts) -> Pair:
     return Pair(model, PseudoInverseMemoryGuide(model.linear, networks, program.pseudo_inverse_steps))
 
 
-MODELS["pseudo_inverse_memory"] = ModelKind(_build, MATRIX_SETTINGS | {"pseudo_inverse_steps"}, "memory_rows")
+MODELS["pseudo_inverse_memory"] = ModelKind(
+    _build, MATRIX_SETTINGS | {"pseudo_inverse_steps"}, "memory_rows", like="kanerva_machine"
+)

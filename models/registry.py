@@ -19,12 +19,14 @@ class ModelKind:
         settings: the model-specific fields of the configuration that this model uses.
         key_scalars: field of the configuration that is the number of scalars of a key; None without such a field.
         keys_from_images: whether q(y | x) needs no memory, as the key prior `vamp` requires.
+        like: name of the model whose preset it takes too, if any.
     """
 
     build: Callable[[Any], Any]
     settings: frozenset[str]
     key_scalars: str | None = None
     keys_from_images: bool = False
+    like: str | None = None
 
     @property
     def has_blocks(self) -> bool:

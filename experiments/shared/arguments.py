@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from experiments.shared.command_line import Plugins
 from inference.processes import SINGLE_PROCESS, Processes
 from inference.ranges import Seed
 from kpp_pyro.errors import InputError
@@ -31,6 +32,7 @@ class RunArguments:
     """Device to use: auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
     data_dir: Path | None = None
     """Folder of the data sets. None: that of training."""
+    plugin: Plugins = ()
 
     def path(self, processes: Processes = SINGLE_PROCESS) -> Path:
         """The run folder; the first process unpacks a pretrained run, and the others have to wait.
@@ -53,7 +55,7 @@ class RunArguments:
         """Load the run (see `inference.load`), and check that its folder can be written to."""
         from inference.runs.load import load
 
-        run = load(self.path(processes), self.device, self.data_dir, processes, **changes)
+        run = load(self.path(processes), self.device, self.data_dir, processes, self.plugin, **changes)
         run.folder.require_writable()
         return run
 

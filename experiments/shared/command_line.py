@@ -12,6 +12,7 @@ import shutil
 import sys
 from argparse import SUPPRESS, ArgumentError, ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import NoneType
@@ -27,8 +28,22 @@ Arguments = TypeVar("Arguments")
 Types = Mapping[str, Any]
 """The type of each flag, by name: pydantic's, such as `Annotated[int, Field(ge=1)]`, with tyro's marks."""
 
+Plugins = Annotated[
+    tuple[str, ...],
+    tyro.conf.UseAppendAction,
+    tyro.conf.arg(
+        metavar="FILE|MODULE",
+        help="Python file, or name of a module, that registers parts of its own: a model, a write, a prior, a data "
+        "set, ... (see CONTRIBUTING.md). May be given several times. A run finds its plug-ins again where you gave "
+        "them.",
+        help_behavior_hint="(default: none)",
+    ),
+]
+"""The type of the flag --plugin. `parse` loads plug-ins before anything else, so that --help lists their parts."""
+
 _NARROWEST = 60  # columns of a help; with a few, tyro would not end
 _SHORTER = {"data_dir": ("--data",)}  # of a file of images; a folder is data, too
+_COMMAND = "kpp-"  # how the names of console commands begin
 _NUMBER = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)  # how a negative number begins
 
 
@@ -62,6 +77,10 @@ def parse_given(types: Types, show_help: Callable[[], object], argv: Sequence[st
         InputError: see `parse`.
     """
     tokens = sys.argv[1:] if argv is None else argv
+    if "plugin" in types and (plugins := _given_plugins(types["plugin"], tokens)):
+        from inference.runs.plugins import load_plugins
+
+        load_plugins(*plugins)
     if "-h" in tokens or "--help" in tokens:
         show_help()
     texts = _texts_by_name(types, tokens)
@@ -73,6 +92,15 @@ def parse_given(types: Types, show_help: Callable[[], object], argv: Sequence[st
         raise as_input_error(error, given) from None
 
 
+def _given_plugins(kind: Any, tokens: Sequence[str]) -> list[str]:
+    """The plug-ins on a command line, whatever else is wrong with it."""
+    end = list(tokens).index("--") if "--" in tokens else len(tokens)
+    with suppress(ArgumentError):  # a flag without a value, which is refused later
+        given, _ = _splitter({"plugin": kind}).parse_known_args(tokens[:end])
+        return [text for texts in vars(given).get("plugin", ()) for text in texts if text]
+    return []
+
+
 def print_help(kind: Any, **options: Any) -> None:
     """Print what tyro, with its options, says of a dataclass, and end the program."""
     if shutil.get_terminal_size().columns < _NARROWEST:
@@ -81,8 +109,22 @@ def print_help(kind: Any, **options: Any) -> None:
 
 
 def script_name() -> str:
-    """File name of the script that runs."""
+    """The program that runs, as it was started: `svi_train.py`, or the command `kpp-train`."""
     return Path(sys.argv[0]).name
+
+
+def starting(script: str) -> list[str]:
+    """The words that start a script in the way in which this program was started: as a file, or by its command."""
+    started = Path(sys.argv[0])
+    if started.name.startswith(_COMMAND):
+        return [command_of(script)]
+    folder = started.parent if (started.parent / script).is_file() else Path("experiments")
+    return ["python", str(folder / script)]
+
+
+def command_of(script: str) -> str:
+    """The console command of a script: `kpp-train`, and otherwise `kpp-` with the script's name."""
+    return _COMMAND + ("train" if script == "svi_train.py" else script.removesuffix(".py").replace("_", "-"))
 
 
 def _texts_by_name(types: Types, tokens: Sequence[str]) -> dict[str, list[str]]:

@@ -11,7 +11,9 @@ from pydantic.fields import FieldInfo
 
 from experiments.shared.command_line import parse_given, print_help
 from inference.runs.config import Config
-from inference.runs.presets import PRESETS, read_yaml
+from inference.runs.plugins import load_installed
+from inference.runs.presets import PRESETS, preset_of_choice
+from inference.runs.registries import REGISTRIES
 from kpp_pyro.config_part import flag, names_of
 
 # Shown first in --help: fields, and flags of the script's own such as --resume.
@@ -34,6 +36,7 @@ def parse_flags(description: str, script_flags: Flags, argv: Sequence[str] | Non
     Raises:
         InputError: an unknown or repeated flag, or a value that a flag cannot hold.
     """
+    load_installed()
     parts = _parts()
     types = {name: _type(field) for _, part in parts.values() for name, field in part.items()} | script_flags
 
@@ -96,8 +99,10 @@ def _described(name: str, field: FieldInfo, presets: dict[str, list[str]]) -> An
 def _values_of_presets() -> dict[str, dict[str, list[str]]]:
     """The presets that set a field, by the field and the value."""
     found: dict[str, dict[str, list[str]]] = {}
-    for path in sorted(PRESETS.glob("*/*.yaml")):
-        selector = flag(path.parent.name) if path.stem == "any" else path.stem
-        for name, value in read_yaml(path).items():
-            found.setdefault(name, {}).setdefault(str(value), []).append(selector)
+    for folder in sorted(PRESETS.iterdir()):
+        choices = sorted(REGISTRIES[folder.name].parts) if folder.name in REGISTRIES else ["any"]
+        for choice in choices:
+            selector = flag(folder.name) if choice == "any" else choice
+            for name, value in preset_of_choice(folder.name, choice).items():
+                found.setdefault(name, {}).setdefault(str(value), []).append(selector)
     return found

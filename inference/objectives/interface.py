@@ -23,6 +23,7 @@ class ObjectiveKind:
         takes_particles: whether it takes K draws of each image.
         takes_alpha: whether it has an order alpha.
         capturable: whether a training step can be captured as a CUDA graph.
+        like: name of the objective whose preset it takes too, if any.
     """
 
     make: Callable[..., ELBO]
@@ -31,6 +32,7 @@ class ObjectiveKind:
     takes_particles: bool = False
     takes_alpha: bool = False
     capturable: bool = False
+    like: str | None = None
 
 
 OBJECTIVES: dict[str, ObjectiveKind] = {}

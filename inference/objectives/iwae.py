@@ -209,5 +209,5 @@ def _log_prob(site: Any, value: Tensor) -> Tensor:
 
 
 OBJECTIVES["iwae"] = ObjectiveKind(RenyiBound, takes_particles=True)
-OBJECTIVES["dreg"] = ObjectiveKind(DReGBound, takes_particles=True, independent_draws=True)
-OBJECTIVES["renyi"] = ObjectiveKind(RenyiBound, takes_particles=True, takes_alpha=True)
+OBJECTIVES["dreg"] = ObjectiveKind(DReGBound, takes_particles=True, independent_draws=True, like="iwae")
+OBJECTIVES["renyi"] = ObjectiveKind(RenyiBound, takes_particles=True, takes_alpha=True, like="iwae")

@@ -15,13 +15,14 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from inference.runs.config_parts import DataConfig, TrainingConfig
+from inference.runs.plugins import load_installed, load_recorded
 from inference.runs.presets import preset_of, read_yaml
 from inference.runs.rules import has_blocks, require_consistent
 from kpp_pyro.config_part import ConfigPart, did_you_mean, flag
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.reading import as_path
-from kpp_pyro.files.run_folder import RunFolder, read_config
-from models.config import PairConfig
+from kpp_pyro.files.run_folder import RunFolder, read_config, read_plugins
+from models.config import PairConfig, ProgramConfig
 
 
 class Config(PairConfig):
@@ -37,6 +38,7 @@ class Config(PairConfig):
     """Device to train on: auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
 
     def __init__(self, **values: Any) -> None:
+        load_installed()  # a value may be the name of a part of theirs
         places = _places(type(self))
         field = next((name for name in values if name not in type(self).model_fields and name in places), None)
         if field is not None:
@@ -88,7 +90,17 @@ class Config(PairConfig):
                 return cls.preset(**{**fields, **given})
         if path.exists() and path.suffix.lower() != ".json":
             raise InputError(f"{path}: expected a name that ends in .json, .yaml or .yml, found another")
-        return cls.from_json(read_config(path), path).replace(**given)
+        return cls.of_run(path).replace(**given)
+
+    @classmethod
+    def of_run(cls, path: Path) -> Self:
+        """The configuration in a run's config.json; the plug-ins that it names are loaded first.
+
+        Raises:
+            InputError: no such file, another file, an invalid field, or a plug-in that cannot be loaded.
+        """
+        load_recorded(path, read_plugins(path))
+        return cls.from_json(read_config(path), path)
 
     @classmethod
     def from_json(cls, content: Any, source: Path | str) -> Self:
@@ -108,8 +120,10 @@ class Config(PairConfig):
 
     @property
     def name(self) -> str:
-        """A short name for titles and folders: the write of a model with blocks, the name of any other model."""
-        return self.memory.write if has_blocks(self) else self.program.model
+        """A short name for titles and folders: the write of Kanerva++, the name of any other model, or both."""
+        usual = self.program.model == ProgramConfig.model_fields["model"].default
+        names = ([] if usual else [self.program.model]) + ([self.memory.write] if has_blocks(self) else [])
+        return "-".join(names)
 
     def to_json(self) -> dict[str, Any]:
         """Every field, part by part, as JSON data."""

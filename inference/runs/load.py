@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs.capacity import require_parameter_capacity
 from inference.runs.config import Config, naming
 from inference.runs.data import Episodes, build_episodes
+from inference.runs.plugins import load_plugins
 from inference.runs.resolve import resolve
 from inference.trained_memory import TrainedMemory
 from kpp_pyro.arguments import checked
@@ -73,6 +75,7 @@ def load(
     device: str | torch.device = "auto",
     data_dir: Path | str | None = None,
     processes: Processes = SINGLE_PROCESS,
+    plugins: Sequence[Path | str] = (),
     **changes: object,
 ) -> Run:
     """Load a trained run from its folder, on any device.
@@ -82,11 +85,15 @@ def load(
         device: auto, cpu, cuda, ...
         data_dir: folder of the data sets; None: that of training.
         processes: those that load it together.
+        plugins: Python files or modules that register parts, see `load_plugins`. Needed for those of the run that you
+            have not given before, and for those that have moved or changed.
         changes: fields of the configuration to change, by name, such as `precision` or `classes_per_episode`.
 
     Raises:
-        InputError: no run, no such device, or a checkpoint that does not fit the configuration.
+        InputError: no run, no such device, a checkpoint that does not fit the configuration, or a plug-in that cannot
+            be loaded.
     """
+    load_plugins(*plugins)
     folder, config = read_run(path)
     moved = {} if data_dir is None else {"data_dir": data_dir}
     config = resolve(config.replace(**{"device": str(device), **moved, **changes}), processes)
@@ -100,10 +107,10 @@ def read_run(path: Path | str) -> tuple[RunFolder, Config]:
     """A run folder and its configuration.
 
     Raises:
-        InputError: no run folder, or a configuration that is not of this version.
+        InputError: no run folder, a configuration that is not of this version, or a plug-in that cannot be loaded.
     """
     folder = RunFolder.open(path)
-    config = Config.from_json(folder.read_config(), folder.config)
+    config = Config.of_run(folder.config)
     if config.data.episode_length is None:  # open only until the data is loaded
         raise InputError(f"{folder.config}: expected a whole number for episode_length, found null")
     return folder, config

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from inference.runs.registries import REGISTRIES
 from kpp_pyro.errors import InputError, reason
 from kpp_pyro.files.reading import reading
 from kpp_pyro.schema import shown
@@ -22,15 +23,24 @@ def preset_of(chosen: Mapping[str, Any]) -> dict[str, Any]:
     """The fields set by presets, the files `PRESETS`/FIELD/NAME.yaml.
 
     Args:
-        chosen: every field by name; NAME is the value of FIELD. The file any.yaml is for values without one, but not
-            for None.
+        chosen: every field by name; NAME is the value of FIELD, or what the part of that name is `like`. The file
+            any.yaml is for values without one, but not for None.
     """
     found: dict[str, Any] = {}
     for folder in sorted(PRESETS.iterdir()):
-        value, presets = chosen[folder.name], {path.stem: path for path in folder.glob("*.yaml")}
-        path = None if value is None else presets.get(str(value), presets.get("any"))
-        found |= read_yaml(path) if path else {}
+        found |= preset_of_choice(folder.name, chosen[folder.name])
     return found
+
+
+def preset_of_choice(field: str, value: Any) -> dict[str, Any]:
+    """The fields set by the presets of one value of a field: those of the part that it is like, and then its own."""
+    if value is None:
+        return {}
+    part = REGISTRIES[field].parts.get(value) if field in REGISTRIES else None
+    own = [name for name in (getattr(part, "like", None), str(value)) if name]
+    paths = [PRESETS / field / f"{name}.yaml" for name in dict.fromkeys(own)]
+    files = [path for path in paths if path.is_file()] or [*(PRESETS / field).glob("any.yaml")]
+    return {name: content for path in files for name, content in read_yaml(path).items()}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

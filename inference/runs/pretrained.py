@@ -75,7 +75,9 @@ def pack(path: Path, folder: Path, **changes: object) -> Path:
     make_folder(folder)
     _FILE.save(folder / _PARAMETERS, tensors, step=str(trained.step))
     content = json.loads(run.config.read_text())
-    write_json(folder / _CONFIG, {**content, "config": config.to_json()})
+    plugins = [{**plugin, "plugin": Path(plugin["plugin"]).name} for plugin in content.get("plugins", ())]
+    used = {"plugins": plugins} if plugins else {}  # by their names: paths are those of this machine
+    write_json(folder / _CONFIG, {**content, "config": config.to_json(), **used})
     return folder / _PARAMETERS
 
 

@@ -26,6 +26,7 @@ from inference.runs.interruption import Interruption
 from inference.runs.load import Run, load_pair, read_run
 from inference.runs.loggers import LOGGERS, Logger
 from inference.runs.plots import plot_figures, plot_memory_at_work
+from inference.runs.plugins import records_of
 from inference.runs.resolve import is_open, resolve
 from inference.runs.rules import has_blocks, reads_and_blocks
 from inference.tracing import seed_of
@@ -131,7 +132,7 @@ class TrainingRun:
             self.folder.forget_after(self.trainer.step)
         else:
             self.folder.create()
-        self.folder.write_config(self.config.to_json(), self.pair.sizes())
+        self.folder.write_config(self.config.to_json(), self.pair.sizes(), records_of(self.config.flat()))
 
     def train(self, interruption: Interruption) -> int:
         """Train until the last step, --patience is at its end, or an interruption; all leave a checkpoint.

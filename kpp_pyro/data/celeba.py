@@ -89,4 +89,4 @@ def _face(path: Path, image_size: int) -> np.ndarray:
         return np.array(middle.resize((image_size, image_size), Image.Resampling.BOX))
 
 
-DATASETS["celeba"] = DataSource(load_celeba, sizes=SIZES)
+DATASETS["celeba"] = DataSource(load_celeba, sizes=SIZES, like="cifar10")

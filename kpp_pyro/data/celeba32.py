@@ -36,4 +36,4 @@ def load_celeba32(data_dir: Path) -> ImageSplits:
     return ImageSplits("celeba32", train, validation, test)
 
 
-DATASETS["celeba32"] = DataSource(load_celeba32)
+DATASETS["celeba32"] = DataSource(load_celeba32, like="cifar10")

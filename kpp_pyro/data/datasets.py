@@ -22,12 +22,14 @@ class DataSource:
         downloads: whether `load` downloads missing files to that folder.
         sizes: sides of square images, in pixels, that `load` offers, the default first; empty if it offers no choice.
         own: whether the images are the user's. `load` then takes all arguments of `load_dataset` but the name.
+        like: name of the data set whose preset it takes too, if any.
     """
 
     load: Callable[..., ImageSplits] | None
     downloads: bool = False
     sizes: tuple[int, ...] = ()
     own: bool = False
+    like: str | None = None
 
 
 DATASETS: dict[str, DataSource] = {}

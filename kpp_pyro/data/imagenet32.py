@@ -73,4 +73,4 @@ def _read_into(place: Tensor, path: Path) -> None:
     place.copy_(torch.from_numpy(data).view_as(place))
 
 
-DATASETS["imagenet32"] = DataSource(load_imagenet32)
+DATASETS["imagenet32"] = DataSource(load_imagenet32, like="cifar10")

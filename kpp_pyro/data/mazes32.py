@@ -52,4 +52,4 @@ def load_mazes32(data_dir: Path) -> ImageSplits:
     return ImageSplits("mazes32", training.select(~held_out), training.select(held_out), test)
 
 
-DATASETS["mazes32"] = DataSource(load_mazes32)
+DATASETS["mazes32"] = DataSource(load_mazes32, like="cifar10")

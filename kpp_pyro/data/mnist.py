@@ -98,4 +98,4 @@ def _download(raw: Path, source: str) -> None:
 
 
 DATASETS["mnist"] = DataSource(load_mnist, downloads=True)
-DATASETS["fashion_mnist"] = DataSource(load_fashion_mnist, downloads=True)
+DATASETS["fashion_mnist"] = DataSource(load_fashion_mnist, downloads=True, like="mnist")

@@ -67,4 +67,4 @@ def _read(path: Path) -> LabelledImages:
     return LabelledImages(images, torch.from_numpy(labels[:, 0].astype(np.int64)) % _LARGEST_LABEL)
 
 
-DATASETS["svhn"] = DataSource(load_svhn, downloads=True)
+DATASETS["svhn"] = DataSource(load_svhn, downloads=True, like="cifar10")

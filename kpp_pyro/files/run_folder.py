@@ -8,7 +8,7 @@ import os
 import platform
 import shlex
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +27,7 @@ from kpp_pyro.files.run_schemas import (
     LevelDenoising,
     LevelGeneration,
     MetricsRecord,
+    PluginRecord,
     Version,
 )
 from kpp_pyro.likelihoods import with_bits_per_dim
@@ -118,12 +119,15 @@ class RunFolder:
             raise InputError(f"{path}: expected a run folder with config.json, found none")
         return run
 
-    def write_config(self, config: Mapping[str, Any], sizes: Mapping[str, Any]) -> None:
+    def write_config(
+        self, config: Mapping[str, Any], sizes: Mapping[str, Any], plugins: Sequence[PluginRecord] = ()
+    ) -> None:
         """Write config.json: the resolved configuration, the derived sizes, and the present and earlier environments.
 
         Args:
             config: the resolved configuration.
             sizes: derived sizes, such as "image_shape".
+            plugins: those whose parts the configuration names.
 
         Raises:
             InputError: an earlier config.json that was not written by this method.
@@ -134,7 +138,8 @@ class RunFolder:
             old = self._read_config()
             earlier = [*old.earlier_environments, old.environment]
         now = {"config": config, "sizes": sizes, "environment": environment(), "earlier_environments": earlier}
-        write_json(self.config, {"version": VERSION, **now})
+        used = {"plugins": [plugin.model_dump() for plugin in plugins]} if plugins else {}
+        write_json(self.config, {"version": VERSION, **now, **used})
 
     def read_config(self) -> dict[str, Any]:
         """Read the resolved configuration.
@@ -251,6 +256,15 @@ def read_config(path: Path) -> dict[str, Any]:
         InputError: no such file, another file, or the config.json of another version.
     """
     return _read_config(path, Version).config
+
+
+def read_plugins(path: Path) -> tuple[PluginRecord, ...]:
+    """Read the plug-ins that a run's config.json names.
+
+    Raises:
+        InputError: see `read_config`.
+    """
+    return _read_config(path, Version).plugins
 
 
 def _read_config(path: Path, schema: type[Config]) -> Config:

@@ -22,11 +22,19 @@ class Sizes(FileContent):
     image_shape: tuple[Side, Side, Side]
 
 
+class PluginRecord(FileContent):
+    """A plug-in that a run was trained with: absolute path of a file, or name of a module, and the file's SHA-256."""
+
+    plugin: str
+    sha256: str | None
+
+
 class Version(FileContent):
     """The version of a config.json; version 1 did not state it."""
 
     version: int = 1
     config: dict[str, Any]
+    plugins: tuple[PluginRecord, ...] = ()
 
 
 class ConfigFile(Version):

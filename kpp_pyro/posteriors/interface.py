@@ -21,7 +21,7 @@ class Posterior(nn.Module, ABC):
         smallest_event: the fewest scalars that a value may have.
     """
 
-    closed_kl: ClassVar[bool]
+    closed_kl: ClassVar[bool] = False
     smallest_event: ClassVar[int] = 1
 
     def __init__(self, context_size: int, event_shape: Size) -> None:

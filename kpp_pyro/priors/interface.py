@@ -28,7 +28,7 @@ class KeyPrior(nn.Module, ABC):
         made_of_guide: whether p(y) is computed from the guide's q(y | X), which must then not depend on a memory.
     """
 
-    closed_kl: ClassVar[bool]
+    closed_kl: ClassVar[bool] = False
     closed_block_kl: ClassVar[bool] = False
     smallest_event: ClassVar[int] = 1
     made_of_guide: ClassVar[bool] = False

@@ -72,6 +72,7 @@ class FeedForwardWrite(BlockWrite):
     """
 
     points_at_blocks = False
+    like = "feed_forward"
     centres: Tensor
     widths: Tensor
 

@@ -70,11 +70,13 @@ class Write(nn.Module, ABC):
         addressing: addressing of the memory.
         latent_size: D, the size of `Encoding.latent_loc`.
         points_at_blocks: whether q(y | X, M) is a `BlockKey`, instead of a family of posteriors.
+        like: name of the write whose preset it takes too, if any; subclasses inherit it.
     """
 
     addressing: Addressing
     latent_size: int
     points_at_blocks: ClassVar[bool] = False
+    like: ClassVar[str | None] = None
 
     @classmethod
     @abstractmethod

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments.shared.ablation.grid import MOST_CELLS, Flags, Grid
+from experiments.shared.command_line import starting
 from inference.runs.build_trainer import kl_schedules
 from inference.runs.config import Config
 from inference.runs.config_parts import DataConfig
@@ -39,6 +40,7 @@ class Cell:
         flags: flags of `svi_train.py`.
         score: flags of `evaluate.py`.
         folder: run folder.
+        plugins: those that every command is given.
     """
 
     labels: dict[str, str]
@@ -46,6 +48,7 @@ class Cell:
     flags: Flags
     score: dict[str, int]
     folder: Path
+    plugins: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -75,10 +78,11 @@ class Cell:
     def commands(self, state: State) -> list[list[str]]:
         """Commands left to run from a state, in order."""
         train = {"to train": [self.train_command()], "to resume": [self.resume_command()]}.get(state, [])
-        return [] if state == "finished" else [*train, self.score_command()]
+        plugins = [text for plugin in self.plugins for text in ("--plugin", plugin)]
+        return [] if state == "finished" else [[*command, *plugins] for command in (*train, self.score_command())]
 
 
-def make_cells(grid: Grid, out: Path) -> list[Cell]:
+def make_cells(grid: Grid, out: Path, plugins: tuple[str, ...] = ()) -> list[Cell]:
     """Every cell of a grid; the seeds of a combination are consecutive.
 
     Raises:
@@ -91,7 +95,7 @@ def make_cells(grid: Grid, out: Path) -> list[Cell]:
     for labels in grid.combinations():
         for seed in grid.seeds:
             folder = out / "cells" / _file_name({**labels, "seed": str(seed)})
-            cells.append(Cell(labels, seed, grid.flags(labels, seed), grid.score, folder))
+            cells.append(Cell(labels, seed, grid.flags(labels, seed), grid.score, folder, plugins))
     names = [cell.name for cell in cells]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
@@ -105,8 +109,8 @@ def command_line(flags: Flags) -> list[str]:
 
 
 def shown(command: list[str]) -> str:
-    """A command as text, for a shell in the root of the repository."""
-    return shlex.join(["python", f"experiments/{command[0]}", *command[1:]])
+    """A command as text, for a shell in the folder in which this program was started."""
+    return shlex.join([*starting(command[0]), *command[1:]])
 
 
 def runnable(command: list[str]) -> list[str]:
@@ -195,7 +199,7 @@ def _data_dir(config: Config) -> Path:
 
 def _require_same(cell: Cell, config: Config, run: RunFolder) -> None:
     """Raise InputError unless a run has the configuration of a cell; "auto" may have been resolved to any value."""
-    expected, found = config.flat(), Config.from_json(run.read_config(), run.config).flat()
+    expected, found = config.flat(), Config.of_run(run.config).flat()
     expected["data_dir"] = _data_dir(config)
     free = [name for name in _FREE if not DATASETS[config.data.dataset].own or name != "data_dir"]
     for name, value in expected.items():
