@@ -131,7 +131,7 @@ def _require_part(where: str, part: Any, registry: Registry) -> None:
         if not (isinstance(part, type) and issubclass(part, registry.kind)):
             raise InputError(f"{where}: expected a class derived from {kind}, found {part!r:.100}")
         if isabstract(part):
-            missing = ", ".join(sorted(part.__abstractmethods__))
+            missing = ", ".join(sorted(vars(part)["__abstractmethods__"]))
             raise InputError(f"{where}: expected a class with all methods of {kind}, found one without {missing}")
     elif not isinstance(part, registry.kind):
         raise InputError(f"{where}: expected an object of {kind}, found {part!r:.100}")
