@@ -76,7 +76,6 @@ def main(argv: Sequence[str] | None = None, processes: Processes = SINGLE_PROCES
     with processes.sync_errors():
         given = parse(argv)
         resume, out, dry_run = given.pop("resume", None), given.pop("out", None), given.pop("dry_run", False)
-        given.pop("plugin", None)  # parsing has loaded them
         config = resolve(resumed_config(resume, out, given) if resume else new_config(given), processes)
     if dry_run:
         if out is not None:
@@ -114,8 +113,13 @@ def train(folder: RunFolder, config: Config, resume: bool, processes: Processes)
 
 
 def parse(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """The given flags, by name; an unknown flag ends the program with status 2 and a suggestion."""
-    return parse_flags(_DESCRIPTION, _SCRIPT_FLAGS, argv)
+    """The given flags, by name, without the plug-ins, which are loaded.
+
+    Raises:
+        InputError: see `parse_flags`.
+    """
+    given = parse_flags(_DESCRIPTION, _SCRIPT_FLAGS, argv)
+    return {name: value for name, value in given.items() if name != "plugin"}
 
 
 def new_config(given: dict[str, Any]) -> Config:

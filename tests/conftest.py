@@ -20,6 +20,14 @@ def pytest_unconfigure() -> None:
     gc.unfreeze()  # or libraries report leaks at the end
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _state_of_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The file of given plug-ins is that of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _reproducible() -> Iterator[None]:
     """Every test: a fixed seed, Pyro's checks on, and none of its parameters from other tests."""

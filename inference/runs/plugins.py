@@ -78,7 +78,7 @@ def load_installed() -> None:
     while waiting:
         entry = waiting.pop()  # before it runs: it may come back here
         try:
-            _load_module(entry.module)
+            _load_module(entry.module, may_be_imported=True)
         except InputError as error:
             waiting.append(entry)
             package = entry.dist.name if entry.dist else "a package"
@@ -135,7 +135,7 @@ def _load_again(source: Path, record: PluginRecord) -> Plugin:
     if not _is_file(Path(name)):
         if not was_given(name):
             raise InputError(unknown)
-        return _load_module(name)
+        return _load_module(name, may_be_imported=True)
     if not (Path(name).is_absolute() and Path(name).is_file()):
         raise InputError(f"{source}: expected the plug-in {name}, found no such file; --plugin gives another place")
     content = _read(Path(name))
@@ -183,11 +183,14 @@ def _load_file(path: Path, content: bytes) -> Plugin:
     return _loaded.setdefault(str(path), Plugin(str(path), sha256, frozenset(parts)))
 
 
-def _load_module(name: str) -> Plugin:
-    """Import a module; one that was imported before may have registered its parts already."""
+def _load_module(name: str, may_be_imported: bool = False) -> Plugin:
+    """Import a module. One that was imported before has registered its parts then; they are not known to be its own."""
     if name in _loaded:
         return _loaded[name]
-    with registering(name, may_be_empty=name in sys.modules) as parts:
+    is_imported = name in sys.modules
+    if is_imported and not may_be_imported:
+        raise InputError(f"{name}: expected a plug-in, found a module that was imported before it was given")
+    with registering(name, may_be_empty=is_imported) as parts:
         module = importlib.import_module(name)
     file = getattr(module, "__file__", None)
     sha256 = _sha256(_read(Path(file))) if file else None

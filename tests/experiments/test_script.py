@@ -15,6 +15,7 @@ from experiments.svi_train import resuming
 from inference.processes import joined_processes, processes_here
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.run_folder import RunFolder
+from tests.experiments.running import ROOT
 
 
 def raising(error: BaseException):
@@ -102,9 +103,22 @@ def test_a_terminal_that_knows_ascii_only_gets_the_rest_escaped(tmp_path, monkey
     assert (tmp_path / "said").read_text() == "error: \\xfc \\u2192 \\u03c3\n"
 
 
-def test_commands_that_are_printed_are_for_a_shell(tmp_path):
-    command = resuming(RunFolder(Path("runs/my run")))
-    assert command == "python experiments/svi_train.py --resume 'runs/my run'"
+@pytest.mark.parametrize(
+    ("started", "words"),
+    [
+        ("experiments/svi_train.py", "python experiments/svi_train.py"),
+        (str(ROOT / "experiments" / "ablate.py"), f"python {ROOT}/experiments/svi_train.py"),
+        ("/usr/bin/kpp-train", "kpp-train"),
+        ("/usr/bin/kpp-ablate", "kpp-train"),
+        ("notebook", "python experiments/svi_train.py"),
+    ],
+)
+def test_commands_that_are_printed_are_for_a_shell_and_begin_like_the_one_that_was_typed(started, words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [started])
+    assert resuming(RunFolder(Path("runs/my run"))) == f"{words} --resume 'runs/my run'"
+
+
+def test_the_sentence_on_a_folder_of_a_run_is_for_a_shell(tmp_path):
     folder = RunFolder(tmp_path / "my run")
     folder.path.mkdir()
     folder.config.touch()
