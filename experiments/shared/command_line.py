@@ -105,7 +105,8 @@ def print_help(kind: Any, **options: Any) -> None:
     """Print what tyro, with its options, says of a dataclass, and end the program."""
     if shutil.get_terminal_size().columns < _NARROWEST:
         os.environ["COLUMNS"] = str(_NARROWEST)
-    tyro.cli(kind, prog=shlex.quote(sys.argv[0]), args=["--help"], **options)
+    prog = script_name() if script_name().startswith(_COMMAND) else shlex.quote(sys.argv[0])
+    tyro.cli(kind, prog=prog, args=["--help"], **options)
 
 
 def script_name() -> str:

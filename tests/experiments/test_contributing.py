@@ -18,6 +18,8 @@ from inference import Config, InputError
 from inference.tracing import trace_pair
 from kpp_pyro.priors import KEY_PRIORS
 from tests.experiments.running import ROOT
+from tests.experiments.running import run as run_here
+from tests.plugged import forgotten_after
 from tests.programs import random_episodes, small_pair
 
 PACKAGES = ("kpp_pyro", "models", "inference", "experiments")
@@ -35,6 +37,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("project")
     for package in PACKAGES:
         shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__", "pretrained"))
+    shutil.copy(ROOT / "pyproject.toml", root)
     for kind, name, text in recipes():
         path = root / name
         if kind == "file":
@@ -85,6 +88,31 @@ def test_the_command_line_offers_what_was_added(project: Path) -> None:
     refused = run(project, "svi_train.py", "--key-prior=student_t", "--objective=mean_field")
     assert refused.returncode == 2
     assert "--key-prior: expected a normal with --objective mean_field" in refused.stderr
+
+
+def test_what_was_added_passes_the_linter_and_is_annotated(project: Path) -> None:
+    """mypy would take a minute; that nothing lacks an annotation is what it would find first."""
+    changed = [str(project / name) for _, name, _ in recipes()]
+    for check in (["check", "--extend-select=ANN"], ["format", "--check"]):
+        linted = subprocess.run(
+            [sys.executable, "-m", "ruff", *check, "--no-cache", *changed],
+            capture_output=True,
+            text=True,
+            cwd=project,
+            check=False,
+        )
+        assert linted.returncode == 0, linted.stdout
+
+
+def test_the_same_files_are_plug_ins(tmp_path: Path) -> None:
+    files = {tmp_path / Path(name).name: text for kind, name, text in recipes() if kind == "file"}
+    for path, text in files.items():
+        path.write_text(text)
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in PARTS.items()]
+    with forgotten_after():
+        dry = run_here("svi_train.py", "--dry-run", *flags, *(f"--plugin={path}" for path in files))
+    assert dry.returncode == 0, dry.stderr
+    assert "student_t" not in KEY_PRIORS
 
 
 @pytest.fixture

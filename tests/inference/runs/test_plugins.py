@@ -17,6 +17,7 @@ from inference.runs.registries import REGISTRIES
 from kpp_pyro.config_part import names_of
 from kpp_pyro.priors import KEY_PRIORS
 from tests.experiments.running import TINY, changed, refused, run, trained
+from tests.plugged import forget, forgotten_after
 
 PRIOR = """
 from pathlib import Path
@@ -47,21 +48,11 @@ DATASETS["my_pictures"] = replace(DATASETS["digits"], like="cifar10")
 """
 
 
-def forget() -> None:
-    """Forget the plug-ins that are loaded, as another process would."""
-    for field, name in [part for plugin in plugins._loaded.values() for part in plugin.parts]:
-        REGISTRIES[field].parts.pop(name, None)
-    for name in [name for name in sys.modules if name.startswith("kpp_pyro_plugin_")]:
-        del sys.modules[name]
-    plugins._loaded.clear()
-    plugins._note.cache_clear()
-
-
 @pytest.fixture(autouse=True)
 def _only_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    yield
-    forget()
+    with forgotten_after():
+        yield
 
 
 @pytest.fixture
