@@ -51,8 +51,8 @@ _SCRIPT_FLAGS = {
         Path,
         tyro.conf.arg(
             help="Continue the run in this folder. Of the other flags, only --steps, --evaluate-every, --patience, "
-            "--logger, --capture, --data-dir, --workers, --device and --plugin may be given. The learning rate falls to "
-            "zero over all --steps: with more, it rises again.",
+            "--logger, --capture, --data-dir, --workers, --device and --plugin may be given. The learning rate falls "
+            "to zero over all --steps: with more, it rises again.",
             help_behavior_hint="(default: a new run)",
         ),
     ],

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kpp_pyro.data.picture_folders import named_pictures
 from torch import Tensor
 
 from inference.collection.collection import Collection, Recalled
 from inference.collection.options import IndexName
 from inference.runs.load import Run
 from inference.runs.rules import is_binary
+from kpp_pyro.data.picture_folders import named_pictures
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.atomic import atomic_write
 from kpp_pyro.likelihoods.bernoulli import binarize

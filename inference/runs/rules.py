@@ -77,7 +77,7 @@ def _conflicts(config: AllParts) -> Iterator[Conflict]:
 def _idle_fields(config: AllParts) -> Iterator[Conflict]:
     """Fields that have no effect here, but not their default."""
     values, standard, model = config.flat(), config.defaults(), config.program.model
-    idle = set().union(*(kind.settings for kind in MODELS.values())) - MODELS[model].settings
+    idle = values.keys() & set().union(*(kind.settings for kind in MODELS.values())) - MODELS[model].settings
     if any(values[name] != standard[name] for name in idle):
         expected = {**standard, **preset_of(values)}  # all of a data set's layout of the memory, or nothing of it
         for name in values:  # in the fields' order

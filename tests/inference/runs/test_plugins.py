@@ -43,7 +43,7 @@ class MyWrite(FeedForwardWrite):
 
 WRITES["my_write"] = MyWrite
 MODELS["my_machine"] = replace(MODELS["kanerva_machine"], like="kanerva_machine")
-MODELS["my_blocks"] = replace(MODELS["kanerva_plus_plus"])
+MODELS["my_blocks"] = replace(MODELS["kanerva_plus_plus"], settings=MODELS["kanerva_plus_plus"].settings | {"no_field"})
 DATASETS["my_pictures"] = replace(DATASETS["digits"], like="cifar10")
 """
 
