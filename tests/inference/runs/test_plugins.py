@@ -95,9 +95,9 @@ def test_a_plug_in_runs_once_and_its_parts_can_be_chosen(mine, monkeypatch):
 
 def test_help_lists_the_parts_of_a_plug_in(mine):
     shown = run("svi_train.py", "--help", "--plugin", mine).stdout
-    assert "flow,mine}" in "".join(shown.split())
+    assert ",mine}" in "".join(shown.split())
     forget()
-    assert "flow,mine}" not in "".join(run("svi_train.py", "--help").stdout.split())
+    assert ",mine}" not in "".join(run("svi_train.py", "--help").stdout.split())
 
 
 @pytest.mark.parametrize(
