@@ -131,10 +131,10 @@ def _load_again(source: Path, record: PluginRecord) -> Plugin:
         InputError: see `load_recorded`.
     """
     name = record.plugin
-    unknown = f"{source}: expected a plug-in that was given before, found {name}; read it, then give it by --plugin"
     if not _is_file(Path(name)):
         if not was_given(name):
-            raise InputError(unknown)
+            what = f"the plug-in {name}, installed or given before"
+            raise InputError(f"{source}: expected {what}, found neither; --plugin {name} imports it")
         return _load_module(name, may_be_imported=True)
     if not (Path(name).is_absolute() and Path(name).is_file()):
         raise InputError(f"{source}: expected the plug-in {name}, found no such file; --plugin gives another place")
@@ -143,7 +143,8 @@ def _load_again(source: Path, record: PluginRecord) -> Plugin:
         what = f"the plug-in {name} as the run was trained with it, found a changed file"
         raise InputError(f"{source}: expected {what}; --plugin {name} runs it as it is")
     if not was_given(_sha256(content)):
-        raise InputError(unknown)
+        what = f"a plug-in that was given before, found {name}"
+        raise InputError(f"{source}: expected {what}; read it, then give it by --plugin")
     return _load_file(Path(name), content)
 
 

@@ -175,7 +175,7 @@ def test_a_plug_in_that_the_user_has_never_given_does_not_run(finished, mine, tm
     config = json.loads((finished / "config.json").read_text())
     config["plugins"][0]["plugin"] = "antigravity"
     (finished / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="expected a plug-in that was given before, found antigravity"):
+    with pytest.raises(InputError, match="expected the plug-in antigravity, installed or given before, found neither"):
         load(finished, "cpu")
     assert runs_of(mine) == 1 and "antigravity" not in sys.modules
     assert load(finished, "cpu", plugins=[mine]).config.program.key_prior == "mine"
