@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 
-from inference.runs.registries import REGISTRIES
 from kpp_pyro.errors import InputError, reason
 from kpp_pyro.files.reading import reading
 from kpp_pyro.schema import shown
@@ -34,6 +33,8 @@ def preset_of(chosen: Mapping[str, Any]) -> dict[str, Any]:
 
 def preset_of_choice(field: str, value: Any) -> dict[str, Any]:
     """The fields set by the presets of one value of a field: those of the part that it is like, and then its own."""
+    from inference.runs.registries import REGISTRIES  # torch, which reading a grid does not need
+
     if value is None:
         return {}
     part = REGISTRIES[field].parts.get(value) if field in REGISTRIES else None
