@@ -44,11 +44,12 @@ class Contents:
         """Shape of an image's blocks, (R, C_m, h, w)."""
         return self.layout.reads, *self.layout.block_shape
 
+    @torch.no_grad()
     def of_images(self, images: Tensor) -> Tensor:
         """What images (n, C, H, W) write, after content steps if the model takes any: (n, R, C_m, h, w)."""
         guide = self.trained.guide
         parts = [self._write.contents(guide.encode(part.unsqueeze(1))) for part in images.split(_IMAGES_AT_ONCE)]
-        return torch.cat(parts).squeeze(1).detach()
+        return torch.cat(parts).squeeze(1)
 
     @torch.no_grad()
     def of_cues(self, cues: Tensor) -> Tensor:

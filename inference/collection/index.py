@@ -81,8 +81,8 @@ class FaissIndex:
     def search(self, points: Tensor, free: Tensor, count: int) -> Tensor:
         """Slots of points in the lists nearest to a point, see `Index`."""
         faiss = _faiss()
-        taken = faiss.IDSelectorBatch((~free).nonzero()[:, 0].numpy()) if free.any() else None
-        parameters = faiss.SearchParametersIVF(sel=taken, nprobe=min(_PROBED, self._lists))
+        freed = faiss.IDSelectorBatch(free.nonzero()[:, 0].numpy())
+        parameters = faiss.SearchParametersIVF(sel=faiss.IDSelectorNot(freed), nprobe=min(_PROBED, self._lists))
         return torch.from_numpy(self._index.search(points.numpy(), count, params=parameters)[1])
 
 

@@ -70,7 +70,7 @@ class Search:
         """The best of the slots (Q, C) and of those found before, their errors (Q, C), and the image of the best."""
         images = self._contents.decode(self._slots.blocks(slots.clamp(min=0).flatten())).unflatten(0, slots.shape)
         errors = _error(images, cues, missing).masked_fill((slots < 0).to(images.device), torch.inf)
-        best = images[torch.arange(len(images)), errors.argmin(1)]
+        best = images[torch.arange(len(images), device=images.device), errors.argmin(1)]
         if before is not None:
             again = (slots.unsqueeze(-1) == before[0].unsqueeze(1)).any(-1)
             errors = errors.masked_fill(again.to(errors.device), torch.inf)
