@@ -236,7 +236,7 @@ def cell(tmp_path: Path) -> Cell:
 
 def leave(cell: Cell, steps: int = 5, done: bool = False, images: int | None = None, **settings: Any) -> None:
     """Leave what a run of this cell leaves; `images` are those scored, if it is."""
-    config = read_flags(cell.flags).replace(steps=steps, device="cuda:7", data_dir="/elsewhere")
+    config = read_flags(cell.flags).replace(steps=steps, episode_length=32, device="cuda:7", data_dir="/elsewhere")
     content = {"version": VERSION, "config": config.to_json(), "sizes": {"image_shape": [1, 8, 8]}}
     write_after_making(cell.folder / "config.json", content)
     records = [{"step": 5, "split": "validation", "training_seconds": 1.5}, *([{"step": 5, "split": "test"}] * done)]

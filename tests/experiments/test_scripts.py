@@ -475,7 +475,7 @@ def test_help_says_the_defaults_and_what_presets_make_of_them(help_text):
     text = re.sub(r"\s+", " ", help_text)
     assert "(default: digits)" in text
     colour = "celeba, celeba32, cifar10, imagenet32, mazes32, svhn"
-    steps = f"2500; 10000 with {colour}; 17000 with array, fashion_mnist, folder, mnist; 13500 with omniglot"
+    steps = f"2500; 17000 with array, fashion_mnist, folder, mnist; 10000 with {colour}; 13500 with omniglot"
     assert f"(default: {steps})" in text
     assert f"(default: 4; 8 with {colour}; 100 with feed_forward)" in text
 
