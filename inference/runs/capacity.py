@@ -61,22 +61,25 @@ def require_step_capacity(config: Config, pair: Pair, processes: int = 1) -> Non
 def step_bytes(config: Config, pair: Pair, processes: int = 1) -> int:
     """Bytes of the activations of a training step, of one of several processes.
 
-    They are measured on one episode with one and with two particles, and extrapolated; to within a factor of 1.6.
+    They are measured on one and on two episodes, and with two particles, and extrapolated; to within a factor of 1.6.
+    What does not grow, such as copies of the parameters in bfloat16, counts once.
     """
     training = config.training
-    of_one = _saved_bytes(config, pair, 1)
-    more = _saved_bytes(config, pair, 2) - of_one if training.particles > 1 else 0
-    return (of_one + (training.particles - 1) * more) * (training.episodes_per_step // processes)
+    of_one = _saved_bytes(config, pair)
+    of_episode = _saved_bytes(config, pair, episodes=2) - of_one
+    of_particle = _saved_bytes(config, pair, particles=2) - of_one if training.particles > 1 else 0
+    all_of_episode = of_episode + (training.particles - 1) * of_particle
+    return of_one - of_episode + all_of_episode * (training.episodes_per_step // processes)
 
 
-def _saved_bytes(config: Config, pair: Pair, particles: int) -> int:
-    """Bytes of the tensors that the gradient of the loss of an episode of black images needs, beside the parameters."""
+def _saved_bytes(config: Config, pair: Pair, episodes: int = 1, particles: int = 1) -> int:
+    """Bytes of the tensors that the gradient of the loss of black images needs, beside the parameters."""
     training, parameters = config.training, {_storage(parameter) for parameter in pair.parameters()}
     alpha = training.renyi_alpha if OBJECTIVES[training.objective].takes_alpha else 0.0
     objective = make_objective(training.objective, particles=particles, alpha=alpha)
     loss = annealed(bound_loss(pair, objective, training.left_out))
     length = config.data.images_per_episode + training.left_out
-    episode = torch.zeros(1, length, *pair.model.image_shape, dtype=torch.float32, device=pair.device)
+    episode = torch.zeros(episodes, length, *pair.model.image_shape, dtype=torch.float32, device=pair.device)
     saved: dict[int, torch.UntypedStorage] = {}  # held, since the place of a freed one would be used again
 
     def note(tensor: Tensor) -> None:  # the graph gets nothing: one that holds its own outputs is never freed

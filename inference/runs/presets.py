@@ -37,7 +37,7 @@ def preset_of_choice(field: str, value: Any) -> dict[str, Any]:
 
     if value is None:
         return {}
-    part = REGISTRIES[field].parts.get(value) if field in REGISTRIES else None
+    part = REGISTRIES[field].parts.get(str(value)) if field in REGISTRIES else None  # a value may be of any type
     own = [name for name in (getattr(part, "like", None), str(value)) if name]
     paths = [PRESETS / field / f"{name}.yaml" for name in dict.fromkeys(own)]
     files = [path for path in paths if path.is_file()] or [*(PRESETS / field).glob("any.yaml")]

@@ -14,6 +14,8 @@ from torch import nn
 
 from inference.objectives import OBJECTIVES
 from inference.objectives.interface import ObjectiveKind
+from inference.runs.loggers import LOGGERS
+from inference.runs.loggers.interface import LoggerKind
 from kpp_pyro.config_part import flag
 from kpp_pyro.corruptions import CORRUPTIONS, Corruption
 from kpp_pyro.data.datasets import DATASETS, DataSource
@@ -58,6 +60,7 @@ REGISTRIES: dict[str, Registry] = {
     "episode_encoder": Registry(EPISODE_ENCODERS, EpisodeEncoder),
     "dataset": Registry(DATASETS, DataSource),
     "objective": Registry(OBJECTIVES, ObjectiveKind),
+    "logger": Registry(LOGGERS, LoggerKind),
     "corruption": Registry(CORRUPTIONS, Corruption),
 }
 

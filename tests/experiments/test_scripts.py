@@ -430,7 +430,9 @@ def test_dry_run_of_a_resumed_run_prints_its_own_configuration(finished):
 
 
 def test_the_python_after_the_first_ten_lines_of_the_readme_runs(finished, monkeypatch, tmp_path):
-    _, usage, program = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    _, usage, collection, program = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL
+    )
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "mnist").symlink_to(finished[0])
     (tmp_path / "my_drawings").mkdir()
@@ -444,6 +446,8 @@ def test_the_python_after_the_first_ten_lines_of_the_readme_runs(finished, monke
     assert (names["samples"].shape, names["walk"].shape) == ((16, 1, 16, 16), (10, 1, 16, 16))
     assert names["blocks"].shape == (32, 1, 16, 16)
     assert (tmp_path / "memory.safetensors").is_file()
+    exec(collection, names)
+    assert kpp_pyro.Collection.load("drawings.memory", names["run"].memory).names == ["0.png", "1.png", "2.png"]
     names["images"] = load(finished[0]).episodes.test.first()  # those of the first lines, which are black and white
     exec(program, names)
     assert names["draws"]["latent"].shape == (8, 1, 32, 100)
@@ -462,7 +466,7 @@ def flags_of(text: str) -> list[str]:
 
 def test_every_flag_is_a_field_of_the_configuration_or_of_the_script(help_text):
     flags = flags_of(help_text)
-    own = {"--out", "--resume", "--config", "--dry-run"}
+    own = {"--out", "--resume", "--config", "--dry-run", "--plugin"}
     assert len(flags) == len(set(flags)) and set(flags) == own | {flag(name) for name in Config().flat()}
 
 
