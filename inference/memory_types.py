@@ -17,6 +17,9 @@ from kpp_pyro.files.memories import load_memory, save_memory
 from kpp_pyro.memory.blocks import Addressing
 
 
+_TENSOR = InstanceOf[Tensor]  # one object, since the checks of a type are kept by its identity
+
+
 class ReadableModel(Protocol):
     """The methods of a model that `TrainedMemory` uses, see `models.memory_model.MemoryModel`."""
 
@@ -131,7 +134,7 @@ class Decoded:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            require_value(name, value, InstanceOf[Tensor])
+            require_value(name, value, _TENSOR)
 
 
 @dataclass(frozen=True)
