@@ -9,14 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
+from experiments.shared.pictures import for_model
 from inference.collection.collection import Collection, Recalled
 from inference.collection.options import IndexName
 from inference.runs.load import Run
-from inference.runs.rules import is_binary
 from kpp_pyro.data.picture_folders import named_pictures
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.atomic import atomic_write
-from kpp_pyro.likelihoods.bernoulli import binarize
 from kpp_pyro.plots.recall import plot_matches
 
 _READ_BACK = 256  # pictures to read back after a write, at most
@@ -75,7 +74,7 @@ def show_recall(
 def pictures(run: Run, path: Path, dark_on_light: bool) -> tuple[list[str], Tensor]:
     """Names and images (n, C, H, W) of a picture or of a folder, as the run's model takes them."""
     names, images = named_pictures(path, run.memory.image_shape, dark_on_light)
-    return names, binarize(images, "threshold") if is_binary(run.config) else images
+    return names, for_model(images, run.memory)
 
 
 def missing_pixels(run: Run, path: Path) -> Tensor:

@@ -146,11 +146,17 @@ class Collection:
         Raises:
             InputError: no memory of this number.
         """
-        if number >= self.memories:
-            raise InputError(f"number: expected a memory below {self.memories}, found {number}")
-        slots = torch.arange(number * self.capacity, min((number + 1) * self.capacity, len(self._slots.names)))
-        value = memories_of(self._slots.blocks(slots), self._contents.layout)[0]
+        value = memories_of(self._slots.blocks(torch.tensor(self._slots_of(number))), self._contents.layout)[0]
         return Memory(value.to(self.trained.device), self.trained.fingerprint)
+
+    @checked
+    def names_in(self, number: Natural) -> list[str]:
+        """Names of the images in one of the memories, in the order of their blocks.
+
+        Raises:
+            InputError: no memory of this number.
+        """
+        return [name for slot in self._slots_of(number) if (name := self._slots.names[slot]) is not None]
 
     @checked
     def write(self, images: Tensor, names: list[str] | None = None) -> list[str]:
@@ -321,6 +327,12 @@ class Collection:
                 if slot >= 0
             )
             yield Recalled(tuple(found), 1 - probability)
+
+    def _slots_of(self, memory: int) -> range:
+        """The slots of a memory."""
+        if memory >= self.memories:
+            raise InputError(f"number: expected a memory below {self.memories}, found {memory}")
+        return range(memory * self.capacity, min((memory + 1) * self.capacity, len(self._slots.names)))
 
     def _place(self, slot: int) -> tuple[int, int]:
         """The memory of a slot, and its first block in it."""

@@ -19,7 +19,7 @@ from torch import Tensor
 Picture = NDArray[np.uint8]  # (..., H, W, 3), red, green and blue
 Colour = tuple[int, int, int]
 
-_GAP_LEVEL = 226  # grey level of the gaps between tiles
+_GAP_LEVEL = 128  # grey level of the gaps between tiles, which white and black tiles stand out from
 _SIGNED = matplotlib.colormaps["RdBu_r"](np.arange(256), bytes=True)[:, :3]  # (256, 3): blue, white at 0, red
 
 

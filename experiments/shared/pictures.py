@@ -1,0 +1,13 @@
+"""What the scripts that take one's own pictures share."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from inference.trained_memory import TrainedMemory
+from kpp_pyro.likelihoods.bernoulli import binarize
+
+
+def for_model(images: Tensor, trained: TrainedMemory) -> Tensor:
+    """Images (n, C, H, W) with intensities in [0, 1] as a model takes them: binary for a model of binary images."""
+    return binarize(images, "threshold") if trained.distance.binary else images
