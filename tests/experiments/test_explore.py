@@ -1,4 +1,4 @@
-"""The page to explore a memory by hand: what its controls mean, and the page itself in a real browser."""
+"""The page to explore a memory by hand, in a real browser."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -17,101 +18,11 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import pytest
-import torch
+from PIL import Image
 
 import experiments.explore
-from experiments.shared.explore_session import Explorer, Session
-from inference.trained_memory import TrainedMemory
-from kpp_pyro.errors import InputError
+from kpp_pyro.data import load_dataset
 from tests.experiments.running import TINY, changed, command, refused, run, trained
-from tests.programs import WRITES, random_episodes, small_pair
-
-PLACES = [(0.0, 100.0, 0.0), (100.0, 0.0, 50.0), (31.4, 59.2, 99.7), (50.0, 50.0, 100.0)]
-
-
-@pytest.fixture(scope="module", params=WRITES)
-def explorer(request: pytest.FixtureRequest) -> Explorer:
-    """A small memory as it is before training, whose keys are anywhere."""
-    torch.manual_seed(0)
-    pair = small_pair(request.param, reads=2)
-    trained_memory = TrainedMemory(pair.model.float(), pair.guide.float())
-    return Explorer(trained_memory, list(random_episodes().float()))
-
-
-@pytest.fixture
-def session(explorer: Explorer) -> Session:
-    return explorer.open(1)
-
-
-def boxes(explorer: Explorer, *sliders: tuple[float, float, float]) -> torch.Tensor:
-    return explorer.addressing.boxes(torch.cat([explorer.key(percent) for percent in sliders]))
-
-
-def test_the_sliders_of_a_key_read_the_block_of_its_first_read(explorer, session):
-    sliders = [explorer.percent(key) for key in session.keys]
-    shown, own = boxes(explorer, *sliders), explorer.addressing.boxes(session.keys)
-    assert shown.shape == own.shape == (6, 2, 4)
-    assert (shown[:, 0] - own[:, 0]).abs().max() < 0.03  # a tenth of a percent of a memory of 8 x 8
-    assert torch.equal(shown[:, 0], shown[:, 1])
-    assert len(set(sliders)) > 1
-
-
-@pytest.mark.parametrize("percent", PLACES)
-def test_sliders_are_shares_of_the_prior_and_keys_are_finite_at_their_ends(explorer, percent):
-    x, y, scale = explorer.numbers(percent)
-    shares = torch.special.ndtr(torch.tensor([x, y, scale]))
-    assert shares.tolist() == pytest.approx([p / 100 for p in percent], abs=2e-4)
-    assert explorer.key(percent)[0].tolist() == [pytest.approx([scale, x, y])] * 2
-    assert explorer.percent(explorer.key(percent)[0]) == percent
-
-
-@pytest.mark.parametrize("scale", [0.0, 30.0])
-def test_the_block_pointed_at_lies_around_the_place_or_as_near_as_the_memory_allows(explorer, scale):
-    layout = explorer.addressing.layout
-    for across, down in [(0.55, 0.3), (0.9, 0.7), (0.0, 1.0)]:
-        left, top, width, height = boxes(explorer, explorer.point_at(across, down, scale))[0, 0].tolist()
-        x, y = across * layout.width, down * layout.height
-        assert left - 0.01 <= x <= left + width + 0.01 and top - 0.01 <= y <= top + height + 0.01
-
-
-def test_the_images_at_a_place_are_those_whose_keys_read_it(explorer, session):
-    own = explorer.addressing.boxes(session.keys)
-    for image, key in enumerate(session.keys):
-        at = explorer.images_at(session, explorer.percent(key))
-        assert image in at
-        for other in set(range(6)) - set(at):
-            assert ((own[other] - own[image, :1]).abs() > 0.4).any(-1).all()
-
-
-def test_what_the_sliders_read_is_what_their_key_reads(explorer, session):
-    percent = explorer.percent(session.keys[3])
-    expected = explorer.trained.read(session.memory, explorer.key(percent)).images[0]
-    assert torch.equal(explorer.read(session, percent), expected)
-    assert session.error(session.episode[session.chosen]) == 0
-    assert session.error(1 - session.episode[session.chosen]) == session.episode[0].numel()
-
-
-@pytest.mark.parametrize(("corruption", "strength"), [("salt_and_pepper", 0.3), ("mask", 0.4)])
-def test_reads_by_steps_are_those_of_one_recall(explorer, session, corruption, strength):
-    session = explorer.corrupt(session, corruption, strength)
-    assert not torch.equal(session.cue.images, session.episode)
-    whole = explorer.trained.complete(session.memory, session.cue.images, session.cue.hidden, steps=3)
-    for step, expected in enumerate(whole, 1):
-        session, percent = explorer.read_once(session)
-        assert len(session.reads) == step
-        torch.testing.assert_close(session.reads[-1], expected.images)
-        assert percent == explorer.percent(expected.keys[0])
-    assert explorer.corrupt(session, corruption, strength).reads == ()
-    again = explorer.start_again(session)
-    assert again.reads == () and torch.equal(again.cue.images, session.episode)
-
-
-def test_a_strength_that_a_corruption_cannot_have_is_refused(explorer, session):
-    with pytest.raises(InputError, match="strength of mask"):
-        explorer.corrupt(session, "mask", 1.5)
-
-
-# The page.
 
 
 def unavailable(reason: str) -> NoReturn:
@@ -146,12 +57,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path, browser: Any) -> Iterator[subprocess.Popen[str]]:
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the server's temporary files."""
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, kept: Path, browser: Any) -> Iterator[subprocess.Popen[str]]:
     """The script as a program; `browser` first, so that it is not started where it cannot be tested."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_SERVER_NAME": "0.0.0.0"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_SERVER_NAME": "0.0.0.0", "TMPDIR": str(kept)}
     environment |= {"ALL_PROXY": "socks5://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}  # proxies that are none
     with subprocess.Popen(
         command("explore.py", folder, "--port", port),
@@ -173,11 +90,11 @@ def address(server: subprocess.Popen[str]) -> str:
     return found[0]
 
 
-@pytest.fixture
-def page(browser: Any, address: str) -> Iterator[Any]:
+@contextmanager
+def opened(browser: Any, address: str, **settings: object) -> Iterator[Any]:
     """The page, open; at the end, nothing was asked of anybody else, and nothing went wrong in it."""
-    page = browser.new_page(viewport={"width": 1280, "height": 800})
-    page.set_default_timeout(90_000)
+    page = browser.new_page(**{"viewport": {"width": 1280, "height": 800}, **settings})
+    page.set_default_timeout(20_000)
     hosts, mistakes = set(), []
     page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
     page.on("console", lambda message: mistakes.append(message.text) if message.type == "error" else None)
@@ -188,6 +105,12 @@ def page(browser: Any, address: str) -> Iterator[Any]:
     page.close()
     assert hosts - {None} == {"127.0.0.1"}  # pictures are data, and of no host
     assert mistakes == []
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    with opened(browser, address) as page:
+        yield page
 
 
 def source(page: Any, place: str) -> str:
@@ -254,6 +177,123 @@ def test_an_episode_is_opened(page):
     assert source(page, "#memory") != memory
 
 
+# Contrast (WCAG 2.2, AA) of each visible text, and of each value in a field, with what is behind it.
+CONTRAST = """() => {
+    const colour = (text) => { const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number); return [r, g, b, a]; };
+    const over = (top, below) => [0, 1, 2].map((i) => top[3] * top[i] + (1 - top[3]) * below[i]);
+    const linear = (level) => level <= 10 ? level / 255 / 12.92 : ((level / 255 + 0.055) / 1.055) ** 2.4;
+    const luminance = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+    const ratio = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    const found = [];
+    const measure = (element, text) => {
+        const box = element.getBoundingClientRect();
+        const visible = element.checkVisibility({opacityProperty: true, visibilityProperty: true});
+        if (!visible || box.width < 2 || box.height < 2) return;
+        const around = [];
+        for (let parent = element; parent; parent = parent.parentElement) around.unshift(getComputedStyle(parent));
+        let ground = [255, 255, 255], opacity = 1;
+        for (const style of around) {
+            ground = over(colour(style.backgroundColor), ground);
+            opacity *= Number(style.opacity);
+        }
+        const [r, g, b, a] = colour(getComputedStyle(element).color);
+        const drawn = over([r, g, b, a * opacity], ground);
+        found.push([ratio(luminance(drawn), luminance(ground)), text]);
+    };
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+        const {data, parentElement} = texts.currentNode;
+        if (data.trim() && !parentElement.closest('script, style, noscript')) measure(parentElement, data);
+    }
+    document.querySelectorAll('input[type=number], input[role]').forEach((field) => measure(field, field.value));
+    return found;
+}"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_all_text_stands_out_from_its_background(browser, address, theme):
+    with opened(browser, address, color_scheme=theme, reduced_motion="reduce") as page:
+        page.click("#read-once")
+        page.locator("#strip img").nth(2).wait_for()
+        page.get_by_label("Corruption").click()  # shows its options
+        page.get_by_role("option").first.wait_for()
+        page.wait_for_timeout(500)  # colours fade
+        found = page.evaluate(CONTRAST)
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    texts = {text.strip() for _, text in found}
+    assert {"the key", "image 1", "read 1", "Episode of the test set", "100", "speckle", "Write mine …"} <= texts
+    assert (ground == "rgb(255, 255, 255)") == (theme == "light")
+    assert [(round(ratio, 2), text) for ratio, text in found if ratio < 4.5] == []
+
+
+FOCUSED = """() => {
+    const control = document.activeElement, {outlineStyle, outlineWidth} = getComputedStyle(control);
+    const name = control.ariaLabel || control.labels?.[0]?.innerText || control.innerText;
+    return [name, outlineStyle === 'solid' && parseFloat(outlineWidth) >= 2];
+}"""
+SLIDERS = ("Episode of the test set", "Image", "x, % across", "y, % down", "scale, %", "Strength, share of pixels")
+CONTROLS = ["Corruption", "Corrupt", "Read once", "Start again", "Write mine …", "Find mine …"]
+CONTROLS += [f"{kind} for {label}" for label in SLIDERS for kind in ("number input", "range slider")]
+CONTROLS += ["Dark on light: invert what is uploaded"]
+
+
+def test_every_control_is_reached_by_tab_and_shows_it(page):
+    reached = {}
+    for _ in CONTROLS:
+        page.keyboard.press("Tab")
+        name, shown = page.evaluate(FOCUSED)
+        reached[name] = shown
+    assert reached == dict.fromkeys(CONTROLS, True)
+
+
+def test_an_image_is_chosen_by_keys(page):
+    episode = source(page, "#episode")
+    page.locator("#image input[type=range]").press("ArrowRight")
+    wait_for_another(page, "#episode", episode)
+    assert page.get_by_alt_text(re.compile("; chosen: image 2$")).count() == 1
+
+
+def test_a_phone_need_not_scroll_sideways(browser, address):
+    with opened(browser, address, viewport={"width": 375, "height": 700}) as page:
+        assert page.evaluate("document.scrollingElement.scrollWidth") == 375
+
+
+def upload(page: Any, button: str, *files: Path) -> None:
+    with page.expect_file_chooser() as chooser:
+        page.click(button)
+    chooser.value.set_files(list(files))
+
+
+def test_own_pictures_are_written_explored_and_found_and_no_copy_of_them_is_kept(page, kept, tmp_path):
+    digits = load_dataset("digits", Path("nowhere")).test.images[:40, 0]
+    files = [tmp_path / f"{number}.{('png', 'tiff', 'bmp')[number % 3]}" for number in range(40)]
+    for file, digit in zip(files, digits, strict=True):
+        Image.fromarray(digit.numpy()).save(file)
+    (tmp_path / "bad.png").write_text("no picture")
+    memory = source(page, "#memory")
+
+    upload(page, "#find", files[0])
+    page.get_by_text("expected pictures to search, found none").wait_for()
+    upload(page, "#write", files[0], tmp_path / "bad.png")
+    page.get_by_text("bad.png: expected a picture, found a file that cannot be decoded").wait_for()
+    assert source(page, "#memory") == memory
+
+    upload(page, "#write", *files)
+    page.get_by_text("Written: 40. Now 40 pictures in 2 memories of 32").wait_for()
+    wait_for_another(page, "#memory", memory)
+    assert page.get_by_alt_text("image 1, 0.png, as written", exact=True).count() == 1
+    page.locator("#which input[type=range]").press("End")
+    page.get_by_alt_text(re.compile(r"^image 1, \d+\.\w+, as written$")).wait_for()
+
+    upload(page, "#find", files[7])
+    page.locator("#found img").nth(5).wait_for()
+    assert page.inner_text("#found p").count("probability") >= 1
+    assert page.get_by_alt_text(re.compile(r"^match: \d+\.\w+, read from memory \d, block \d+$")).count() == 5
+    page.get_by_label("Test set").check()
+    wait_for_another(page, "#memory", source(page, "#memory"))
+    assert [path for path in kept.rglob("*") if path.is_file() and path.stat().st_size] == []
+
+
 def test_only_this_computer_is_served_whatever_gradio_is_told(address):
     port = urlsplit(address).port
     socket.create_connection(("127.0.0.1", port), timeout=5).close()
@@ -267,7 +307,7 @@ def test_a_port_that_is_taken_gets_one_sentence(folder, address):
     assert str(port) in refused(run("explore.py", folder, "--port", port))
 
 
-def test_ctrl_c_ends_it_with_a_page_still_open(browser, server, address):  # the last one: the others need it
+def test_ctrl_c_ends_it_with_a_page_still_open(browser, server, address, kept):  # the last one: the others need it
     page = browser.new_page()
     page.goto(address)
     page.wait_for_selector("#strip img")
@@ -276,13 +316,15 @@ def test_ctrl_c_ends_it_with_a_page_still_open(browser, server, address):  # the
     page.close()
     assert server.returncode == 0
     assert (output, errors) == ("", "")
+    assert list(kept.iterdir()) == []
 
 
 def test_gradio_is_imported_without_proxies_even_of_a_kind_for_which_a_package_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", ModuleType("gradio"))
     monkeypatch.setattr(os, "environ", {"ALL_PROXY": "socks5://host:1", "https_proxy": "ftp://host", "PATH": "/bin"})
-    experiments.explore._require_gradio()
+    experiments.explore._require_gradio("uploads")
     assert {name for name in os.environ if name.lower().endswith("_proxy")} == {"no_proxy"}
+    assert os.environ["GRADIO_TEMP_DIR"] == "uploads"
     assert os.environ["no_proxy"] == "127.0.0.1" and os.environ["PATH"] == "/bin"
 
 
@@ -294,3 +336,7 @@ def test_without_gradio_a_sentence_says_what_to_install(folder, monkeypatch):
 @pytest.mark.parametrize("port", [0, 65536])
 def test_a_port_that_cannot_be_gets_one_sentence(folder, port):
     assert str(port) in refused(run("explore.py", folder, "--port", port))
+
+
+def test_a_collection_that_is_none_gets_one_sentence(folder, tmp_path, browser):
+    assert str(tmp_path) in refused(run("explore.py", folder, "--collection", tmp_path))
