@@ -49,7 +49,7 @@ def build_page(explorer: Explorer, name: str) -> gr.Blocks:
     """
     view = View(explorer)
     controls = Controls(explorer, view)
-    loaded = explorer.own() if explorer.collection else None  # of this page no more than its size: see Controls
+    loaded = explorer.own() if explorer.collection else None  # here, so that a wrong folder is refused before the page
     first = explorer.open(0)
     start = explorer.own_key(first)
     memory_now, read_now, *numbers_now = view.at_key(first, start)
@@ -178,7 +178,7 @@ def _about_own(explorer: Explorer) -> str:
     kept = "They are added to a copy of the collection; its folder is not changed." if explorer.collection else ""
     return (
         f"Write pictures, at most {MOST_FILES:,} at once, to as many memories as they take, and explore each memory "
-        "above. Then find the picture that a damaged copy is of. Pictures stay on this computer, until the page is "
+        "above. Then upload a damaged copy, to find its original. Pictures stay on this computer, until the page is "
         f"closed. {kept}"
     )
 

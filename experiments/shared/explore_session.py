@@ -80,6 +80,8 @@ class Explorer:
         self.addressing: Addressing = trained.addressing
         self.episodes = episodes
         self.collection = collection
+        layout = self.addressing.layout
+        self._blocks = self.addressing.boxes(self.addressing.key_grid(layout.rows, layout.columns))  # (N, R, 4)
 
     def open(self, episode: int) -> Session:
         """Write an episode to a memory, and choose its first image."""
@@ -144,9 +146,8 @@ class Explorer:
 
     def block_at(self, percent: Percent) -> int | None:
         """Number of the block that the sliders point at; None between blocks, and for a read of more than one."""
-        layout = self.addressing.layout
-        blocks = self.addressing.boxes(self.addressing.key_grid(layout.rows, layout.columns))
-        same = ((blocks - self.addressing.boxes(self.key(percent))).abs() < _SAME).all(-1).all(-1)
+        box = self.addressing.boxes(self.key(percent))
+        same = ((self._blocks - box).abs() < _SAME).all(-1).all(-1)
         return int(same.nonzero()[0]) if same.any() else None
 
     def read(self, session: Session, percent: Percent) -> Tensor:

@@ -16,6 +16,7 @@ CSS = """
 .explore figure { margin: 0 }
 .explore figcaption { font-size: .8rem; line-height: 1.35; margin: 3px 0 8px; overflow-wrap: anywhere }
 .explore .strip { display: flex; flex-wrap: wrap; gap: 10px; min-height: 130px }
+.explore p + .strip { margin-top: 6px }
 .explore .strip figure { width: min-content }
 .explore .strip img { max-width: none }
 .explore .number { font-variant-numeric: tabular-nums; white-space: nowrap }

@@ -62,7 +62,9 @@ class View:
         """The memory with its boxes; the read and the chosen image; the key's three numbers."""
         read = self.explorer.read(session, percent)
         numbers = (f'<span class="number">key {number:+.2f}</span>' for number in self.explorer.numbers(percent))
-        return self._memory(session, percent), self._read(session, read, percent), *numbers
+        block = self.explorer.block_at(percent)
+        place = "no single block" if block is None else f"block {block}"
+        return self._memory(session, percent, place), self._read(session, read, percent, place), *numbers
 
     def strip(self, session: Session) -> str:
         """The recall: the original, the cue and each read, with their errors."""
@@ -89,7 +91,7 @@ class View:
         memories = f"{collection.memories} memor{'y' if collection.memories == 1 else 'ies'}"
         return f"{_pictures(len(collection))} in {memories} of {collection.capacity}."
 
-    def _memory(self, session: Session, percent: Percent) -> str:
+    def _memory(self, session: Session, percent: Percent, place: str) -> str:
         addressing = self.explorer.addressing
         picture = self.memory.arrange(signed(session.memory.value[: self.channels]))
         own = addressing.boxes(session.keys).tolist()  # (T, R, 4)
@@ -99,14 +101,13 @@ class View:
             Frame(box, _OWN, line=2 * _LINE) for box in own[session.chosen]
         ]  # wider than the key's, to be visible under it
         self.memory.frame(picture, [*frames, *(Frame(box, _KEY, line=_LINE) for box in key)])
-        return _image(picture, f"{self.channels} channels of the memory; the key reads {self._place(percent)}")
+        return _image(picture, f"{self.channels} channels of the memory; the key reads {place}")
 
-    def _read(self, session: Session, read: Tensor, percent: Percent) -> str:
+    def _read(self, session: Session, read: Tensor, percent: Percent, place: str) -> str:
         at = self.explorer.images_at(session, percent)
         names = ", ".join(str(image + 1) for image in at)
         whose = f"the block of image{'s' * (len(at) > 1)} {names}" if at else "no image’s own block"
         wrong = _error(session, read, f"pixels differ from image {session.chosen + 1}")
-        place = self._place(percent)
         numbers = ", ".join(f"{number:+.2f}" for number in self.explorer.numbers(percent))
         number, *name = session.title.split(", ", 1)
         figures = (
@@ -124,10 +125,6 @@ class View:
             ),
         )
         return _strip(figures)
-
-    def _place(self, percent: Percent) -> str:
-        block = self.explorer.block_at(percent)
-        return "no single block" if block is None else f"block {block}"
 
 
 def _verdict(recalled: Recalled, calibrated: bool) -> str:

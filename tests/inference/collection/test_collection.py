@@ -56,6 +56,17 @@ def test_images_are_read_back_as_from_single_memories(write):
         torch.testing.assert_close(collection.read(names), read)
 
 
+def test_names_of_a_memory_are_in_the_order_of_its_blocks_without_those_removed():
+    collection = written(CAPACITY + 2)
+    collection.remove("1")
+    assert collection.names_in(0) == ["0", *map(str, range(2, CAPACITY))]
+    assert collection.names_in(1) == [str(CAPACITY), str(CAPACITY + 1)]
+    collection.write(some_images(1, seed=1), ["new"])
+    assert collection.names_in(0)[:2] == ["0", "new"]
+    with pytest.raises(InputError, match="expected a memory below 2, found 2"):
+        collection.names_in(2)
+
+
 @pytest.mark.parametrize(
     "changes", [{"reads": 3}, {"signs_per_scalar": 4, "episode_length": 8}, {"episode_encoder": "attention"}]
 )
