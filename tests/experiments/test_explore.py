@@ -94,7 +94,7 @@ def address(server: subprocess.Popen[str]) -> str:
 def opened(browser: Any, address: str, **settings: object) -> Iterator[Any]:
     """The page, open; at the end, nothing was asked of anybody else, and nothing went wrong in it."""
     page = browser.new_page(**{"viewport": {"width": 1280, "height": 800}, **settings})
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(90_000)
     hosts, mistakes = set(), []
     page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
     page.on("console", lambda message: mistakes.append(message.text) if message.type == "error" else None)
