@@ -16,7 +16,6 @@ from kpp_pyro.errors import InputError
 from kpp_pyro.files.memories import load_memory, save_memory
 from kpp_pyro.memory.blocks import Addressing
 
-
 _TENSOR = InstanceOf[Tensor]  # one object, since the checks of a type are kept by its identity
 
 
