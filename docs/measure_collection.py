@@ -23,7 +23,7 @@ from torch.nn.functional import interpolate
 
 from experiments.shared.command_line import parse
 from inference import Collection, corrupt, load_pretrained
-from inference.collection.collection import Recalled
+from inference.collection.records import Recalled
 from inference.trained_memory import TrainedMemory
 from kpp_pyro.data import augment, load_dataset
 from kpp_pyro.files.run_folder import environment

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from inference.collection.collection import Collection, Match, Recalled
+from inference.collection.collection import Collection
+from inference.collection.records import Match, Recalled
 from inference.errors import DivergenceError
 from inference.importance.scoring import Scores
 from inference.runs.config import Config

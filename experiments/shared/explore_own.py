@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from experiments.shared.pictures import for_model
-from inference.collection.collection import Collection, Recalled
+from inference.collection.collection import Collection
+from inference.collection.records import Recalled
 from kpp_pyro.data.picture_files import read_picture
 from kpp_pyro.errors import InputError
 

@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from experiments.shared.pictures import for_model
-from inference.collection.collection import Collection, Recalled
+from inference.collection.collection import Collection
 from inference.collection.options import IndexName
+from inference.collection.records import Recalled
 from inference.runs.load import Run
 from kpp_pyro.data.picture_folders import named_pictures
 from kpp_pyro.errors import InputError

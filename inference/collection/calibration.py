@@ -1,104 +1,126 @@
 """Probabilities of a recall, fitted to corrupted copies of images that are, and that are not, in the collection.
 
-Each of C candidates explains a cue with its own error e_c, the mean square difference over the D known dimensions. With
-normal noise of an unknown variance, its log-likelihood is -(D / 2) ln e_c, up to a constant: the profile likelihood.
+Each candidate explains a cue with its own error e, the mean square difference over the D known dimensions. With normal
+noise of an unknown variance, its log-likelihood is -(D / 2) ln e, up to a constant: the profile likelihood. The
+features f are the errors of the best candidate and of the same networks without the memory, by how many nats the best
+candidate leads, and the squares and products of these. Two logistic regressions on f are fitted:
 
-    P(c | cue, written)  proportional to  e_c^(-beta D / 2)                             beta fitted
-    P(written | cue)     = sigmoid(w f + b)                                             w and b fitted
+    P(written | cue)                       of all cues: of images as they are, and with their own blocks left out
+    P(the best candidate is the one | cue, written)                        of the cues of images as they are
 
-The features f are the errors of the best candidate and of the same networks without the memory, by how many nats the
-best candidate leads, and the squares and products of these. Before a cue is seen, written and never written
-are equally probable. Images count as never written while their own blocks are left out of the search.
+Before a cue is seen, written and never written are equally probable.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from inference.collection.ranking import Ranking
+from inference.collection.ranking import FEATURES, Ranking
 from kpp_pyro.corruptions import CORRUPTIONS, Corrupted, corrupt
-from kpp_pyro.schema import FileContent, Natural, NotNegative
+from kpp_pyro.schema import FileContent, Natural
 
 _MOST_IMAGES = 256  # of a sample
-_PENALTY = 0.1  # of the logistic regression's squared weights
-_BETA = 0.3  # before it is fitted
-_BETAS = torch.logspace(-2, 0, 41)  # to choose from; 1 if the errors of all pixels were independent
-_LEAST_SHARE = 1e-6  # of a candidate that is the right one, where beta is fitted
+_PENALTY = 0.1  # of a regression's squared weights
+_INDEPENDENT = 0.1  # share of the dimensions that count as independent, where candidates behind the best are compared
+
+_Number = Annotated[float, Field(ge=-1e6, le=1e6)]
+_Scale = Annotated[float, Field(ge=1e-6, le=1e6)]
+_Numbers = Annotated[list[_Number], Field(min_length=FEATURES, max_length=FEATURES)]
+_Scales = Annotated[list[_Scale], Field(min_length=FEATURES, max_length=FEATURES)]
 
 
 class Sample:
-    """Some of the images that were written, by slot: every image has the same probability to be among them.
+    """Some of the images that were written, by name: every image has the same probability to be among them.
 
     Args:
         seed: of the choice.
+        images: by name; those of an earlier sample.
+        seen: number of images that these were chosen from.
     """
 
-    def __init__(self, seed: int = 0) -> None:
-        self._images: dict[int, Tensor] = {}
-        self._seen = 0
-        self._random = random.Random(seed)
+    def __init__(self, seed: int = 0, images: dict[str, Tensor] | None = None, seen: int = 0) -> None:
+        self.images, self.seen, self._seed = dict(images or {}), seen, seed
 
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self._images)
+    def add(self, names: Sequence[str], images: Tensor) -> None:
+        """Add images (n, C, H, W) by name; of too many, a random choice is kept (reservoir sampling)."""
+        for name, image in zip(names, images.cpu(), strict=True):
+            self.seen += 1
+            if len(self.images) >= _MOST_IMAGES:
+                place = random.Random(f"{self._seed} {self.seen}").randrange(self.seen)
+                if place >= _MOST_IMAGES:
+                    continue
+                del self.images[list(self.images)[place]]
+            self.images[name] = image.clone()
 
-    def add(self, slots: Sequence[int], images: Tensor) -> None:
-        """Add images (n, C, H, W) that were written to slots; of too many, a random choice is kept."""
-        for slot, image in zip(slots, images, strict=True):
-            self._seen += 1
-            if len(self._images) < _MOST_IMAGES:
-                self._images[slot] = image.clone()
-            elif self._random.random() < _MOST_IMAGES / self._seen:
-                del self._images[self._random.choice(list(self._images))]
-                self._images[slot] = image.clone()
+    def drop(self, name: str) -> None:
+        """Forget an image."""
+        self.images.pop(name, None)
 
-    def drop(self, slot: int) -> None:
-        """Forget the image of a slot."""
-        self._images.pop(slot, None)
 
-    def repeated(self, count: int) -> tuple[Tensor, Tensor]:
-        """Slots (n,) and images (n, C, H, W) of the sample, repeated until there are at least `count`."""
-        times = -(-count // len(self))
-        slots, images = torch.tensor(list(self._images)), torch.stack(list(self._images.values()))
-        return slots.repeat(times), images.repeat(times, 1, 1, 1)
+class Regression(FileContent):
+    """P(true | f) = sigmoid(w (f - mean) / scale + b)."""
+
+    mean: _Numbers
+    scale: _Scales
+    weights: _Numbers
+    intercept: _Number
+
+    def probability(self, features: Tensor) -> Tensor:
+        """Probabilities (Q,) from features (Q, F)."""
+        mean, scale, weights = (features.new_tensor(values) for values in (self.mean, self.scale, self.weights))
+        return ((features - mean) / scale @ weights + self.intercept).sigmoid()
+
+    @classmethod
+    def fit(cls, features: Tensor, truth: Tensor) -> Regression:
+        """Fit to features (Q, F) and what is true, bool (Q,). Two half cues at the mean stand for both outcomes."""
+        from sklearn.linear_model import LogisticRegression
+
+        mean, scale = features.mean(0), features.std(0).clamp(2e-6, 1e6)
+        standard = torch.cat([(features - mean) / scale, torch.zeros(2, features.shape[1])]).double()
+        outcomes, weights = torch.cat([truth, torch.tensor([True, False])]), torch.ones(len(standard))
+        weights[-2:] = 0.5
+        regression = LogisticRegression(C=1 / _PENALTY, max_iter=5000)
+        regression.fit(standard.numpy(), outcomes.numpy(), sample_weight=weights.numpy())
+        return cls(
+            mean=mean.tolist(),
+            scale=scale.tolist(),
+            weights=regression.coef_[0].tolist(),
+            intercept=float(regression.intercept_[0]),
+        )
 
 
 class Calibration(FileContent):
-    """The fitted numbers of a collection's probabilities.
+    """The fitted probabilities of a collection.
 
     Attributes:
         collection: number of images in the collection.
         images: number of images whose copies were recalled.
         cues: number of these copies.
-        beta: share of the known dimensions that count as independent.
-        mean: of the features.
-        scale: standard deviation of the features.
-        weights: w, of the standardised features.
-        intercept: b.
+        written: of a cue's image.
+        right: of the best candidate, if the image is written.
     """
 
     collection: Natural
     images: Natural
     cues: Natural
-    beta: NotNegative
-    mean: list[float]
-    scale: list[NotNegative]
-    weights: list[float]
-    intercept: float
+    written: Regression
+    right: Regression
 
-    def written(self, ranking: Ranking) -> Tensor:
-        """P(written | cue), (Q,)."""
+    def probabilities(self, ranking: Ranking) -> tuple[Tensor, Tensor]:
+        """P(candidate is the one | cue), (Q, C), and P(written | cue), (Q,). What the first lack, none of them has."""
         features = ranking.features()
-        mean, scale, weights = (features.new_tensor(values) for values in (self.mean, self.scale, self.weights))
-        return ((features - mean) / scale @ weights + self.intercept).sigmoid()
-
-    def shares(self, ranking: Ranking) -> Tensor:
-        """P(c | cue, written), (Q, C)."""
-        return shares_of(ranking, self.beta)
+        written, right = (kind.probability(features) for kind in (self.written, self.right))
+        others = shares_of(ranking)
+        others[:, 0] = 0
+        others = others / others.sum(-1, keepdim=True).clamp(min=1e-30) * (1 - right).unsqueeze(-1)
+        others[:, 0] = right
+        return others * written.unsqueeze(-1), written
 
     @classmethod
     def fit(cls, written: Ranking, own: Tensor, left_out: Ranking, collection: int) -> Calibration:
@@ -110,45 +132,35 @@ class Calibration(FileContent):
             left_out: candidates of the same cues without these slots.
             collection: number of images in the collection.
         """
-        from sklearn.linear_model import LogisticRegression
-
-        features = torch.cat([written.features(), left_out.features()])
-        mean, scale = features.mean(0), features.std(0).clamp(min=1e-6)
-        truth = torch.arange(len(features)) < len(own)
-        regression = LogisticRegression(C=1 / _PENALTY, max_iter=5000)
-        regression.fit(((features - mean) / scale).double().numpy(), truth.numpy())
+        of_written, of_others = written.features(), left_out.features()
         return cls(
             collection=collection,
             images=len(own.unique()),
             cues=len(own),
-            beta=_fitted_beta(written, own),
-            mean=mean.tolist(),
-            scale=scale.tolist(),
-            weights=regression.coef_[0].tolist(),
-            intercept=float(regression.intercept_[0]),
+            written=Regression.fit(torch.cat([of_written, of_others]), torch.arange(2 * len(own)) < len(own)),
+            right=Regression.fit(of_written, written.slots[:, 0] == own),
         )
 
 
 def calibration_cues(images: Tensor, seed: int = 0) -> Corrupted:
-    """A copy of each image (n, C, H, W): as it is, or with a registered corruption at one of its strengths, in turn."""
-    kinds = [(name, strength) for name, kind in CORRUPTIONS.items() for strength in kind.strengths]
+    """A copy of each image (n, C, H, W), in turn: as it is, or with a registered corruption at one of its strengths.
+
+    Where a corruption hides pixels, there are two kinds of copies: it is known which ones, or it is not.
+    """
+    kinds = [(name, strength, kind.hides) for name, kind in CORRUPTIONS.items() for strength in kind.strengths]
+    kinds += [(name, strength, False) for name, strength, hides in kinds if hides]
     generator = torch.Generator().manual_seed(seed)
     cues, hidden = images.clone(), torch.zeros_like(images, dtype=torch.bool)
-    for number, (name, strength) in enumerate(kinds):
+    for number, (name, strength, is_known) in enumerate(kinds):
         turn = slice(number, None, len(kinds) + 1)  # the last turn leaves images as they are
         if len(images[turn]):
             corrupted = corrupt(images[turn], name, strength, generator)
-            cues[turn], hidden[turn] = corrupted.images, corrupted.hidden
+            cues[turn] = corrupted.images
+            if is_known:
+                hidden[turn] = corrupted.hidden
     return Corrupted(cues, hidden)
 
 
-def shares_of(ranking: Ranking, beta: float = _BETA) -> Tensor:
-    """P(c | cue, written) at one beta, (Q, C)."""
-    return (-beta * ranking.nats()).softmax(-1)
-
-
-def _fitted_beta(written: Ranking, own: Tensor) -> float:
-    """The beta under which the right candidates, where they are among the candidates, have the largest probability."""
-    right = written.slots == own.unsqueeze(-1)
-    losses = [-(shares_of(written, float(b)) * right).sum(-1).clamp(min=_LEAST_SHARE).log().mean() for b in _BETAS]
-    return float(_BETAS[torch.stack(losses).argmin()])
+def shares_of(ranking: Ranking) -> Tensor:
+    """Shares of the candidates, (Q, C), in proportion to e^(-a D / 2), where a share a of the dimensions counts."""
+    return (-_INDEPENDENT * ranking.nats()).softmax(-1)

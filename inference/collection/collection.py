@@ -15,9 +15,9 @@ as many memories as they need. A recall has three steps:
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from inference.collection.contents import Contents, memories_of
 from inference.collection.index import ExactIndex, FaissIndex, Index, has_faiss
 from inference.collection.options import Candidates, IndexName
 from inference.collection.ranking import Ranking
+from inference.collection.records import Match, Recalled
 from inference.collection.search import Search
 from inference.collection.slots import Slots
 from inference.memory_types import Memory
@@ -35,52 +36,18 @@ from inference.trained_memory import TrainedMemory, described, require_tensor
 from kpp_pyro.arguments import checked
 from kpp_pyro.corruptions import Corrupted
 from kpp_pyro.errors import InputError
-from kpp_pyro.files.collections import CollectionList, read_collection, write_collection
+from kpp_pyro.files.collections import CollectionList, SavedCollection, Shard, read_collection, write_collection
+from kpp_pyro.files.reading import whole_path
 from kpp_pyro.progress import show_progress
 from kpp_pyro.schema import Count, Natural, check
 
 _CUES_AT_ONCE = 64
 _CALIBRATION_CUES, _CALIBRATION_CANDIDATES = 512, 256
 _SILENT_SECONDS = 3.0  # before a progress bar is shown
-_GROWN = 1.5  # a collection that has grown by this factor is calibrated again
+_CHANGED = 0.2  # share of the images after whose change a collection is calibrated again
+_SAME = 1e-3  # difference of contents, up to which they are of equal images
 _MOST_EXACT = 250_000  # images that `index="auto"` searches exactly
-
-
-@dataclass(frozen=True)
-class Match:
-    """An image of the collection that a cue may be a copy of.
-
-    Attributes:
-        name: of the image.
-        memory: number of its memory.
-        block: number of its first block in that memory.
-        probability: that the cue is a copy of this image.
-        image: what its blocks are read as, (C, H, W): pixel probabilities, or intensities.
-    """
-
-    name: str
-    memory: int
-    block: int
-    probability: float
-    image: Tensor
-
-
-@dataclass(frozen=True)
-class Recalled:
-    """What a cue recalls.
-
-    Attributes:
-        matches: the most probable images, best first.
-        never_written: probability that no image of the collection is the one.
-    """
-
-    matches: tuple[Match, ...]
-    never_written: float
-
-    @property
-    def found(self) -> Match | None:
-        """The best match; None if the cue was more probably never written."""
-        return self.matches[0] if self.matches and self.never_written < 0.5 else None
+_LEAST_APPROXIMATE = 1_000  # images; of fewer, an approximate index has nothing to leave out
 
 
 class Collection:
@@ -91,12 +58,13 @@ class Collection:
 
     Args:
         trained: a model that writes images to blocks of their own, such as `inference.load(path).memory`.
-        index: how contents are searched: "exact", by a matrix product; "faiss", by an approximate index, which needs
-            the package faiss; "auto": faiss for more than 250,000 images if it is installed, else exact.
+        index: how contents are searched: "exact", by a matrix product; "faiss", by an approximate index (of 1,000
+            images or more), which needs the package faiss; "auto": faiss for more than 250,000 images if it is
+            installed, else exact.
 
     Attributes:
         trained: the model.
-        calibration: of the probabilities; None before the first recall.
+        calibration: of the probabilities; None before the first recall, and with fewer than two different images.
 
     Raises:
         InputError: a model without such blocks, or no such index.
@@ -110,7 +78,8 @@ class Collection:
         self._slots = Slots(self._contents.block_shape, self._contents.layout.capacity)
         self._next_number = 0
         self._search: Search | None = None  # None: to be made
-        self._sample = Sample()
+        self._sample, self._changes = Sample(), 0  # to calibrate with; writes and removals since the calibration
+        self._digests: dict[Path, str] = {}  # of what was loaded from or saved to a folder
 
     def __len__(self) -> int:
         """Number of images."""
@@ -175,8 +144,8 @@ class Collection:
         images = self._images("images", images)
         named = self._new_names(len(images), names)
         slots = self._slots.put(named, self._contents.of_images(images).float().cpu())
-        self._next_number += len(named) if names is None else 0
-        self._sample.add(slots, images)
+        self._sample.add(named, images)
+        self._changes += len(slots)
         self._search = None
         return named
 
@@ -187,7 +156,9 @@ class Collection:
         Raises:
             InputError: no image of this name.
         """
-        self._sample.drop(self._slots.clear(name))
+        self._slots.clear(name)
+        self._sample.drop(name)
+        self._changes += 1
         self._search = None
 
     @checked
@@ -223,47 +194,45 @@ class Collection:
         if not len(self):
             raise InputError("cues: expected a collection with images, found an empty one")
         cues, missing = self._cues(cues, mask)
-        calibration, recalled = self.calibrate(), list[Recalled]()
+        if self._is_stale():
+            self.calibrate()
+        recalled = list[Recalled]()
         for cue, hole in zip(cues.split(_CUES_AT_ONCE), missing.split(_CUES_AT_ONCE), strict=True):
-            recalled += self._recalled(self._searched().rank(cue, hole, candidates), calibration, matches)
+            recalled += self._recalled(self._searched().rank(cue, hole, candidates), matches)
         return recalled
 
     def calibrate(self) -> Calibration | None:
-        """Fit the probabilities to corrupted copies of written images; takes seconds.
+        """Fit the probabilities to corrupted copies of up to 256 written images; takes seconds, in colour minutes.
 
-        These are images that were written since the collection was made or loaded. `recall` and `save` calibrate where
-        the collection has grown by half since the last time.
+        `recall` and `save` do this where a fifth of the images has changed since the last time. An image that was
+        written twice is left out: without one of its blocks, it is still in the collection.
 
         Returns:
-            The calibration; None for a single image, beside which nothing can be left out.
+            The calibration; None with fewer than two different images.
         """
-        current, sample = self.calibration, self._sample
-        if len(sample) < 2 or (current is not None and len(self) < _GROWN * current.collection):
-            return current
-        slots, images = sample.repeated(_CALIBRATION_CUES)
-        cues = calibration_cues(images)
-        written, left_out = (self._ranked(cues, hidden) for hidden in (None, slots))
-        self.calibration = Calibration.fit(written, slots, left_out, len(self))
+        self.calibration, self._changes = None, 0
+        slots, images = self._different(self._sample.images)
+        if len(slots) > 1:
+            times = -(-_CALIBRATION_CUES // len(slots))
+            slots, cues = slots.repeat(times), calibration_cues(images.repeat(times, 1, 1, 1))
+            written, left_out = (self._ranked(cues, hidden) for hidden in (None, slots))
+            self.calibration = Calibration.fit(written, slots, left_out, len(self))
         return self.calibration
 
     @checked
     def save(self, path: Path | str) -> None:
-        """Save the collection to a folder of safetensors files and one JSON file. A collection there is replaced.
+        """Save the collection to a folder of safetensors files and one JSON file, and calibrate it if need be.
+
+        The folder is a new or empty one, or the one that the collection was loaded from or saved to.
 
         Raises:
-            InputError: the folder holds something else.
+            InputError: the folder holds something else, or a collection that was saved by another process since.
             OutputError: a file cannot be written.
         """
-        calibration = self.calibrate() if len(self) else None
-        listed = CollectionList(
-            author=self.trained.fingerprint,
-            images=len(self),
-            next_number=self._next_number,
-            block_shape=list(self._slots.block_shape),
-            files=[],
-            calibration=None if calibration is None else calibration.model_dump(),
-        )
-        write_collection(path, listed, self._slots.shards())
+        self._save(path)
+        if self._is_stale():
+            self.calibrate()
+            self._save(path)
 
     @classmethod
     @checked
@@ -273,21 +242,70 @@ class Collection:
         Raises:
             InputError: no collection, a damaged one, or one that another model wrote.
         """
-        listed, shards = read_collection(path)
+        saved = read_collection(path)
+        listed = saved.listed
         if listed.author != trained.fingerprint:
             raise InputError(
                 f"{path}: expected a collection of this model ({trained.fingerprint[:12]}), "
                 f"found one of another ({listed.author[:12] or 'unknown'})"
             )
         collection = cls(trained, index)
-        collection._next_number = listed.next_number
         try:
-            collection._slots.restore(shards)
+            collection._restore(saved)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-        if listed.calibration is not None:
-            collection.calibration = check(listed.calibration, Calibration, f"{path}: expected a calibration")
+        collection._digests[whole_path(path)] = saved.digest
         return collection
+
+    def _save(self, path: Path | str) -> None:
+        calibration, images = self.calibration, self._sample.images
+        listed = CollectionList(
+            author=self.trained.fingerprint,
+            images=len(self),
+            next_number=self._next_number,
+            block_shape=list(self._slots.block_shape),
+            seen=self._sample.seen,
+            calibration=None if calibration is None else calibration.model_dump(),
+            changes=self._changes,
+        )
+        sample = Shard(torch.stack(list(images.values())).half(), list(images)) if images else None
+        place = whole_path(path)
+        saved = SavedCollection(listed, list(self._slots.shards()), sample, self._digests.get(place, ""))
+        self._digests[place] = write_collection(path, saved)
+
+    def _restore(self, saved: SavedCollection) -> None:
+        """Take over what was saved.
+
+        Raises:
+            InputError: parts that do not fit together.
+        """
+        self._next_number, self._changes = saved.listed.next_number, saved.listed.changes
+        self._slots.restore(saved.shards)
+        if saved.listed.calibration is not None:
+            self.calibration = check(saved.listed.calibration, Calibration, "expected a calibration")
+        if saved.sample is not None:
+            images = dict(zip(map(str, saved.sample.names), saved.sample.values.float(), strict=True))
+            if not images.keys() <= self._slots.by_name.keys():
+                raise InputError("expected a sample of the images, found other names")
+            self._images("sample", saved.sample.values)
+            self._sample = Sample(images=images, seen=saved.listed.seen)
+
+    def _is_stale(self) -> bool:
+        """Whether too much has changed since the last calibration."""
+        before = 0 if self.calibration is None else self.calibration.collection
+        return self._changes > _CHANGED * before
+
+    def _different(self, images: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Slots (n,) and images (n, C, H, W) of those whose content no other image has."""
+        if len(self) < 2 or not images:
+            return torch.tensor([], dtype=torch.long), torch.empty(0, *self.trained.image_shape)
+        slots = torch.tensor([self._slots.slot(name) for name in images])
+        own, others = self._slots.blocks(slots), self._searched().nearest(slots, 2)
+        near = [(self._slots.blocks(other.clamp(min=0)) - own).abs().flatten(1).amax(1) for other in others.T]
+        twins = [(there < _SAME) & (other >= 0) & (other != slots) for there, other in zip(near, others.T, strict=True)]
+        kept = ~torch.stack(twins).any(0)
+        chosen = torch.stack(list(images.values()))[kept]
+        return slots[kept], chosen.to(self.trained.device, self.trained.dtype)
 
     def _ranked(self, cues: Corrupted, left_out: Tensor | None) -> Ranking:
         """The candidates of the cues of a calibration."""
@@ -304,18 +322,20 @@ class Collection:
     def _searched(self) -> Search:
         """The search, with an index of what is written now."""
         if self._search is None:
-            by_faiss = self._index_name == "faiss" or (
-                self._index_name == "auto" and len(self) > _MOST_EXACT and has_faiss()
-            )
-            points = [self._contents.points(shard.blocks) for shard in self._slots.shards()]
+            asked = self._index_name == "faiss" and len(self) >= _LEAST_APPROXIMATE
+            by_faiss = asked or (self._index_name == "auto" and len(self) > _MOST_EXACT and has_faiss())
+            points = [self._contents.points(shard.values) for shard in self._slots.shards()]
             index: Index = FaissIndex(points) if by_faiss else ExactIndex(points)
             self._search = Search(self._contents, self._slots, index)
         return self._search
 
-    def _recalled(self, ranking: Ranking, calibration: Calibration | None, matches: int) -> Iterator[Recalled]:
+    def _recalled(self, ranking: Ranking, matches: int) -> Iterator[Recalled]:
         """What each cue recalls, from its candidates."""
-        written = torch.full_like(ranking.own_error, 0.5) if calibration is None else calibration.written(ranking)
-        shares = (shares_of(ranking) if calibration is None else calibration.shares(ranking)) * written.unsqueeze(-1)
+        if self.calibration is None:
+            written = torch.full_like(ranking.own_error, 0.5)
+            shares = shares_of(ranking) / 2
+        else:
+            shares, written = self.calibration.probabilities(ranking)
         slots, shares = ranking.slots[:, :matches], shares[:, :matches]
         images = self._contents.decode(self._slots.blocks(slots.clamp(min=0).flatten())).unflatten(0, slots.shape)
         for row, of_row, image, probability in zip(
@@ -342,7 +362,9 @@ class Collection:
     def _new_names(self, count: int, names: list[str] | None) -> list[str]:
         """Names of `count` new images, checked."""
         if names is None:
-            names = [str(self._next_number + number) for number in range(count)]
+            numbers = (str(number) for number in itertools.count(self._next_number))
+            names = list(itertools.islice((name for name in numbers if name not in self), count))
+            self._next_number = int(names[-1]) + 1 if names else self._next_number
         if len(names) != count:
             raise InputError(f"names: expected {count}, one for each image, found {len(names)}")
         twice = next((name for name, uses in Counter(names).items() if uses > 1 or name in self), None)

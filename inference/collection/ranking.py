@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 _RANKS = (1, 4, 16)  # of the candidates whose distance from the best one, in nats, is a feature
+FEATURES = 20
+"""Number of features of a ranking: two errors, three leads, and their squares and products."""
 _SMALLEST_ERROR = 1e-4  # of an exact copy: its logarithm is finite
 
 

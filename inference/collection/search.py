@@ -55,6 +55,10 @@ class Search:
         known = (~missing).flatten(1).sum(1).to(own_error)
         return Ranking(found[0], found[1].cpu(), own_error.cpu(), known.cpu())
 
+    def nearest(self, slots: Tensor, count: int) -> Tensor:
+        """Slots (n, count) whose contents are nearest to those of slots (n,), themselves among them; -1 for none."""
+        return self._nearest(self._slots.blocks(slots), count, None)
+
     def _nearest(self, blocks: Tensor, candidates: int, left_out: Tensor | None) -> Tensor:
         """Slots (Q, C) of the nearest contents."""
         points = self._contents.points(blocks).float().cpu()
@@ -68,14 +72,17 @@ class Search:
         self, slots: Tensor, cues: Tensor, missing: Tensor, before: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The best of the slots (Q, C) and of those found before, their errors (Q, C), and the image of the best."""
-        images = self._contents.decode(self._slots.blocks(slots.clamp(min=0).flatten())).unflatten(0, slots.shape)
-        errors = _error(images, cues, missing).masked_fill((slots < 0).to(images.device), torch.inf)
-        best = images[torch.arange(len(images), device=images.device), errors.argmin(1)]
+        different, place = slots.clamp(min=0).unique(return_inverse=True)  # a small collection is decoded once
+        images, place = self._contents.decode(self._slots.blocks(different)), place.to(cues.device)
+        rows = zip(place, cues, missing, strict=True)  # one after the other: all at once would take gigabytes in colour
+        errors = torch.cat([_error(images[of_cue].unsqueeze(0), cue[None], hole[None]) for of_cue, cue, hole in rows])
+        errors = errors.masked_fill((slots < 0).to(errors.device), torch.inf)
+        best = images[place.gather(1, errors.argmin(1, keepdim=True))[:, 0]]
         if before is not None:
             again = (slots.unsqueeze(-1) == before[0].unsqueeze(1)).any(-1)
             errors = errors.masked_fill(again.to(errors.device), torch.inf)
             slots, errors = torch.cat([slots, before[0]], 1), torch.cat([errors, before[1]], 1)
-        kept = errors.topk(images.shape[1], largest=False)  # sorted
+        kept = errors.topk(place.shape[1], largest=False)  # sorted
         chosen = slots.gather(1, kept.indices.cpu())
         return chosen.masked_fill(kept.values.cpu() == torch.inf, -1), kept.values, best
 

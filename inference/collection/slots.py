@@ -76,7 +76,7 @@ class Slots:
         """The slots, shard after shard."""
         for number, blocks in enumerate(self._shards):
             names = self.names[number * self.per_shard :][: self.per_shard]
-            yield Shard(blocks[: len(names)], names)
+            yield Shard(blocks[: len(names)], list(names))
 
     def restore(self, shards: Sequence[Shard]) -> None:
         """Take over shards that were saved.
@@ -88,7 +88,7 @@ class Slots:
             len(shard.names) > self.per_shard for shard in shards[-1:]
         ):
             raise InputError(f"expected {self.per_shard} slots in every file but the last, found other numbers")
-        self._shards = [shard.blocks for shard in shards]
+        self._shards = [shard.values for shard in shards]
         self.names = [name for shard in shards for name in shard.names]
         self.by_name = {name: slot for slot, name in enumerate(self.names) if name is not None}
 

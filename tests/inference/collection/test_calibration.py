@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from inference.collection.calibration import Calibration, Sample, calibration_cues, shares_of
+from inference.collection.calibration import _INDEPENDENT, Calibration, Sample, calibration_cues, shares_of
 from inference.collection.ranking import Ranking
 
 DIMENSIONS = 100
@@ -43,44 +43,47 @@ def test_features_of_few_candidates_use_the_last_one():
 
 
 def test_shares_sum_to_one_and_candidates_that_are_none_have_none():
-    shares = shares_of(ranking([[0.02, 0.021, math.inf]]), 0.1)[0]
-    odds = (0.021 / 0.02) ** (0.1 * DIMENSIONS / 2)
+    shares = shares_of(ranking([[0.02, 0.021, math.inf]]))[0]
+    odds = (0.021 / 0.02) ** (_INDEPENDENT * DIMENSIONS / 2)
     assert shares.tolist() == pytest.approx([odds / (1 + odds), 1 / (1 + odds), 0.0])
 
 
+def leads(mean: float, generator: torch.Generator, count: int = 20_000) -> tuple[Ranking, torch.Tensor]:
+    """Candidates, of which the best leads by exponentially distributed nats; and these nats."""
+    lead = -mean * torch.rand(count, generator=generator).log()
+    second = 0.02 * (lead * 2 / DIMENSIONS).exp()
+    return ranking(torch.stack([torch.full_like(second, 0.02), second], -1)), lead
+
+
 def test_the_fit_recovers_known_probabilities():
-    """Leads of the best candidate are exponential if an image is written and shorter if not: the odds are known."""
-    generator = torch.Generator().manual_seed(0)
-    count, means = 20_000, (20.0, 5.0)
-
-    def cues(mean):
-        lead = -mean * torch.rand(count, generator=generator).log()
-        second = 0.02 * (lead * 2 / DIMENSIONS).exp()
-        return ranking(torch.stack([torch.full_like(second, 0.02), second], -1)), lead
-
-    (written, lead), (left_out, _) = map(cues, means)
-    fitted = Calibration.fit(written, torch.zeros(count, dtype=torch.long), left_out, count)
+    """Of exponential leads with different means, the odds are known; and so is how often the best is drawn right."""
+    generator, means = torch.Generator().manual_seed(0), (20.0, 5.0)
+    (written, lead), (left_out, _) = (leads(mean, generator) for mean in means)
+    right = (lead / 4 - 1).sigmoid()
+    own = (torch.rand(len(lead), generator=generator) > right).long()  # 0: the best candidate
+    fitted = Calibration.fit(written, own, left_out, len(lead))
+    shares, probability = fitted.probabilities(written)
     log_odds = math.log(means[1] / means[0]) + lead * (1 / means[1] - 1 / means[0])
-    error = fitted.written(written) - log_odds.sigmoid()
-    assert error.abs().mean() < 0.02
+    assert (probability - log_odds.sigmoid()).abs().mean() < 0.02
+    assert (shares[:, 0] - log_odds.sigmoid() * right).abs().mean() < 0.02
+    torch.testing.assert_close(shares.sum(-1), probability)
 
 
-def test_beta_is_the_one_that_the_right_candidates_were_drawn_with():
-    generator = torch.Generator().manual_seed(1)
-    errors = (0.02 * (1 + 0.2 * torch.rand(20_000, 8, generator=generator))).sort(-1).values
-    given = ranking(errors)
-    right = torch.multinomial(shares_of(given, 0.2), 1, generator=generator)[:, 0]
-    fitted = Calibration.fit(given, right, ranking(errors), 8)
-    assert fitted.beta == pytest.approx(0.2, rel=0.15)
+def test_a_fit_of_cues_that_are_all_right_is_near_certain_and_finite():
+    generator = torch.Generator().manual_seed(0)
+    (written, _), (left_out, _) = (leads(mean, generator, 50) for mean in (20.0, 5.0))
+    fitted = Calibration.fit(written, torch.zeros(50, dtype=torch.long), left_out, 50)
+    right = fitted.right.probability(written.features())
+    assert (right > 0.95).all() and (right < 1).all()
 
 
-def test_calibration_cues_leave_every_eighteenth_image_as_it_is_and_hide_what_is_hidden():
-    images = torch.rand(60, 1, 8, 8)
+def test_calibration_cues_leave_every_twenty_first_image_as_it_is_and_hide_what_is_hidden():
+    images = torch.rand(63, 1, 8, 8)
     cues = calibration_cues(images)
     same = (cues.images == images).flatten(1).all(1)
-    kinds = 18  # 17 corruptions with their strengths, and none
+    kinds = 21  # 17 corruptions with their strengths, 3 of them also with unknown holes, and none
     assert same[kinds - 1 :: kinds].all() and not same[: kinds - 1].any()
-    assert (cues.images[cues.hidden] == 0).all() and cues.hidden.any()
+    assert (cues.images[cues.hidden] == 0).all() and cues.hidden.flatten(1).any(1).sum() == 9
     assert torch.equal(calibration_cues(images).images, cues.images)
 
 
@@ -89,8 +92,9 @@ def test_every_image_is_as_likely_to_be_in_the_sample(monkeypatch):
     kept = torch.zeros(40)
     for seed in range(500):
         sample = Sample(seed)
-        for slot in range(0, 40, 5):
-            sample.add(range(slot, slot + 5), torch.zeros(5, 1, 2, 2))
-        kept[sample.repeated(1)[0]] += 1
+        for first in range(0, 40, 5):
+            sample.add([str(number) for number in range(first, first + 5)], torch.zeros(5, 1, 2, 2))
+            sample = Sample(seed, sample.images, sample.seen)  # as after a load
+        kept[[int(name) for name in sample.images]] += 1
     assert kept.sum() == 500 * 8
     assert ((kept / 500 - 8 / 40).abs() < 4.5 * (0.2 * 0.8 / 500) ** 0.5).all()

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from inference.collection.collection import Collection
 from inference.collection.contents import Contents
+from inference.collection.records import Match, Recalled
 from inference.collection.slots import Slots
 from inference.trained_memory import TrainedMemory
-from kpp_pyro.errors import InputError
+from kpp_pyro.errors import InputError, OutputError
+from kpp_pyro.files.collections import Shard
+from kpp_pyro.files.collections import _write as write
 from tests.programs import IMAGE_SHAPE, WRITES, small_pair
 
 CAPACITY = 16
@@ -187,7 +192,7 @@ def test_a_save_that_fails_loses_nothing(tmp_path, monkeypatch):
         raise OSError("no space")
 
     monkeypatch.setattr("kpp_pyro.files.collections.atomic_write", fail)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OutputError, match="no space"):
         collection.save(tmp_path)
     assert len(Collection.load(tmp_path, collection.trained)) == 10
 
@@ -213,12 +218,28 @@ def damaged(folder, kind):
         listed.write_text(json.dumps({**content, "calibration": {"beta": "high"}}))
     elif kind == "another author":
         listed.write_text(json.dumps({**content, "author": "x"}))
+    elif kind == "a short calibration":
+        content["calibration"]["right"]["weights"].pop()
+        listed.write_text(json.dumps(content))
+    elif kind == "other bytes":
+        changed = bytearray(blocks.read_bytes())
+        changed[-40:] = bytes(40)
+        blocks.write_bytes(changed)
+    elif kind in ("another type", "not a number"):
+        values = load_file(blocks)["blocks"]
+        names = json.dumps([*(str(n) for n in range(10))])
+        values = values.half() if kind == "another type" else values.masked_fill(values == values.max(), math.nan)
+        (name,) = [write(folder, "blocks-00000", "blocks", Shard(values, json.loads(names)))]
+        listed.write_text(json.dumps({**content, "files": [name]}))
 
 
 KINDS = ["no list", "no blocks", "cut blocks", "no JSON", "another folder's file", "another number", "another shape"]
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "another calibration", "another author"])
+KINDS += ["another calibration", "a short calibration", "another author", "other bytes", "another type", "not a number"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_collection_is_named(tmp_path, kind):
     collection = written(10)
     collection.save(tmp_path / "c")
@@ -289,3 +310,58 @@ def test_more_images_than_blocks_are_noted_once(capsys):
     for _ in range(2):
         trained.write(some_images(CAPACITY + 1))
     assert capsys.readouterr().err.count("17 images share what one memory has for 16") == 1
+
+
+def test_two_writers_do_not_overwrite_each_other(tmp_path):
+    collection = written(3)
+    collection.save(tmp_path)
+    first, second = (Collection.load(tmp_path, collection.trained) for _ in range(2))
+    first.write(some_images(1, seed=1), ["first"])
+    first.save(tmp_path)
+    first.save(tmp_path)  # its own
+    second.write(some_images(1, seed=2), ["second"])
+    with pytest.raises(InputError, match="saved elsewhere since"):
+        second.save(tmp_path)
+    with pytest.raises(InputError, match="expected the collection that was loaded from there"):
+        written(3).save(tmp_path)
+    assert "first" in Collection.load(tmp_path, collection.trained)
+
+
+def test_a_collection_that_grows_one_by_one_is_calibrated_on_all_of_it(tmp_path):
+    trained, images = opened(), some_images(12)
+    collection = Collection(trained)
+    for number, image in enumerate(images):
+        collection.write(image[None], [f"{number}.png"])
+        collection.save(tmp_path)
+        collection = Collection.load(tmp_path, trained)
+    calibration = collection.calibration
+    assert calibration is not None and calibration.images >= 10
+    before = calibration.collection
+    collection.recall(images[:1])
+    assert collection.calibration is calibration  # not again
+    for number in range(4):
+        collection.remove(f"{number}.png")
+    collection.recall(images[:1])
+    assert collection.calibration.collection == 8 < before
+
+
+def test_images_that_were_written_twice_do_not_count_as_left_out():
+    collection = written(8)
+    collection.write(some_images(4), ["a", "b", "c", "d"])
+    assert collection.calibrate().images == 4
+    same = Collection(collection.trained)
+    same.write(some_images(1).expand(3, -1, -1, -1), ["a", "b", "c"])
+    assert same.calibrate() is None
+
+
+def test_numbers_of_images_without_names_leave_out_names_that_are_taken():
+    collection = written(1, names=["1"])
+    assert collection.write(some_images(2, seed=1)) == ["0", "2"]
+    assert collection.write(some_images(1, seed=2)) == ["3"]
+
+
+def test_a_match_is_found_only_if_it_is_more_probable_than_all_else():
+    match = Match("a", 0, 0, 0.4, torch.zeros(1, 2, 2))
+    assert Recalled((match,), 0.1).found is None
+    assert Recalled((replace(match, probability=0.6),), 0.1).found.name == "a"
+    assert Recalled((), 0.5).found is None
