@@ -1,8 +1,8 @@
 """A memory for one's own pictures: write any number of them, and find the one that a cue is a copy of.
 
 python experiments/recall.py runs/mnist --write DRAWINGS --out drawings.memory      # a new collection
-python experiments/recall.py runs/mnist --collection drawings.memory --cue scan.png
-python experiments/recall.py runs/mnist --collection drawings.memory --cue scan.png --mask hole.png
+python experiments/recall.py runs/mnist --collection drawings.memory --cue noisy.png
+python experiments/recall.py runs/mnist --collection drawings.memory --cue torn.png --mask hole.png
 python experiments/recall.py runs/mnist --collection drawings.memory --write MORE --remove old/3.png
 """
 
@@ -29,9 +29,9 @@ from kpp_pyro.schema import Count
 class Arguments(RunArguments):
     """Write pictures to a collection of memories, and recall from it the picture that a cue is a copy of.
 
-    A cue may be noisy, or lack a part. The answer is a table of the most probable pictures, with the memory and the
-    block of each, and the probability that the cue was never written. COLLECTION/recall.json and COLLECTION/recall.png
-    hold it.
+    A cue may be noisy, or lack a part that --mask shows; it has to be aligned to the pixel. The answer is a table of the
+    most probable pictures, with the memory and the block of each, and the probability that the cue was never written.
+    COLLECTION/recall.json and COLLECTION/recall.png hold it.
     """
 
     write: Path | None = None
@@ -61,23 +61,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = parse(Arguments, argv)
     require_valid(arguments)
-    from experiments.shared.recall_session import missing_pixels, open_collection, pictures, show_recall, write_pictures
+    from experiments.shared.recall_session import count_of, cues_of, open_collection, show_recall, write_pictures
+    from inference.runs.config import naming
     from inference.runs.load import load
 
     run = load(arguments.path(), arguments.device)
     collection = open_collection(run, arguments.out, arguments.collection, arguments.index)
     folder = arguments.out or arguments.collection
     assert folder is not None
-    for name in arguments.remove:
-        collection.remove(name)
+    cue = arguments.cue and cues_of(run, arguments.cue, arguments.mask, arguments.dark_on_light)  # before any change
+    with naming("--remove"):
+        for name in arguments.remove:
+            collection.remove(name)
     if arguments.write:
         print(write_pictures(run, collection, arguments.write, arguments.dark_on_light))
     if arguments.write or arguments.remove:
         collection.save(folder)
-        print(f"{len(collection)} pictures in {collection.memories} memories of {collection.capacity}: {folder}")
-    if arguments.cue:
-        names, cues = pictures(run, arguments.cue, arguments.dark_on_light)
-        missing = missing_pixels(run, arguments.mask).expand(cues.shape) if arguments.mask else None
+        memories = count_of(collection.memories, "memory", "memories")
+        print(f"{count_of(len(collection), 'picture')} in {memories} of {collection.capacity}: {folder}")
+    if cue:
+        names, cues, missing = cue
         recalled = collection.recall(cues, missing, arguments.matches, arguments.candidates)
         shown = cues if missing is None else cues.masked_fill(missing, 0.5)
         show_recall(collection, names, shown, recalled, folder)

@@ -13,7 +13,9 @@ from experiments.shared.pictures import for_model
 from inference.collection.collection import Collection
 from inference.collection.options import IndexName
 from inference.collection.records import Recalled
+from inference.runs.config import naming
 from inference.runs.load import Run
+from kpp_pyro.data.picture_files import picture_size, read_picture
 from kpp_pyro.data.picture_folders import named_pictures
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.atomic import atomic_write
@@ -45,8 +47,9 @@ def open_collection(run: Run, new: Path | None, old: Path | None, index: IndexNa
 
 def write_pictures(run: Run, collection: Collection, path: Path, dark_on_light: bool) -> str:
     """Write the pictures of a folder or a file; returns how many, and how well they are read back, in words."""
-    names, images = pictures(run, path, dark_on_light)
-    collection.write(images, names)
+    with naming("--write"):
+        names, images = pictures(run, path, dark_on_light)
+        collection.write(images, names)
     distance, read = run.memory.distance, collection.read(names[:_READ_BACK])
     error = distance.between(read, images[:_READ_BACK].to(read.device)).mean().item()
     off = f"{error:.{distance.digits}f} {distance.words} {distance.per.replace('_', ' ')}"
@@ -78,10 +81,31 @@ def pictures(run: Run, path: Path, dark_on_light: bool) -> tuple[list[str], Tens
     return names, for_model(images, run.memory)
 
 
-def missing_pixels(run: Run, path: Path) -> Tensor:
-    """Whether pixels are missing, bool (1, 1, H, W), of a picture that is light where they are."""
+def cues_of(run: Run, path: Path, mask: Path | None, dark_on_light: bool) -> tuple[list[str], Tensor, Tensor | None]:
+    """Names and images (n, C, H, W) of cues; with a mask, which of their pixels are missing, bool (n, C, H, W).
+
+    Args:
+        run: whose model reads them.
+        path: of a picture, or of a folder of pictures.
+        mask: picture that is light where the cues lack something.
+        dark_on_light: whether to invert the cues.
+
+    Raises:
+        InputError: no pictures, or a mask of another size than theirs.
+    """
+    with naming("--cue"):
+        names, cues = pictures(run, path, dark_on_light)
+    if mask is None:
+        return names, cues, None
+    size = picture_size(mask)
+    for name in names:
+        cue = path / name if path.is_dir() else path
+        if picture_size(cue) != size:
+            width, height = picture_size(cue)
+            expected = f"a picture of the size of {cue}, {width} x {height}"
+            raise InputError(f"--mask: expected {expected}, found {mask} of {size[0]} x {size[1]}")
     _, height, width = run.memory.image_shape
-    return named_pictures(path, (1, height, width))[1][:1] > 0.5
+    return names, cues, (read_picture(mask, (1, height, width)) > 0.5).expand(cues.shape)
 
 
 def report(collection: Collection, cues: Sequence[str], recalled: Sequence[Recalled]) -> dict[str, Any]:
@@ -112,16 +136,24 @@ def report(collection: Collection, cues: Sequence[str], recalled: Sequence[Recal
 def describe(content: dict[str, Any]) -> str:
     """The content of recall.json as text."""
     width = max(
-        len("never written"), *(len(printable(match["name"])) for cue in content["cues"] for match in cue["matches"])
+        len("another picture"), *(len(printable(match["name"])) for cue in content["cues"] for match in cue["matches"])
     )
     lines = [f"{'cue':<20}  {'picture':<{width}}  {'probability':>11}  {'memory':>6}  {'block':>5}"]
     for cue in content["cues"]:
         rows = [(cue["never_written_probability"], "never written", "", "")]
         rows += [(match["probability"], match["name"], match["memory"], match["block"]) for match in cue["matches"]]
+        rows += [(max(0.0, 1 - sum(row[0] for row in rows)), "another picture", "", "")]
         for turn, (probability, name, memory, block) in enumerate(sorted(rows, key=lambda row: -row[0])):
             shown = printable(cue["cue"]) if turn == 0 else ""
             lines.append(f"{shown:<20}  {printable(name):<{width}}  {probability:>11.4f}  {memory!s:>6}  {block!s:>5}")
+    if content["settings"]["calibration_images"] is None:
+        lines.append("These probabilities are guesses: to measure them takes two different pictures in the collection.")
     return "\n".join(lines)
+
+
+def count_of(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 def printable(name: str) -> str:

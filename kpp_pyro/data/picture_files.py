@@ -58,6 +58,18 @@ def read_picture(path: Path | str, image_shape: tuple[int, int, int], dark_on_li
     return 1 - image if dark_on_light else image
 
 
+def picture_size(path: Path | str) -> tuple[int, int]:
+    """Width and height of a picture by its header, in pixels.
+
+    Raises:
+        InputError: the file cannot be opened as a picture.
+    """
+    with reading(path, "a picture") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PIL's, about unusual pictures
+        with opened_picture(path, file) as picture:
+            return picture.size
+
+
 def is_grey(path: Path | str) -> bool:
     """Whether a picture is grey by its header: by its mode, or by its palette.
 

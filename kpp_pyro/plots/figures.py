@@ -123,8 +123,11 @@ def legend(panel: Any, columns: int = 1, title: str | None = None) -> None:
 
 
 def plain(text: str) -> str:
-    """A user's text, such as the name of a run, which Matplotlib would read as a formula between two $."""
-    return text.replace("$", r"\$")
+    """A user's text, such as the name of a run, for Matplotlib.
+
+    Between two $ it would be read as a formula, and characters that are no Unicode cannot be drawn.
+    """
+    return text.replace("$", r"\$").encode(errors="replace").decode()
 
 
 def save(figure: Figure, path: Path | str | None) -> Figure:

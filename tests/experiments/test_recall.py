@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,18 @@ def test_pictures_are_added_and_removed(learned, drawings, digits, tmp_path):
     assert "new.png" in names and "0/3.png" not in names and "1/4.png" not in names
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_names_of_any_bytes_are_kept_shown_and_drawn(learned, digits, tmp_path):
+    names = [b"sur\xff.png", b"a\nb.png", b"$x$.png"]
+    for name, image in zip(names, digits, strict=False):
+        save_picture(tmp_path / "drawings" / os.fsdecode(name), image)
+    recall(learned, "--write", tmp_path / "drawings", "--out", tmp_path / "c")
+    recall(learned, "--collection", tmp_path / "c", "--cue", tmp_path / "drawings", "--matches", 1)
+    found = [cue["matches"][0]["name"] for cue in report(tmp_path / "c")["cues"]]
+    assert sorted(map(os.fsencode, found)) == sorted(names)
+    assert (tmp_path / "c" / "recall.png").is_file()
+
+
 def test_dark_drawings_on_light_paper(learned, drawings, digits, tmp_path):
     recall(learned, "--write", drawings, "--out", tmp_path / "c")
     save_picture(tmp_path / "paper.png", 1 - digits[9])
@@ -105,11 +119,20 @@ REFUSED = {
     "two collections": (["--write", "drawings", "--out", "new", "--collection", "c"], "found both"),
     "nothing to do": (["--collection", "c"], "--write, --cue, --remove"),
     "nothing to write": (["--out", "new", "--cue", "drawings"], "--out: expected pictures"),
+    "a mask of another size": (
+        ["--collection", "c", "--cue", "drawings", "--mask", "hole.png"],
+        "--mask: expected a picture of the size of drawings/0/0.png, 16 x 16, found hole.png of 20 x 20",
+    ),
+    "a folder as a mask": (["--collection", "c", "--cue", "drawings", "--mask", "drawings"], "expected a picture"),
+    "a cue that is not there": (
+        ["--collection", "c", "--write", "more", "--cue", "nowhere.png"],
+        "--cue: nowhere.png: expected",
+    ),
     "a mask alone": (["--collection", "c", "--write", "drawings", "--mask", "x.png"], "--mask: expected a cue"),
     "a taken folder": (["--out", "drawings", "--write", "drawings"], "--out: expected a new or empty folder"),
     "no such collection": (["--collection", "nowhere", "--cue", "drawings"], "nowhere"),
     "pictures that are in it": (["--collection", "c", "--write", "drawings"], "one that the collection has, '0/0.png'"),
-    "an unknown name": (["--collection", "c", "--remove", "x.png"], "found 'x.png'"),
+    "an unknown name": (["--collection", "c", "--remove", "x.png"], "--remove: name: expected an image"),
     "no picture": (["--collection", "c", "--cue", "c/collection.json"], "expected a picture"),
     "another index": (["--collection", "c", "--cue", "drawings", "--index", "hash"], "--index: expected one of"),
 }
@@ -120,6 +143,8 @@ def folder(learned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("refused")
     save_picture(place / "drawings" / "0" / "0.png", torch.ones(1, SIDE, SIDE))
     save_picture(place / "drawings" / "1.png", torch.zeros(1, SIDE, SIDE))
+    save_picture(place / "more" / "2.png", torch.eye(SIDE)[None])
+    save_picture(place / "hole.png", torch.ones(1, 20, 20))
     recall(learned, "--write", place / "drawings", "--out", place / "c")
     return place
 
