@@ -29,9 +29,9 @@ from kpp_pyro.schema import Count
 class Arguments(RunArguments):
     """Write pictures to a collection of memories, and recall from it the picture that a cue is a copy of.
 
-    A cue may be noisy, or lack a part that --mask shows; it has to be aligned to the pixel. The answer is a table of the
-    most probable pictures, with the memory and the block of each, and the probability that the cue was never written.
-    COLLECTION/recall.json and COLLECTION/recall.png hold it.
+    A cue may be noisy, or lack a part that --mask shows; it has to be aligned to the pixel. The answer is a table of
+    the most probable pictures, with the memory and the block of each, and the probability that the cue was never
+    written. COLLECTION/recall.json and COLLECTION/recall.png hold it.
     """
 
     write: Path | None = None
