@@ -113,12 +113,17 @@ class Calibration(FileContent):
     right: Regression
 
     def probabilities(self, ranking: Ranking) -> tuple[Tensor, Tensor]:
-        """P(candidate is the one | cue), (Q, C), and P(written | cue), (Q,). What the first lack, none of them has."""
+        """P(candidate is the one | cue), (Q, C), and P(written | cue), (Q,).
+
+        The other candidates share what the best one leaves, but none gets more than it; the rest is of images that are no
+        candidates.
+        """
         features = ranking.features()
         written, right = (kind.probability(features) for kind in (self.written, self.right))
         others = shares_of(ranking)
         others[:, 0] = 0
         others = others / others.sum(-1, keepdim=True).clamp(min=1e-30) * (1 - right).unsqueeze(-1)
+        others = torch.minimum(others, right.unsqueeze(-1))
         others[:, 0] = right
         return others * written.unsqueeze(-1), written
 

@@ -66,7 +66,8 @@ def test_the_fit_recovers_known_probabilities():
     log_odds = math.log(means[1] / means[0]) + lead * (1 / means[1] - 1 / means[0])
     assert (probability - log_odds.sigmoid()).abs().mean() < 0.02
     assert (shares[:, 0] - log_odds.sigmoid() * right).abs().mean() < 0.02
-    torch.testing.assert_close(shares.sum(-1), probability)
+    other = torch.minimum(probability - shares[:, 0], shares[:, 0])  # the only other candidate; never above the best
+    torch.testing.assert_close(shares[:, 1], other)
 
 
 def test_a_fit_of_cues_that_are_all_right_is_near_certain_and_finite():

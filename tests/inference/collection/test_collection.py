@@ -93,7 +93,9 @@ def test_an_image_finds_its_name_its_memory_and_its_block():
         assert (match.memory, match.block) == divmod(number, CAPACITY)
         torch.testing.assert_close(match.image, collection.read([str(number)])[0])
         total = sum(match.probability for match in recalled.matches) + recalled.never_written
-        assert total == pytest.approx(1, abs=1e-5)
+        assert 0 < total <= 1 + 1e-5
+        chances = [match.probability for match in recalled.matches]
+        assert chances == sorted(chances, reverse=True)
 
 
 def test_candidates_are_ordered_by_their_error_over_the_known_pixels():
