@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 _RANKS = (1, 4, 16)  # of the candidates whose distance from the best one, in nats, is a feature
-FEATURES = 20
-"""Number of features of a ranking: two errors, three leads, and their squares and products."""
+FEATURES = 27
+"""Number of features of a ranking: two errors, an excess, three leads, and their squares and products."""
 _SMALLEST_ERROR = 1e-4  # of an exact copy: its logarithm is finite
 
 
@@ -22,12 +22,15 @@ class Ranking:
         slots: of the candidates, best first, (Q, C); -1 for none.
         errors: their mean square differences from the cues over the known dimensions, (Q, C); infinite for none.
         own_error: that of the same networks without the memory, (Q,).
+        excess: logarithm of the part of the best candidate's error in which it is brighter than the cue, over the
+            other part, (Q,). A hole that is not known to be one makes it large.
         known: number of known dimensions of each cue, (Q,).
     """
 
     slots: Tensor
     errors: Tensor
     own_error: Tensor
+    excess: Tensor
     known: Tensor
 
     @classmethod
@@ -45,11 +48,11 @@ class Ranking:
         return self.known.unsqueeze(-1) / 2 * (log_error - log_error[:, :1])
 
     def features(self) -> Tensor:
-        """The features f, (Q, 20)."""
+        """The features f, (Q, 27)."""
         log_error, own = (error.clamp(min=_SMALLEST_ERROR).log() for error in (self.errors[:, 0], self.own_error))
         nats = self.nats()
         last = self.errors.isfinite().sum(-1) - 1  # a small collection has fewer candidates
         leads = [nats.gather(1, last.clamp(0, rank).unsqueeze(-1)).squeeze(-1).log1p() for rank in _RANKS]
-        features = torch.stack([log_error, own, *leads], -1)
+        features = torch.stack([log_error, own, self.excess, *leads], -1)
         first, second = torch.triu_indices(features.shape[-1], features.shape[-1])
         return torch.cat([features, features[:, first] * features[:, second]], -1)

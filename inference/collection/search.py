@@ -11,6 +11,7 @@ from inference.collection.ranking import Ranking
 from inference.collection.slots import Slots
 from inference.trained_memory import filled, next_cue
 
+_SMALLEST = 1e-5  # of a mean square difference: its logarithm is finite
 _READS_WITH_MISSING = 3  # of cues with missing pixels: each read fills these pixels for the next search
 
 
@@ -53,7 +54,8 @@ class Search:
             estimate = next_cue(cues, missing, best)
         assert found is not None and own_error is not None
         known = (~missing).flatten(1).sum(1).to(own_error)
-        return Ranking(found[0], found[1].cpu(), own_error.cpu(), known.cpu())
+        excess = _excess(self._contents.decode(self._slots.blocks(found[0][:, 0].clamp(min=0))), cues, missing)
+        return Ranking(found[0], found[1].cpu(), own_error.cpu(), excess.cpu(), known.cpu())
 
     def nearest(self, slots: Tensor, count: int) -> Tensor:
         """Slots (n, count) whose contents are nearest to those of slots (n,), themselves among them; -1 for none."""
@@ -89,6 +91,15 @@ class Search:
 
 def _at(slots: Tensor | None, rows: Tensor) -> Tensor | None:
     return None if slots is None else slots[rows.cpu()]
+
+
+def _excess(images: Tensor, cues: Tensor, missing: Tensor) -> Tensor:
+    """ln of the square differences where images (Q, ...) are brighter than cues, over those where not, (Q,)."""
+    difference = (images - cues).masked_fill(missing, 0).flatten(1)
+    brighter, darker = (
+        part.square().mean(-1).clamp(min=_SMALLEST) for part in (difference.relu(), (-difference).relu())
+    )
+    return (brighter / darker).log()
 
 
 def _error(images: Tensor, cues: Tensor, missing: Tensor) -> Tensor:

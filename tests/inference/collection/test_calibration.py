@@ -10,13 +10,14 @@ import torch
 from inference.collection.calibration import _INDEPENDENT, Calibration, Sample, calibration_cues, shares_of
 from inference.collection.ranking import Ranking
 
-DIMENSIONS = 100
+DIMENSIONS, EXCESS = 100, 0.7
 
 
 def ranking(errors, own=0.1):
     errors = torch.as_tensor(errors)
     slots = torch.arange(errors.shape[1]).expand(errors.shape)
-    return Ranking(slots, errors, torch.full(errors.shape[:1], own), torch.full(errors.shape[:1], float(DIMENSIONS)))
+    each = [torch.full(errors.shape[:1], value) for value in (own, EXCESS, float(DIMENSIONS))]
+    return Ranking(slots, errors, *each)
 
 
 def test_nats_are_differences_of_profile_likelihoods():
@@ -36,10 +37,10 @@ def test_nats_are_differences_of_profile_likelihoods():
 def test_features_of_few_candidates_use_the_last_one():
     few = ranking([[0.02, 0.05, math.inf]]).features()[0]
     nats = DIMENSIONS / 2 * math.log(0.05 / 0.02)
-    first = [math.log(0.02), math.log(0.1), *[math.log1p(nats)] * 3]
-    assert few[:5].tolist() == pytest.approx(first, rel=1e-5)
-    products = [first[i] * first[j] for i in range(5) for j in range(i, 5)]
-    assert few[5:].tolist() == pytest.approx(products, rel=1e-5)
+    first = [math.log(0.02), math.log(0.1), EXCESS, *[math.log1p(nats)] * 3]
+    assert few[:6].tolist() == pytest.approx(first, rel=1e-5)
+    products = [first[i] * first[j] for i in range(6) for j in range(i, 6)]
+    assert few[6:].tolist() == pytest.approx(products, rel=1e-5)
 
 
 def test_shares_sum_to_one_and_candidates_that_are_none_have_none():
