@@ -2,8 +2,9 @@
 
 Each candidate explains a cue with its own error e, the mean square difference over the D known dimensions. With normal
 noise of an unknown variance, its log-likelihood is -(D / 2) ln e, up to a constant: the profile likelihood. The
-features f are the errors of the best candidate and of the same networks without the memory, how much of the first is
-excess brightness, by how many nats the best candidate leads, and the squares and products of these. Two logistic regressions on f are fitted:
+features f of a cue are the errors of the best candidate and of the same networks without the memory, how much of the
+first is excess brightness, by how many nats the best candidate leads, and the squares and products of these. Two
+logistic regressions on f are fitted:
 
     P(written | cue)                       of all cues: of images as they are, and with their own blocks left out
     P(the best candidate is the one | cue, written)                        of the cues of images as they are
@@ -115,8 +116,8 @@ class Calibration(FileContent):
     def probabilities(self, ranking: Ranking) -> tuple[Tensor, Tensor]:
         """P(candidate is the one | cue), (Q, C), and P(written | cue), (Q,).
 
-        The other candidates share what the best one leaves, but none gets more than it; the rest is of images that are no
-        candidates.
+        The other candidates share what the best one leaves, but none gets more than it; the rest is of images that are
+        no candidates.
         """
         features = ranking.features()
         written, right = (kind.probability(features) for kind in (self.written, self.right))
