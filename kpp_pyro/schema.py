@@ -92,6 +92,7 @@ def expectation(error: Any) -> str:
         "model": "a mapping",
         "dict": "a mapping",
         "list": "a list",
+        "sequence": "a list",
         "tuple": "a list",
     }
     for prefix, description in by_prefix.items():

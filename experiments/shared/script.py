@@ -96,9 +96,19 @@ def run_main(main: Callable[[Processes], int], processes: Processes) -> int:
     except Exception as error:
         ending = _ending(error)
         if ending is None:
+            _note_plugins(error)
             raise
         _say(f"error: {prefix}{ending.sentence}")
         return ending.status
+
+
+def _note_plugins(error: Exception) -> None:
+    """Name the plug-ins in use below the traceback of an error that may be theirs."""
+    from inference.runs.plugins import loaded_names
+
+    names = loaded_names()
+    if names and not hasattr(error, "__notes__"):  # once, where mains are nested
+        error.add_note(f"note: plug-ins are in use, and the error may be theirs: {', '.join(names)}")
 
 
 class _Ending(NamedTuple):

@@ -17,12 +17,14 @@ from pydantic import Field, model_validator
 from inference.runs.config_parts import DataConfig, TrainingConfig
 from inference.runs.plugins import load_installed, load_recorded
 from inference.runs.presets import preset_of, read_yaml
-from inference.runs.rules import has_blocks, require_consistent
+from inference.runs.rules import has_blocks, require_consistent, require_data_read
 from kpp_pyro.config_part import ConfigPart, did_you_mean, flag
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.reading import as_path
 from kpp_pyro.files.run_folder import RunFolder, read_config, read_plugins
 from models.config import PairConfig, ProgramConfig
+
+_OTHER_SPELLINGS = {"data": "data_dir"}  # of flags, that are no names of fields
 
 
 class Config(PairConfig):
@@ -67,6 +69,12 @@ class Config(PairConfig):
             InputError: an unknown field, a value that it cannot hold, or parts that cannot be combined.
         """
         given = {**({} if dataset is None else {"dataset": dataset}), **given}
+        config = cls._of_presets(given)
+        require_data_read(config, given)
+        return config
+
+    @classmethod
+    def _of_presets(cls, given: dict[str, Any]) -> Self:
         return cls.from_flat({**preset_of({**cls.defaults(), **given}), **given})
 
     @classmethod
@@ -87,10 +95,14 @@ class Config(PairConfig):
             if len(fields) < len(found):
                 raise InputError(f"{path}: expected each field once, found one with - and with _")
             with naming(path):
-                return cls.preset(**{**fields, **given})
+                config = cls._of_presets({**fields, **given})
+            require_data_read(config, given)  # the file of another run names every field
+            return config
         if path.exists() and path.suffix.lower() != ".json":
             raise InputError(f"{path}: expected a name that ends in .json, .yaml or .yml, found another")
-        return cls.of_run(path).replace(**given)
+        config = cls.of_run(path).replace(**given)
+        require_data_read(config, given)
+        return config
 
     @classmethod
     def of_run(cls, path: Path) -> Self:
@@ -99,8 +111,9 @@ class Config(PairConfig):
         Raises:
             InputError: no such file, another file, an invalid field, or a plug-in that cannot be loaded.
         """
-        load_recorded(path, read_plugins(path))
-        return cls.from_json(read_config(path), path)
+        content = read_config(path)
+        load_recorded(path, read_plugins(path), content)
+        return cls.from_json(content, path)
 
     @classmethod
     def from_json(cls, content: Any, source: Path | str) -> Self:
@@ -143,7 +156,7 @@ class Config(PairConfig):
         if unknown is not None:
             raise InputError(
                 f"{flag(unknown)}: expected a field of the configuration, found none of that name"
-                f"{did_you_mean(unknown, places)}"
+                f"{did_you_mean(_OTHER_SPELLINGS.get(unknown, unknown), places)}"
             )
         parts: dict[str, Any] = {}
         for name, value in values.items():

@@ -30,11 +30,20 @@ def was_given(key: str) -> bool:
 
 
 def remember(key: str | None) -> None:
-    """Note that this user has given a plug-in. Where the note cannot be written, it has to be given each time."""
+    """List that this user has given a plug-in.
+
+    Args:
+        key: see `was_given`; None: nothing to list.
+
+    Raises:
+        OSError: the list cannot be written: the plug-in has to be given each time.
+    """
     if key is None or was_given(key):
         return
-    with suppress(OSError, RuntimeError):
+    try:
         path = _file_of_keys()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            file.write(f"{key}\n")
+    except RuntimeError as error:
+        raise FileNotFoundError("this user has no home folder") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(f"{key}\n")

@@ -75,7 +75,7 @@ def load(
     device: str | torch.device = "auto",
     data_dir: Path | str | None = None,
     processes: Processes = SINGLE_PROCESS,
-    plugins: Sequence[Path | str] = (),
+    plugins: Path | str | Sequence[Path | str] = (),
     **changes: object,
 ) -> Run:
     """Load a trained run from its folder, on any device.
@@ -85,7 +85,7 @@ def load(
         device: auto, cpu, cuda, ...
         data_dir: folder of the data sets; None: that of training.
         processes: those that load it together.
-        plugins: Python files or modules that register parts, see `load_plugins`. Needed for those of the run that you
+        plugins: Python file or module that registers parts, or several, see `load_plugins`. Needed for those of the run that you
             have not given before, and for those that have moved or changed.
         changes: fields of the configuration to change, by name, such as `precision` or `classes_per_episode`.
 
@@ -93,7 +93,7 @@ def load(
         InputError: no run, no such device, a checkpoint that does not fit the configuration, or a plug-in that cannot
             be loaded.
     """
-    load_plugins(*plugins)
+    load_plugins(*([plugins] if isinstance(plugins, Path | str) else plugins))
     folder, config = read_run(path)
     moved = {} if data_dir is None else {"data_dir": data_dir}
     config = resolve(config.replace(**{"device": str(device), **moved, **changes}), processes)

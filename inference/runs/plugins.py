@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from inference.runs.given_plugins import remember, was_given
-from inference.runs.registries import registering
+from inference.runs.registries import REGISTRIES, registering
 from kpp_pyro.errors import InputError
 from kpp_pyro.files.reading import as_path, reading, whole_path
 from kpp_pyro.files.run_schemas import PluginRecord
@@ -63,9 +63,18 @@ def load_plugins(*plugins: Path | str) -> None:
     for plugin in plugins:
         if _is_file(as_path(plugin, "a plug-in")):
             path = whole_path(plugin)
-            remember(_load_file(path, _read(path)).sha256)
+            _remember(plugin, _load_file(path, _read(path)).sha256)
         else:
-            remember(_load_module(str(plugin)).name)
+            _remember(plugin, _load_module(str(plugin)).name)
+
+
+def _remember(plugin: Path | str, key: str | None) -> None:
+    """Remember that a plug-in was given, or note on stderr that it was not possible."""
+    try:
+        remember(key)
+    except OSError as error:
+        why = f"{error.filename} cannot be written ({error.strerror})" if error.filename else str(error)
+        _note(f"note: {plugin}: a run will not find this plug-in again without --plugin, since {why}")
 
 
 def load_installed() -> None:
@@ -90,19 +99,26 @@ def _entry_points() -> list[EntryPoint]:
     return sorted(entry_points(group=GROUP), key=lambda entry: entry.name, reverse=True)
 
 
-def load_recorded(source: Path, recorded: Sequence[PluginRecord]) -> None:
-    """Load the plug-ins of a run, unless they are loaded; one that has changed since is noted on stderr.
+def load_recorded(source: Path, recorded: Sequence[PluginRecord], config: Mapping[str, Any]) -> None:
+    """Load the plug-ins of a run, unless they are loaded, or other ones have registered all parts that it names.
+
+    A plug-in that has changed since, or that others stand in for, is noted on stderr.
 
     Args:
         source: the run's config.json, for messages.
         recorded: its plug-ins.
+        config: its configuration, part by part.
 
     Raises:
         InputError: a plug-in that is missing, has changed, or was never given by this user; `--plugin` gives it.
     """
     load_installed()
     for record in recorded:
-        plugin = _loaded_for(record) or _load_again(source, record)
+        plugin = _loaded_for(record)
+        if plugin is None and _all_registered(config):
+            _note(f"note: {source}: the parts of the plug-in {record.plugin} are those of other plug-ins")
+            continue
+        plugin = plugin or _load_again(source, record)
         if plugin.sha256 != record.sha256:
             _note(f"note: {source}: the plug-in {plugin.name} has changed since the run was trained")
 
@@ -115,6 +131,17 @@ def records_of(fields: Mapping[str, Any]) -> list[PluginRecord]:
     """
     used = [plugin for plugin in _loaded.values() if any(fields.get(field) == name for field, name in plugin.parts)]
     return [PluginRecord(plugin=plugin.name, sha256=plugin.sha256) for plugin in used]
+
+
+def loaded_names() -> list[str]:
+    """The paths or names of all loaded plug-ins."""
+    return list(_loaded)
+
+
+def _all_registered(config: Mapping[str, Any]) -> bool:
+    """Whether every part that a configuration names is registered."""
+    fields = {name: value for part in config.values() if isinstance(part, dict) for name, value in part.items()}
+    return all(fields[field] in list(registry.parts) for field, registry in REGISTRIES.items() if field in fields)
 
 
 def _loaded_for(record: PluginRecord) -> Plugin | None:
@@ -135,9 +162,14 @@ def _load_again(source: Path, record: PluginRecord) -> Plugin:
         if not was_given(name):
             what = f"the plug-in {name}, installed or given before"
             raise InputError(f"{source}: expected {what}, found neither; --plugin {name} imports it")
-        return _load_module(name, may_be_imported=True)
+        try:
+            return _load_module(name, may_be_imported=True)
+        except InputError as error:
+            raise InputError(f"{source}: {error}; --plugin gives another file or module") from error
     if not (Path(name).is_absolute() and Path(name).is_file()):
-        raise InputError(f"{source}: expected the plug-in {name}, found no such file; --plugin gives another place")
+        raise InputError(
+            f"{source}: expected the plug-in {name}, found no such file; --plugin gives it, wherever it is"
+        )
     content = _read(Path(name))
     if _sha256(content) != record.sha256:
         what = f"the plug-in {name} as the run was trained with it, found a changed file"

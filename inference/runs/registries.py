@@ -16,7 +16,7 @@ from inference.objectives import OBJECTIVES
 from inference.objectives.interface import ObjectiveKind
 from inference.runs.loggers import LOGGERS
 from inference.runs.loggers.interface import LoggerKind
-from kpp_pyro.config_part import flag
+from kpp_pyro.config_part import flag, require_name
 from kpp_pyro.corruptions import CORRUPTIONS, Corruption
 from kpp_pyro.data.datasets import DATASETS, DataSource
 from kpp_pyro.errors import InputError
@@ -115,15 +115,19 @@ def _new_parts(plugin: str, field: str, registry: Registry, before: Mapping[str,
     Raises:
         InputError: a name that was taken, one that cannot be, or a part of another kind.
     """
-    taken = next((name for name, part in before.items() if registry.parts.get(name) is not part), None)
-    if taken is not None:
-        raise InputError(f"{plugin}: expected a new name for {flag(field)}, found {taken}, which is taken")
+    for name, part in before.items():
+        if name not in registry.parts:
+            raise InputError(f"{plugin}: expected every {flag(field)} to stay, found {name} removed by the plug-in")
+        if registry.parts[name] is not part:
+            raise InputError(f"{plugin}: expected a new name for {flag(field)}, found {name}, which is taken")
     new = [name for name in registry.parts if name not in before]
     for name in new:
         if not isinstance(name, str) or not re.fullmatch(r"\w+", name, re.ASCII):
             what = f"{flag(field)}: expected a name of letters, digits and _, found {name!r:.100}"
             raise InputError(f"{plugin}: {what}")
-        _require_part(f"{plugin}: {flag(field)} {name}", registry.parts[name], registry)
+        where = f"{plugin}: {flag(field)} {name}"
+        _require_part(where, registry.parts[name], registry)
+        _require_kin(where, registry.parts[name], registry)
     return new
 
 
@@ -138,3 +142,14 @@ def _require_part(where: str, part: Any, registry: Registry) -> None:
             raise InputError(f"{where}: expected a class with all methods of {kind}, found one without {missing}")
     elif not isinstance(part, registry.kind):
         raise InputError(f"{where}: expected an object of {kind}, found {part!r:.100}")
+
+
+def _require_kin(where: str, part: Any, registry: Registry) -> None:
+    """Raise InputError unless the part that a part is `like`, if any, is registered."""
+    like = getattr(part, "like", None)
+    if like is None:
+        return
+    try:
+        require_name(like, registry.parts)
+    except ValueError as error:
+        raise InputError(f"{where}: like: {error}") from None

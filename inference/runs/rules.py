@@ -5,7 +5,7 @@ Each part checks its own types and ranges. Properties of a model, a write, a pri
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any, Protocol
 
 from inference.objectives import OBJECTIVES
@@ -60,6 +60,22 @@ def require_consistent(config: AllParts) -> None:
     """Raise InputError, naming the flag, for the first conflict between parts."""
     for name, expected, found in _conflicts(config):
         raise InputError(f"{flag(name)}: expected {expected}, found {found}")
+
+
+def require_data_read(config: AllParts, given: Container[str]) -> None:
+    """Raise InputError if a folder or file of data is given for a data set that reads none.
+
+    Args:
+        config: names the data set.
+        given: names of the fields that the user has set; the folder of any other configuration is not meant.
+    """
+    dataset = config.data.dataset
+    if "data_dir" in given and not DATASETS[dataset].reads_data_dir:
+        remedy = "--dataset folder or array takes your own images"
+        found = config.data.data_dir
+        raise InputError(
+            f"{flag('data_dir')}: expected none with --dataset {dataset}, which reads no files, found {found}; {remedy}"
+        )
 
 
 def _conflicts(config: AllParts) -> Iterator[Conflict]:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import OutOfMemoryError
+
 from kpp_pyro.arguments import checked
 from kpp_pyro.config_part import require_name
 from kpp_pyro.data.images import ImageSplits
@@ -23,6 +25,7 @@ class DataSource:
         sizes: sides of square images, in pixels, that `load` offers, the default first; empty if it offers no choice.
         own: whether the images are the user's. `load` then takes all arguments of `load_dataset` but the name.
         like: name of the data set whose preset it takes too, if any.
+        reads_data_dir: whether `load` reads files of the folder; if not, a given folder is refused.
     """
 
     load: Callable[..., ImageSplits] | None
@@ -30,6 +33,7 @@ class DataSource:
     sizes: tuple[int, ...] = ()
     own: bool = False
     like: str | None = None
+    reads_data_dir: bool = True
 
 
 DATASETS: dict[str, DataSource] = {}
@@ -61,17 +65,35 @@ def load_dataset(
     except ValueError as error:
         raise InputError(f"--dataset: {error}") from error
     source = DATASETS[name]
-    assert source.load is not None
     if source.own:
-        return source.load(Path(data_dir), image_size, test_share, dark_on_light)
+        return _loaded(name, Path(data_dir), image_size, test_share, dark_on_light)
     for flag, given in (("--test-share", test_share), ("--dark-on-light", dark_on_light)):
         if given not in (None, False):
             raise InputError(
                 f"{flag}: expected none with --dataset {name}, whose images are not your own, found {given}"
             )
     if image_size is None:
-        return source.load(Path(data_dir))
+        return _loaded(name, Path(data_dir))
     if image_size not in source.sizes:
         offered = f"one of {', '.join(map(str, source.sizes))}" if source.sizes else "none"
         raise InputError(f"--image-size: expected {offered} with --dataset {name}, found {image_size}")
-    return source.load(Path(data_dir), image_size)
+    return _loaded(name, Path(data_dir), image_size)
+
+
+def _loaded(name: str, *arguments: object) -> ImageSplits:
+    """What the loader of a data set returns; it may be a plug-in's.
+
+    Raises:
+        InputError: that of the loader, another error in it, or a loader that returns something else.
+    """
+    load, expected = DATASETS[name].load, f"--dataset {name}: expected ImageSplits from its loader"
+    assert load is not None
+    try:
+        splits = load(*arguments)
+    except (InputError, MemoryError, OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise InputError(f"{expected}, found {type(error).__name__}: {error!s:.200}") from error
+    if not isinstance(splits, ImageSplits):
+        raise InputError(f"{expected}, found {splits!r:.100}")
+    return splits

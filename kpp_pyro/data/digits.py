@@ -38,4 +38,4 @@ def load_digits(data_dir: Path) -> ImageSplits:
     return ImageSplits("digits", train, validation, test)
 
 
-DATASETS["digits"] = DataSource(load_digits)
+DATASETS["digits"] = DataSource(load_digits, reads_data_dir=False)

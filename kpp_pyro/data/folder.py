@@ -20,8 +20,8 @@ from kpp_pyro.arguments import checked
 from kpp_pyro.data.datasets import DATASETS, DataSource
 from kpp_pyro.data.decoding import Decoder, Decoding, Unreadable
 from kpp_pyro.data.images import SOME_SET, LabelledImages, Origin
-from kpp_pyro.data.notes import note_flat
-from kpp_pyro.data.picture_files import is_grey
+from kpp_pyro.data.notes import note_beside, note_flat
+from kpp_pyro.data.picture_files import is_grey, suffixes
 from kpp_pyro.data.picture_folders import picture_names
 from kpp_pyro.data.repeats import contents_of_files
 from kpp_pyro.data.sampler import (
@@ -144,13 +144,27 @@ def _given_splits(data_dir: Path) -> list[str]:
     if other is not None:
         expected = _OTHER_NAMES[other.lower()]
         raise InputError(f"{data_dir}: expected pictures of a split in {expected}/, found {other}/; rename it")
+    if given:
+        note_beside(data_dir, given, _beside(data_dir))
     return ["train", *given] if given and "train" not in given else given
 
 
+def _beside(folder: Path) -> list[str]:
+    """Names of the folders and pictures beside the splits of a folder, without hidden ones."""
+    pictures = (path for path in _content_of(folder) if path.suffix.lower() in suffixes() and path.is_file())
+    names = (path.name for path in (*_folders_in(folder), *pictures))
+    return sorted(name for name in names if not name.startswith("."))
+
+
 def _folders_in(folder: Path) -> list[Path]:
-    """The folders directly below a folder; none if it cannot be read."""
+    """The folders directly below a folder that are no splits."""
+    return [path for path in _content_of(folder) if path.is_dir() and path.name not in SPLITS]
+
+
+def _content_of(folder: Path) -> list[Path]:
+    """The files and folders directly below a folder; none if it cannot be read."""
     try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in SPLITS)
+        return sorted(folder.iterdir())
     except (OSError, ValueError):  # ValueError: a path with a null character
         return []
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kpp_pyro.progress import print_above_bars
 
-_NAMED = 10  # skipped files whose names are printed
+_NAMED = 10  # skipped files and folders whose names are printed
 _SAMPLED = 1000  # images that are looked at: fewer than twice as many
 _LEAST_CONTRAST = (
     8  # grey levels, of 255, between the darkest and the brightest pixel of a picture that shows something
@@ -20,8 +20,20 @@ def note_skipped(folder: object, names: Sequence[str]) -> None:
     if not names:
         return
     files = "1 file that is no picture" if len(names) == 1 else f"{len(names)} files that are no pictures"
+    print_above_bars(f"note: {folder}: skipped {files} that Pillow reads: {_listed(names)}")
+
+
+def note_beside(folder: object, splits: Sequence[str], names: Sequence[str]) -> None:
+    """Print the names of folders and pictures that are not read, since they are beside the splits of a folder."""
+    if names:
+        read = " and ".join(f"{split}/" for split in splits)
+        print_above_bars(f"note: {folder}: only {read} is read, not what is beside it: {_listed(names)}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    print_above_bars(f"note: {folder}: skipped {files} that Pillow reads: {', '.join(sorted(names)[:_NAMED])}{more}")
+    return f"{', '.join(sorted(names)[:_NAMED])}{more}"
 
 
 def note_split(source: object, counts: Mapping[str, int]) -> None:

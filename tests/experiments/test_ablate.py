@@ -190,12 +190,12 @@ def test_kls_that_are_not_paid_when_training_ends_are_noted(tmp_path):
 
 
 def test_dry_run_lists_commands_that_any_scheduler_can_run_and_leaves_nothing(tmp_path):
-    arguments = ["--vary", "write=allocate,foo", "--set", "episode-length=8", "--steps", 7, "--score-limit", 9]
+    arguments = ["--vary", "write=allocate,foo", "--set", "dataset=mnist", "--steps", 7, "--score-limit", 9]
     lines = run("ablate.py", *arguments, "--dry-run", "--data-dir", "da ta", cwd=tmp_path).stdout.splitlines()
     assert lines[0] == "# write=allocate,seed=0: to train"
     folder = "runs/ablations/write/cells/write=allocate,seed=0"
     assert lines[1] == (
-        f"python experiments/svi_train.py --episode-length 8 --steps 7 --data-dir 'da ta' --write allocate --seed 0 "
+        f"python experiments/svi_train.py --dataset mnist --steps 7 --data-dir 'da ta' --write allocate --seed 0 "
         f"--out {folder} && python experiments/evaluate.py {folder} --particles 200 --limit 9 --control-particles 0 "
         "--posterior-images 0 --data-dir 'da ta'"
     )

@@ -239,9 +239,20 @@ def test_a_finished_run_is_extended_by_more_steps(finished, tmp_path):
 def test_bad_input_gets_one_sentence_and_leaves_nothing(arguments, named, tmp_path):
     data = tmp_path / "data"
     data.write_text("a file where the folder of the data sets should be")
-    sentence = refused(run("svi_train.py", *arguments, "--data-dir", data, cwd=tmp_path))
-    assert named in sentence
+    place = ["--data-dir", data] if "--dataset" in arguments else []
+    assert named in refused(run("svi_train.py", *arguments, *place, cwd=tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+
+def test_a_file_of_data_for_a_data_set_that_reads_none_is_refused(finished, tmp_path):
+    (tmp_path / "config.yaml").write_text("data_dir: elsewhere\ndataset: digits\n")  # as the loggers record a run
+    assert run("svi_train.py", "--config", tmp_path / "config.yaml", "--dry-run").returncode == 0
+    for config in ([], ["--config", finished[0]], ["--config", tmp_path / "config.yaml"]):
+        sentence = refused(run("svi_train.py", *config, "--data", "a.npy", cwd=tmp_path))
+        assert sentence == (
+            "error: --data-dir: expected none with --dataset digits, which reads no files, found a.npy; "
+            "--dataset folder or array takes your own images"
+        )
 
 
 def test_a_resumed_run_takes_no_other_configuration(finished):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
@@ -112,10 +114,16 @@ def test_help_lists_the_parts_of_a_plug_in(mine):
             "; KEY_PRIORS['vamp'] = KEY_PRIORS['flow']",
             "expected a new name for --key-prior, found vamp, which is taken",
         ),
-        ("; del KEY_PRIORS['vamp']", "expected a new name for --key-prior, found vamp, which is taken"),
+        ("; del KEY_PRIORS['vamp']", "expected every --key-prior to stay, found vamp removed by the plug-in"),
         (
             "; KEY_PRIORS['../x'] = KEY_PRIORS['flow']",
             "--key-prior: expected a name of letters, digits and _, found '../x'",
+        ),
+        ("; KEY_PRIORS['vamp'] = 3", "expected a new name for --key-prior, found vamp, which is taken"),
+        (
+            "\nfrom dataclasses import replace\nfrom kpp_pyro.data.datasets import DATASETS\n"
+            "DATASETS['a'] = replace(DATASETS['digits'], like='cifar')",
+            "--dataset a: like: expected one of ",
         ),
         ("; KEY_PRIORS['x'] = 3", "--key-prior x: expected a class derived from KeyPrior, found 3"),
         (
@@ -198,11 +206,53 @@ def test_a_changed_plug_in_runs_if_it_is_given_and_is_noted(finished, mine, caps
 def test_a_plug_in_that_has_moved_is_missed_and_can_be_given(finished, mine, tmp_path, capsys):
     moved = mine.rename(tmp_path / "moved.py")
     sentence = refused(run("draw_figures.py", finished))
-    missing = f"expected the plug-in {mine}, found no such file; --plugin gives another place"
+    missing = f"expected the plug-in {mine}, found no such file; --plugin gives it, wherever it is"
     assert sentence == f"error: {finished / 'config.json'}: {missing}"
     capsys.readouterr()
     assert load(finished, "cpu", plugins=[moved]).config.program.key_prior == "mine"
     assert capsys.readouterr().err == ""  # the same content
+
+
+def test_a_renamed_plug_in_that_has_changed_stands_in_if_it_has_the_parts(finished, mine, tmp_path, capsys):
+    renamed = mine.rename(tmp_path / "renamed.py")
+    renamed.write_text(f"{PRIOR}# changed")
+    assert load(finished, "cpu", plugins=renamed).config.program.key_prior == "mine"
+    note = f"the parts of the plug-in {mine} are those of other plug-ins\n"
+    assert capsys.readouterr().err == f"note: {finished / 'config.json'}: {note}"
+    forget()
+    renamed.write_text(PRIOR.replace('"mine"', '"other"'))
+    with pytest.raises(InputError, match="found no such file; --plugin gives it"):
+        load(finished, "cpu", plugins=renamed)
+
+
+def test_a_list_of_plug_ins_that_cannot_be_written_is_noted_once(mine, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_STATE_HOME", "/dev/null")
+    load_plugins(mine)
+    load_plugins(mine)
+    expected = f"note: {mine}: a run will not find this plug-in again without --plugin, since /dev/null/kpp-pyro"
+    assert capsys.readouterr().err == f"{expected} cannot be written (Not a directory)\n"
+    assert "mine" in KEY_PRIORS
+
+
+def test_an_error_while_plug_ins_are_in_use_keeps_its_traceback_and_names_them(tmp_path):
+    faulty = tmp_path / "faulty.py"
+    faulty.write_text(f"{PRIOR}\nMine.forward = lambda self: 1 // 0\n")
+    flags = ["--plugin", faulty, "--key-prior", "mine", "--write", "feed_forward", "--width", "16"]
+    with pytest.raises(ZeroDivisionError) as error:
+        run("svi_train.py", *flags, "--out", tmp_path / "run")
+    assert error.value.__notes__ == [f"note: plug-ins are in use, and the error may be theirs: {faulty}"]
+
+
+@pytest.mark.parametrize(
+    ("loader", "found"), [("lambda _: None", "None"), ("lambda _: 1 // 0", "ZeroDivisionError: integer division .*")]
+)
+def test_a_loader_that_returns_nothing_or_fails_is_refused(loader, found, tmp_path):
+    path = tmp_path / "bad.py"
+    registry = "from kpp_pyro.data.datasets import DATASETS, DataSource"
+    path.write_text(f"{registry}\nDATASETS['bad'] = DataSource({loader})")
+    sentence = refused(run("svi_train.py", "--plugin", path, "--dataset", "bad", "--out", tmp_path / "run"))
+    assert re.fullmatch(f"error: --dataset bad: expected ImageSplits from its loader, found {found}", sentence)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_packed_run_names_its_plug_in_without_the_folders_of_this_machine(finished, mine, tmp_path, monkeypatch):
@@ -211,7 +261,7 @@ def test_a_packed_run_names_its_plug_in_without_the_folders_of_this_machine(fini
     assert record["plugin"] == "mine.py"
     forget()
     monkeypatch.chdir(mine.parent)
-    with pytest.raises(InputError, match=r"expected the plug-in mine\.py, found no such file; --plugin gives another"):
+    with pytest.raises(InputError, match=r"expected the plug-in mine\.py, found no such file; --plugin gives it"):
         Config.read(tmp_path / "packed")
 
 
@@ -229,9 +279,15 @@ def test_a_module_is_found_by_its_name_and_so_again(tmp_path, monkeypatch):
     assert record.plugin == "my_parts"
     forget()
     del sys.modules["my_parts"]
-    plugins.load_recorded(tmp_path, [record])
+    plugins.load_recorded(tmp_path, [record], {"program": {"key_prior": "mine"}})
     assert "mine" in KEY_PRIORS
+    forget()
     del sys.modules["my_parts"]
+    (tmp_path / "my_parts.py").unlink()
+    importlib.invalidate_caches()
+    found = "found neither a file whose name ends in .py nor a module; --plugin gives another file or module"
+    with pytest.raises(InputError, match=f"^{tmp_path}: my_parts: expected a plug-in, {found}"):
+        plugins.load_recorded(tmp_path, [record], {"program": {"key_prior": "mine"}})
 
 
 def test_an_installed_plug_in_is_loaded_before_a_configuration_is_made(tmp_path, monkeypatch):

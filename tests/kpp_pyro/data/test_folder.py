@@ -647,3 +647,15 @@ def test_processes_that_cannot_be_started_get_one_sentence(
     assert started and not started[0].is_alive()
     del failed
     gc.collect()  # torch's iterator, which pytest would find failing
+
+
+def test_what_is_beside_the_splits_of_a_folder_is_named(tmp_path, capsys):
+    for folder in ("train", "cats", ".hidden", "."):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for number in range(20):
+            Image.new("L", (20, 20), number).save(tmp_path / folder / f"{number:02}.png")
+    (tmp_path / "README.md").write_text("text")
+    assert len(find_pictures(tmp_path).train) == 13
+    beside = ", ".join(f"{number:02}.png" for number in range(10))
+    expected = f"note: {tmp_path}: only train/ is read, not what is beside it: {beside} and 11 more\n"
+    assert expected in capsys.readouterr().err
