@@ -1,4 +1,4 @@
-"""Plot the learning curves of several runs in one figure, with a panel for each kind of images.
+"""Plot the learning curves of several runs in one figure, with a panel for each data set and T.
 
 python experiments/compare_runs.py runs/a runs/b --out curves.png
 """
@@ -10,26 +10,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from experiments.shared.command_line import parse, script_name
+from experiments.shared.command_line import Plugins, parse, script_name
 from experiments.shared.script import run_script
 from kpp_pyro.errors import InputError
+
+if TYPE_CHECKING:
+    from inference.runs.config import Config
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Plot the -ELBO on the validation set against training time, for several runs.
 
-    Nats of images of different sizes, colours or levels do not compare: each kind of images has a panel.
+    Nats of different images do not compare, nor those of episodes of different lengths T, whose limit is ln T: each
+    data set, T, number of levels, size and colour has a panel.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders; the legend has their names."""
     out: Path
     """Figure to write, a .png file."""
+    plugin: Plugins = ()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     metrics: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for name, path in zip(names, arguments.runs, strict=True):
         folder, config = read_run(path)
-        kind = describe_kind(config.program.likelihood, folder.read_image_shape())
+        kind = describe_kind(config, folder.read_image_shape())
         metrics.setdefault(kind, {})[name] = folder.read_metrics()
     try:
         plot_comparison(metrics, arguments.out)
@@ -56,13 +61,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def describe_kind(likelihood: str, image_shape: tuple[int, int, int]) -> str:
-    """What images have to share for their nats to compare: levels, size and colour."""
+def describe_kind(config: Config, image_shape: tuple[int, int, int]) -> str:
+    """What runs have to share for their nats to compare: data set, T, and the levels, size and colour of images."""
+    from kpp_pyro.data import DATASETS
     from kpp_pyro.likelihoods import LIKELIHOODS
 
-    levels = LIKELIHOODS[likelihood].levels
+    data, levels = config.data, LIKELIHOODS[config.program.likelihood].levels
+    source = data.data_dir.name if DATASETS[data.dataset].own else data.dataset
     channels, height, width = image_shape
     kind = "binary" if levels == 2 else f"{levels} levels"
+    kind = f"{source}, T = {data.images_per_episode}\n{kind}"
     return f"{kind}, {height} x {width} pixels" + ("" if channels == 1 else f", {channels} channels")
 
 

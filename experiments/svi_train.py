@@ -30,6 +30,7 @@ from experiments.shared.settings_flags import parse_flags
 from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs.config import Config
 from inference.runs.interruption import Interruption, exit_status
+from inference.runs.loggers import LOGGERS
 from inference.runs.resolve import device_of_run, resolve, resolve_device
 from kpp_pyro.config_part import flag
 from kpp_pyro.errors import InputError
@@ -38,7 +39,8 @@ from kpp_pyro.files.run_folder import RunFolder
 _DESCRIPTION = """Train a memory model on episodes of images, by SVI in Pyro: Kanerva++, or another --model.
 
 Flags replace presets, and presets replace defaults. --dry-run prints the resulting configuration. At the end,
-RUN/figures/memory_at_work.png shows a test episode, its memory, recall and samples, by the best checkpoint."""
+RUN/figures/memory_at_work.png shows a test episode, its memory, recall and samples, by the best checkpoint of a model
+with a memory."""
 _SCRIPT_FLAGS = {
     "out": Annotated[
         Path,
@@ -78,6 +80,7 @@ def main(argv: Sequence[str] | None = None, processes: Processes = SINGLE_PROCES
         resume, out, dry_run = given.pop("resume", None), given.pop("out", None), given.pop("dry_run", False)
         config = resolve(resumed_config(resume, out, given) if resume else new_config(given), processes)
     if dry_run:
+        LOGGERS[config.training.logger].require_installed()
         if out is not None:
             RunFolder(out).require_new()
         print(json.dumps(config.to_json(), indent=2))

@@ -88,6 +88,7 @@ class _Lines(Progress):
 
     def __init__(self, items: Iterable[Any] | None, label: str, **options: Any) -> None:
         self._shown_n: int | None = None  # the count on the last line
+        self._shown_paused_seconds = 0.0  # the pauses before it
         by_time = {"mininterval": _LINE_SECONDS, "miniters": 1}  # not by a guess at the rate
         super().__init__(items, label, **{**options, **by_time, "ncols": 0, "dynamic_ncols": False})
 
@@ -103,8 +104,10 @@ class _Lines(Progress):
 
     def update(self, n: float | None = 1) -> bool | None:
         """Count, and print a line if it is time."""
+        self.mininterval = _LINE_SECONDS - (self._paused_seconds - self._shown_paused_seconds)  # tqdm leaves pauses out
         is_due: bool | None = super().update(n)
         if is_due:
+            self._shown_paused_seconds = self._paused_seconds
             self._print()
         return is_due
 

@@ -40,7 +40,7 @@ class DataConfig(ConfigPart):
     pixels become white, or black below light pictures. --data is another spelling."""
     test_share: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = None
     """Share of the images of --dataset folder or array to hold out for the test, if they have no test images. None: a
-    tenth, or of fewer than 640 images 64, but at most a fifth."""
+    fifth of up to 320 images, then 64, and a tenth of more than 640, at most 10,000."""
     dark_on_light: bool = False
     """Invert the images of --dataset folder or array. Strokes should be light, on a dark background."""
     image_size: Annotated[Count, Field(le=1024)] = 28
@@ -118,4 +118,5 @@ class TrainingConfig(ConfigPart):
     learning rates, which usually raise the bound."""
     logger: Annotated[str, name_in(LOGGERS)] = "tensorboard"
     """Viewer to record metrics, figures and configuration for, in addition to the files of the run folder. wandb and
-    mlflow are extras of this package."""
+    mlflow are extras of this package. A resumed run adds its new steps to the record: a viewer that was not recorded
+    for before lacks the earlier ones."""

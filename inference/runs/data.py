@@ -26,6 +26,7 @@ from kpp_pyro.data.folder import FolderSplits, PictureFiles
 from kpp_pyro.data.images import ImageSplits, LabelledImages, Origin
 from kpp_pyro.data.notes import note_flat, print_above_bars
 from kpp_pyro.data.sampler import TrainingEpisodes
+from kpp_pyro.errors import InputError
 
 _SHORTEST = 2  # images of an episode, where T is left to the data
 
@@ -122,6 +123,9 @@ def _with_length(config: Config, training: LabelledImages | PictureFiles, *held_
     """The configuration with T: if it was left open, 32, or half of that, ..., so that each split has two episodes."""
     if config.data.episode_length is not None:
         return config
+    for images in held_out:
+        if len(images) < _SHORTEST:
+            raise InputError(f"{images.origin.name}: expected {_SHORTEST} images or more, found {len(images)}")
     sizes = {training.origin.name: len(training) - config.training.left_out}
     sizes |= {images.origin.name: len(images) for images in held_out}
     smallest = min(sizes, key=sizes.__getitem__)

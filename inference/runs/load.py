@@ -85,8 +85,8 @@ def load(
         device: auto, cpu, cuda, ...
         data_dir: folder of the data sets; None: that of training.
         processes: those that load it together.
-        plugins: Python file or module that registers parts, or several, see `load_plugins`. Needed for those of the run that you
-            have not given before, and for those that have moved or changed.
+        plugins: Python file or module that registers parts, or several, see `load_plugins`. Needed for those of the
+            run that you have not given before, and for those that have moved or changed.
         changes: fields of the configuration to change, by name, such as `precision` or `classes_per_episode`.
 
     Raises:

@@ -274,7 +274,7 @@ class TrainingRun:
             return
         self._log(step, "test", results)
         plot_figures(self.folder, self.pair, self.episodes.validation)
-        plot_memory_at_work(self.folder, self.pair, self.episodes.test)
+        self.logger.add_figures(plot_memory_at_work(self.folder, self.pair, self.episodes.test), step)
         print(f"test: {describe(results)} (checkpoint of step {step}, the best on the validation set)")
         gain, conditional = (results.get(f"{name}_nats_per_image") for name in ("memory_gain", "conditional_elbo"))
         print(
@@ -321,7 +321,7 @@ def held_out_elbo(
 def train(config: Config | None = None, out: Path | str | None = None, *, resume: bool = False) -> Run:
     """Train a model/guide pair, and evaluate its best checkpoint on the test set.
 
-    At the end, RUN/figures/memory_at_work.png shows a test episode, its memory, recall and samples.
+    At the end, RUN/figures/memory_at_work.png shows a test episode, its memory, recall and samples, if there is one.
 
     Ctrl-C stops training after the current step and saves it; call again with `resume=True` to continue.
 

@@ -95,11 +95,11 @@ def _names_of_splits(path: Path, present: Sequence[str]) -> dict[str, tuple[str,
     """Names of the images and of their labels, by split."""
     one = [{"train": (name, "labels")} for name in _ONE]
     several = [{split: (images.format(split), labels.format(split)) for split in SPLITS} for images, labels in _SEVERAL]
-    for names in (*one, *several):
-        if names["train"][0] in present:
-            return {split: both for split, both in names.items() if both[0] in present}
+    known = [names for names in (*one, *several) if names["train"][0] in present]
+    if len(known) == 1:
+        return {split: both for split, both in known[0].items() if both[0] in present}
     expected = ", ".join(names["train"][0] for names in (*one, *several))
-    found = ", ".join(present) or "no arrays at all"
+    found = ", ".join(names["train"][0] for names in known) or ", ".join(present) or "no arrays at all"
     raise InputError(f"{path}: expected an array of training images, one of {expected}, found {found:.200}")
 
 

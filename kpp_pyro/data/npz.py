@@ -55,7 +55,7 @@ def read_npy(path: Path) -> np.ndarray:
         try:
             return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
         except Exception as error:  # many types, depending on which byte is wrong
-            raise InputError(f"{path}: expected an .npy file of numbers, found {reason(error)}") from error
+            raise InputError(f"{path}: expected an .npy file of numbers, found {_fault(error)}") from error
 
 
 @contextmanager
@@ -116,4 +116,10 @@ def _array(path: Path, content: NpzFile, name: str) -> np.ndarray:
     try:
         return np.asarray(content[name])
     except Exception as error:  # ValueError for Python objects, and what zipfile and zlib raise
-        raise InputError(f"{path}: expected '{name}' to be an array of numbers, found {reason(error)}") from error
+        raise InputError(f"{path}: expected '{name}' to be an array of numbers, found {_fault(error)}") from error
+
+
+def _fault(error: Exception) -> str:
+    """What NumPy's error says of an array, in plain words if it is one of Python objects."""
+    is_of_objects = "Python objects" in str(error) or "allow_pickle" in str(error)
+    return "Python objects, which are never unpickled" if is_of_objects else reason(error)

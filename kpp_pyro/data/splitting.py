@@ -15,6 +15,7 @@ SPLITS = ("train", "validation", "test")
 
 USUAL_EPISODE_LENGTH = 32
 """T where nothing is said of it and a data set is large enough."""
+_SHORTEST_EPISODE = 2  # images
 _FEWEST = {"test": 20, "validation": 10}  # different images that a split is held out of
 MOST_HELD_OUT = 10_000
 SPLIT_SEED = 0
@@ -36,7 +37,7 @@ def complete_splits(
         For each of `SPLITS`, the split of `contents` that its images are from, and their numbers there, int64 (n,).
 
     Raises:
-        InputError: too few different images, or a test share where test images are given.
+        InputError: too few different images, or a test share that leaves too few or is given beside test images.
     """
     if test_share is not None and "test" in contents:
         raise InputError(f"--test-share: expected none, since {source} has test images, found {test_share}")
@@ -47,10 +48,22 @@ def complete_splits(
         count = held_out_count(len(train), test_share if split == "test" else None)
         rest, held_out = _hold_out(contents["train"][train], count, source, fewest)
         parts["train"], parts[split] = ("train", train[rest]), ("train", train[held_out])
+        if split == "test" and test_share is not None:
+            others = _FEWEST["validation"] if "validation" in missing else _SHORTEST_EPISODE
+            _require_usable_share(test_share, source, (len(held_out), len(rest)), (_SHORTEST_EPISODE, others))
     if missing:
         note_split(source, {split: len(index) for split, (_, index) in parts.items()})
     note_repeats(source, [contents[given][index] for given, index in parts.values()])
     return {split: parts[split] for split in SPLITS}
+
+
+def _require_usable_share(test_share: float, source: object, found: tuple[int, int], fewest: tuple[int, int]) -> None:
+    """Raise InputError unless a share leaves enough images, for the test and others."""
+    if found[0] < fewest[0] or found[1] < fewest[1]:
+        expected = f"one that leaves at least {fewest[0]} images of {source} for the test and {fewest[1]} others"
+        raise InputError(
+            f"--test-share: expected {expected}, found {test_share}, which leaves {found[0]} and {found[1]}"
+        )
 
 
 def held_out_count(count: int, share: float | None = None) -> int:

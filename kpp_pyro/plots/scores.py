@@ -23,6 +23,8 @@ _MEMORY_NAMES = {
 def plot_pareto_k(pareto_k: Sequence[float | None], limit: float | None, path: Path | str | None = None) -> Figure:
     """Plot a histogram of the Pareto k-hat of all images; the title counts non-finite values.
 
+    If none is finite, a sentence says so in place of the histogram.
+
     Args:
         pareto_k: k-hat of each image; None if it is not finite.
         limit: k-hat above which the estimate of an image is unreliable; it depends on the number of particles. None: no
@@ -30,16 +32,22 @@ def plot_pareto_k(pareto_k: Sequence[float | None], limit: float | None, path: P
         path: file to write, if any.
     """
     known = [value for value in pareto_k if value is not None]
-    limit = -math.inf if limit is None else limit
     figure = Figure((5.2, 3.6), layout="constrained")
     axis = figure.subplots()
+    axis.set_title("k-hat of the importance weights", fontsize=9)
+    if not known:
+        sentence = f"k-hat is not known for any of {len(pareto_k):,} images:\nit needs more particles (--particles)"
+        axis.text(0.5, 0.5, sentence, ha="center", va="center", fontsize=9, transform=axis.transAxes)
+        axis.set(xticks=[], yticks=[])
+        return save(figure, path)
+    limit = -math.inf if limit is None else limit
     axis.hist([min(max(value, -1.0), 2.0) for value in known], bins=60, range=(-1, 2), color="steelblue")
     axis.axvspan(max(limit, -1.05), 2, color="firebrick", alpha=0.12, lw=0)
     axis.axvline(max(limit, -1.05), color="firebrick", label=f"{limit:.2f}: above, not to be trusted")
     above = 1 - sum(value <= limit for value in known) / max(1, len(pareto_k))
     missing = len(pareto_k) - len(known)
-    title = f"k-hat of the importance weights: {above:.1%} of {len(pareto_k):,} images above {limit:.2f}"
-    axis.set_title(title + (f" ({missing:,} not finite)" if missing else ""), fontsize=9)
+    title = f"{axis.get_title()}: {above:.1%} of {len(pareto_k):,} images above {limit:.2f}"
+    axis.set_title(title + (f"\n({missing:,} not finite)" if missing else ""), fontsize=9)
     axis.set(xlabel="k-hat (PSIS), from -1 or less to 2 or more", ylabel="images", xlim=(-1.05, 2.05))
     legend(axis)
     return save(figure, path)

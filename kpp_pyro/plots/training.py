@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from kpp_pyro.likelihoods import kl_sites
 from kpp_pyro.plots.figures import LINES, legend, plain, save, set_scale
 
+_SHORT_SECONDS = 120  # runs that are shorter are compared in seconds
 _GAIN = "Own minus another's memory"
 _Lines = Mapping[str, Sequence[float | None]]  # by label, a value for each step
 
@@ -73,24 +74,33 @@ def plot_comparison(
     Nats of images of different kinds do not compare. Each kind has a panel of its own.
 
     Args:
-        metrics: records of metrics.jsonl by the name of the run, by the kind of its images.
+        metrics: records of metrics.jsonl by the name of the run, by the kind of its images and episodes.
         path: file to write, if any.
     """
     lines = max(len(runs) for runs in metrics.values())
     figure = Figure((max(6.4, 4.8 * len(metrics)), 3.6 + 0.16 * lines), layout="constrained")
     for axis, (kind, runs) in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics.items(), strict=True):
-        axis.set(xlabel="minutes of training", ylabel="-ELBO, nats per image")
         axis.set_title(f"Validation set\n{kind}", fontsize=10)
         axis.set_prop_cycle(LINES)
-        for name, records in runs.items():
-            needed = ("training_seconds", "elbo_nats_per_image")
-            seen = [record for record in _validation(records) if all(record.get(key) is not None for key in needed)]
-            minutes = [record["training_seconds"] / 60 for record in seen]
-            axis.plot(minutes, [-record["elbo_nats_per_image"] for record in seen], ms=3, label=_legend(name))
+        seen = {name: _timed(records) for name, records in runs.items()}
+        longest_seconds = max(
+            (record["training_seconds"] for records in seen.values() for record in records), default=0
+        )
+        unit, seconds = ("seconds", 1) if longest_seconds < _SHORT_SECONDS else ("minutes", 60)
+        axis.set(xlabel=f"{unit} of training", ylabel="-ELBO, nats per image")
+        for name, records in seen.items():
+            times = [record["training_seconds"] / seconds for record in records]
+            axis.plot(times, [-record["elbo_nats_per_image"] for record in records], ms=3, label=_legend(name))
         set_scale(axis, "y", [value for line in axis.lines for value in line.get_ydata()])
         axis.grid(alpha=0.3)
         legend(axis)
     return save(figure, path)
+
+
+def _timed(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The validation records with a time and a bound."""
+    needed = ("training_seconds", "elbo_nats_per_image")
+    return [record for record in _validation(records) if all(record.get(key) is not None for key in needed)]
 
 
 def _legend(name: str) -> str:

@@ -136,11 +136,16 @@ def test_runs_are_compared_in_one_figure(finished, tmp_path):
 
 def test_runs_on_images_of_other_kinds_have_panels_of_their_own(finished, tmp_path, monkeypatch):
     levels, drawn = trained(tmp_path / "levels", *TINY, "--likelihood", "discretized_logistic"), []
+    short = trained(tmp_path / "short", *TINY, "--episode-length", 8)
     monkeypatch.setattr(kpp_pyro.plots, "plot_comparison", lambda metrics, _: drawn.append(metrics))
     again = shutil.copytree(finished[0], tmp_path / "again")
-    assert run("compare_runs.py", finished[0], levels, again, "--out", tmp_path / "curves.png").returncode == 0
+    assert run("compare_runs.py", finished[0], levels, again, short, "--out", tmp_path / "curves.png").returncode == 0
     kinds = {kind: list(runs) for kind, runs in drawn[0].items()}
-    assert kinds == {"binary, 16 x 16 pixels": ["digits", "again"], "256 levels, 16 x 16 pixels": ["levels"]}
+    assert kinds == {
+        "digits, T = 32\nbinary, 16 x 16 pixels": ["digits", "again"],
+        "digits, T = 32\n256 levels, 16 x 16 pixels": ["levels"],
+        "digits, T = 8\nbinary, 16 x 16 pixels": ["short"],
+    }
 
 
 def test_the_same_seed_gives_the_same_run(finished, tmp_path):

@@ -51,6 +51,16 @@ def test_a_log_gets_a_line_every_half_minute_and_a_last_one(clock, log):
     assert text.splitlines()[0] == "reading:  30% 30/100 [00:30<01:10,  1.00image/s]"
 
 
+def test_pauses_count_towards_the_half_minute(clock, log):
+    with show_progress(label="training", total=20, unit="step", pause_every=1) as bar:
+        for _ in range(20):
+            clock.seconds += 1
+            bar.update()
+            with bar.pause():
+                clock.seconds += 9
+    assert counts(log()) == [4, 7, 10, 13, 16, 19, 20]
+
+
 def test_a_last_line_is_not_repeated_and_neither_notes_nor_labels_print_lines(clock, capsys):
     with show_progress(label="training", total=60, unit="step") as bar:
         for _ in range(60):

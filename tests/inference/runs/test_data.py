@@ -55,7 +55,7 @@ def test_a_split_of_one_image_is_refused(tmp_path: Path) -> None:
     levels = np.random.default_rng(0).integers(0, 256, (50, 16, 16), dtype=np.uint8)
     np.savez(tmp_path / "a.npz", train=levels[:49], test=levels[49:])
     own = Config.preset("array", data_dir=tmp_path / "a.npz", image_size=16)
-    with pytest.raises(InputError, match=r"^--episode-length: expected at most the 1 images of the test split of "):
+    with pytest.raises(InputError, match=r"^the test split of .*a.npz: expected 2 images or more, found 1$"):
         build_episodes(own, CPU)
 
 

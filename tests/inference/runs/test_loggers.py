@@ -195,7 +195,8 @@ def test_a_missing_package_is_named_with_its_command_before_anything_is_read_or_
     monkeypatch.setattr(interface, "version", missing)
     flags = ["--logger", name, "--dataset", "mnist", "--data-dir", tmp_path / "nowhere"]
     sentence = f'error: --logger {name}: expected the package {name} (pip install -e ".[{name}]"), found none'
-    assert refused(run("svi_train.py", *flags, cwd=tmp_path)) == sentence
+    for dry in ([], ["--dry-run"]):
+        assert refused(run("svi_train.py", *flags, *dry, cwd=tmp_path)) == sentence
     assert not list(tmp_path.iterdir())
 
 

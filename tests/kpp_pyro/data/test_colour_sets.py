@@ -261,7 +261,7 @@ def test_an_array_of_python_objects_is_refused_and_not_unpickled(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_imagenet(tmp_path, labels=np.array([Trap()] * 4))
-    with pytest.raises(InputError, match=r"batch_4.npz: expected 'labels' to be an array of numbers, found Object arr"):
+    with pytest.raises(InputError, match=r"batch_4.npz: expected 'labels' to be an array of numbers, found Python obj"):
         load_dataset("imagenet32", tmp_path)
     assert not Path("sprung").exists()
     Path("imagenet32/train_data_batch_1.npz").write_bytes(pickle.dumps(Trap()))

@@ -56,5 +56,12 @@ def test_too_few_different_images_are_refused(contents: Tensor, found: str) -> N
 
 
 def test_a_share_that_leaves_too_few_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^here: expected 10 different images or more, .*, found 5$"):
+    expected = (
+        r"^--test-share: expected one that leaves at least 2 images of here for the test and {} others, found {}$"
+    )
+    with pytest.raises(InputError, match=expected.format(10, r"0\.9, which leaves 45 and 5")):
         complete_splits({"train": torch.arange(50)}, "here", test_share=0.9)
+    with pytest.raises(InputError, match=expected.format(10, r"0\.001, which leaves 1 and 59")):
+        complete_splits({"train": torch.arange(60)}, "here", test_share=0.001)
+    with pytest.raises(InputError, match=expected.format(2, r"0\.99, which leaves 59 and 1")):
+        complete_splits({"train": torch.arange(60), "validation": torch.arange(60, 70)}, "here", test_share=0.99)

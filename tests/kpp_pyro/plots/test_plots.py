@@ -455,8 +455,14 @@ def test_bars_stand_over_their_distance_on_the_side_of_the_line_that_it_is_on():
 
 def test_k_hats_are_counted_above_the_limit_that_is_given_and_those_not_finite_with_them():
     axis = plot_pareto_k([0.2, 0.6, 0.69, None], 0.5).axes[0]
-    assert axis.get_title() == "k-hat of the importance weights: 75.0% of 4 images above 0.50 (1 not finite)"
+    assert axis.get_title() == "k-hat of the importance weights: 75.0% of 4 images above 0.50\n(1 not finite)"
     assert axis.lines[0].get_xdata() == [0.5, 0.5]
+
+
+def test_k_hats_that_are_all_unknown_are_a_sentence_in_place_of_a_histogram():
+    (axis,) = plot_pareto_k([None] * 7, None).axes
+    assert not axis.patches and not axis.lines
+    assert axis.texts[0].get_text().startswith("k-hat is not known for any of 7 images")
 
 
 def test_figures_of_as_little_as_there_can_be_are_drawn_without_warnings(path):
@@ -472,14 +478,22 @@ def test_figures_of_as_little_as_there_can_be_are_drawn_without_warnings(path):
 
 
 def test_names_of_runs_are_no_formulas_and_incomplete_records_are_left_out(tmp_path):
-    record = {"step": 1, "split": "validation", "elbo_nats_per_image": -3.0, "training_seconds": 60.0}
+    record = {"step": 1, "split": "validation", "elbo_nats_per_image": -3.0, "training_seconds": 180.0}
     incomplete = [{**record, "elbo_nats_per_image": None}, {"step": 2, "split": "validation"}]
     runs = {"$\\frac$": [record, *incomplete], "empty": incomplete}
     figure = plot_comparison({"binary": runs}, tmp_path / "a.png")
     lines = figure.axes[0].get_lines()
     assert [line.get_label() for line in lines] == [r"\$\frac\$", "empty"]
-    assert [list(line.get_xdata()) for line in lines] == [[1.0], []]
+    assert [list(line.get_xdata()) for line in lines] == [[3.0], []]
     assert [list(line.get_ydata()) for line in lines] == [[3.0], []]
+
+
+def test_short_runs_are_compared_in_seconds():
+    record = {"step": 1, "split": "validation", "elbo_nats_per_image": -3.0}
+    runs = {name: [{**record, "training_seconds": seconds}] for name, seconds in (("a", 0.1), ("b", 119.0))}
+    (axis,) = plot_comparison({"binary": runs}).axes
+    assert axis.get_xlabel() == "seconds of training"
+    assert [list(line.get_xdata()) for line in axis.get_lines()] == [[0.1], [119.0]]
 
 
 def test_colours_are_shown_as_they_are():

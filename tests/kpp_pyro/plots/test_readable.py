@@ -120,7 +120,10 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "bounds of many particles": lambda: plots.plot_bounds(bounds(4_000.0, 10_000), -4_010.0),
     "comparison": lambda: plots.plot_comparison({"binary, 28 x 28 pixels": {f"run_{n}": METRICS for n in range(6)}}),
     "comparison of two kinds": lambda: plots.plot_comparison(
-        {"binary, 28 x 28 pixels": {"mnist": METRICS}, "256 levels, 32 x 32 pixels, 3 channels": {"cifar10": METRICS}}
+        {
+            "mnist, T = 32\nbinary, 28 x 28 pixels": {"mnist": METRICS},
+            "cifar10, T = 32\n256 levels, 32 x 32 pixels, 3 channels": {"cifar10": METRICS},
+        }
     ),
     "controls": lambda: plots.plot_controls(
         {"own": score(80.1, True), "left_out": score(12_664.0), "other": score(17_041.0), "empty": score(9.5)}, -3.47
@@ -160,6 +163,8 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     ),
     "memory_costs": lambda: plots.plot_memory_costs([costs_of(f"a_memory, number {n}", 0.01 + n) for n in range(6)]),
     "pareto_k": lambda: plots.plot_pareto_k([n / 40 for n in range(-40, 80)], 0.7),
+    "pareto_k of few particles": lambda: plots.plot_pareto_k([None] * 10_000, None),
+    "pareto_k of some images": lambda: plots.plot_pareto_k([0.1, 0.3, None] * 10_000, 0.7),
     "recall": lambda: plots.plot_recall(IMAGES, IMAGES, IMAGES),
     "reconstructions": lambda: plots.plot_reconstructions(IMAGES, IMAGES),
     "samples": lambda: plots.plot_samples(IMAGES[None, :16]),
