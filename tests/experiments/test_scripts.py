@@ -19,6 +19,7 @@ import matplotlib.image
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import inference.runs.training_run
 import kpp_pyro.plots
@@ -113,6 +114,12 @@ def test_the_best_checkpoint_is_that_of_the_best_validation_elbo(finished):
     assert state["step"] == best["step"]
     last = load_checkpoint(folder / "checkpoint.pt")
     assert last["best_elbo_nats_per_image"] == pytest.approx(best["elbo_nats_per_image"])
+
+
+def test_the_memory_at_work_is_recorded_at_the_step_of_the_best_checkpoint(finished):
+    found = EventAccumulator(str(finished[0] / "tensorboard")).Reload()
+    (image,) = found.Images("memory_at_work")
+    assert image.step == load_checkpoint(finished[0] / "best.pt")["step"]
 
 
 def test_figures_are_drawn_again_pixel_for_pixel(finished):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -178,3 +179,8 @@ def test_a_field_cannot_be_deleted():
     part = Inner()
     with pytest.raises(InputError, match=r"^depth: expected every field of a configuration to stay, found a deletion$"):
         del part.depth
+
+
+def test_a_text_is_no_list_of_texts():
+    with pytest.raises(InputError, match=r"^names: expected a list, found 'a.png'$"):
+        require_value("names", "a.png", Sequence[str])

@@ -140,6 +140,7 @@ def test_a_yaml_file_of_fields_is_read_with_presets(tmp_path):
         ("other.yaml", "- 3", "expected a mapping, found a list"),
         ("other.yaml", "{", "expected YAML, found .*"),
         ("other.yaml", "steps: 3\nsteps: 4", "expected each key once in the mapping of line 1, found steps twice"),
+        ("own.yaml", "data: a.npy", r"--data: expected a field .*\(did you mean data_dir\?\)"),
         ("other.yaml", "stepz: 3", r"--stepz: expected .*\(did you mean steps\?\)"),
         ("other.yaml", "steps: many", "--steps: expected a whole number, found 'many'"),
     ],
