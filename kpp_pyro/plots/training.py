@@ -91,6 +91,7 @@ def plot_comparison(
         for name, records in seen.items():
             times = [record["training_seconds"] / seconds for record in records]
             axis.plot(times, [-record["elbo_nats_per_image"] for record in records], ms=3, label=_legend(name))
+        axis.set_xlim(left=0)
         set_scale(axis, "y", [value for line in axis.lines for value in line.get_ydata()])
         axis.grid(alpha=0.3)
         legend(axis)
