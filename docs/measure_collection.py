@@ -1,8 +1,8 @@
 """Measurements of `collections.md`: up to 100,000 MNIST digits in one collection, and searches with as many bytes.
 
 export PYTHONPATH=.
-python docs/measure_collection.py --data-dir DIR --out measured.json      # about half an hour on two cores
-python docs/measure_collection.py --draw measured.json                    # docs/figures/collection.png
+python docs/measure_collection.py --data-dir DIR --out docs/figures/collection.json      # six minutes
+python docs/measure_collection.py --draw docs/figures/collection.json                    # docs/figures/collection.png
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from inference.collection.records import Recalled
 from inference.trained_memory import TrainedMemory
 from kpp_pyro.data import augment, load_dataset
 from kpp_pyro.files.run_folder import environment
-from kpp_pyro.plots.figures import save
+from kpp_pyro.plots.figures import LINES, legend, save
 from kpp_pyro.progress import show_progress
 
 CORRUPTIONS = {
@@ -239,27 +239,39 @@ def measure_faiss(collection: Collection, images: Tensor, content: dict[str, Any
 
 
 def draw(content: dict[str, Any]) -> None:
-    """Draw time and memory, and the shares that are found, against the number of images."""
+    """Draw time and memory, and what is found and known, against the number of images."""
     points = content["points"]
-    sizes = [point["images"] for point in points]
-    figure = Figure((12, 3.8), layout="constrained")
-    timing, found, trust = figure.subplots(1, 3)
-    timing.plot(sizes, [point["one_cue_ms"]["median"] for point in points], marker="o", label="one cue, ms")
-    timing.plot(sizes, [point["block_bytes"] / 2**20 for point in points], marker="s", label="blocks, MiB")
-    timing.plot(sizes, [point["write_seconds"] for point in points], marker="^", label="writing the new ones, s")
-    timing.set(yscale="log", title="time and memory")
-    for name in CORRUPTIONS:
-        found.plot(sizes, [point["recall"][name]["found_share"] for point in points], marker="o", label=name)
-    found.set(title="share that is found", ylim=(0, 1.02))
-    for name in CORRUPTIONS:
-        wrong = [point["recall"][name]["wrong_of_found_or_not_share"] for point in points]
-        trust.plot(sizes, wrong, marker="o", label=name)
-    trust.set(title='share of wrong answers to "was it written?"', ylim=(0, None))
-    for axis in (timing, found, trust):
+    costs = {
+        "one cue, ms": [point["one_cue_ms"]["median"] for point in points],
+        "blocks, MiB": [point["block_bytes"] / 2**20 for point in points],
+        "writing the new ones, s": [point["write_seconds"] for point in points],
+    }
+    wrong = {name: [point["recall"][name]["wrong_of_found_or_not_share"] for point in points] for name in CORRUPTIONS}
+    panels = {
+        "time and memory": costs,
+        "share found, salt and pepper 40 %": found_shares(points, "salt and pepper, 40 %"),
+        "share found, a quarter masked": found_shares(points, "mask, 25 %"),
+        'wrong about "was it written", share': wrong,
+    }
+    figure = Figure((15, 4.6), layout="constrained")
+    for axis, (title, lines) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        for (name, values), style in zip(lines.items(), LINES, strict=False):
+            axis.plot([point["images"] for point in points], values, label=name, **style)
         axis.set(xscale="log", xlabel="images in the collection")
+        axis.set_title(title, fontsize=10)
+        axis.set_yscale("log") if lines is costs else axis.set_ylim(0, None)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+        legend(axis)
     save(figure, FIGURE)
+
+
+def found_shares(points: Sequence[Mapping[str, Any]], name: str) -> dict[str, list[float]]:
+    """Shares that are found, by the collection and by nearest neighbours, for one corruption."""
+    results = [point["recall"][name] for point in points]
+    found = {"collection (400 bytes)": [result["found_share"] for result in results]}
+    for vectors in results[0]["nearest_neighbour_found_share"]:
+        found[vectors] = [result["nearest_neighbour_found_share"][vectors] for result in results]
+    return found
 
 
 if __name__ == "__main__":

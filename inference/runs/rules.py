@@ -110,11 +110,6 @@ def _idle_fields(config: AllParts) -> Iterator[Conflict]:
         if not source.own and values[name] != standard[name]:
             what = f"{standard[name]}, its default, with --dataset {dataset}, whose images are not your own"
             yield name, what, values[name]
-    training = config.training
-    before_the_last = (training.steps - 1) // training.evaluate_every  # evaluations, of which the first is the best
-    if training.patience is not None and training.patience >= before_the_last:
-        what = f"less than the {before_the_last} evaluations before the last step, since more cannot end training"
-        yield "patience", what, training.patience
     for name in ("binarize", "test_binarize"):
         if not is_binary(config) and values[name] != standard[name]:
             what = (
