@@ -11,7 +11,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,7 +175,15 @@ def neighbours(
         stored, sought = vectors(images), vectors(cues.masked_fill(hidden, 0.0))
         nearest = torch.cat([torch.cdist(part, stored).argmin(1) for part in sought.split(64)])
         found[name] = (nearest == chosen).float().mean().item()
+    known, bits = (~hidden).float().flatten(1), images.flatten(1)  # |k (q - x)|^2 for bits x, up to |k q|^2
+    nearest = [(-2 * (k * q) @ bits.mT + k @ bits.mT).argmin(1) for k, q in pairs(known, cues.flatten(1))]
+    found["known pixels of 1 bit (98 bytes)"] = (torch.cat(nearest) == chosen).float().mean().item()
     return found
+
+
+def pairs(known: Tensor, cues: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+    """Some cues at a time, with what is known of them."""
+    return zip(known.split(64), cues.split(64), strict=True)
 
 
 def searches(trained: TrainedMemory, images: Tensor) -> Mapping[str, Callable[[Tensor], Tensor]]:
