@@ -49,7 +49,7 @@ class Arguments(RunArguments):
     dark_on_light: bool = False
     """Invert all pictures: models of drawings are trained on light strokes on a dark ground."""
     matches: Annotated[Count, tyro.conf.arg(metavar="N")] = 5
-    """Pictures to show for each cue."""
+    """Pictures to show for each cue, at most --candidates."""
     candidates: Candidates = 256
     """Pictures of similar content that are compared with each cue. More find more, and take longer."""
     index: IndexName = "auto"
@@ -73,10 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     with naming("--remove"):
         for name in arguments.remove:
             collection.remove(name)
-    if arguments.write:
-        print(write_pictures(run, collection, arguments.write, arguments.dark_on_light))
+    written = arguments.write and write_pictures(run, collection, arguments.write, arguments.dark_on_light)
     if arguments.write or arguments.remove:
         collection.save(folder)
+        if written:
+            print(written)
         memories = count_of(collection.memories, "memory", "memories")
         print(f"{count_of(len(collection), 'picture')} in {memories} of {collection.capacity}: {folder}")
     if cue:

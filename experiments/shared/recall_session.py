@@ -77,6 +77,8 @@ def show_recall(
 
 def pictures(run: Run, path: Path, dark_on_light: bool) -> tuple[list[str], Tensor]:
     """Names and images (n, C, H, W) of a picture or of a folder, as the run's model takes them."""
+    if not path.exists():
+        raise InputError(f"{path}: expected a picture, or a folder of pictures, found none")
     names, images = named_pictures(path, run.memory.image_shape, dark_on_light)
     return names, for_model(images, run.memory)
 
@@ -97,7 +99,8 @@ def cues_of(run: Run, path: Path, mask: Path | None, dark_on_light: bool) -> tup
         names, cues = pictures(run, path, dark_on_light)
     if mask is None:
         return names, cues, None
-    size = picture_size(mask)
+    with naming("--mask"):
+        size = picture_size(mask)
     for name in names:
         cue = path / name if path.is_dir() else path
         if picture_size(cue) != size:
@@ -105,7 +108,10 @@ def cues_of(run: Run, path: Path, mask: Path | None, dark_on_light: bool) -> tup
             expected = f"a picture of the size of {cue}, {width} x {height}"
             raise InputError(f"--mask: expected {expected}, found {mask} of {size[0]} x {size[1]}")
     _, height, width = run.memory.image_shape
-    return names, cues, (read_picture(mask, (1, height, width)) > 0.5).expand(cues.shape)
+    missing = read_picture(mask, (1, height, width)) > 0.5
+    if missing.all():
+        raise InputError(f"--mask: expected a known pixel, found none: {mask} is light everywhere")
+    return names, cues, missing.expand(cues.shape)
 
 
 def report(collection: Collection, cues: Sequence[str], recalled: Sequence[Recalled]) -> dict[str, Any]:

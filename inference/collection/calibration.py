@@ -27,6 +27,7 @@ from kpp_pyro.corruptions import CORRUPTIONS, Corrupted, corrupt
 from kpp_pyro.schema import FileContent, Natural
 
 _MOST_IMAGES = 256  # of a sample
+_CUES_OF_IMAGE = 8  # that count as independent
 _PENALTY = 0.1  # of a regression's squared weights
 _INDEPENDENT = 0.1  # share of the dimensions that count as independent, where candidates behind the best are compared
 
@@ -78,13 +79,19 @@ class Regression(FileContent):
         return ((features - mean) / scale @ weights + self.intercept).sigmoid()
 
     @classmethod
-    def fit(cls, features: Tensor, truth: Tensor) -> Regression:
-        """Fit to features (Q, F) and what is true, bool (Q,). Two half cues at the mean stand for both outcomes."""
+    def fit(cls, features: Tensor, truth: Tensor, weight: float = 1.0) -> Regression:
+        """Fit to features (Q, F) and what is true, bool (Q,). Two half cues at the mean stand for both outcomes.
+
+        Args:
+            features: of the cues.
+            truth: what is true of them.
+            weight: of each cue; the less, the nearer to 1/2 are the probabilities.
+        """
         from sklearn.linear_model import LogisticRegression
 
         mean, scale = features.mean(0), features.std(0).clamp(2e-6, 1e6)
         standard = torch.cat([(features - mean) / scale, torch.zeros(2, features.shape[1])]).double()
-        outcomes, weights = torch.cat([truth, torch.tensor([True, False])]), torch.ones(len(standard))
+        outcomes, weights = torch.cat([truth, torch.tensor([True, False])]), torch.full((len(standard),), weight)
         weights[-2:] = 0.5
         regression = LogisticRegression(C=1 / _PENALTY, max_iter=5000)
         regression.fit(standard.numpy(), outcomes.numpy(), sample_weight=weights.numpy())
@@ -117,16 +124,19 @@ class Calibration(FileContent):
         """P(candidate is the one | cue), (Q, C), and P(written | cue), (Q,).
 
         The other candidates share what the best one leaves, but none gets more than it; the rest is of images that are
-        no candidates.
+        no candidates. Candidates of equal content share what one of them would get.
         """
-        features = ranking.features()
+        contents = ranking.distinct()
+        features = contents.features()
         written, right = (kind.probability(features) for kind in (self.written, self.right))
-        others = shares_of(ranking)
+        others = shares_of(contents)
         others[:, 0] = 0
         others = others / others.sum(-1, keepdim=True).clamp(min=1e-30) * (1 - right).unsqueeze(-1)
         others = torch.minimum(others, right.unsqueeze(-1))
         others[:, 0] = right
-        return others * written.unsqueeze(-1), written
+        content = ranking.heads.cumsum(-1) - 1  # of each candidate
+        copies = torch.zeros_like(others).scatter_add(1, content, torch.ones_like(others))
+        return (others / copies.clamp(min=1)).gather(1, content) * written.unsqueeze(-1), written
 
     @classmethod
     def fit(cls, written: Ranking, own: Tensor, left_out: Ranking, collection: int) -> Calibration:
@@ -138,13 +148,15 @@ class Calibration(FileContent):
             left_out: candidates of the same cues without these slots.
             collection: number of images in the collection.
         """
-        of_written, of_others = written.features(), left_out.features()
+        of_written, of_others = written.distinct().features(), left_out.distinct().features()
+        images = len(own.unique())
+        weight = min(1.0, _CUES_OF_IMAGE * images / len(own))  # cues of one image are not independent
         return cls(
             collection=collection,
-            images=len(own.unique()),
+            images=images,
             cues=len(own),
-            written=Regression.fit(torch.cat([of_written, of_others]), torch.arange(2 * len(own)) < len(own)),
-            right=Regression.fit(of_written, written.slots[:, 0] == own),
+            written=Regression.fit(torch.cat([of_written, of_others]), torch.arange(2 * len(own)) < len(own), weight),
+            right=Regression.fit(of_written, written.slots[:, 0] == own, weight),
         )
 
 

@@ -29,7 +29,7 @@ from inference.collection.index import ExactIndex, FaissIndex, Index, has_faiss
 from inference.collection.options import Candidates, IndexName
 from inference.collection.ranking import Ranking
 from inference.collection.records import Match, Recalled
-from inference.collection.search import Search
+from inference.collection.search import SAME_CONTENT, Search
 from inference.collection.slots import Slots
 from inference.memory_types import Memory
 from inference.trained_memory import TrainedMemory, described, require_tensor
@@ -45,7 +45,6 @@ _CUES_AT_ONCE = 64
 _CALIBRATION_CUES, _CALIBRATION_CANDIDATES = 512, 256
 _SILENT_SECONDS = 3.0  # before a progress bar is shown
 _CHANGED = 0.2  # share of the images after whose change a collection is calibrated again
-_SAME = 1e-3  # difference of contents, up to which they are of equal images
 _MOST_EXACT = 250_000  # images that `index="auto"` searches exactly
 _LEAST_APPROXIMATE = 1_000  # images; of fewer, an approximate index has nothing to leave out
 
@@ -182,7 +181,7 @@ class Collection:
         Args:
             cues: (Q, C, H, W), or (C, H, W) for one: copies of images, noisy or with missing pixels.
             mask: bool, of the shape of `cues`, True where a pixel is missing.
-            matches: how many images to return for each cue.
+            matches: how many images to return for each cue, at most `candidates`.
             candidates: how many images of similar content are compared with each cue. More find more, and take longer.
 
         Returns:
@@ -292,8 +291,7 @@ class Collection:
 
     def _is_stale(self) -> bool:
         """Whether too much has changed since the last calibration."""
-        before = 0 if self.calibration is None else self.calibration.collection
-        return self._changes > _CHANGED * before
+        return self.calibration is None or self._changes > _CHANGED * self.calibration.collection
 
     def _different(self, images: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Slots (n,) and images (n, C, H, W) of those whose content no other image has."""
@@ -302,7 +300,10 @@ class Collection:
         slots = torch.tensor([self._slots.slot(name) for name in images])
         own, others = self._slots.blocks(slots), self._searched().nearest(slots, 2)
         near = [(self._slots.blocks(other.clamp(min=0)) - own).abs().flatten(1).amax(1) for other in others.T]
-        twins = [(there < _SAME) & (other >= 0) & (other != slots) for there, other in zip(near, others.T, strict=True)]
+        twins = [
+            (there < SAME_CONTENT) & (other >= 0) & (other != slots)
+            for there, other in zip(near, others.T, strict=True)
+        ]
         kept = ~torch.stack(twins).any(0)
         chosen = torch.stack(list(images.values()))[kept]
         return slots[kept], chosen.to(self.trained.device, self.trained.dtype)
@@ -375,7 +376,8 @@ class Collection:
 
     def _images(self, name: str, images: Tensor) -> Tensor:
         """Images (n, C, H, W), checked, on the model's device."""
-        if images.ndim != 4:
+        require_tensor(name, images)
+        if images.ndim != 4 or images.shape[1:] != self.trained.image_shape or not len(images):
             expected = ", ".join(map(str, self.trained.image_shape))
             raise InputError(f"{name}: expected (n, {expected}), found {tuple(images.shape)}")
         return self.trained.checked_images(name, images)[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ class Ranking:
     Attributes:
         slots: of the candidates, best first, (Q, C); -1 for none.
         errors: their mean square differences from the cues over the known dimensions, (Q, C); infinite for none.
+        heads: whether a candidate is the first of those of equal content, which stand side by side, bool (Q, C).
         own_error: that of the same networks without the memory, (Q,).
         excess: logarithm of the part of the best candidate's error in which it is brighter than the cue, over the
             other part, (Q,). A hole that is not known to be one makes it large.
@@ -29,6 +30,7 @@ class Ranking:
 
     slots: Tensor
     errors: Tensor
+    heads: Tensor
     own_error: Tensor
     excess: Tensor
     known: Tensor
@@ -41,6 +43,13 @@ class Ranking:
     def select(self, rows: Tensor) -> Ranking:
         """The rankings of some of the cues, int64 (n,)."""
         return Ranking(*(value[rows] for value in vars(self).values()))
+
+    def distinct(self) -> Ranking:
+        """The ranking of contents: of candidates of equal content, the first one alone."""
+        order = (~self.heads).int().argsort(dim=-1, stable=True)
+        kept = self.heads.gather(1, order)
+        errors = self.errors.gather(1, order).masked_fill(~kept, torch.inf)
+        return replace(self, slots=self.slots.gather(1, order).masked_fill(~kept, -1), errors=errors, heads=kept)
 
     def nats(self) -> Tensor:
         """By how many nats the best candidate explains each cue better than each candidate, (Q, C)."""

@@ -11,6 +11,8 @@ from inference.collection.ranking import Ranking
 from inference.collection.slots import Slots
 from inference.trained_memory import filled, next_cue
 
+SAME_CONTENT = 1e-3
+"""Largest difference of two blocks, up to which they are of equal images."""
 _SMALLEST = 1e-5  # of a mean square difference: its logarithm is finite
 _READS_WITH_MISSING = 3  # of cues with missing pixels: each read fills these pixels for the next search
 
@@ -55,7 +57,7 @@ class Search:
         assert found is not None and own_error is not None
         known = (~missing).flatten(1).sum(1).to(own_error)
         excess = _excess(self._contents.decode(self._slots.blocks(found[0][:, 0].clamp(min=0))), cues, missing)
-        return Ranking(found[0], found[1].cpu(), own_error.cpu(), excess.cpu(), known.cpu())
+        return Ranking(found[0], found[1].cpu(), self._heads(found[0]), own_error.cpu(), excess.cpu(), known.cpu())
 
     def nearest(self, slots: Tensor, count: int) -> Tensor:
         """Slots (n, count) whose contents are nearest to those of slots (n,), themselves among them; -1 for none."""
@@ -69,6 +71,12 @@ class Search:
         slots = self._index.search(points, self._free, candidates + 1)
         slots = slots.masked_fill(slots == left_out.unsqueeze(-1), -1)
         return slots.gather(1, (slots < 0).int().argsort(dim=1, stable=True))[:, :candidates]
+
+    def _heads(self, slots: Tensor) -> Tensor:
+        """Whether candidates (Q, C) have another content than the one before, bool (Q, C)."""
+        blocks = self._slots.blocks(slots.clamp(min=0).flatten()).flatten(1).unflatten(0, slots.shape)
+        other = (blocks[:, 1:] - blocks[:, :-1]).abs().amax(-1) >= SAME_CONTENT
+        return torch.cat([torch.ones_like(slots[:, :1], dtype=torch.bool), other | (slots[:, 1:] < 0)], 1)
 
     def _compared(
         self, slots: Tensor, cues: Tensor, missing: Tensor, before: tuple[Tensor, Tensor] | None

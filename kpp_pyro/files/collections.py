@@ -113,7 +113,7 @@ def write_collection(path: Path | str, saved: SavedCollection) -> str:
     with writing(folder), FileLock(folder / _LOCK):
         before = _content(folder / _LIST) if (folder / _LIST).exists() else b""
         if _digest(before) != saved.digest:
-            found = "another one, or one that was saved elsewhere since" if before else "none"
+            found = "another one, or one that was saved elsewhere since; load it again" if before else "none"
             raise InputError(f"{path}: expected the collection that was loaded from there, found {found}")
         files = [_write(folder, f"blocks-{number:05}", "blocks", shard) for number, shard in enumerate(saved.shards)]
         sample = saved.sample and _write(folder, "sample", "images", saved.sample)

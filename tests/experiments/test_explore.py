@@ -117,15 +117,25 @@ def source(page: Any, place: str) -> str:
     return page.locator(f"{place} img").first.get_attribute("src")
 
 
-def wait_for_another(page: Any, place: str, before: str) -> None:
+def wait_for_another(page: Any, place: str, before: str, **options: Any) -> None:
     changed = "([place, before]) => document.querySelector(place + ' img').src !== before"
-    page.wait_for_function(changed, arg=[place, before])
+    page.wait_for_function(changed, arg=[place, before], **options)
 
 
-def press(page: Any, place: str, x: float, y: float) -> None:
-    """Press a picture at shares of its width and height."""
-    box = page.locator(f"{place} img").bounding_box()
-    page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+def press(page: Any, place: str, x: float, y: float, changed: str) -> None:
+    """Press a picture at shares of its width and height, until another one changes: a loading page does not listen."""
+    from playwright.sync_api import TimeoutError
+
+    before, picture = source(page, changed), page.locator(f"{place} img").first
+    for _ in range(20):
+        box = picture.bounding_box()
+        picture.click(position={"x": x * box["width"], "y": y * box["height"]})
+        try:
+            wait_for_another(page, changed, before, timeout=4_000)
+            return
+        except TimeoutError:
+            continue
+    raise AssertionError(f"pressing {place} changes nothing")
 
 
 def test_moving_a_slider_moves_the_key_and_reads_another_block(page):
@@ -137,17 +147,14 @@ def test_moving_a_slider_moves_the_key_and_reads_another_block(page):
 
 
 def test_pressing_the_memory_moves_the_key_and_its_sliders(page):
-    read = source(page, "#read")
-    press(page, "#memory", 0.48, 0.4)
-    wait_for_another(page, "#read", read)
+    press(page, "#memory", 0.48, 0.4, changed="#read")
     assert float(page.locator("#x input[type=range]").input_value()) > 90
     assert float(page.locator("#y input[type=range]").input_value()) > 70
 
 
 def test_an_image_is_chosen_damaged_and_recalled_step_by_step(page):
-    episode, read = source(page, "#episode"), source(page, "#read")
-    press(page, "#episode", 0.99, 0.01)
-    wait_for_another(page, "#episode", episode)
+    read = source(page, "#read")
+    press(page, "#episode", 0.98, 0.02, changed="#episode")
     page.get_by_text("image 8", exact=True).wait_for()  # the last of the first row
     assert page.locator("#image input[type=range]").input_value() == "8"
     assert source(page, "#read") != read

@@ -123,6 +123,10 @@ REFUSED = {
         ["--collection", "c", "--cue", "drawings", "--mask", "hole.png"],
         "--mask: expected a picture of the size of drawings/0/0.png, 16 x 16, found hole.png of 20 x 20",
     ),
+    "a mask that hides everything": (
+        ["--out", "new", "--write", "more", "--cue", "drawings", "--mask", "white.png"],
+        "--mask: expected a known pixel, found none: white.png is light everywhere",
+    ),
     "a folder as a mask": (["--collection", "c", "--cue", "drawings", "--mask", "drawings"], "expected a picture"),
     "a cue that is not there": (
         ["--collection", "c", "--write", "more", "--cue", "nowhere.png"],
@@ -145,6 +149,7 @@ def folder(learned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_picture(place / "drawings" / "1.png", torch.zeros(1, SIDE, SIDE))
     save_picture(place / "more" / "2.png", torch.eye(SIDE)[None])
     save_picture(place / "hole.png", torch.ones(1, 20, 20))
+    save_picture(place / "white.png", torch.ones(1, SIDE, SIDE))
     recall(learned, "--write", place / "drawings", "--out", place / "c")
     return place
 

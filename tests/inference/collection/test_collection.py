@@ -356,6 +356,16 @@ def test_images_that_were_written_twice_do_not_count_as_left_out():
     assert same.calibrate() is None
 
 
+def test_both_names_of_an_image_have_the_same_probability():
+    collection, images = written(8), some_images(8)
+    cue = collection.read(["2"])[0]
+    alone = collection.recall(cue)[0].matches[0].probability
+    collection.write(images[2:3], ["copy"])
+    first, second = collection.recall(cue)[0].matches[:2]
+    assert {first.name, second.name} == {"2", "copy"}
+    assert first.probability == pytest.approx(second.probability) == pytest.approx(alone / 2, rel=0.1)
+
+
 def test_numbers_of_images_without_names_leave_out_names_that_are_taken():
     collection = written(1, names=["1"])
     assert collection.write(some_images(2, seed=1)) == ["0", "2"]
