@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = parse(Arguments, argv)
     require_valid(arguments)
-    from experiments.shared.recall_session import count_of, cues_of, open_collection, show_recall, write_pictures
+    from experiments.shared.pictures import describe_size
+    from experiments.shared.recall_session import cues_of, open_collection, show_recall, write_pictures
     from inference.runs.config import naming
     from inference.runs.load import load
 
@@ -78,8 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         collection.save(folder)
         if written:
             print(written)
-        memories = count_of(collection.memories, "memory", "memories")
-        print(f"{count_of(len(collection), 'picture')} in {memories} of {collection.capacity}: {folder}")
+        print(f"{describe_size(collection)}: {folder}")
     if cue:
         names, cues, missing = cue
         recalled = collection.recall(cues, missing, arguments.matches, arguments.candidates)

@@ -392,14 +392,18 @@ class TrainedMemory:
         shape, event = tuple(memory.value.shape), self.model.memory_shape
         if shape[-len(event) :] != event or len(shape) > len(event) + 1 or not memory.value.numel():
             raise InputError(f"{name}: expected memories of shape {event} of this model, found {shape}")
-        if memory.author != self.fingerprint:
-            raise InputError(
-                f"{name}: expected one written by this model ({self.fingerprint[:12]}), "
-                f"found one of another ({str(memory.author)[:12] or 'unknown'})"
-            )
+        self.require_author(name, memory.author)
         if not memory.value.is_floating_point() or not (memory.value.abs() <= _LARGEST).all():  # refuses NaN, too
             raise InputError(f"{name}: expected floats of at most {_LARGEST:g}, found {described(memory.value)}")
         return memory.value.to(self.device, self.dtype).reshape(-1, 1, *event)
+
+    def require_author(self, name: str, author: str) -> None:
+        """Raise InputError, which names what was written, unless `author` is the fingerprint of this model."""
+        if author != self.fingerprint:
+            raise InputError(
+                f"{name}: expected one written by this model ({self.fingerprint[:12]}), "
+                f"found one of another ({str(author)[:12] or 'unknown'})"
+            )
 
     def _batch(self, memory: Memory) -> tuple[int, ...]:
         """(B,), or () for a single memory."""

@@ -14,6 +14,7 @@ import gradio as gr
 from experiments.shared.explore_own import OwnPictures
 from experiments.shared.explore_session import Explorer, Percent, Session
 from experiments.shared.explore_view import View
+from experiments.shared.pictures import describe_size
 from kpp_pyro.corruptions import CORRUPTIONS
 from kpp_pyro.errors import InputError
 
@@ -96,12 +97,12 @@ class Controls:
                 names, images = own.write(paths, dark_on_light)
         except InputError as error:
             return None, _status(str(error)), *(gr.skip(),) * _WRITE_CHANGES
-        memory = own.memory_of(names[0])
+        memory = own.collection.memory_of(names[0])
         now = self.explorer.open_own(own, memory)
         now = replace(now, chosen=now.names.index(names[0]))
         light = self.explorer.trained.distance.binary and images.mean().item() > 0.5
         hint = " They are mostly light: tick “Dark on light” if their strokes are dark." * light
-        status = _status(f"Written: {len(names):,}. Now {self.view.written(own)}{hint}")
+        status = _status(f"Written: {len(names):,}. Now {describe_size(own.collection)}.{hint}")
         which = self.which(MINE, own, memory)
         return None, status, gr.Radio(value=MINE, visible=True), which, own, *self._opened(now)
 

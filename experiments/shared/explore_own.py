@@ -54,10 +54,6 @@ class OwnPictures:
         cue = self._read([file], dark_on_light)[0]
         return cue, self.collection.recall(cue)[0]
 
-    def memory_of(self, name: str) -> int:
-        """Number of the memory that has a picture."""
-        return next(number for number in range(self.collection.memories) if name in self.collection.names_in(number))
-
     def episode(self, number: int) -> tuple[list[str], Tensor]:
         """Names and images (n, C, H, W) of a memory; of a loaded memory, what its blocks are read as.
 

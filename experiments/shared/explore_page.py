@@ -12,6 +12,7 @@ from experiments.shared.explore_own import MOST_FILES
 from experiments.shared.explore_session import Explorer
 from experiments.shared.explore_style import POINTER
 from experiments.shared.explore_view import View
+from experiments.shared.pictures import describe_size
 from kpp_pyro.corruptions import CORRUPTIONS
 
 THEME = gr.themes.Base(
@@ -114,7 +115,9 @@ def build_page(explorer: Explorer, name: str) -> gr.Blocks:
                     )
                     find = gr.UploadButton("Find mine …", variant="primary", elem_id="find", min_width=120, size="md")
                 dark_on_light = gr.Checkbox(label="Dark on light: invert what is uploaded", elem_id="dark-on-light")
-                written = _text(f"<p>Now {view.written(loaded)}</p>" if loaded else "<p>Nothing is written yet.</p>")
+                written = _text(
+                    f"<p>Now {describe_size(loaded.collection)}.</p>" if loaded else "<p>Nothing is written yet.</p>"
+                )
             with gr.Column(scale=77, min_width=560):
                 found = gr.HTML("", elem_id="found", elem_classes="explore", min_height=60)
 

@@ -85,12 +85,6 @@ class View:
         shown += [_match(match, calibrated) for match in recalled.matches]
         return f'<p role="status">{_verdict(recalled, calibrated)}</p>{_strip(shown)}'
 
-    def written(self, own: OwnPictures) -> str:
-        """How many pictures there are to find."""
-        collection = own.collection
-        memories = f"{collection.memories} memor{'y' if collection.memories == 1 else 'ies'}"
-        return f"{_pictures(len(collection))} in {memories} of {collection.capacity}."
-
     def _memory(self, session: Session, percent: Percent, place: str) -> str:
         addressing = self.explorer.addressing
         picture = self.memory.arrange(signed(session.memory.value[: self.channels]))
@@ -143,10 +137,6 @@ def _match(match: Match, calibrated: bool) -> str:
     probability = f"probability {match.probability:.3f}<br>" if calibrated else ""
     caption = f"<b>{html.escape(match.name)}</b><br>{probability}{place}"
     return _figure(match.image, _SMALL, caption, f"match: {match.name}, read from {place}")
-
-
-def _pictures(count: int) -> str:
-    return f"{count:,} picture{'s' * (count != 1)}"
 
 
 def _error(session: Session, image: Tensor, differ: str) -> str:

@@ -157,11 +157,6 @@ def describe(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def count_of(number: int, one: str, many: str | None = None) -> str:
-    """A number with its noun."""
-    return f"{number} {one if number == 1 else many or f'{one}s'}"
-
-
 def printable(name: str) -> str:
     """A name as one line of a table."""
     return name if name.isprintable() else repr(name)

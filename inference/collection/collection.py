@@ -29,7 +29,7 @@ from inference.collection.index import ExactIndex, FaissIndex, Index, has_faiss
 from inference.collection.options import Candidates, IndexName
 from inference.collection.ranking import Ranking
 from inference.collection.records import Match, Recalled
-from inference.collection.search import SAME_CONTENT, Search
+from inference.collection.search import Search
 from inference.collection.slots import Slots
 from inference.memory_types import Memory
 from inference.trained_memory import TrainedMemory, described, require_tensor
@@ -125,6 +125,15 @@ class Collection:
             InputError: no memory of this number.
         """
         return [name for slot in self._slots_of(number) if (name := self._slots.names[slot]) is not None]
+
+    @checked
+    def memory_of(self, name: str) -> int:
+        """Number of the memory that has an image.
+
+        Raises:
+            InputError: no image of this name.
+        """
+        return self._place(self._slots.slot(name))[0]
 
     @checked
     def write(self, images: Tensor, names: list[str] | None = None) -> list[str]:
@@ -242,12 +251,7 @@ class Collection:
             InputError: no collection, a damaged one, or one that another model wrote.
         """
         saved = read_collection(path)
-        listed = saved.listed
-        if listed.author != trained.fingerprint:
-            raise InputError(
-                f"{path}: expected a collection of this model ({trained.fingerprint[:12]}), "
-                f"found one of another ({listed.author[:12] or 'unknown'})"
-            )
+        trained.require_author(str(path), saved.listed.author)
         collection = cls(trained, index)
         try:
             collection._restore(saved)
@@ -298,13 +302,7 @@ class Collection:
         if len(self) < 2 or not images:
             return torch.tensor([], dtype=torch.long), torch.empty(0, *self.trained.image_shape)
         slots = torch.tensor([self._slots.slot(name) for name in images])
-        own, others = self._slots.blocks(slots), self._searched().nearest(slots, 2)
-        near = [(self._slots.blocks(other.clamp(min=0)) - own).abs().flatten(1).amax(1) for other in others.T]
-        twins = [
-            (there < SAME_CONTENT) & (other >= 0) & (other != slots)
-            for there, other in zip(near, others.T, strict=True)
-        ]
-        kept = ~torch.stack(twins).any(0)
+        kept = ~self._searched().has_twin(slots)
         chosen = torch.stack(list(images.values()))[kept]
         return slots[kept], chosen.to(self.trained.device, self.trained.dtype)
 

@@ -11,8 +11,7 @@ from inference.collection.ranking import Ranking
 from inference.collection.slots import Slots
 from inference.trained_memory import filled, next_cue
 
-SAME_CONTENT = 1e-3
-"""Largest difference of two blocks, up to which they are of equal images."""
+_SAME = 1e-3  # largest difference of two blocks, up to which they are of equal images
 _SMALLEST = 1e-5  # of a mean square difference: its logarithm is finite
 _READS_WITH_MISSING = 3  # of cues with missing pixels: each read fills these pixels for the next search
 
@@ -59,9 +58,11 @@ class Search:
         excess = _excess(self._contents.decode(self._slots.blocks(found[0][:, 0].clamp(min=0))), cues, missing)
         return Ranking(found[0], found[1].cpu(), self._heads(found[0]), own_error.cpu(), excess.cpu(), known.cpu())
 
-    def nearest(self, slots: Tensor, count: int) -> Tensor:
-        """Slots (n, count) whose contents are nearest to those of slots (n,), themselves among them; -1 for none."""
-        return self._nearest(self._slots.blocks(slots), count, None)
+    def has_twin(self, slots: Tensor) -> Tensor:
+        """Whether another slot has the content of each of slots (n,), bool (n,)."""
+        near = self._nearest(self._slots.blocks(slots), 2, None)  # (n, 2), the slots themselves among them
+        same = self._difference(near, slots.unsqueeze(-1)) < _SAME
+        return (same & (near >= 0) & (near != slots.unsqueeze(-1))).any(-1)
 
     def _nearest(self, blocks: Tensor, candidates: int, left_out: Tensor | None) -> Tensor:
         """Slots (Q, C) of the nearest contents."""
@@ -74,9 +75,16 @@ class Search:
 
     def _heads(self, slots: Tensor) -> Tensor:
         """Whether candidates (Q, C) have another content than the one before, bool (Q, C)."""
-        blocks = self._slots.blocks(slots.clamp(min=0).flatten()).flatten(1).unflatten(0, slots.shape)
-        other = (blocks[:, 1:] - blocks[:, :-1]).abs().amax(-1) >= SAME_CONTENT
+        other = self._difference(slots[:, 1:], slots[:, :-1]) >= _SAME
         return torch.cat([torch.ones_like(slots[:, :1], dtype=torch.bool), other | (slots[:, 1:] < 0)], 1)
+
+    def _difference(self, slots: Tensor, others: Tensor) -> Tensor:
+        """Largest difference of the contents of slots (Q, C) from those of others (Q, C) or (Q, 1), (Q, C)."""
+        first, second = (
+            self._slots.blocks(part.clamp(min=0).flatten()).flatten(1).unflatten(0, part.shape)
+            for part in (slots, others)
+        )
+        return (first - second).abs().amax(-1)
 
     def _compared(
         self, slots: Tensor, cues: Tensor, missing: Tensor, before: tuple[Tensor, Tensor] | None

@@ -137,7 +137,7 @@ def test_own_pictures_fill_memories_that_are_explored_like_episodes(explorer, dr
     own, names = explorer.own(), [f"{n}.png" for n in range(18)]
     assert own.write(save(tmp_path, drawn, *names), dark_on_light=False)[0] == names
     assert (own.collection.capacity, own.collection.memories) == (8, 3)  # of two blocks an image
-    assert [own.memory_of(name) for name in ("0.png", "7.png", "8.png", "17.png")] == [0, 0, 1, 2]
+    assert [own.collection.memory_of(name) for name in ("0.png", "7.png", "8.png", "17.png")] == [0, 0, 1, 2]
     session = explorer.open_own(own, 1)
     assert torch.equal(session.episode, drawn[8:16]) and session.names == tuple(names[8:16])
     assert session.title == "image 1, 8.png"
