@@ -115,9 +115,8 @@ def build_page(explorer: Explorer, name: str) -> gr.Blocks:
                     )
                     find = gr.UploadButton("Find mine …", variant="primary", elem_id="find", min_width=120, size="md")
                 dark_on_light = gr.Checkbox(label="Dark on light: invert what is uploaded", elem_id="dark-on-light")
-                written = _text(
-                    f"<p>Now {describe_size(loaded.collection)}.</p>" if loaded else "<p>Nothing is written yet.</p>"
-                )
+                now = f"Now {describe_size(loaded.collection)}." if loaded else "Nothing is written yet."
+                written = _text(f"<p>{now}</p>")
             with gr.Column(scale=77, min_width=560):
                 found = gr.HTML("", elem_id="found", elem_classes="explore", min_height=60)
 

@@ -17,4 +17,5 @@ def for_model(images: Tensor, trained: TrainedMemory) -> Tensor:
 def describe_size(collection: Collection) -> str:
     """How many pictures a collection has, and in how many memories of which capacity, in words."""
     pictures = f"{len(collection):,} picture{'s' * (len(collection) != 1)}"
-    return f"{pictures} in {collection.memories:,} memor{'y' if collection.memories == 1 else 'ies'} of {collection.capacity}"
+    memories = f"{collection.memories:,} memor{'y' if collection.memories == 1 else 'ies'}"
+    return f"{pictures} in {memories} of {collection.capacity}"
