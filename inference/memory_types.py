@@ -61,8 +61,8 @@ class CueingGuide(Protocol):
     def encode(self, episode: Tensor) -> Any:
         """f_enc(X), and the parameters of q(z | X)."""
 
-    def recall_posterior(self, encoding: Any, memory: Tensor) -> Distribution:
-        """q(y | X, M) of corrupted copies of written images."""
+    def key_posterior(self, encoding: Any, memory: Tensor) -> Distribution:
+        """q(y | X, M) of cues."""
 
     def latent_posterior(self, encoding: Any) -> Distribution:
         """q(z | X)."""

@@ -369,7 +369,7 @@ class TrainedMemory:
             print(f"note: {remark}; inference.Collection takes as many memories as it needs", file=sys.stderr)
 
     def _key_posterior(self, value: Tensor, cues: Tensor) -> Distribution:
-        return self.guide.recall_posterior(self.guide.encode(cues), value)
+        return self.guide.key_posterior(self.guide.encode(cues), value)
 
     def _locate(self, value: Tensor, cues: Tensor) -> Tensor:
         return self._key_posterior(value, cues).mode  # (B, T, R, 3)

@@ -9,15 +9,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from kpp_pyro.config_part import ConfigPart, flag, name_in
-from kpp_pyro.errors import InputError
+from kpp_pyro.config_part import ConfigPart, name_in
 from kpp_pyro.likelihoods import LIKELIHOODS
 from kpp_pyro.memory.blocks import MemoryLayout
 from kpp_pyro.memory.matrix import PSEUDO_INVERSE_STEPS
 from kpp_pyro.memory.sign_code import MOST_SIGNS
 from kpp_pyro.networks import EPISODE_ENCODERS, NETWORKS
 from kpp_pyro.posteriors import POSTERIORS
-from kpp_pyro.priors import KEY_PRIORS, LATENT_PRIORS
+from kpp_pyro.priors import KEY_PRIORS, LATENT_PRIORS, MEMORY_PRIORS
 from kpp_pyro.schema import Count, Natural
 from kpp_pyro.writes import WRITES
 from models.registry import MODELS
@@ -36,7 +35,17 @@ class ProgramConfig(ConfigPart):
     key_prior: Annotated[str, name_in(KEY_PRIORS)] = "standard_normal"
     """p(y): standard_normal, learned_gaussian, vamp (a mixture of the keys of learned pseudo-episodes) or flow."""
     latent_prior: Annotated[str, name_in(LATENT_PRIORS)] = "memory"
-    """p(z | M, y): memory, a function of what is read; or standard_normal, a control that reads nothing."""
+    """p(z | M, y): memory, a normal around what is read; read, exactly what is read; or standard_normal, a control that
+    reads nothing."""
+    memory_prior: Annotated[str, name_in(MEMORY_PRIORS)] = "flat"
+    """p(M), of the blocks of Kanerva++: flat, so that the memory is free and scores are conditional on it; or a prior
+    by which the memory is paid for: standard_normal, or autoregressive, a learned one that expects each block from the
+    blocks before it. Both set --memory-guide normal, --latent-prior read and --read-order sequence."""
+    memory_guide: Literal["point", "normal"] = "point"
+    """q(M | X): a point, for a flat prior; or a normal around what is written, with a learned scale."""
+    read_order: Literal["any", "sequence"] = "any"
+    """What an image of the written episode reads: any block, by a key that costs about ln T nats; or block t for image
+    t, without a key. Cues are read by keys with both."""
     key_guide: Annotated[str, name_in(POSTERIORS)] = "mean_field"
     """The family of q(y | x): mean_field, low_rank (Gaussian) or flow (conditional normalising flow)."""
     latent_guide: Annotated[str, name_in(POSTERIORS)] = "mean_field"
@@ -80,19 +89,13 @@ class MemoryConfig(ConfigPart):
     """P (1 to 16): latents are signs, +1 or -1, packed P to each scalar of a block. None: latents are numbers, one to a
     scalar. For memories of few scalars: a decoder distinguishes signs where it cannot distinguish levels. Makes
     mean_field the default of --objective, since a single draw of the latent's KL carries no information about signs."""
-    semantic_reads: Annotated[float, Field(ge=0, le=0.48, allow_inf_nan=False)] = 0.0
-    """Prior probability that a key reads its block semantically, to explain an image that was not written: 0, or 0.01
-    to 0.48. The key's scale selects the kind of read. Train with --left-out then."""
     latent_size: Annotated[Count, Field(le=10**6)] | None = None
-    """D, size of an image's latent; with --semantic-reads, size of each of its two halves. None: the number of scalars
-    (or signs) that a key reads; other models take that of Kanerva++, 100, or 800 for data sets in colour."""
+    """D, size of an image's latent. None: the number of scalars (or signs) that a key reads; other models take that of
+    Kanerva++, 100, or 800 for data sets in colour."""
 
     @model_validator(mode="after")
     def _check_layout(self) -> MemoryConfig:
         self.layout.require_tiling()
-        if 0 < self.semantic_reads < 0.01:  # rarer reads give too few gradients to learn from
-            found = self.semantic_reads
-            raise InputError(f"{flag('semantic_reads')}: expected 0, or a probability from 0.01 to 0.48, found {found}")
         return self
 
     @property

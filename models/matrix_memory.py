@@ -117,8 +117,8 @@ class MatrixMemoryModel(MemoryModel):
         rows, latent_size = self.linear.memory_loc.shape
         return rows, latent_size
 
-    def memory_prior(self) -> Distribution:
-        """p(M): event (N, D)."""
+    def memory_prior(self, images: int) -> Distribution:
+        """p(M): event (N, D), for any number of images."""
         return self.linear.prior()
 
     def latent_prior(self, memory: Tensor, key: Tensor | None) -> Distribution:

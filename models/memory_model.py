@@ -81,9 +81,12 @@ class MemoryModel(ProgramModule):
     """The generative model: reads a memory and decodes what was read.
 
         M   ~ p(M)             observed where a memory is given
-        y_t ~ p(y)
-        z_t ~ p(z | M, y_t)
+        y_t ~ p(y)             own images may be read in a given order instead, without a key
+        z_t ~ p(z | M, y_t)    or what is read itself
         x_t ~ p(x | z_t)       by `likelihood`, the name of a registered likelihood
+
+    The model is called like its guide: without a memory, `episode` holds the images that are written, its own images;
+    with a memory, its images are cues.
 
     Args:
         key_prior: p(y); None for a model without keys, which reads nothing.
@@ -118,14 +121,22 @@ class MemoryModel(ProgramModule):
         assert self.keys is not None
         return tuple(self.keys.key_shape)
 
-    def memory_prior(self) -> Distribution:
-        """p(M), event `memory_shape`: flat unless a model overrides it; the constant ln p(M) is then dropped."""
+    def memory_prior(self, images: int) -> Distribution:
+        """p(M) of T = `images` images, event `memory_shape`: flat, a constant that is dropped, unless overridden."""
+        return self.given_memory_prior()
+
+    def given_memory_prior(self) -> Distribution:
+        """A flat density, event `memory_shape`: all is conditional on a memory that is given."""
         return FlatPrior(next(self.parameters()).detach(), self.memory_shape)
 
     def key_prior(self) -> Distribution:
         """p(y), event `key_shape`."""
         assert self.keys is not None
         return self.keys()
+
+    def own_key_prior(self, episodes: int, images: int) -> Distribution:
+        """p(y_t) of own images: p(y), or points (B, T) where the order of the images says what they read."""
+        return self.key_prior()
 
     def bind_guide(self, guide: MemoryGuide) -> None:
         """Give the key prior the guide's q(y | X); the prior `vamp` is a mixture of such posteriors."""
@@ -151,11 +162,16 @@ class MemoryModel(ProgramModule):
             InputError: an episode of another shape.
         """
         require_episode(episode, self.image_shape)
-        with Plate("episodes", episode.shape[0], dim=-2):
-            memory = pyro.sample("memory", self.memory_prior(), obs=memory)
-            with Plate("images", episode.shape[1], dim=-1):
-                key = None if self.keys is None else pyro.sample("key", self.key_prior())
-                latent = pyro.sample("latent", self.latent_prior(memory, key))
+        episodes, images = episode.shape[:2]
+        own = memory is None
+        memory_prior = self.memory_prior(images) if own else self.given_memory_prior()
+        with Plate("episodes", episodes, dim=-2):
+            memory = pyro.sample("memory", memory_prior, obs=memory)
+            with Plate("images", images, dim=-1):
+                key = None
+                if self.keys is not None:
+                    key = draw("key", self.own_key_prior(episodes, images) if own else self.key_prior())
+                latent = draw("latent", self.latent_prior(memory, key))
                 return pyro.sample("image", self.image_likelihood(latent), obs=episode)
 
     def generate(self, memory: Tensor, images: int) -> poutine.Trace:
@@ -163,7 +179,18 @@ class MemoryModel(ProgramModule):
         template = memory.new_empty(memory.shape[0], images, *self.image_shape)  # only its shape is used
         generative = poutine.condition(poutine.uncondition(self), data={"memory": memory})
         with unrecorded_parameters():
-            return poutine.trace(generative).get_trace(template)
+            return poutine.trace(generative).get_trace(template, memory)
+
+
+def draw(site: str, distribution: Distribution) -> Tensor:
+    """Sample a site of the model; a point is no random site, and is recorded as a deterministic one."""
+    value = point_of(distribution)
+    return pyro.sample(site, distribution) if value is None else pyro.deterministic(site, value, distribution.event_dim)
+
+
+def point_of(distribution: Distribution) -> Tensor | None:
+    """The value of a point; None of a distribution that has a density."""
+    return distribution.v if isinstance(distribution, dist.Delta) else None
 
 
 @dataclass(frozen=True)
@@ -198,8 +225,8 @@ class MemoryGuide(ProgramModule):
     """The variational posterior: q of the memory that an episode writes, and of each image's key and latent.
 
         M   ~ q(M | X)         absent where a memory is given
-        y_t ~ q(y_t | X, M)
-        z_t ~ q(z_t | X)       or q(z_t | X, M, y_t)
+        y_t ~ q(y_t | X, M)    absent where the order of the images says what they read
+        z_t ~ q(z_t | X)       or q(z_t | X, M, y_t); absent where the latent is what is read
 
     Without a memory, the guide writes `episode`, and q(y_t | X, M) is the key of an image that was written. With a
     memory, the guide writes nothing; the images of `episode` are cues, which it looks for in that memory. The write
@@ -211,6 +238,7 @@ class MemoryGuide(ProgramModule):
 
     has_keys = True
     keys_need_memory = False  # whether q(y | X, M) of written images, too, is computed from the memory
+    has_latents = True  # False where latents are what is read, and therefore no random site
 
     def __init__(self, networks: GuideNetworks) -> None:
         super().__init__()
@@ -251,10 +279,6 @@ class MemoryGuide(ProgramModule):
     def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
         """q(y|X, M): of cues where a memory is given; without one, of the images that were written."""
         raise NotImplementedError
-
-    def recall_posterior(self, encoding: Encoding, memory: Tensor) -> Distribution:
-        """q(y|X, M) of cues that are known to be corrupted copies of written images."""
-        return self.key_posterior(encoding, memory)
 
     def cued_keys(self, episode: Tensor) -> Distribution:
         """q(y|X) of episodes (B, T, C, H, W), for a guide whose keys need neither memory nor contents."""
@@ -299,7 +323,7 @@ class MemoryGuide(ProgramModule):
         written = self.memory_posterior(encoding) if memory is None else None  # a given memory is not written
         unknown_key = not self.has_keys or (memory is None and self.keys_need_memory)
         known_key = None if unknown_key else self.key_posterior(encoding, memory)
-        known_latent = None if self.latent_sees_read else self.latent_posterior(encoding)
+        known_latent = None if self.latent_sees_read or not self.has_latents else self.latent_posterior(encoding)
 
         def posterior(episode: Tensor, memory: Tensor | None = None) -> None:
             with Plate("episodes", episode.shape[0], dim=-2):
@@ -308,8 +332,11 @@ class MemoryGuide(ProgramModule):
                 with Plate("images", episode.shape[1], dim=-1):
                     key = None
                     if self.has_keys:
-                        key = pyro.sample("key", known_key or self.key_posterior(encoding, memory))
-                    pyro.sample("latent", known_latent or self.latent_posterior(encoding, memory, key))
+                        of_key = known_key or self.key_posterior(encoding, memory)
+                        key = point_of(of_key)
+                        key = pyro.sample("key", of_key) if key is None else key
+                    if self.has_latents:
+                        pyro.sample("latent", known_latent or self.latent_posterior(encoding, memory, key))
 
         return posterior
 

@@ -15,7 +15,15 @@ from kpp_pyro.networks import EPISODE_ENCODERS, NETWORKS
 from kpp_pyro.networks.correction import LatentCorrection
 from kpp_pyro.networks.interface import ImageShape
 from kpp_pyro.posteriors import POSTERIORS, Posterior
-from kpp_pyro.priors import KEY_PRIORS, LATENT_PRIORS, KeyPrior, LatentPriorParts
+from kpp_pyro.priors import (
+    KEY_PRIORS,
+    LATENT_PRIORS,
+    MEMORY_PRIORS,
+    KeyPrior,
+    LatentPriorParts,
+    MemoryPrior,
+    MemoryPriorParts,
+)
 from kpp_pyro.writes import WRITES, Write
 from kpp_pyro.writes.content_steps import LatentAscent, SignSearch
 from kpp_pyro.writes.interface import WriteParts
@@ -96,16 +104,19 @@ class Parts:
                 lambda: self.key_posterior(memory.reads, KEY_SIZE),
                 self.dtype,
                 self.code,
-                memory.semantic_reads,
                 self.is_code,
+                self.config.program.memory_guide == "normal",
             )
         )
 
+    def memory_prior(self) -> MemoryPrior | None:
+        """p(M), block after block; None if it is flat."""
+        build = MEMORY_PRIORS[self.config.program.memory_prior].build
+        return build and build(MemoryPriorParts(self.config.memory.layout.read_scalars, self.dtype))
+
     def latent_prior(self, latent_size: int) -> nn.Module:
-        """Network of p(z | M, y), given the blocks that were read; its `latent_size` is D."""
-        memory = self.config.memory
-        semantic, width = memory.semantic_reads > 0, self.config.network.width
-        parts = LatentPriorParts(memory.layout, latent_size, SMALLEST_SCALE, self.code, semantic, width)
+        """Network of p(z | M, y), given the blocks that were read."""
+        parts = LatentPriorParts(self.config.memory.layout, latent_size, SMALLEST_SCALE, self.code)
         return LATENT_PRIORS[self.config.program.latent_prior].build(parts)
 
     def guide_networks(self, model: MemoryModel, read_size: int, latent_size: int) -> GuideNetworks:

@@ -188,13 +188,7 @@ def _about_own(explorer: Explorer) -> str:
 def _about_scale(explorer: Explorer) -> str:
     """The effect of the scale with this addressing, and the meaning of the key's numbers."""
     addressing = explorer.addressing
-    if addressing.semantic > 0:
-        low, high = 100 * addressing.sharp, 100 * (1 - addressing.broad)
-        scale = (
-            f"Below {low:g} % the scale does not matter. From there to {high:g} % a key is a semantic read: its block "
-            "is read for an image that was not written. Above that the read grows to as large as the memory allows."
-        )
-    elif addressing.broad > 0:
+    if addressing.broad > 0:
         scale = (
             f"The scale only matters in its top {100 * addressing.broad:g} % here: there the read grows from one block "
             "to as large as the memory allows."

@@ -31,15 +31,12 @@ def mean_elbo(
     episodes: Iterable[tuple[Tensor, Tensor]],
     seed: int = 0,
     processes: Processes = SINGLE_PROCESS,
-    left_out: int = 0,
 ) -> dict[str, float]:
     """Average the ELBO terms and the memory gain over the counted images of many episodes.
 
     Memory gain = ELBO(own memory) - ELBO(memory of another episode), without the KL of a random memory. The other
     episode is the previous one; for the first episode, the last one in its batch. The gain is reported only if every
     image has such a memory, the memory has at least one scalar, and the gain is finite.
-
-    Left-out ELBO: of the last `left_out` images of each episode, read from a memory of the episode's other images.
 
     The results depend neither on the number of processes nor on the random state, which is left unchanged.
 
@@ -50,22 +47,19 @@ def mean_elbo(
             process.
         seed: seed of all draws.
         processes: processes that share the batches.
-        left_out: number of left-out images of an episode; reduced to half of a shorter episode.
 
     Returns:
         Averages by name, in nats per image.
 
     Raises:
-        DivergenceError: the ELBO of a written or a left-out image is not finite.
+        DivergenceError: the ELBO of an image given its own memory is not finite.
     """
     share = map if processes.count == 1 else processes.map
-    own, other, left_out_means = (ElboMeans() for _ in range(3))
-    for batch in share(partial(_batch_means, model, guide, left_out), batches_of(episodes, seed)):
-        for means, batch_means in zip((own, other, left_out_means), batch, strict=True):
-            means.merge(batch_means)
+    own, other = ElboMeans(), ElboMeans()
+    for own_of_batch, other_of_batch in share(partial(_batch_means, model, guide), batches_of(episodes, seed)):
+        own.merge(own_of_batch)
+        other.merge(other_of_batch)
     results = own.means().as_dict()
-    if left_out_means.count:
-        results["left_out_elbo_nats_per_image"] = left_out_means.means().elbo.item()
     if other.count == own.count:
         gain = (own.means().conditional_elbo - other.means().conditional_elbo).item()
         if math.isfinite(gain):
@@ -73,11 +67,9 @@ def mean_elbo(
     return results
 
 
-def _batch_means(
-    model: PyroProgram, guide: PyroProgram, left_out: int, batch: Batch
-) -> tuple[ElboMeans, ElboMeans, ElboMeans]:
-    """ELBO terms given the own memory and given the previous episode's, and those of left-out images."""
-    own, other, left_out_means = ElboMeans(), ElboMeans(), ElboMeans()
+def _batch_means(model: PyroProgram, guide: PyroProgram, batch: Batch) -> tuple[ElboMeans, ElboMeans]:
+    """ELBO terms given the own memory, and given the previous episode's."""
+    own, other = ElboMeans(), ElboMeans()
     with own_randomness(batch.seed, batch.episode.device):
         traces = trace_pair(model, guide, batch.episode)
         _add_counted(own, terms_of(traces.log_probs()), batch.counted)
@@ -85,12 +77,7 @@ def _batch_means(
         others = previous_memories(traces.value("memory"), before)
         if others is not None:
             _add_counted(other, elbo_terms(model, guide, batch.episode, others), batch.counted, finite=False)
-        kept = batch.episode.shape[1] - min(left_out, batch.episode.shape[1] // 2)
-        if batch.counted[:, kept:].any():
-            memory = written_memory(guide, batch.episode[:, :kept])
-            terms = elbo_terms(model, guide, batch.episode[:, kept:], memory)
-            _add_counted(left_out_means, terms, batch.counted[:, kept:])
-    return own, other, left_out_means
+    return own, other
 
 
 def describe(results: dict[str, float]) -> str:

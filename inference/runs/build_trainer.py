@@ -15,9 +15,14 @@ from models.pair import Pair
 
 
 def kl_schedules(training: TrainingConfig) -> dict[str, KLSchedule]:
-    """Schedules of the KL weights of key and latent, by the name of the site."""
-    starts = {"key": training.kl_key_start, "latent": training.kl_latent_start}
-    return {name: KLSchedule(start, training.kl_begin_step, training.kl_ramp_steps) for name, start in starts.items()}
+    """Schedules of the KL weights by the name of the site; none of a memory whose KL always has a weight of 1."""
+    ends = {"key": (training.kl_key_start, 1.0), "latent": (training.kl_latent_start, 1.0)}
+    end, start = training.kl_memory_weight, training.kl_memory_start
+    memory = (end if start is None else start, end)
+    if memory != (1, 1):
+        ends["memory"] = memory
+    steps = training.kl_begin_step, training.kl_ramp_steps
+    return {name: KLSchedule(start, *steps, end) for name, (start, end) in ends.items()}
 
 
 def build_trainer(
@@ -42,17 +47,13 @@ def build_trainer(
             f"found {training.episodes_per_step}"
         )
     require_step_capacity(config, pair, processes.count)
-    schedules = kl_schedules(training)
-    if training.kl_memory_weight != 1:
-        schedules["memory"] = KLSchedule.constant(training.kl_memory_weight)
     plan = TrainingPlan(
         training.steps,
         training.episodes_per_step,
         training.learning_rate,
         training.warmup_steps,
         training.weight_decay,
-        kl_schedules=schedules,
-        left_out=training.left_out,
+        kl_schedules=kl_schedules(training),
     )
     capture = resolve_capture(config, pair.device, processes.count)
     alpha = training.renyi_alpha if OBJECTIVES[training.objective].takes_alpha else 0.0

@@ -13,7 +13,7 @@ from torch import Tensor
 from inference.objectives import OBJECTIVES, make_objective
 from inference.runs.config import Config
 from inference.runs.rules import has_blocks
-from inference.runs.trainer import annealed, bound_loss
+from inference.runs.trainer import annealed
 from inference.tracing import own_randomness
 from kpp_pyro.config_part import flag
 from kpp_pyro.errors import InputError
@@ -77,8 +77,8 @@ def _saved_bytes(config: Config, pair: Pair, episodes: int = 1, particles: int =
     training, parameters = config.training, {_storage(parameter) for parameter in pair.parameters()}
     alpha = training.renyi_alpha if OBJECTIVES[training.objective].takes_alpha else 0.0
     objective = make_objective(training.objective, particles=particles, alpha=alpha)
-    loss = annealed(bound_loss(pair, objective, training.left_out))
-    length = config.data.images_per_episode + training.left_out
+    loss = annealed(objective(pair.model, pair.guide))
+    length = config.data.images_per_episode
     episode = torch.zeros(episodes, length, *pair.model.image_shape, dtype=torch.float32, device=pair.device)
     saved: dict[int, torch.UntypedStorage] = {}  # held, since the place of a freed one would be used again
 
@@ -114,8 +114,8 @@ def _needs_of_parameters(config: Config, copies: int = 1) -> Iterator[_Need]:
 def _needs_of_step(config: Config, processes: int) -> Iterator[_Need]:
     data, training, latent = config.data, config.training, config.memory.latents
     episodes = -(-training.episodes_per_step // processes)
-    images = episodes * (data.images_per_episode + training.left_out) * training.particles
-    of_images = ("episodes_per_step", "episode_length", "left_out", "particles")
+    images = episodes * data.images_per_episode * training.particles
+    of_images = ("episodes_per_step", "episode_length", "particles")
     yield _Need("the images of a step", images * _FEWEST_PIXELS * _FLOAT, of_images)
     yield _Need("the latents of a step", images * latent * _FLOAT, (*_latent_fields(config), *of_images))
     if has_blocks(config):

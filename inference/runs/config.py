@@ -25,6 +25,8 @@ from kpp_pyro.files.run_folder import RunFolder, read_config, read_plugins
 from models.config import PairConfig, ProgramConfig
 
 _OTHER_SPELLINGS = {"data": "data_dir"}  # of flags, that are no names of fields
+_REMOVED: dict[str, dict[str, float]] = {"memory": {"semantic_reads": 0.0}, "training": {"left_out": 0}}
+"""Fields of earlier runs that have been removed, part by part, with the value that switched each off."""
 
 
 class Config(PairConfig):
@@ -109,9 +111,10 @@ class Config(PairConfig):
         """The configuration in a run's config.json; the plug-ins that it names are loaded first.
 
         Raises:
-            InputError: no such file, another file, an invalid field, or a plug-in that cannot be loaded.
+            InputError: no such file, another file, an invalid field, the use of an option that has been removed, or a
+                plug-in that cannot be loaded.
         """
-        content = read_config(path)
+        content = _without_removed(read_config(path), path)
         load_recorded(path, read_plugins(path), content)
         return cls.from_json(content, path)
 
@@ -211,6 +214,25 @@ def naming(source: Path | str) -> Iterator[None]:
         yield
     except InputError as error:
         raise type(error)(f"{source}: {error}") from error
+
+
+def _without_removed(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The configuration of a run, part by part, without the fields that have been removed since.
+
+    Raises:
+        InputError: the run has used one of them.
+    """
+    kept = dict(content)
+    for part, removed in _REMOVED.items():
+        values = content.get(part)
+        if not isinstance(values, dict):
+            continue
+        for name, off in removed.items():
+            if values.get(name, off) != off:
+                what = f"a run without {flag(name)}, which has been removed"
+                raise InputError(f"{path}: expected {what}, found {values[name]!r:.100}; train it again")
+        kept[part] = {name: value for name, value in values.items() if name not in removed}
+    return kept
 
 
 def _places(cls: type[ConfigPart]) -> dict[str, str | None]:

@@ -79,9 +79,6 @@ class TrainingConfig(ConfigPart):
     """Optimiser steps of the whole run. The learning rate falls to zero over them."""
     episodes_per_step: Annotated[Count, Field(le=10**5)] = 8
     """B, episodes per optimiser step, divided among the processes of torchrun."""
-    left_out: Annotated[Natural, Field(le=10**6)] = 0
-    """Images of each training episode, in addition to its T, that are read from its memory but not written to it. Needs
-    --semantic-reads."""
     objective: Annotated[str, name_in(OBJECTIVES)] = "trace"
     """Bound to maximise. The ELBO: trace (Trace_ELBO) or mean_field (TraceMeanField_ELBO, with analytic KLs). Bounds of
     --particles draws per image: iwae, dreg (iwae with doubly-reparametrised gradients), renyi (variational Renyi)."""
@@ -107,6 +104,9 @@ class TrainingConfig(ConfigPart):
     """Step at which the KL weights of key and latent begin to grow."""
     kl_ramp_steps: Annotated[Natural, Field(le=10**9)] = 500
     """Steps over which the KL weights of key and latent grow linearly to 1."""
+    kl_memory_start: NotNegative | None = None
+    """Weight of a random memory's own KL until --kl-begin-step, from which it goes to --kl-memory-weight as those of
+    key and latent go to 1. None: --kl-memory-weight from the start."""
     kl_memory_weight: NotNegative = 1.0
     """Weight of a random memory's own KL in training. 0: the objective is conditional on the written memory. 1: it is
     the complete ELBO. Scores report both."""

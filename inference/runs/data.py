@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
-from inference.runs.config import Config, naming
+from inference.runs.config import Config
 from inference.runs.config_parts import DataConfig
 from inference.runs.rules import binarizations, is_binary
 from kpp_pyro.config_part import require_value
@@ -126,7 +125,7 @@ def _with_length(config: Config, training: LabelledImages | PictureFiles, *held_
     for images in held_out:
         if len(images) < _SHORTEST:
             raise InputError(f"{images.origin.name}: expected {_SHORTEST} images or more, found {len(images)}")
-    sizes = {training.origin.name: len(training) - config.training.left_out}
+    sizes = {training.origin.name: len(training)}
     sizes |= {images.origin.name: len(images) for images in held_out}
     smallest = min(sizes, key=sizes.__getitem__)
     length = USUAL_EPISODE_LENGTH
@@ -141,22 +140,13 @@ def _training_episodes(
     config: Config, training: LabelledImages | PictureFiles, channels: int, device: torch.device, rank: int, ranks: int
 ) -> TrainingEpisodes:
     data, (binarize, _) = config.data, binarizations(config)
-    length = data.images_per_episode + config.training.left_out
+    length = data.images_per_episode
     sampling = (length, binarize, config.seed, data.classes_per_episode, data.augment, rank, ranks)
-    with _naming_left_out(config):
-        if isinstance(training, PictureFiles):
-            return FolderSampler(training, data.image_size, data.workers, device, *sampling, channels=channels)
-        return EpisodeSampler(training.to(device), *sampling)
+    if isinstance(training, PictureFiles):
+        return FolderSampler(training, data.image_size, data.workers, device, *sampling, channels=channels)
+    return EpisodeSampler(training.to(device), *sampling)
 
 
 def _episode_set(config: Config, images: LabelledImages) -> EpisodeSet:
     data, (_, binarize) = config.data, binarizations(config)
     return EpisodeSet(images, data.images_per_episode, binarize, config.seed, data.classes_per_episode)
-
-
-def _naming_left_out(config: Config) -> AbstractContextManager[None]:
-    """Names --left-out in an InputError about the length of training episodes."""
-    left_out = config.training.left_out
-    if not left_out:
-        return nullcontext()
-    return naming(f"--left-out {left_out} with --episode-length {config.data.images_per_episode}")

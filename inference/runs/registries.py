@@ -25,7 +25,7 @@ from kpp_pyro.likelihoods.interface import Likelihood
 from kpp_pyro.networks import EPISODE_ENCODERS, NETWORKS
 from kpp_pyro.networks.interface import EpisodeEncoder, NetworkFamily
 from kpp_pyro.posteriors import POSTERIORS, Posterior
-from kpp_pyro.priors import KEY_PRIORS, LATENT_PRIORS, KeyPrior, LatentPriorKind
+from kpp_pyro.priors import KEY_PRIORS, LATENT_PRIORS, MEMORY_PRIORS, KeyPrior, LatentPriorKind, MemoryPriorKind
 from kpp_pyro.writes import WRITES, Write
 from models.registry import MODELS, ModelKind
 
@@ -53,6 +53,7 @@ REGISTRIES: dict[str, Registry] = {
     "likelihood": Registry(LIKELIHOODS, Likelihood),
     "key_prior": Registry(KEY_PRIORS, KeyPrior),
     "latent_prior": Registry(LATENT_PRIORS, LatentPriorKind),
+    "memory_prior": Registry(MEMORY_PRIORS, MemoryPriorKind),
     "key_guide": Registry(POSTERIORS, Posterior),
     "latent_guide": Registry(POSTERIORS, Posterior),
     "write": Registry(WRITES, Write),

@@ -17,7 +17,7 @@ from kpp_pyro.errors import InputError
 from kpp_pyro.likelihoods import LIKELIHOODS
 from kpp_pyro.networks import EPISODE_ENCODERS, NETWORKS
 from kpp_pyro.posteriors import POSTERIORS
-from kpp_pyro.priors import KEY_PRIORS, LATENT_PRIORS
+from kpp_pyro.priors import KEY_PRIORS, LATENT_PRIORS, MEMORY_PRIORS
 from kpp_pyro.writes import WRITES
 from models.config import MemoryConfig, NetworkConfig, ProgramConfig
 from models.registry import MODELS
@@ -86,8 +86,11 @@ def _conflicts(config: AllParts) -> Iterator[Conflict]:
     yield from _conflicts_of_sizes(config)
     yield from _conflicts_of_objectives(config)
     yield from _conflicts_of_networks(config)
-    yield from _conflicts_of_semantic_reads(config)
     yield from _conflicts_of_signs(config)
+    if has_blocks(config):
+        yield from _conflicts_of_memories(config)
+        yield from _conflicts_of_read_latents(config)
+        yield from _conflicts_of_sequences(config)
 
 
 def _idle_fields(config: AllParts) -> Iterator[Conflict]:
@@ -176,9 +179,6 @@ def _conflicts_of_objectives(config: AllParts) -> Iterator[Conflict]:
     if objective.independent_draws and program.latent_context != "image":
         what = f"image with --objective {training.objective}, which needs independent draws"
         yield "latent_context", what, program.latent_context
-    if objective.independent_draws and config.memory.semantic_reads:
-        what = "one that does not need independent draws with --semantic-reads"
-        yield "objective", what, training.objective
     if not objective.takes_particles and training.particles > 1:
         yield "particles", f"1 with --objective {training.objective}", training.particles
     order = config.defaults()["renyi_alpha"]
@@ -197,21 +197,6 @@ def _conflicts_of_networks(config: AllParts) -> Iterator[Conflict]:
         yield "width", what, network.width
 
 
-def _conflicts_of_semantic_reads(config: AllParts) -> Iterator[Conflict]:
-    memory, left_out = config.memory, config.training.left_out
-    if memory.semantic_reads:
-        if not WRITES[memory.write].points_at_blocks:
-            yield "semantic_reads", f"0 with --write {memory.write}, whose keys are normal", memory.semantic_reads
-        if memory.reads > 1:
-            yield "reads", "1 with --semantic-reads", memory.reads
-        if not LATENT_PRIORS[config.program.latent_prior].reads:
-            yield "latent_prior", "a prior from the memory with --semantic-reads", config.program.latent_prior
-    if memory.semantic_reads and not left_out:
-        yield "left_out", "at least 1 with --semantic-reads", left_out
-    if left_out and not memory.semantic_reads:
-        yield "left_out", "0 without --semantic-reads", left_out
-
-
 def _conflicts_of_signs(config: AllParts) -> Iterator[Conflict]:
     memory = config.memory
     if memory.signs_per_scalar is None:
@@ -222,6 +207,64 @@ def _conflicts_of_signs(config: AllParts) -> Iterator[Conflict]:
         yield "signs_per_scalar", what, memory.signs_per_scalar
     if what := none_where_shared(config):
         yield "signs_per_scalar", what, memory.signs_per_scalar
+
+
+def _conflicts_of_memories(config: AllParts) -> Iterator[Conflict]:
+    """A memory is free and a point, or it has a prior, is random, and has a block for each image."""
+    program, memory, training, standard = config.program, config.memory, config.training, config.defaults()
+    is_flat, is_point = MEMORY_PRIORS[program.memory_prior].build is None, program.memory_guide == "point"
+    if is_flat and not is_point:
+        yield "memory_guide", "point with --memory-prior flat, to which no density has a KL", program.memory_guide
+    if is_point and not is_flat:
+        what = f"normal with --memory-prior {program.memory_prior}: a point has no KL to it"
+        yield "memory_guide", what, program.memory_guide
+    if is_point:
+        for name in ("kl_memory_weight", "kl_memory_start"):
+            if getattr(training, name) != standard[name]:
+                what = f"{standard[name]}, its default, with --memory-guide point, whose memory has no KL"
+                yield name, what, getattr(training, name)
+        return
+    if not WRITES[memory.write].in_order:
+        what = f"point with --write {memory.write}, whose blocks are not in the order of the images"
+        yield "memory_guide", what, program.memory_guide
+    expected = {"reads": 1, "signs_per_scalar": None, "content_steps": 0}
+    for name, value in expected.items():
+        if config.flat()[name] != value:
+            yield name, f"{str(value).lower()} with --memory-guide normal", config.flat()[name]
+    if what := none_where_shared(config):
+        yield "memory_guide", what.replace("none", "point", 1), program.memory_guide
+    if OBJECTIVES[training.objective].closed_kls and not MEMORY_PRIORS[program.memory_prior].closed_kl:
+        what = f"one with a closed KL with --objective {training.objective}"
+        yield "memory_prior", what, program.memory_prior
+
+
+def _conflicts_of_read_latents(config: AllParts) -> Iterator[Conflict]:
+    """Latents that are what is read have no posterior, and no gradient through packed signs."""
+    program, values, standard = config.program, config.flat(), config.defaults()
+    if not LATENT_PRIORS[program.latent_prior].is_point:
+        return
+    for name in ("latent_guide", "latent_context", "signs_per_scalar"):
+        if values[name] != standard[name]:
+            what = f"{str(standard[name]).lower()}, its default, with --latent-prior {program.latent_prior}"
+            yield name, f"{what}, whose latents are what is read", values[name]
+    if OBJECTIVES[config.training.objective].takes_particles and program.read_order == "sequence":
+        what = "trace or mean_field where an image has neither a key nor a latent of its own"
+        yield "objective", what, config.training.objective
+
+
+def _conflicts_of_sequences(config: AllParts) -> Iterator[Conflict]:
+    program, values, standard = config.program, config.flat(), config.defaults()
+    if program.read_order == "any":
+        return
+    if not WRITES[config.memory.write].in_order:
+        what = f"any with --write {config.memory.write}, whose blocks are not in the order of the images"
+        yield "read_order", what, program.read_order
+    if what := none_where_shared(config):
+        yield "read_order", what.replace("none", "any", 1), program.read_order
+    for name in ("key_prior", "kl_key_start"):
+        if values[name] != standard[name]:
+            what = f"{standard[name]}, its default, with --read-order sequence, in which images have no keys"
+            yield name, what, values[name]
 
 
 def none_where_shared(config: AllParts) -> str:

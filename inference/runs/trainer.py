@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 
 from inference.errors import DivergenceError
 from inference.metrics.elbo import describe
-from inference.objectives.left_out import WithLeftOut
 from inference.processes import SINGLE_PROCESS, Processes
 from inference.tracing import elbo_terms, random_state, restore_random_state
 from kpp_pyro.errors import InputError
@@ -34,24 +32,20 @@ Loss = Callable[[Tensor, KLWeights], Tensor]  # -bound of episodes (B, T, C, H, 
 
 @dataclass(frozen=True)
 class KLSchedule:
-    """Weight of one site's KL: `start` up to `begin_step`, then linear to 1 over `ramp_steps` steps."""
+    """Weight of one site's KL: `start` up to `begin_step`, then linear to `end` over `ramp_steps` steps."""
 
     start: float = 1.0
     begin_step: int = 0
     ramp_steps: int = 0
-
-    @classmethod
-    def constant(cls, weight: float) -> KLSchedule:
-        """The same weight at every step."""
-        return cls(weight, begin_step=sys.maxsize)
+    end: float = 1.0
 
     def weight(self, step: int) -> float:
         """Weight at a step, counted from 0."""
         if step < self.begin_step:
             return self.start
         if step >= self.begin_step + self.ramp_steps:
-            return 1.0
-        return self.start + (1 - self.start) * (step - self.begin_step) / self.ramp_steps
+            return self.end
+        return self.start + (self.end - self.start) * (step - self.begin_step) / self.ramp_steps
 
 
 class ScaleSites(Messenger):
@@ -70,12 +64,6 @@ class ScaleSites(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.weights:
             msg["scale"] = msg["scale"] * self.weights[msg["name"]]
-
-
-def bound_loss(pair: Pair, objective: ELBO, left_out: int = 0) -> nn.Module:
-    """-bound of a pair, summed over images; with the images that are left out of each episode's memory, if any."""
-    bound = objective(pair.model, pair.guide)
-    return WithLeftOut(bound, left_out) if left_out else bound
 
 
 def annealed(objective: nn.Module) -> Loss:
@@ -123,7 +111,6 @@ class TrainingPlan:
         weight_decay: decoupled weight decay (AdamW).
         gradient_norm: largest global norm of the gradient; a larger one is scaled down to it.
         kl_schedules: schedule of each site's KL weight, by the site's name.
-        left_out: images of every episode that are not written to its memory, see `WithLeftOut`.
     """
 
     steps: int
@@ -133,7 +120,6 @@ class TrainingPlan:
     weight_decay: float = 0.0
     gradient_norm: float = 10.0
     kl_schedules: Mapping[str, KLSchedule] = field(default_factory=dict)
-    left_out: int = 0
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
@@ -271,7 +257,7 @@ class Trainer:
             fused=True,
             capturable=stepper.capturable,
         )
-        loss = bound_loss(pair, objective, plan.left_out)
+        loss = objective(pair.model, pair.guide)
         step = Step(annealed(processes.share(loss)), self.optimizer, episodes.render, plan.gradient_norm)
         self._make_stepper = stepper
         self.stepper = self.new_stepper(step)
@@ -400,8 +386,7 @@ class Trainer:
         number, drawn, result = self._last
         with pyro.validation_enabled(False):
             episode = self.episodes.render(drawn.to(self.device))
-            written = episode[:, : episode.shape[1] - self.plan.left_out]
-            terms = elbo_terms(self.pair.model, self.pair.guide, written)
+            terms = elbo_terms(self.pair.model, self.pair.guide, episode)
         cause = "the loss" if self.stepper.step.nonfinite_losses > 0 else "the gradient of the loss"
         where = f"step {number}" if self.check_every == 1 else f"one of the last {self.check_every} steps, to {number}"
         return (

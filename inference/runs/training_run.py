@@ -195,8 +195,7 @@ class TrainingRun:
     def _evaluate(self, bar: Progress) -> None:
         """Validate, save the last and the best checkpoint, and plot the figures."""
         try:
-            left_out = self.config.training.left_out
-            results = held_out_elbo(self.pair, self.episodes.validation, self.processes, left_out=left_out)
+            results = held_out_elbo(self.pair, self.episodes.validation, self.processes)
         except DivergenceError as error:
             raise DivergenceError(f"step {self.trainer.step}, validation: {error}") from error
         seconds = {"training_seconds": self.training_seconds, "data_wait_seconds": self.trainer.waited_seconds}
@@ -216,14 +215,9 @@ class TrainingRun:
             self.logger.add_figures(figures, self.trainer.step)
 
     def _trained_elbo(self, results: dict[str, float]) -> float:
-        """The ELBO that chooses the best checkpoint, with the weights of training.
-
-        A random memory's own KL is weighted by --kl-memory-weight, and images left out by their share.
-        """
+        """The ELBO that chooses the best checkpoint: a random memory's own KL has the weight of training."""
         kl = results.get("kl_memory_nats_per_image", 0.0)
-        elbo = results["elbo_nats_per_image"] + (1 - self.config.training.kl_memory_weight) * kl
-        share = self.config.training.left_out / (self.config.training.left_out + self.config.data.images_per_episode)
-        return elbo + share * (results.get("left_out_elbo_nats_per_image", elbo) - elbo)
+        return results["elbo_nats_per_image"] + (1 - self.config.training.kl_memory_weight) * kl
 
     def _log(self, step: int, split: str, quantities: dict[str, float]) -> None:
         if self.processes.is_first:
@@ -269,7 +263,7 @@ class TrainingRun:
         """Evaluate the best checkpoint on the test set; plot its figures, and print the results and the run folder."""
         with self.processes.sync_errors():
             step = self.best_step = load_pair(self.pair, self.folder.best)
-        results = held_out_elbo(self.pair, self.episodes.test, self.processes, True, self.config.training.left_out)
+        results = held_out_elbo(self.pair, self.episodes.test, self.processes, True)
         if not self.processes.is_first:
             return
         self._log(step, "test", results)
@@ -290,7 +284,6 @@ def held_out_elbo(
     episodes: EpisodeSet,
     processes: Processes = SINGLE_PROCESS,
     progress: bool = False,
-    left_out: int = 0,
 ) -> dict[str, float]:
     """Mean ELBO terms and memory gain over held-out episodes; the random state of training does not change.
 
@@ -299,7 +292,6 @@ def held_out_elbo(
         episodes: held-out episodes.
         processes: those that share the episodes.
         progress: whether to show a progress bar.
-        left_out: images of each episode to read from a memory that was not written from them.
 
     Returns:
         Quantities by name with unit, see `mean_elbo`.
@@ -312,7 +304,7 @@ def held_out_elbo(
         episodes.batches(_EVALUATION_EPISODES), "test", total=total, unit="batch", disable=not progress, leave=False
     )
     with pyro.validation_enabled(False):
-        return mean_elbo(pair.model, pair.guide, batches, _EVALUATION_SEED, processes, left_out)
+        return mean_elbo(pair.model, pair.guide, batches, _EVALUATION_SEED, processes)
 
 
 @checked

@@ -30,11 +30,8 @@ class BlockKey(ExpandsOnce, TorchDistribution):
     prior is -ln P_n, slightly more than the ln N of a uniform choice among N blocks, and every draw reads that block.
     A `prior_prob` above zero bounds importance weights.
 
-    If the addressing has semantic reads, there may be 2 N probabilities: first those of reading block n as it was
-    written, then those of reading it semantically. The scales of semantic keys lie in a range of their own.
-
     Args:
-        block_probs: (..., R, N) or (..., R, 2 N); the last axis sums to one.
+        block_probs: (..., R, N); the last axis sums to one.
         addressing: of N blocks.
         prior_prob: probability of a key from the prior.
         validate_args: as in any Pyro distribution.
@@ -84,8 +81,7 @@ class BlockKey(ExpandsOnce, TorchDistribution):
             Blocks (..., B, T, R, C_m, h, w).
         """
         blocks = cut_blocks(memory.squeeze(-4), self.addressing.layout)  # (..., B, N, C_m, h, w)
-        probs = self.block_probs.unflatten(-1, (-1, self.addressing.layout.blocks)).sum(-2)
-        return torch.einsum("...btrn,...bnchw->...btrchw", probs, blocks)
+        return torch.einsum("...btrn,...bnchw->...btrchw", self.block_probs, blocks)
 
     def sample(self, sample_shape: Any = Size()) -> Tensor:
         """Draw keys (sample_shape, ..., R, 3)."""
@@ -113,7 +109,7 @@ class BlockKey(ExpandsOnce, TorchDistribution):
 
     def kl_to_prior(self) -> Tensor:
         """KL(q || N(0, I)) in nats, (...)."""
-        mass = self.addressing.cell_masses(self.block_probs.shape[-1], self.block_probs)  # (N,) or (2 N,)
+        mass = self.addressing.cell_masses(self.block_probs)  # (N,)
         outside = 1 - mass.sum()
         chosen = (1 - self.prior_prob) * self.block_probs
         inside = torch.xlogy(chosen + self.prior_prob * mass, chosen / mass + self.prior_prob).sum(-1)
@@ -126,8 +122,6 @@ class BlockKey(ExpandsOnce, TorchDistribution):
         column = (uniform[..., X] * layout.columns).long().clamp(max=layout.columns - 1)
         row = (uniform[..., Y] * layout.rows).long().clamp(max=layout.rows - 1)
         block = row * layout.columns + column
-        if self.addressing.semantic:
-            block = block + layout.blocks * self.addressing.is_semantic(key)
         ratio = _ratio_inside(uniform, self.addressing.cells(block, key.dtype))
         return (1 - self.prior_prob) * self._probs_of(block) * ratio + self.prior_prob
 
@@ -138,10 +132,8 @@ class BlockKey(ExpandsOnce, TorchDistribution):
         return self.addressing.cells(blocks, self._dtype)
 
     def _probs_of(self, blocks: Tensor) -> Tensor:
-        """Probabilities of block numbers (..., R), (..., R); zero for semantic reads if `block_probs` has none."""
-        size = self.block_probs.shape[-1]  # N or 2 N
-        probs = self.block_probs.expand(*blocks.shape, -1).gather(-1, blocks.clamp(max=size - 1).unsqueeze(-1))
-        return probs.squeeze(-1) * (blocks < size)
+        """Probabilities of block numbers (..., R), (..., R)."""
+        return self.block_probs.expand(*blocks.shape, -1).gather(-1, blocks.unsqueeze(-1)).squeeze(-1)
 
 
 class KnownBlockKey(BlockKey):

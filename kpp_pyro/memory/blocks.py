@@ -117,15 +117,13 @@ class Addressing:
     a block and moves linearly to the next block within `edge` of a block's width. (In the paper, zoom and shift are
     linear in the CDF of the key, so that reads change smoothly.) With u = Phi(scale), the scale of a key decides:
 
-        u <= sharp                a block as it was written, zoom 1;   sharp = 1 - semantic - broad
-        sharp < u <= 1 - broad    a block semantically, zoom 1: the prior of unwritten images, see `SemanticReading`
-        u > 1 - broad             a larger region; the zoom grows linearly in u until the region spans the memory
+        u <= 1 - broad    one block, zoom 1
+        u > 1 - broad     a larger region; the zoom grows linearly in u until the region spans the memory
 
     Attributes:
         layout: of the memory.
         edge: width of the transition between two blocks, in widths of a block.
         broad: prior probability of a scale that reads more than a block.
-        semantic: prior probability of a scale that reads a block semantically.
 
     Raises:
         InputError: a fraction outside its range.
@@ -134,7 +132,6 @@ class Addressing:
     layout: MemoryLayout
     edge: float = 0.02
     broad: float = 0.01
-    semantic: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the fractions; with an edge of 0 the read would be discontinuous."""
@@ -142,42 +139,29 @@ class Addressing:
             raise InputError(
                 f"addressing: expected 0 < edge < 1 and 0 <= broad < 1, found edge {self.edge} and broad {self.broad}"
             )
-        if not 0 <= self.semantic < 1 - self.broad:
-            raise InputError(f"addressing: expected 0 <= semantic < {1 - self.broad:g}, found {self.semantic}")
-
-    @property
-    def sharp(self) -> float:
-        """Prior probability of a scale that reads one block as it was written."""
-        return 1 - self.broad - self.semantic
-
-    def is_semantic(self, key: Tensor) -> Tensor:
-        """Whether keys (..., R, 3) read semantically, bool (..., R)."""
-        uniform = torch.special.ndtr(key[..., SCALE])
-        return (uniform > self.sharp) & (uniform <= 1 - self.broad)
 
     def cells(self, blocks: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The cells of blocks: keys whose CDF values (scale, x, y) lie in a cell read its block and nothing else.
 
-        No other key does, but for those whose scale says the other kind of read.
+        No other key does.
 
         Args:
-            blocks: block numbers (...), of reads as written; plus N, of semantic reads.
+            blocks: block numbers (...).
             dtype: of the result.
 
         Returns:
             Lowest and highest CDF values, (..., 3) each.
         """
-        layout, block = self.layout, blocks % self.layout.blocks
-        semantic = (blocks >= layout.blocks).to(dtype)
-        scale = self.sharp * semantic, self.sharp + self.semantic * semantic
-        x = treads((block % layout.columns).to(dtype), layout.columns, self.edge)
-        y = treads((block // layout.columns).to(dtype), layout.rows, self.edge)
+        layout = self.layout
+        x = treads((blocks % layout.columns).to(dtype), layout.columns, self.edge)
+        y = treads((blocks // layout.columns).to(dtype), layout.rows, self.edge)
+        scale = torch.zeros_like(x[0]), torch.full_like(x[0], 1 - self.broad)
         low, high = (torch.stack(axes, -1) for axes in zip(scale, x, y, strict=True))  # in the order of SCALE, X, Y
         return low, high
 
-    def cell_masses(self, count: int, like: Tensor) -> Tensor:
-        """Prior probabilities P_n of the first `count` cells, see `cells`, (count,); dtype and device are `like`'s."""
-        low, high = self.cells(torch.arange(count, device=like.device), like.dtype)
+    def cell_masses(self, like: Tensor) -> Tensor:
+        """Prior probabilities P_n of the cells of all blocks, see `cells`, (N,); dtype and device are `like`'s."""
+        low, high = self.cells(torch.arange(self.layout.blocks, device=like.device), like.dtype)
         return (high - low).prod(-1)
 
     def place(self, key: Tensor) -> Placement:

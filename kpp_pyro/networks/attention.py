@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from kpp_pyro.errors import InputError
@@ -23,17 +24,32 @@ class Encoder(Protocol):
 
 
 class ResidualAttention(nn.Module):
-    """x + attention(norm(x)) on vectors (B, T, width), over the T images of an episode."""
+    """x + attention(norm(x)) on vectors (B, T, width), over the T images or blocks of an episode.
 
-    def __init__(self, width: int, heads: int) -> None:
+    Args:
+        width: size of the vectors, a multiple of `heads`.
+        heads: number of heads.
+        causal: whether vector t is changed by vectors 1 to t only.
+    """
+
+    def __init__(self, width: int, heads: int, causal: bool = False) -> None:
         super().__init__()
+        self.causal = causal
         self.norm = nn.LayerNorm(width)
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
 
     def forward(self, features: Tensor) -> Tensor:
         """Features of the same shape."""
         normed = self.norm(features)
-        return features + self.attention(normed, normed, normed, need_weights=False)[0]
+        mask = _later(features) if self.causal else None
+        attended = self.attention(normed, normed, normed, need_weights=False, attn_mask=mask, is_causal=self.causal)
+        return features + attended[0]
+
+
+def _later(features: Tensor) -> Tensor:
+    """Which vectors come after each of T, and are hidden from it, bool (T, T)."""
+    images = features.shape[1]
+    return torch.ones(images, images, dtype=torch.bool, device=features.device).triu(1)
 
 
 class AttentiveEncoder(nn.Module):

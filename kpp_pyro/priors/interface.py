@@ -1,4 +1,4 @@
-"""Base class of key priors, constructor arguments of latent priors, and the registries of both."""
+"""Base classes of key priors and memory priors, constructor arguments of priors, and their registries."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Size, Tensor, nn
 
@@ -55,16 +56,12 @@ class LatentPriorParts:
         latent_size: D.
         smallest_scale: lower bound of learned scales.
         code: sign code of the blocks' scalars; None if blocks hold latents unchanged.
-        semantic: whether keys may read a block semantically, see `SemanticReading`.
-        width: number of units of its networks, if it has any.
     """
 
     layout: MemoryLayout
     latent_size: int
     smallest_scale: float
     code: SignCode | None
-    semantic: bool
-    width: int
 
 
 @dataclass(frozen=True)
@@ -72,15 +69,73 @@ class LatentPriorKind:
     """A registered prior of latents.
 
     Attributes:
-        build: builds a network from blocks to loc and scale, with an attribute `latent_size`.
+        build: builds a network from blocks to loc and scale; if `is_point`, to the latent itself.
         reads: whether it depends on what is read.
+        is_point: whether the latent is a function of what is read, and no random variable.
     """
 
     build: Callable[[LatentPriorParts], nn.Module]
     reads: bool = True
+    is_point: bool = False
+
+
+class MemoryPrior(nn.Module, ABC):
+    """p(M) = prod_n p(M_n | M_1 ... M_n-1) of the N blocks of a memory; a block is S scalars."""
+
+    @abstractmethod
+    def next_block(self, blocks: Tensor) -> Distribution:
+        """p(M_n+1 | M_1 ... M_n), batch shape (...), event shape (S,).
+
+        Args:
+            blocks: the n >= 0 blocks before it, (..., n, S).
+        """
+
+    def forward(self, blocks: Tensor) -> Tensor:
+        """ln p(M_n | M_1 ... M_n-1) of each block in nats, (..., N), of blocks (..., N, S)."""
+        before = (blocks[..., :number, :] for number in range(blocks.shape[-2]))
+        each = [self.next_block(first).log_prob(blocks[..., n, :]) for n, first in enumerate(before)]
+        return torch.stack(each, -1)
+
+    def kl_of_normal(self, loc: Tensor, scale: Tensor) -> Tensor:
+        """KL(N(loc, scale^2) || p) of each block in nats, (..., N), of loc and scale (..., N, S).
+
+        Raises:
+            NotImplementedError: it has no closed form.
+        """
+        raise NotImplementedError(f"{type(self).__name__}: the KL of a normal to it has no closed form")
+
+
+@dataclass(frozen=True)
+class MemoryPriorParts:
+    """Constructor arguments of p(M).
+
+    Attributes:
+        block_size: S, scalars of a block.
+        dtype: precision of its networks, if it has any.
+    """
+
+    block_size: int
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class MemoryPriorKind:
+    """A registered prior of memories.
+
+    Attributes:
+        build: builds it; None for the flat one, which is a constant, and has no density.
+        closed_kl: whether it has `kl_of_normal`.
+        like: name of the prior whose preset it takes too, if any.
+    """
+
+    build: Callable[[MemoryPriorParts], MemoryPrior] | None
+    closed_kl: bool = False
+    like: str | None = None
 
 
 KEY_PRIORS: dict[str, type[KeyPrior]] = {}
 """Priors of keys by name; each is registered by its own file."""
 LATENT_PRIORS: dict[str, LatentPriorKind] = {}
 """Priors of latents by name; each is registered by its own file."""
+MEMORY_PRIORS: dict[str, MemoryPriorKind] = {}
+"""Priors of memories by name; each is registered by its own file."""

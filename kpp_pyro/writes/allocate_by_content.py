@@ -65,11 +65,10 @@ class AllocateByContentWrite(BlockWrite):
         match_prior_prob: float = 0.01,
         dtype: torch.dtype = torch.float32,
         code: SignCode | None = None,
-        semantic: float = 0.0,
         from_code: bool = False,
     ) -> None:
         matching = match_scale, match_prior_prob
-        super().__init__(layout, encoding_size, smallest_scale, *matching, dtype, code, semantic, from_code)
+        super().__init__(layout, encoding_size, smallest_scale, *matching, dtype, code, from_code)
         generator = torch.Generator().manual_seed(0)  # the global random state stays as for the other writes
         size = self.latent_size // layout.reads
         self.register_buffer("prototypes", torch.randn(layout.blocks, size, generator=generator))

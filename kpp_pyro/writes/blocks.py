@@ -28,7 +28,6 @@ class BlockWrite(Write):
         match_prior_prob: probability of a key from the prior if the block was found by `match`.
         dtype: precision of the networks.
         code: sign code that packs contents into a block's scalars; None to write contents unchanged.
-        semantic: prior probability of keys that read a block semantically, see `SemanticReading`.
         from_code: whether contents start as the first numbers of an encoding, see `NetworkFamily.is_code`.
 
     Raises:
@@ -46,27 +45,26 @@ class BlockWrite(Write):
         match_prior_prob: float = 0.01,
         dtype: torch.dtype = torch.float32,
         code: SignCode | None = None,
-        semantic: float = 0.0,
         from_code: bool = False,
     ) -> None:
         super().__init__()
         layout.require_tiling()
         self.layout = layout
-        self.addressing = Addressing(layout, semantic=semantic)
+        self.addressing = Addressing(layout)
         self.code = code
         self.latent_size = layout.read_scalars * (code.signs if code else 1)
         self.match_scale = match_scale
         self.match_prior_prob = match_prior_prob
         content = LocScaleHead(encoding_size, self.latent_size, smallest_scale, from_code)
         self.to_content = InPrecision(content, dtype)
-        head = LocScaleHead(encoding_size, self.latent_size, smallest_scale) if semantic else None
-        self.to_semantic = InPrecision(head, dtype) if head else None
 
     @classmethod
     def of(cls, parts: WriteParts) -> BlockWrite:
         """Build the write; `parts.keys` is not used."""
         sizes = parts.layout, parts.encoding_size, parts.smallest_scale
-        return cls(*sizes, dtype=parts.dtype, code=parts.code, semantic=parts.semantic, from_code=parts.from_code)
+        write = cls(*sizes, dtype=parts.dtype, code=parts.code, from_code=parts.from_code)
+        write.is_random = parts.is_random
+        return write
 
     @abstractmethod
     def blocks_of(self, encoding: Encoding) -> Tensor:
@@ -87,8 +85,7 @@ class BlockWrite(Write):
     def encode(self, features: Tensor) -> Encoding:
         """Compute the parameters of q(z | X); its location is the content to write."""
         loc, scale = self.to_content(features)
-        semantic = self.to_semantic(features) if self.to_semantic else None
-        return Encoding(features, self.code.of(loc) if self.code else loc, scale, semantic)
+        return Encoding(features, self.code.of(loc) if self.code else loc, scale)
 
     def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
         """q(y | X, M): a `KnownBlockKey` for written images, a `BlockKey` with probabilities of `match` for cues."""
@@ -101,30 +98,40 @@ class BlockWrite(Write):
 
         This is the posterior of the block under a uniform prior, if a cue's content is the block's content plus normal
         noise. The noise variance is estimated for each cue: the mean square difference between its R contents and their
-        nearest blocks, but at least (`match_scale` times the root mean square of the memory)^2. A corrupted cue
-        therefore gives less certain probabilities than an image read from the memory.
+        nearest blocks, but at least (`match_scale` times the root mean square of the memory)^2; of random memories, at
+        least their own variance. A corrupted cue therefore gives less certain probabilities than an image read from the
+        memory.
 
         Args:
             encoding: of the cues.
             memory: (..., B, 1, C_m, H_m, W_m).
         """
-        square, power = self._distances(encoding, memory)
+        square, least = self._distances(encoding, memory)
         size = encoding.latent_loc.shape[-1] // self.layout.reads
         nearest = square.min(-1, keepdim=True).values.mean(-2, keepdim=True) / size  # (..., B, T, 1, 1)
-        variance = torch.maximum(nearest, self.match_scale**2 * power)
+        variance = torch.maximum(nearest, least)
         return (-square / (2 * variance)).softmax(-1)
 
     def _distances(self, encoding: Encoding, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Square distances of contents to blocks, (..., B, T, R, N), and mean square of blocks, (..., B, 1, 1, 1)."""
+        """Square distances of contents to blocks, (..., B, T, R, N), and the least variance, (..., B, 1, 1, 1).
+
+        Of random memories, distances are in standard deviations of q(M | X).
+        """
         cue = encoding.latent_loc.unflatten(-1, (self.layout.reads, -1))  # (B, T, R, D / R)
         blocks = cut_blocks(memory.squeeze(-4), self.layout).flatten(-3)  # (..., B, N, S)
         unwritten = ~blocks.any(-1) & blocks.flatten(-2).any(-1, keepdim=True)  # no block of an empty memory
         blocks = self.code.unpack(blocks) if self.code else blocks  # (..., B, N, D / R)
-        distance = torch.cdist(cue.flatten(-3, -2), blocks).unflatten(-2, cue.shape[-3:-1])  # (..., B, T, R, N)
-        square = distance.square().masked_fill(unwritten[..., None, None, :], torch.inf)
+        if self.is_random:
+            scale = encoding.latent_scale.unflatten(-1, (self.layout.reads, -1))
+            square = _standard_squares(cue, scale, blocks)
+        else:
+            square = torch.cdist(cue.flatten(-3, -2), blocks).unflatten(-2, cue.shape[-3:-1]).square()
+        square = square.masked_fill(unwritten[..., None, None, :], torch.inf)  # (..., B, T, R, N)
+        if self.is_random:
+            return square, square.new_ones(())
         count = (~unwritten).sum(-1).clamp(min=1)
         power = blocks.square().mean(-1).masked_fill(unwritten, 0.0).sum(-1) / count  # (..., B)
-        return square, power.clamp(min=1e-12)[..., None, None, None]
+        return square, self.match_scale**2 * power.clamp(min=1e-12)[..., None, None, None]
 
     def contents(self, encoding: Encoding) -> Tensor:
         """Contents in the form in which they are written, (B, T, R, C_m, h, w): packed if they are signs.
@@ -141,13 +148,30 @@ class BlockWrite(Write):
         return scalars.unflatten(-1, (self.layout.reads, *self.layout.block_shape))
 
 
+def _standard_squares(cue: Tensor, scale: Tensor, blocks: Tensor) -> Tensor:
+    """Squares of (cue - block) / scale, summed over S: (..., B, T, R, N).
+
+    Args:
+        cue: (B, T, R, S).
+        scale: (B, T, R, S).
+        blocks: (..., B, N, S).
+    """
+    precision, blocks = scale.square().reciprocal(), blocks.unsqueeze(-3)
+    product = precision @ blocks.square().mT - 2 * (precision * cue) @ blocks.mT
+    return (product + (precision * cue.square()).sum(-1, keepdim=True)).clamp(min=0)
+
+
 class AllocateWrite(BlockWrite):
     """Blocks are allocated in order: read r of image t gets block (t R + r) mod N.
+
+    A random memory is the only one whose blocks have to be in this order: its prior takes them one after the other.
 
     With more reads than blocks, blocks are shared and hold the mean of their contents. The posterior of an image's key
     is centred on its block. The paper's write is `feed_forward`; this one is not in the paper. Arguments are those of
     `BlockWrite`.
     """
+
+    in_order = True
 
     def forward(self, encoding: Encoding) -> Tensor:
         """Memories (B, 1, C_m, H_m, W_m) with every content in its block; unwritten blocks are zero."""

@@ -22,15 +22,13 @@ class Encoding:
 
     Attributes:
         features: f_enc(X), (B, T, F).
-        latent_loc: location of q(z | X), (B, T, D). With semantic reads: of the half for other keys, (B, T, D / 2).
-        latent_scale: scale of q(z | X), the same shape.
-        semantic: with semantic reads, location and scale of the half for semantic keys, (B, T, D / 2) each.
+        latent_loc: location of q(z | X), (B, T, D).
+        latent_scale: scale of q(z | X), (B, T, D).
     """
 
     features: Tensor
     latent_loc: Tensor
     latent_scale: Tensor
-    semantic: tuple[Tensor, Tensor] | None = None
 
     @property
     def images(self) -> int:
@@ -49,8 +47,8 @@ class WriteParts:
         keys: builds the family of q(y | X, M) over keys (R, 3), for writes that use one.
         dtype: precision of the networks.
         code: sign code that packs contents into a block's scalars; None to write contents unchanged.
-        semantic: prior probability of keys that read a block semantically, see `SemanticReading`.
         from_code: whether contents start as the first D numbers of an encoding.
+        is_random: whether memories are drawn around what is written, with the scale of the contents.
     """
 
     layout: MemoryLayout
@@ -59,8 +57,8 @@ class WriteParts:
     keys: Callable[[], Posterior]
     dtype: torch.dtype = torch.float32
     code: SignCode | None = None
-    semantic: float = 0.0
     from_code: bool = False
+    is_random: bool = False
 
 
 class Write(nn.Module, ABC):
@@ -69,13 +67,17 @@ class Write(nn.Module, ABC):
     Attributes:
         addressing: addressing of the memory.
         latent_size: D, the size of `Encoding.latent_loc`.
+        is_random: whether memories are drawn around what is written, with the scale of the contents.
         points_at_blocks: whether q(y | X, M) is a `BlockKey`, instead of a family of posteriors.
+        in_order: whether read r of image t has block t R + r, as random memories and reads in sequence require.
         like: name of the write whose preset it takes too, if any; subclasses inherit it.
     """
 
     addressing: Addressing
     latent_size: int
+    is_random: bool = False
     points_at_blocks: ClassVar[bool] = False
+    in_order: ClassVar[bool] = False
     like: ClassVar[str | None] = None
 
     @classmethod

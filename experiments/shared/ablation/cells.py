@@ -145,13 +145,13 @@ def require_no_twins(configured: Sequence[tuple[Cell, Config]]) -> None:
 
 
 def unfinished_schedules(config: Config) -> list[str]:
-    """A sentence on each KL weight that is below 1 at the end of training."""
+    """A sentence on each KL weight that has not reached its last value at the end of training."""
     steps = config.training.steps
-    weights = {name: schedule.weight(steps) for name, schedule in kl_schedules(config.training).items()}
+    found = {name: (schedule.weight(steps), schedule.end) for name, schedule in kl_schedules(config.training).items()}
     return [
-        f"the weight of the KL of {name} is {weight:.2g}, not 1, at the end of {steps} steps"
-        for name, weight in weights.items()
-        if weight != 1
+        f"the weight of the KL of {name} is {weight:.2g}, not {end:g}, at the end of {steps} steps"
+        for name, (weight, end) in found.items()
+        if weight != end
     ]
 
 

@@ -1,0 +1,160 @@
+"""Distributions of memories, block by block: a prior that takes the blocks in order, and a normal posterior.
+
+Only the first blocks, as many as images were written, are random. The others are zero with probability one, and have no
+density.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Size, Tensor
+from torch.distributions import constraints, register_kl
+
+from kpp_pyro.errors import InputError
+from kpp_pyro.fast_pyro import ExpandsOnce
+from kpp_pyro.memory.blocks import MemoryLayout, cut_blocks, join_blocks
+from kpp_pyro.priors.interface import MemoryPrior
+
+
+class BlockMemory(ExpandsOnce, TorchDistribution):
+    """p(M) = prod_n p(M_n | M_1 ... M_n-1), over the first `written` blocks.
+
+    Args:
+        prior: of the blocks.
+        layout: of the memory.
+        written: number of blocks that are not zero.
+        like: a tensor of the device and dtype of a memory.
+        batch_shape: of the memories.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.independent(constraints.real, 3)
+
+    def __init__(
+        self, prior: MemoryPrior, layout: MemoryLayout, written: int, like: Tensor, batch_shape: Size = Size()
+    ) -> None:
+        self.prior, self.layout, self.written, self._like = prior, layout, written, like
+        super().__init__(batch_shape, Size(layout.shape), validate_args=False)
+
+    def _expanded(self, batch_shape: Size) -> BlockMemory:
+        return BlockMemory(self.prior, self.layout, self.written, self._like, batch_shape)
+
+    def block_log_prob(self, value: Tensor) -> Tensor:
+        """ln p(M_n | M_1 ... M_n-1) of each written block in nats, (..., written)."""
+        return self.prior(written_blocks(value, self.layout, self.written))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density in nats, (...)."""
+        log_prob = self.block_log_prob(value).sum(-1)
+        return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = Size()) -> Tensor:
+        """Draw memories (sample_shape, ..., C_m, H_m, W_m), one block after the other."""
+        size = math.prod(self.layout.block_shape)
+        blocks = self._like.new_zeros(*Size(sample_shape), *self.batch_shape, 0, size)
+        for _ in range(self.written):
+            blocks = torch.cat([blocks, self.prior.next_block(blocks).sample().unsqueeze(-2)], -2)
+        return memory_of(blocks, self.layout)
+
+
+class NormalMemory(ExpandsOnce, TorchDistribution):
+    """q(M | X) = prod_n N(M_n; loc_n, scale_n^2), over the first `written` blocks.
+
+    Args:
+        loc: (..., C_m, H_m, W_m), zero in the other blocks.
+        scale: (..., C_m, H_m, W_m), positive in the written blocks; not used in the others.
+        layout: of the memory.
+        written: number of blocks that are not zero.
+        validate_args: as in any Pyro distribution.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"loc": constraints.independent(constraints.real, 3)}
+    support = constraints.independent(constraints.real, 3)
+    has_rsample = True
+
+    def __init__(
+        self, loc: Tensor, scale: Tensor, layout: MemoryLayout, written: int, validate_args: bool | None = None
+    ) -> None:
+        self.loc, self.layout, self.written = loc, layout, written
+        self.random = _first_blocks(layout, written, loc.device)  # (C_m, H_m, W_m)
+        self.scale = torch.where(self.random, scale, 0.0)
+        super().__init__(loc.shape[:-3], loc.shape[-3:], validate_args=validate_args)
+
+    def _expanded(self, batch_shape: Size) -> NormalMemory:
+        loc, scale = (value.expand(*batch_shape, *self.event_shape) for value in (self.loc, self.scale))
+        return NormalMemory(loc, scale, self.layout, self.written, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """The locations, (..., C_m, H_m, W_m)."""
+        return self.loc
+
+    @property
+    def mode(self) -> Tensor:
+        """The locations, (..., C_m, H_m, W_m)."""
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        """Variance of every scalar, (..., C_m, H_m, W_m); zero in blocks that are not written."""
+        return self.scale.square()
+
+    def rsample(self, sample_shape: Any = Size()) -> Tensor:
+        """Draw memories (sample_shape, ..., C_m, H_m, W_m)."""
+        shape = self._extended_shape(sample_shape)
+        return self.loc + self.scale * torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+
+    def block_log_prob(self, value: Tensor) -> Tensor:
+        """ln q(M_n) of each written block in nats, (..., written)."""
+        if self._validate_args:
+            self._validate_sample(value)
+        loc, scale, blocks = (written_blocks(part, self.layout, self.written) for part in (self.loc, self.scale, value))
+        terms = ((blocks - loc) / scale).square() * -0.5 - scale.log()
+        return terms.sum(-1) - 0.5 * math.log(2 * math.pi) * blocks.shape[-1]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density in nats, (...)."""
+        return self.block_log_prob(value).sum(-1)
+
+
+def written_blocks(memory: Tensor, layout: MemoryLayout, written: int) -> Tensor:
+    """The first blocks of memories (..., C_m, H_m, W_m), flat: (..., written, S)."""
+    return cut_blocks(memory, layout)[..., :written, :, :, :].flatten(-3)
+
+
+def held_blocks(memory: Tensor, layout: MemoryLayout) -> Tensor:
+    """The blocks of memories (..., C_m, H_m, W_m) that are not zero, flat: (..., n, S).
+
+    Raises:
+        InputError: memories with different numbers of blocks, or with empty blocks before others.
+    """
+    blocks = cut_blocks(memory, layout).flatten(-3)  # (..., N, S)
+    held = blocks.any(-1)
+    count = int(held.sum(-1).max())
+    if not held[..., :count].all():
+        raise InputError("memories: expected equally many written blocks in each, found others, or empty ones between")
+    return blocks[..., :count, :]
+
+
+def memory_of(blocks: Tensor, layout: MemoryLayout) -> Tensor:
+    """Memories (..., C_m, H_m, W_m) whose first blocks are (..., n, S), and whose others are zero."""
+    empty = blocks.new_zeros(*blocks.shape[:-2], layout.blocks - blocks.shape[-2], blocks.shape[-1])
+    return join_blocks(torch.cat([blocks, empty], -2).unflatten(-1, layout.block_shape), layout)
+
+
+def _first_blocks(layout: MemoryLayout, written: int, device: torch.device) -> Tensor:
+    """Which scalars of a memory belong to its first blocks, bool (C_m, H_m, W_m)."""
+    written_ones = torch.ones(written, math.prod(layout.block_shape), device=device)
+    return memory_of(written_ones, layout) > 0
+
+
+@register_kl(NormalMemory, BlockMemory)
+def _kl_of_memories(q: NormalMemory, p: BlockMemory) -> Tensor:
+    """KL(q || p) in nats, (...), where the prior has one in closed form."""
+    loc, scale = (written_blocks(part, q.layout, q.written) for part in (q.loc, q.scale))
+    return p.prior.kl_of_normal(loc, scale).sum(-1)
