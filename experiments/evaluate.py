@@ -26,7 +26,9 @@ from kpp_pyro.schema import Count, Natural
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from inference.importance.complete import CompleteScore
     from inference.importance.scoring import Scores
+    from inference.runs.config import Config
     from inference.runs.load import Run
     from kpp_pyro.data import EpisodeSet
 
@@ -38,7 +40,8 @@ class Arguments(HeldOutArguments):
     """Score a run: ln p(x | M) of held-out images by importance sampling, in nats per image, with standard errors.
 
     M is the memory of the image's own episode. Three controls have other memories: of the other images of the episode,
-    of another episode, and an empty one. RUN/evaluation.json holds everything printed.
+    of another episode, and an empty one. Of a memory with a prior there is also the complete score, in which the memory
+    is paid for. RUN/evaluation.json holds everything printed.
     """
 
     particles: Particles = 1000
@@ -60,7 +63,7 @@ class Arguments(HeldOutArguments):
     """Round every written scalar to this many bits, 2 to 16, between -m and m; m is the largest scalar of the image.
     None: 32-bit floats."""
     posterior_images: Natural = 8
-    """Save posterior draws of the first N images to RUN/posterior.nc, for ArviZ. 0: none, which
+    """Save posterior draws of keys and latents of the first N images to RUN/posterior.nc, for ArviZ. 0: none, which
     saves minutes where images are in colour."""
 
 
@@ -125,11 +128,11 @@ def write_reports(
 
 
 def posterior_draws(run: Run, episodes: EpisodeSet, arguments: Arguments) -> Any:
-    """Posterior draws of the first images of the first episode, as ArviZ data."""
+    """Posterior draws of the first images of the first episode, as ArviZ data; None if nothing but M is random."""
     import pyro
 
     from inference.importance.estimator import weighted_draws, widened_proposal
-    from inference.importance.scoring import sample_memory
+    from inference.importance.scoring import given_memory, sample_memory
     from inference.posterior.arviz_data import posterior_data
     from inference.tracing import own_randomness
 
@@ -137,14 +140,17 @@ def posterior_draws(run: Run, episodes: EpisodeSet, arguments: Arguments) -> Any
     episode, _ = next(episodes.batches(1))
     with own_randomness(arguments.seed, run.pair.device), pyro.validation_enabled(False):
         sampled = sample_memory(model, guide, episode)
-        memory = None if sampled is None else sampled.value
-        proposal = widened_proposal(model, guide, episode, memory)
-        draws = weighted_draws(model, proposal, episode, memory, particles=_POSTERIOR_DRAWS)
+        if sampled is not None and sampled.is_all:
+            return None
+        given = given_memory(model, guide, episode, sampled)
+        proposal = widened_proposal(*given, episode)
+        draws = weighted_draws(given[0], proposal, episode, particles=_POSTERIOR_DRAWS)
         return posterior_data(draws, episode, images=arguments.posterior_images)
 
 
 def report(run: Run, arguments: Arguments, scores: Scores, processes: Processes = SINGLE_PROCESS) -> dict[str, Any]:
     """The content of evaluation.json."""
+    from inference.importance.complete import summarize_complete
     from inference.importance.scoring import OWN, inference_gap, summarize
     from kpp_pyro.files.run_folder import environment
     from kpp_pyro.likelihoods import bits_per_dim
@@ -163,8 +169,9 @@ def report(run: Run, arguments: Arguments, scores: Scores, processes: Processes 
             "refine_steps": arguments.refine_steps if arguments.gaps else 0,
         },
         "scores": {name: summarize(score) for name, score in scores.by_memory.items()},
-        **memory_cost(scores),
-        "limit_nats_per_image": -math.log(run.config.data.images_per_episode),
+        "memory_kl_nats_per_image": None if scores.memory_kl is None else scores.memory_kl.mean().item(),
+        "complete": None if scores.complete is None else summarize_complete(scores.complete, arguments.particles),
+        "limit_nats_per_image": limit_nats_per_image(run.config),
         "log_likelihood_bits_per_dim": bits_per_dim(own.log_likelihood.mean().item(), run.pair.model.image_shape),
         "gaps": inference_gap(own) if arguments.gaps else None,
         "seconds": {name: round(seconds, 2) for name, seconds in scores.seconds.items()},
@@ -174,16 +181,27 @@ def report(run: Run, arguments: Arguments, scores: Scores, processes: Processes 
             "log_likelihood_nats": _rounded(own.log_likelihood),
             "pareto_k": _rounded(own.pareto_k),
             **{f"{name}_log_likelihood_nats": _rounded(score.log_likelihood) for name, score in controls.items()},
+            **({} if scores.complete is None else complete_of_images(scores.complete)),
         },
     }
 
 
-def memory_cost(scores: Scores) -> dict[str, float | None]:
-    """KL of a random memory, divided by the images of its episode, and the score minus this KL."""
-    if scores.memory_kl is None:
-        return {"memory_kl_nats_per_image": None, "log_likelihood_with_memory_kl_nats_per_image": None}
-    kl, score = scores.memory_kl.mean().item(), scores.own.log_likelihood.mean().item()
-    return {"memory_kl_nats_per_image": kl, "log_likelihood_with_memory_kl_nats_per_image": score - kl}
+def complete_of_images(score: CompleteScore) -> dict[str, list[float]]:
+    """Complete scores of each image, and its position in its episode."""
+    return {
+        "complete_log_likelihood_nats": _rounded(score.log_likelihood),
+        "complete_elbo_nats": _rounded(score.elbo),
+        "complete_pareto_k": _rounded(score.pareto_k),
+        "position": score.position.tolist(),
+    }
+
+
+def limit_nats_per_image(config: Config) -> float:
+    """ln p(x | M) of a perfect memory: -ln T, to say which image it is; 0 where the order of the images says it."""
+    from inference.runs.rules import has_blocks
+
+    in_order = has_blocks(config) and config.program.read_order == "sequence"
+    return 0.0 if in_order else -math.log(config.data.images_per_episode)
 
 
 def _rounded(values: Tensor) -> list[float]:

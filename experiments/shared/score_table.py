@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from experiments.shared.arguments import describe_images, number
-from inference.importance.scoring import MEANINGS, OWN
+from inference.importance.scoring import COMPLETE, MEANINGS, OWN
 from kpp_pyro.likelihoods import bits_per_dim, kl_sites
 
 _NO_MEMORY = "ln p(x_t): this model has no memory"
@@ -28,8 +28,10 @@ def describe_scores(content: dict[str, Any]) -> str:
         bits = f", {-bits_per_dim(score['log_likelihood_nats_per_image'], settings['image_shape']):.4f} bits per dim"
         lines.append(f"  {name.replace('_', ' '):<9} {value:>10.2f} ± {number(error)} nats per image{bits}{mark}")
         lines.append(f"            {MEANINGS[name] if has_memory else _NO_MEMORY}")
-    if has_memory:
-        limit = content["limit_nats_per_image"]
+    if has_memory and content["complete"]:
+        lines += _complete(content["complete"], settings)
+    limit = content["limit_nats_per_image"]
+    if has_memory and limit:
         lines.append(f"  -ln T     {limit:>10.2f}   the limit of a perfect memory: the choice of the image")
     own = scores[OWN]
     lines += [
@@ -42,9 +44,8 @@ def describe_scores(content: dict[str, Any]) -> str:
     ]
     if content["memory_kl_nats_per_image"] is not None:
         lines.append(
-            f"The memory is random, and the scores are conditional on a draw of it. Its own KL is "
-            f"{content['memory_kl_nats_per_image']:.2f} nats per image; with this KL included, own is "
-            f"{content['log_likelihood_with_memory_kl_nats_per_image']:.2f}."
+            f"The memory is random. All scores but the complete one are conditional on a draw of it; its own KL is "
+            f"{content['memory_kl_nats_per_image']:.2f} nats per image."
         )
     if content["gaps"]:
         lines.append(_gaps(content["gaps"]))
@@ -58,6 +59,21 @@ def describe_scores(content: dict[str, Any]) -> str:
     controls = f", {sum(seconds.values()) - seconds[OWN]:.0f} s for the controls" if len(seconds) > 1 else ""
     lines.append(f"{seconds[OWN]:.0f} s ({rate:,} particle-images per second){controls}.")
     return "\n".join(lines)
+
+
+def _complete(score: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """The complete score, and its course over the positions of an episode."""
+    value, error = score["log_likelihood_nats_per_image"], score["log_likelihood_standard_error"]
+    bits = f"{-bits_per_dim(value, settings['image_shape']):.4f} bits per dim"
+    mark = "" if score["trustworthy"] else f"  (lower bound, k-hat > {number(score['pareto_k_limit'])})"
+    positions = score["log_likelihood_by_position_nats_per_image"]
+    shown = sorted({2**power - 1 for power in range(10) if 2**power <= len(positions)} | {len(positions) - 1})
+    course = ", ".join(f"{positions[index]:.2f} (image {index + 1})" for index in shown)
+    return [
+        f"  complete  {value:>10.2f} ± {number(error)} nats per image, {bits}{mark}",
+        f"            {COMPLETE}; its ELBO is {score['elbo_nats_per_image']:.2f}",
+        f"            by position in the episode: {course}",
+    ]
 
 
 def _heading(settings: dict[str, Any]) -> str:

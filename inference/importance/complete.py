@@ -2,24 +2,30 @@
 
     p(X) = E_p(M) [prod_t p(x_t | M)]
 
-Where image t is read from block t of the memory, a sequential Monte Carlo estimate takes one block after the other:
+Where block t is read for image t, a sequential Monte Carlo estimate takes one block after the other:
 
     p-hat(x_t | x_1 ... x_t-1) = 1/K sum_k p(x_t | M_t^k) p(M_t^k | M_1^k ... M_t-1^k) / q(M_t^k | x_t)
 
-The K particles are drawn anew before each block, in proportion to these weights. The product over t is an unbiased
-estimate of p(X), so that its log is a lower bound on average (Andrieu, Doucet & Holenstein 2010; Naesseth et al. 2018).
-For other random memories, it is one importance-sampled estimate for a whole episode.
+Before each further block, the K particles are drawn anew in proportion to these weights. The product over t is an
+unbiased estimate of p(X), so that its log is a lower bound on average (Andrieu, Doucet & Holenstein 2010; Naesseth,
+Linderman, Ranganath & Blei 2018). Other random memories are drawn whole, each with an estimate of its images:
+
+    p-hat(X) = 1/L sum_l p(M^l) / q(M^l | X) prod_t p-hat(x_t | M^l)
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from inference.importance.estimator import (
+    PARTICLE_IMAGES_AT_ONCE,
+    TOLERATED_SHARE,
     WeightStream,
     defensive_proposal,
     importance_score,
@@ -32,42 +38,31 @@ from kpp_pyro.distributions.block_memory import BlockMemory, written_blocks
 
 @dataclass(frozen=True)
 class CompleteScore:
-    """Estimates of ln p(x_t | x_1 ... x_t-1) of B x T images, in nats; the sum over t is one of ln p(X).
+    """Estimates of ln p(x_t | x_1 ... x_t-1) of B x T images, in nats, whose sum over t is one of ln p(X).
+
+    Where images are not taken one after the other, each has 1/T of ln p-hat(X), and the diagnostics of the L weights of
+    its episode.
 
     Attributes:
-        log_likelihood: (B, T); where images are not estimated one after the other, 1/T of ln p-hat(X) each.
+        log_likelihood: ln p-hat_K, (B, T).
         elbo: the complete ELBO of each image, the memory's KL included, (B, T).
-        pareto_k: k-hat of the weights of each image; of those of the episode, for each of its images, (B, T).
-        effective_sample_size: of the same weights, (B, T).
-        particles: K.
+        pareto_k: k-hat of the weights; above `pareto_k_limit` the estimate is unreliable, (B, T).
+        effective_sample_size: effective number of the weights, (B, T).
+        position: number t of each image in its episode, from 0, (B, T).
     """
 
     log_likelihood: Tensor
     elbo: Tensor
     pareto_k: Tensor
     effective_sample_size: Tensor
-    particles: int
-
-    @property
-    def pareto_k_limit(self) -> float:
-        """The largest k-hat with which an estimate from as many particles is reliable."""
-        return pareto_k_limit(self.particles)
-
-    @property
-    def standard_error(self) -> float:
-        """Standard error of the mean over images; images of an episode are not independent, episodes are."""
-        return standard_error(self.log_likelihood.mean(1))
+    position: Tensor
 
 
 @torch.no_grad()
 def complete_score(model: PyroProgram, guide: PyroProgram, episode: Tensor, particles: int) -> CompleteScore | None:
-    """Estimate ln p(X) of episodes (B, T, C, H, W), one sequence of blocks after the other.
+    """Estimate ln p(X) of episodes (B, T, C, H, W) with K = `particles` draws of each image.
 
-    Args:
-        model: Pyro model.
-        guide: its guide.
-        episode: images; the estimate of image t depends on images 1 to t only, where blocks are taken in order.
-        particles: K, draws of the memory of each episode.
+    Of a memory that is drawn whole, there are L = sqrt(K) draws, with K / L draws of each image.
 
     Returns:
         None where the memory is a function of the images, which has no density.
@@ -76,57 +71,71 @@ def complete_score(model: PyroProgram, guide: PyroProgram, episode: Tensor, part
     traces = trace_pair(model, posterior, episode)
     if "memory" not in traces.latent_sites():
         return None
-    prior = _block_prior(traces.model.nodes["memory"])
-    if prior is None:
-        return _of_whole_episodes(model, posterior, episode, particles)
-    return _of_blocks(model, posterior, episode, particles, prior)
-
-
-def _block_prior(site: Any) -> BlockMemory | None:
-    return site["fn"] if isinstance(site["fn"], BlockMemory) else None
+    prior: Any = traces.model.nodes["memory"]["fn"]
+    if isinstance(prior, BlockMemory):
+        return _of_blocks(model, posterior, episode, particles, prior)
+    return _of_whole_episodes(model, posterior, episode, particles)
 
 
 def _of_whole_episodes(model: PyroProgram, guide: PyroProgram, episode: Tensor, particles: int) -> CompleteScore:
-    score = importance_score(model, defensive_proposal(model, guide, episode), episode, particles=particles)
-    images = episode.shape[1]
-
-    def of_images(value: Tensor) -> Tensor:
-        return value.unsqueeze(1).expand(-1, images)
-
-    return CompleteScore(
-        of_images(score.log_likelihood / images),
-        score.elbo.elbo,
-        of_images(score.pareto_k),
-        of_images(score.effective_sample_size),
-        particles,
-    )
+    memories, images, elbos = math.isqrt(particles), episode.shape[1], []
+    weights = WeightStream(memories, tail=True)
+    for _ in range(memories):
+        traces = trace_pair(model, guide, episode)
+        log_probs, data = traces.log_probs(), {"memory": traces.value("memory")}
+        ratio = log_probs.prior["memory"] - log_probs.posterior["memory"]  # (B, 1)
+        given = poutine.condition(model, data=data), poutine.condition(guide, data=data)
+        proposal = defensive_proposal(*given, episode)
+        score = importance_score(given[0], proposal, episode, particles=particles // memories)
+        weights.add((score.log_likelihood + ratio / images).sum(1).unsqueeze(0))
+        elbos.append(score.elbo.elbo + ratio / images)
+    found = weights.log_mean() / images, weights.pareto_k(), weights.effective_sample_size()
+    of_images = [value.unsqueeze(1).expand(-1, images) for value in found]
+    elbo = torch.stack(elbos).mean(0)
+    return CompleteScore(of_images[0], elbo, of_images[1], of_images[2], _positions(episode))
 
 
 def _of_blocks(
     model: PyroProgram, guide: PyroProgram, episode: Tensor, particles: int, prior: BlockMemory
 ) -> CompleteScore:
-    traces = trace_pair(model, guide, episode, particles=particles)
-    log_probs, memory = traces.log_probs(), traces.value("memory").squeeze(-4)  # (K, B, C_m, H_m, W_m)
-    posterior: Any = traces.guide.nodes["memory"]["fn"]
-    own = log_probs.image - posterior.block_log_prob(traces.value("memory")).squeeze(-2)  # (K, B, T)
-    own = own + sum(log_probs.prior[name] - log_probs.posterior[name] for name in log_probs.prior if name != "memory")
-    blocks = written_blocks(memory, prior.layout, prior.written)  # (K, B, T, S)
-    streams = []
-    past = blocks[:, :, :0]
+    own, blocks = _draw_blocks(model, guide, episode, particles, prior)
+    past, streams = blocks[:, :, :0], []
     for image in range(episode.shape[1]):
         block = blocks[:, :, image]
         log_weights = own[:, :, image] + prior.prior.next_block(past).log_prob(block)  # (K, B)
         streams.append(WeightStream(particles, tail=True))
         streams[-1].add(log_weights)
-        ancestors = _resampled(log_weights)[..., None, None].expand(*block.shape[:2], image + 1, block.shape[-1])
-        past = torch.cat([past, block.unsqueeze(2)], 2).gather(0, ancestors)
+        past = torch.cat([past, block.unsqueeze(2)], 2)
+        past = past.gather(0, _resampled(log_weights)[..., None, None].expand_as(past))
     return CompleteScore(
         torch.stack([stream.log_mean() for stream in streams], 1),
         (own + prior.prior(blocks)).mean(0),
         torch.stack([stream.pareto_k() for stream in streams], 1),
         torch.stack([stream.effective_sample_size() for stream in streams], 1),
-        particles,
+        _positions(episode),
     )
+
+
+def _draw_blocks(
+    model: PyroProgram, guide: PyroProgram, episode: Tensor, particles: int, prior: BlockMemory
+) -> tuple[Tensor, Tensor]:
+    """Weights of K draws without the memory's prior, (K, B, T) in nats, and the drawn blocks, (K, B, T, S)."""
+    at_once = max(1, PARTICLE_IMAGES_AT_ONCE // (episode.shape[0] * episode.shape[1]))
+    weights, blocks = [], []
+    for start in range(0, particles, at_once):
+        traces = trace_pair(model, guide, episode, particles=min(at_once, particles - start))
+        log_probs, memory = traces.log_probs(), traces.value("memory")
+        posterior: Any = traces.guide.nodes["memory"]["fn"]
+        of_images = [name for name in log_probs.prior if name != "memory"]
+        terms = [log_probs.prior[name] - log_probs.posterior[name] for name in of_images]
+        weights.append(sum(terms, log_probs.image) - posterior.block_log_prob(memory).squeeze(-2))
+        blocks.append(written_blocks(memory.squeeze(-4), prior.layout, prior.written))
+    return torch.cat(weights), torch.cat(blocks)
+
+
+def _positions(episode: Tensor) -> Tensor:
+    """Number of each image in its episode, from 0, (B, T)."""
+    return torch.arange(episode.shape[1], device=episode.device).expand(episode.shape[:2])
 
 
 def _resampled(log_weights: Tensor) -> Tensor:
@@ -136,3 +145,24 @@ def _resampled(log_weights: Tensor) -> Tensor:
     start = torch.rand(len(ends), 1, dtype=ends.dtype, device=ends.device)
     marks = (torch.arange(particles, dtype=ends.dtype, device=ends.device) + start) / particles
     return torch.searchsorted(ends, marks).clamp(max=particles - 1).mT
+
+
+def summarize_complete(score: CompleteScore, particles: int) -> dict[str, Any]:
+    """Averages over N images in nats per image, by position too, with standard errors and diagnostics."""
+    limit = pareto_k_limit(particles)
+    unreliable = (~(score.pareto_k <= limit)).double().mean().item()  # NaN counts as unreliable
+    positions = int(score.position.max()) + 1
+    by_position = [score.log_likelihood[score.position == position].mean().item() for position in range(positions)]
+    return {
+        "particles": particles,
+        "log_likelihood_nats_per_image": score.log_likelihood.mean().item(),
+        "log_likelihood_standard_error": standard_error(score.log_likelihood),
+        "elbo_nats_per_image": score.elbo.mean().item(),
+        "effective_sample_size_median": score.effective_sample_size.median().item(),
+        "pareto_k_median": score.pareto_k.nanmedian().item(),
+        "pareto_k_limit": limit,
+        "pareto_k_above_limit_share": unreliable,
+        "trustworthy": unreliable <= TOLERATED_SHARE,
+        "log_likelihood_by_position_nats_per_image": by_position,
+        "elbo_by_position_nats_per_image": [score.elbo[score.position == p].mean().item() for p in range(positions)],
+    }

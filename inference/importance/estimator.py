@@ -37,6 +37,7 @@ from inference.tracing import (
 from kpp_pyro.errors import InputError
 
 PARTICLE_IMAGES_AT_ONCE = 2048  # bounds the device memory in use, for any K
+TOLERATED_SHARE = 0.05  # of images with a k-hat above its limit
 _WIDENING, _MOST_WIDENED_NUMBERS = 3.0, 12  # factor of a key's deviations, and the most numbers of such a key
 _LEAST_TAIL = 5  # fewest weights of a Pareto fit
 _ROUNDING = 1e-12  # of weights relative to the largest
@@ -374,6 +375,15 @@ def importance_score(
 
 
 @torch.no_grad()
+def exact_score(model: PyroProgram, guide: PyroProgram, episode: Tensor, *, particles: int) -> ImportanceScore:
+    """ln p(x | M) of programs in which nothing is random, given their memory: all K draws would be the same."""
+    terms = terms_of(trace_pair(model, guide, episode).log_probs())
+    value, none = terms.elbo.double(), torch.zeros_like(terms.elbo, dtype=torch.float64)
+    steps = bound_steps(particles)
+    return ImportanceScore(value, none, none + particles, none, (terms, terms), {step: value for step in steps})
+
+
+@torch.no_grad()
 def weighted_draws(
     model: PyroProgram,
     proposal: Proposal,
@@ -464,10 +474,10 @@ def _within(counts: Sequence[int], drawn: Sequence[int]) -> bool:
 
 def _over_data(log_probs: SiteLogProbs, terms: list[Tensor]) -> Tensor:
     """Sum terms (n, B, T) or (n, B, 1) to (n, B, T); to (n, B) where the images of an episode share a latent site."""
-    images = log_probs.image.shape[-1]
+    images, nothing = log_probs.image.shape[-1], torch.zeros_like(log_probs.image, dtype=torch.float64)
     if all(value.shape[-1] == images for value in log_probs.prior.values()):
-        return sum(term.double() for term in terms)  # type: ignore[return-value]
-    return sum(term.double().sum(-1) for term in terms)  # type: ignore[return-value]
+        return sum((term.double() for term in terms), nothing)
+    return sum((term.double().sum(-1) for term in terms), nothing[..., 0])
 
 
 class _Bound:

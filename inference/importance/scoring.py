@@ -13,28 +13,43 @@ from functools import partial
 from typing import Any
 
 import torch
+from pyro import poutine
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from inference.importance.complete import CompleteScore, complete_score
 from inference.importance.estimator import (
     PARTICLE_IMAGES_AT_ONCE,
+    TOLERATED_SHARE,
     ImportanceScore,
+    exact_score,
     importance_score,
     standard_error,
     widened_proposal,
 )
 from inference.importance.search import refined_proposal, searching_proposal
 from inference.processes import SINGLE_PROCESS, Processes
-from inference.tracing import PyroProgram, combine, concatenate, own_randomness, seed_of, trace_pair, written_memory
+from inference.tracing import (
+    PyroProgram,
+    Record,
+    amortized,
+    combine,
+    concatenate,
+    own_randomness,
+    seed_of,
+    trace_pair,
+    written_memory,
+)
 
 OWN = "own"
+_NEXT_IMAGE_STEPS = 100  # Adam steps that refine the posterior of an image that is predicted
 MEANINGS = {
     OWN: "ln p(x_t | M(X)): the memory that the image's own episode wrote, this image among others",
     "left_out": "ln p(x_t | M(X without x_t)): the memory of the other images of its episode",
     "other": "ln p(x_t | M(X' without one)): the memory of another episode, of as many images as in left_out",
-    "empty": "ln p(x_t | M = 0): an empty memory; of a random memory, its prior's mean",
+    "empty": "ln p(x_t | M = 0): an empty memory; of a matrix, its prior's mean",
 }
-TOLERATED_SHARE = 0.05  # of images with a k-hat above its limit
+COMPLETE = "ln p(X) / T: the memory is not given, but paid for"
 
 
 # Batches
@@ -109,11 +124,13 @@ class Scores:
         seconds: time of each score.
         memory_kl: KL(q(M|X) || p(M)) / T in nats of each image's own memory, (N,); None where it is deterministic. The
             scores do not include it: they are conditional on a draw of the memory.
+        complete: the scores in which the memory is paid for, (N,); None where it is deterministic.
     """
 
     by_memory: dict[str, ImportanceScore]
     seconds: dict[str, float]
     memory_kl: Tensor | None
+    complete: CompleteScore | None
 
     def __repr__(self) -> str:
         """Number of images, and the mean of each score with its standard error over images."""
@@ -167,10 +184,13 @@ def score_episodes(
     scored = list(share(score_batch, batches_of(episodes, seed)))
     names = [name for name in MEANINGS if all(name in scores.by_memory for scores in scored)]
     kls = [scores.memory_kl for scores in scored if scores.memory_kl is not None]
+    complete = [scores.complete for scores in scored if scores.complete is not None]
+    timed = scored[0].seconds.keys() & {*names, "complete"}
     return Scores(
         {name: concatenate([scores.by_memory[name] for scores in scored]) for name in names},
-        {name: sum(scores.seconds[name] for scores in scored) for name in names},
+        {name: sum(scores.seconds[name] for scores in scored) for name in (*MEANINGS, "complete") if name in timed},
         torch.cat(kls) if kls else None,
+        concatenate(complete) if complete else None,
     )
 
 
@@ -179,18 +199,24 @@ def _score_batch(model: PyroProgram, guide: PyroProgram, plan: ScoringPlan, batc
     chosen, found, seconds = batch.counted.flatten(), {}, {}
     began = time.perf_counter()
 
-    def note(name: str, score: ImportanceScore) -> None:
+    def note(name: str, score: Record) -> Record:
         nonlocal began
-        found[name] = _of_images(score, chosen)
         seconds[name], began = time.perf_counter() - began, time.perf_counter()
+        return _of_images(score, chosen)
 
     with own_randomness(batch.seed, batch.episode.device):
         sampled = sample_memory(model, guide, batch.episode)
-        note(OWN, _score_own(model, guide, batch.episode, sampled, plan))
+        found[OWN] = note(OWN, _score_own(model, guide, batch.episode, sampled, plan))
         if plan.control_particles:
             for name, memories in _control_memories(model, guide, batch).items():
-                note(name, _score_control(model, guide, batch.episode, memories, plan.control_particles))
-    return Scores(found, seconds, None if sampled is None else _per_image(sampled.kl, batch)[chosen].cpu())
+                score = _score_control(model, guide, batch.episode, memories, plan.control_particles)
+                found[name] = note(name, score)
+        if sampled is None:
+            return Scores(found, seconds, None, None)
+        complete = complete_score(model, guide, batch.episode, plan.particles)
+        assert complete is not None
+        complete = note("complete", complete)
+    return Scores(found, seconds, _per_image(sampled.kl, batch)[chosen].cpu(), complete)
 
 
 @dataclass(frozen=True)
@@ -200,10 +226,12 @@ class SampledMemory:
     Attributes:
         value: memories (B, 1, ...).
         kl: KL(q(M|X) || p(M)) in nats, (B, 1); its estimate from this draw, where there is no closed form.
+        is_all: whether nothing else is random, given the images.
     """
 
     value: Tensor
     kl: Tensor
+    is_all: bool
 
 
 @torch.no_grad()
@@ -219,7 +247,18 @@ def sample_memory(model: PyroProgram, guide: PyroProgram, episode: Tensor) -> Sa
         kl = kl_divergence(posterior, prior)
     except NotImplementedError:
         kl = posterior.log_prob(value) - prior.log_prob(value)
-    return SampledMemory(value, kl)
+    return SampledMemory(value, kl, traces.latent_sites() == ["memory"])
+
+
+def given_memory(
+    model: PyroProgram, guide: PyroProgram, episode: Tensor, sampled: SampledMemory | None
+) -> tuple[PyroProgram, PyroProgram]:
+    """Model and posterior of an episode's own images, with the draw of its memory as a given one, if it is random."""
+    posterior = amortized(guide, episode)
+    if sampled is None:
+        return model, posterior
+    data = {"memory": sampled.value}
+    return poutine.condition(model, data=data), poutine.condition(posterior, data=data)
 
 
 def _per_image(kl: Tensor, batch: Batch) -> Tensor:
@@ -245,9 +284,12 @@ def _control_memories(model: PyroProgram, guide: PyroProgram, batch: Batch) -> d
 
 
 def _empty_memory(model: PyroProgram, guide: PyroProgram, episode: Tensor) -> Tensor:
-    """Empty memories (B, 1, ...): the mean of p(M), or zero if p(M) is flat."""
+    """Empty memories (B, 1, ...): zero, or the mean of p(M) of a matrix."""
     traces = trace_pair(model, guide, episode)
-    return traces.mean("memory") if "memory" in traces.latent_sites() else torch.zeros_like(traces.value("memory"))
+    has_blocks = getattr(model, "addressing", None) is not None
+    if has_blocks or "memory" not in traces.latent_sites():
+        return torch.zeros_like(traces.value("memory"))
+    return traces.mean("memory")
 
 
 def leave_one_out_memories(guide: PyroProgram, episode: Tensor) -> Tensor:
@@ -267,13 +309,15 @@ def _score_own(
     model: PyroProgram, guide: PyroProgram, episode: Tensor, sampled: SampledMemory | None, plan: ScoringPlan
 ) -> ImportanceScore:
     """Score images read from their own memory; a random memory is sampled and given, so that they are independent."""
-    memory = None if sampled is None else sampled.value
+    model, guide = given_memory(model, guide, episode, sampled)
+    if sampled is not None and sampled.is_all:
+        return exact_score(model, guide, episode, particles=plan.particles)
     proposal = (
-        refined_proposal(model, guide, episode, memory, plan.refine_steps)
+        refined_proposal(model, guide, episode, steps=plan.refine_steps)
         if plan.refine_steps
-        else widened_proposal(model, guide, episode, memory)
+        else widened_proposal(model, guide, episode)
     )
-    return importance_score(model, proposal, episode, memory, particles=plan.particles)
+    return importance_score(model, proposal, episode, particles=plan.particles)
 
 
 def _score_control(
@@ -281,8 +325,18 @@ def _score_control(
 ) -> ImportanceScore:
     """Score every image (B, T, ...) given its control memory (B, T, 1, ...), as an episode of one cue."""
     cues, memory = episode.flatten(0, 1).unsqueeze(1), memories.flatten(0, 1)
-    proposal = searching_proposal(model, guide, cues, memory)
+    following: Any = next_image_of(model, guide, cues)
+    if following is None:
+        proposal = searching_proposal(model, guide, cues, memory)
+    else:
+        model, guide = following
+        proposal = refined_proposal(model, guide, cues, memory, steps=_NEXT_IMAGE_STEPS)
     return importance_score(model, proposal, cues, memory, particles=particles)
+
+
+def next_image_of(model: Any, guide: Any, images: Tensor) -> tuple[PyroProgram, PyroProgram] | None:
+    """Model and posterior of images (B, T, C, H, W) that are not written, where a prior of memories predicts them."""
+    return (model.next_image, guide.next_image(images)) if getattr(model, "block_prior", None) is not None else None
 
 
 def summarize(score: ImportanceScore) -> dict[str, Any]:
@@ -327,6 +381,6 @@ def inference_gap(score: ImportanceScore) -> dict[str, float]:
     }
 
 
-def _of_images(score: ImportanceScore, chosen: Tensor) -> ImportanceScore:
+def _of_images(score: Record, chosen: Tensor) -> Record:
     """Scores of the chosen images, bool (B T,), on the CPU."""
     return combine([score], lambda values: values[0].flatten()[chosen].cpu())

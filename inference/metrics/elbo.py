@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from inference.errors import DivergenceError
-from inference.importance.scoring import Batch, batches_of, previous_memories
+from inference.importance.scoring import Batch, batches_of, next_image_of, previous_memories
 from inference.processes import SINGLE_PROCESS, Processes
 from inference.tracing import (
     ElboMeans,
@@ -38,6 +38,9 @@ def mean_elbo(
     episode is the previous one; for the first episode, the last one in its batch. The gain is reported only if every
     image has such a memory, the memory has at least one scalar, and the gain is finite.
 
+    Left-out ELBO: where the memory has a prior that predicts images, of the last image of each episode, given a memory
+    of the other images.
+
     The results depend neither on the number of processes nor on the random state, which is left unchanged.
 
     Args:
@@ -52,14 +55,16 @@ def mean_elbo(
         Averages by name, in nats per image.
 
     Raises:
-        DivergenceError: the ELBO of an image given its own memory is not finite.
+        DivergenceError: the ELBO of an image, given its own memory or left out, is not finite.
     """
     share = map if processes.count == 1 else processes.map
-    own, other = ElboMeans(), ElboMeans()
-    for own_of_batch, other_of_batch in share(partial(_batch_means, model, guide), batches_of(episodes, seed)):
-        own.merge(own_of_batch)
-        other.merge(other_of_batch)
+    own, other, left_out = means = ElboMeans(), ElboMeans(), ElboMeans()
+    for batch in share(partial(_batch_means, model, guide), batches_of(episodes, seed)):
+        for of_all, of_batch in zip(means, batch, strict=True):
+            of_all.merge(of_batch)
     results = own.means().as_dict()
+    if left_out.count:
+        results["left_out_elbo_nats_per_image"] = left_out.means().elbo.item()
     if other.count == own.count:
         gain = (own.means().conditional_elbo - other.means().conditional_elbo).item()
         if math.isfinite(gain):
@@ -67,9 +72,9 @@ def mean_elbo(
     return results
 
 
-def _batch_means(model: PyroProgram, guide: PyroProgram, batch: Batch) -> tuple[ElboMeans, ElboMeans]:
-    """ELBO terms given the own memory, and given the previous episode's."""
-    own, other = ElboMeans(), ElboMeans()
+def _batch_means(model: PyroProgram, guide: PyroProgram, batch: Batch) -> tuple[ElboMeans, ElboMeans, ElboMeans]:
+    """ELBO terms given the own memory, given the previous episode's, and of left-out images."""
+    own, other, left_out = ElboMeans(), ElboMeans(), ElboMeans()
     with own_randomness(batch.seed, batch.episode.device):
         traces = trace_pair(model, guide, batch.episode)
         _add_counted(own, terms_of(traces.log_probs()), batch.counted)
@@ -77,7 +82,11 @@ def _batch_means(model: PyroProgram, guide: PyroProgram, batch: Batch) -> tuple[
         others = previous_memories(traces.value("memory"), before)
         if others is not None:
             _add_counted(other, elbo_terms(model, guide, batch.episode, others), batch.counted, finite=False)
-    return own, other
+        written, last = batch.episode[:, :-1], batch.episode[:, -1:]
+        following = next_image_of(model, guide, last)
+        if following is not None and written.numel():
+            _add_counted(left_out, elbo_terms(*following, last, written_memory(guide, written)), batch.counted[:, -1:])
+    return own, other, left_out
 
 
 def describe(results: dict[str, float]) -> str:
@@ -87,6 +96,8 @@ def describe(results: dict[str, float]) -> str:
 
 
 def _add_counted(means: ElboMeans, terms: ElboTerms, counted: Tensor, finite: bool = True) -> None:
+    if not counted.any():
+        return
     if finite and not terms.elbo[counted].isfinite().all():
         raise DivergenceError(f"the ELBO is not finite ({describe(terms.mean().as_dict())})")
     means.add(terms, lambda value: value[counted].sum().cpu(), int(counted.sum()))

@@ -43,7 +43,11 @@ def plot_score_figures(run: RunFolder) -> dict[str, Figure]:
         "bounds": plots.plot_bounds(own["bounds"], own["elbo_nats_per_image"], folder / "bounds.png"),
     }
     if content["settings"]["memory_scalars"]:
-        figures["controls"] = plots.plot_controls(content["scores"], limit, folder / "controls.png")
+        scores, complete = content["scores"], content["complete"]
+        if complete:
+            scores = {**scores, "complete": complete}
+            figures["positions"] = plots.plot_positions(complete, folder / "positions.png")
+        figures["controls"] = plots.plot_controls(scores, limit, folder / "controls.png")
     return figures
 
 

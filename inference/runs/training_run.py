@@ -270,10 +270,12 @@ class TrainingRun:
         plot_figures(self.folder, self.pair, self.episodes.validation)
         self.logger.add_figures(plot_memory_at_work(self.folder, self.pair, self.episodes.test), step)
         print(f"test: {describe(results)} (checkpoint of step {step}, the best on the validation set)")
-        gain, conditional = (results.get(f"{name}_nats_per_image") for name in ("memory_gain", "conditional_elbo"))
+        names = ("memory_gain", "conditional_elbo", "left_out_elbo")
+        gain, conditional, left_out = (results.get(f"{name}_nats_per_image") for name in names)
         print(
             f"Test ELBO {results['elbo_nats_per_image']:.2f} nats per image, "
-            f"{'' if conditional is None else f'{conditional:.2f} given the memory, '}"
+            f"{'' if conditional is None else f'with its memory paid for; {conditional:.2f} given the memory; '}"
+            f"{'' if left_out is None else f'{left_out:.2f} left out of it; '}"
             f"memory gain {'not measured' if gain is None else f'{gain:.2f} nats per image'}, "
             f"run folder {self.folder.path}"
         )

@@ -127,13 +127,27 @@ class Environment(FileContent):
     git_commit: str | None
 
 
+class Complete(FileContent):
+    """The complete score of images."""
+
+    particles: Count
+    log_likelihood_nats_per_image: float
+    log_likelihood_standard_error: StandardError
+    elbo_nats_per_image: float
+    pareto_k_limit: Number
+    pareto_k_above_limit_share: Share
+    trustworthy: bool
+    log_likelihood_by_position_nats_per_image: Annotated[list[float], Field(min_length=1)]
+    elbo_by_position_nats_per_image: Annotated[list[float], Field(min_length=1)]
+
+
 class Evaluation(FileContent):
     """evaluation.json."""
 
     settings: EvaluationSettings
     scores: Scores
     limit_nats_per_image: float
-    log_likelihood_with_memory_kl_nats_per_image: Number
+    complete: Complete | None = None
     per_image: PerImage
     environment: Environment
 

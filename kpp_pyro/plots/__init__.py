@@ -7,7 +7,7 @@ from kpp_pyro.plots.growth import plot_growth, plot_memory_costs
 from kpp_pyro.plots.images import plot_reconstructions, plot_samples
 from kpp_pyro.plots.memory import plot_memory, plot_memory_at_work
 from kpp_pyro.plots.recall import plot_denoising, plot_denoising_curves, plot_recall
-from kpp_pyro.plots.scores import plot_bounds, plot_controls, plot_pareto_k
+from kpp_pyro.plots.scores import plot_bounds, plot_controls, plot_pareto_k, plot_positions
 from kpp_pyro.plots.training import plot_comparison, plot_curves
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "plot_memory_at_work",
     "plot_memory_costs",
     "plot_pareto_k",
+    "plot_positions",
     "plot_recall",
     "plot_reconstructions",
     "plot_samples",

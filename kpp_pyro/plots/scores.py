@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from kpp_pyro.plots.figures import legend, logarithmic, plain, save, set_scale
 
@@ -17,6 +17,7 @@ _MEMORY_NAMES = {
     "left_out": "own, written without it",
     "other": "another episode's",
     "empty": "empty",
+    "complete": "complete: paid for",
 }
 
 
@@ -76,6 +77,30 @@ def plot_bounds(bounds: Sequence[dict[str, float]], elbo: float, path: Path | st
     return save(figure, path)
 
 
+def plot_positions(complete: Mapping[str, Any], path: Path | str | None = None) -> Figure:
+    """Plot the cost of an image, given the images before it, against its position in the episode.
+
+    Args:
+        complete: the complete score, from `evaluation.json`.
+        path: file to write, if any.
+    """
+    figure = Figure((5.2, 3.6), layout="constrained")
+    axis = figure.subplots()
+    costs = {
+        "-ELBO": [-value for value in complete["elbo_by_position_nats_per_image"]],
+        f"-ln p-hat, K = {complete['particles']:,}": [
+            -value for value in complete["log_likelihood_by_position_nats_per_image"]
+        ],
+    }
+    for (label, values), color in zip(costs.items(), ("darkorange", "steelblue"), strict=True):
+        axis.plot(range(1, len(values) + 1), values, marker=".", color=color, label=label)
+    axis.set(xlabel="position in the episode", ylabel="nats per image", title="Cost of an image after those before it")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.grid(alpha=0.3)
+    legend(axis, columns=2)
+    return save(figure, path)
+
+
 def plot_controls(scores: Mapping[str, dict[str, Any]], limit: float, path: Path | str | None = None) -> Figure:
     """Plot the cost per image for the episode's own memory and for control memories, with the limit ln T.
 
@@ -83,7 +108,7 @@ def plot_controls(scores: Mapping[str, dict[str, Any]], limit: float, path: Path
 
     Args:
         scores: by memory, from `evaluation.json`.
-        limit: -ln T, ln p of a perfect memory with T equally probable images, in nats per image.
+        limit: -ln T, ln p of a perfect memory with T equally probable images, in nats per image; 0 for none.
         path: file to write, if any.
     """
     figure = Figure((6.4, 0.55 * len(scores) + 1.1), layout="constrained")
@@ -97,8 +122,9 @@ def plot_controls(scores: Mapping[str, dict[str, Any]], limit: float, path: Path
         text = f"{sign}{cost:.2f}" if cost < 100 else f"{sign}{cost:,.0f}"
         beside = (max(cost + error, -limit), row)
         axis.annotate(text, beside, xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
-    axis.axvline(-limit, color="firebrick", ls=":")
-    axis.set_title(f"Dotted: ln T = {-limit:.2f}, the cost of choosing one of T images", fontsize=9)
+    if limit:
+        axis.axvline(-limit, color="firebrick", ls=":")
+        axis.set_title(f"Dotted: ln T = {-limit:.2f}, the cost of choosing one of T images", fontsize=9)
     axis.set_yticks(range(len(names)), [_MEMORY_NAMES.get(name, plain(name)) for name in names])
     axis.invert_yaxis()
     axis.set_xlabel("-ln p(x | memory), nats per image; less is better")

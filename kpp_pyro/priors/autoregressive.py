@@ -49,7 +49,7 @@ class AutoregressivePrior(MemoryPrior):
         return dist.MixtureSameFamily(weights, dist.Normal(loc, log_scale.exp()).to_event(1))
 
     def forward(self, blocks: Tensor) -> Tensor:
-        """ln p(M_n | M_1 ... M_n-1) of each block in nats, (..., N), of blocks (..., N, S): in training in any order."""
+        """ln p(M_n | M_1 ... M_n-1) of each block in nats, (..., N), of blocks (..., N, S); in any order to train."""
         if not self.training:
             return self._log_prob(blocks)
         order = torch.rand(blocks.shape[-2], device=blocks.device).argsort()

@@ -14,7 +14,7 @@ from kpp_pyro.files.run_folder import RunFolder
 from kpp_pyro.likelihoods import kl_sites
 
 COST = "negative_log_likelihood_nats_per_image"
-COST_WITH_MEMORY = "negative_log_likelihood_with_memory_kl_nats_per_image"
+COST_WITH_MEMORY = "negative_complete_log_likelihood_nats_per_image"
 NEGATIVE_ELBO = "negative_elbo_given_memory_nats_per_image"
 GAIN = "memory_gain_nats_per_image"
 UNTRUSTED = "pareto_k_above_limit_share"
@@ -49,7 +49,7 @@ def read_measured(cell: Cell) -> Measured:
     own, settings = evaluation["scores"]["own"], evaluation["settings"]
     known = {
         COST: -own["log_likelihood_nats_per_image"],
-        COST_WITH_MEMORY: _negative(evaluation["log_likelihood_with_memory_kl_nats_per_image"]),
+        COST_WITH_MEMORY: _negative((evaluation["complete"] or {}).get("log_likelihood_nats_per_image")),
         NEGATIVE_ELBO: -own["elbo_nats_per_image"],
         **{name: own[name] for name in kl_sites(own)},
         GAIN: _last(run, GAIN, "test"),
