@@ -427,7 +427,7 @@ def test_a_program_that_is_refused_exits_with_status_2(tmp_path):
         ],
         [
             *("--networks", "conv", "--width", "16", "--objective", "mean_field", "--classes-per-episode", "3"),
-            *("--signs-per-scalar", "4", "--semantic-reads", "0.25", "--left-out", "2"),
+            *("--signs-per-scalar", "4"),
         ],
     ],
 )

@@ -20,7 +20,6 @@ from tests.programs import IMAGE_SHAPE, random_episodes, small_config
 EPISODES = random_episodes(episodes=2).float()
 CONFIGS = {
     "allocate": {},
-    "semantic_reads": {"semantic_reads": 0.25, "left_out": 2, "episode_length": 6},
     "feed_forward": {"write": "feed_forward", "key_prior": "vamp", "latent_guide": "flow"},
     "kanerva_machine": {"model": "kanerva_machine"},
 }

@@ -20,7 +20,6 @@ from tests.programs import SMALL
 COLOUR = (3, 16, 16)
 GREY_LEVELS = [name for name, likelihood in LIKELIHOODS.items() if likelihood.levels == 256]
 KINDS = {name: {"model": name} for name in MODELS} | {
-    "semantic_reads": {"semantic_reads": 0.25, "left_out": 2},
     "conv": {"networks": "conv"},
 }
 every_kind = pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)

@@ -25,7 +25,6 @@ KINDS = {
     "allocate": {},
     "vamp": {"write": "feed_forward", "key_prior": "vamp"},
     "kanerva_machine": RIVAL,
-    "semantic_reads": {"semantic_reads": 0.25, "left_out": 2},
     "content_steps": {"content_steps": 3},
 }
 WRITERS = [

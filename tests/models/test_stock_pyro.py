@@ -219,7 +219,7 @@ def test_nuts_does_not_touch_it(changes):
     assert stored() == 0
 
 
-@pytest.mark.parametrize("changes", [*SOME, {"left_out": 2, "semantic_reads": 0.25}], ids=str)
+@some_pairs
 @pytest.mark.parametrize("objective", ["trace", "mean_field", "iwae"])
 def test_training_does_not_touch_it(changes, objective):
     class Episodes:
@@ -232,8 +232,6 @@ def test_training_does_not_touch_it(changes, objective):
             return drawn
 
     particles = {"particles": 2} if objective == "iwae" else {}
-    if changes.get("left_out"):
-        changes = {**changes, "episode_length": 4}
     config = small_config(**changes, objective=objective, **particles)
     pair = small_pair(**changes, objective=objective, **particles).float()
     trainer = build_trainer(config, pair, Episodes())

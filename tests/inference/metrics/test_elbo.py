@@ -83,24 +83,6 @@ def test_an_infinite_elbo_given_another_memory_is_no_divergence():
     assert results == expected
 
 
-@pytest.mark.parametrize(("asked", "kept"), [(2, 4), (5, 3)])
-def test_images_left_out_are_read_from_the_memory_of_the_others_of_their_episode(asked, kept):
-    program, episode = small_pair("allocate", semantic_reads=0.3, left_out=2), random_episodes(2)
-    counted = torch.ones(2, 6, dtype=torch.bool)
-    counted[1, -1] = False
-    found = mean_elbo(program.model, program.guide, [(episode, counted)], seed=4, left_out=asked)
-    memory = program.guide.write(program.guide.encode(episode[:, :kept])).detach()
-    draws = []
-    for seed in range(200):
-        torch.manual_seed(seed)
-        terms = elbo_terms(program.model, program.guide, episode[:, kept:], memory)
-        draws.append(terms.elbo[counted[:, kept:]].mean())
-    expected, spread = torch.stack(draws).mean(), torch.stack(draws).std()
-    assert abs(found["left_out_elbo_nats_per_image"] - expected) < 4 * spread
-    without = mean_elbo(program.model, program.guide, [(episode, counted)], seed=4)
-    assert without == {name: value for name, value in found.items() if name != "left_out_elbo_nats_per_image"}
-
-
 def test_a_single_episode_has_no_memory_gain():
     program, episode = small_pair(), random_episodes(1)
     results = mean_elbo(program.model, program.guide, [(episode, torch.ones(1, 6, dtype=torch.bool))])

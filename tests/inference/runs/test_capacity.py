@@ -9,7 +9,7 @@ from inference import Config, build
 from inference.objectives import make_objective
 from inference.runs import capacity
 from inference.runs.capacity import require_parameter_capacity, require_training_capacity, step_bytes
-from inference.runs.trainer import annealed, bound_loss
+from inference.runs.trainer import annealed
 from kpp_pyro.errors import InputError
 
 CPU = torch.device("cpu")
@@ -25,7 +25,8 @@ def kept_bytes(config: Config) -> int:
         kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    loss = annealed(bound_loss(pair, make_objective(training.objective, particles=training.particles)))
+    objective = make_objective(training.objective, particles=training.particles)
+    loss = annealed(objective(pair.model, pair.guide))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss(torch.zeros(training.episodes_per_step, config.data.images_per_episode, 1, 16, 16), {})
     return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in parameters)

@@ -103,6 +103,25 @@ def test_the_file_of_a_run_is_read_with_changes_and_the_presets_of_changed_names
     assert not changed.data.augment and changed.network.preset == "small"
 
 
+REMOVED = (("memory", "semantic_reads", 0.0, 0.48), ("training", "left_out", 0, 6))
+
+
+@pytest.mark.parametrize(("part", "name", "off", "used"), REMOVED)
+def test_a_run_of_before_is_read_unless_it_used_an_option_that_has_been_removed(tmp_path, part, name, off, used):
+    config = Config.preset("omniglot", steps=7)
+    path = run_file(tmp_path, config)
+    content = json.loads(path.read_text())
+    content["config"][part][name] = off
+    path.write_text(json.dumps(content))
+    assert Config.read(path) == config
+    content["config"][part][name] = used
+    path.write_text(json.dumps(content))
+    option = f"--{name.replace('_', '-')}"
+    sentence = f"expected a run without {option}, which has been removed, found {used}; train it again"
+    with pytest.raises(InputError, match=f"^{path}: {sentence}$"):
+        Config.read(path)
+
+
 def test_a_yaml_file_of_fields_is_read_with_presets(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("dataset: omniglot\nsteps: 7\nclasses_per_episode: null\nlearning_rate: 1e-3\n")

@@ -31,23 +31,20 @@ def test_a_split_that_does_not_fit_is_named(fields: dict[str, int], sentence: st
         build_episodes(Config.preset("digits", **fields), CPU)
 
 
-@pytest.mark.parametrize(
-    ("images", "left_out", "length"), [(500, 0, 32), (240, 0, 16), (100, 0, 8), (20, 0, 2), (100, 45, 8)]
-)
+@pytest.mark.parametrize(("images", "length"), [(500, 32), (240, 16), (100, 8), (20, 2)])
 def test_episodes_are_as_long_as_few_images_allow(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], images: int, left_out: int, length: int
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], images: int, length: int
 ) -> None:
     levels = np.random.default_rng(0).integers(0, 256, (images, 16, 16), dtype=np.uint8)
     np.save(tmp_path / "a.npy", levels)
-    reads = {"semantic_reads": 0.25, "left_out": left_out} if left_out else {}
-    own = Config.preset("array", data_dir=tmp_path / "a.npy", image_size=16, **reads)
+    own = Config.preset("array", data_dir=tmp_path / "a.npy", image_size=16)
     episodes = build_episodes(own, CPU)
-    assert episodes.train.order.episode_length == length + left_out
+    assert episodes.train.order.episode_length == length
     assert episodes.test.episode_length == episodes.validation.episode_length == length
     assert length == 2 or min(len(episodes.validation), len(episodes.test)) > 1
     note = f"note: episodes have {length} images: the "
     assert (note in capsys.readouterr().err) == (length < 32)
-    with pytest.raises(InputError, match=r"^--.*episode-length.*expected at most the .* split of .*a.npy, found"):
+    with pytest.raises(InputError, match=r"^--episode-length.*expected at most the .* split of .*a.npy, found"):
         build_episodes(own.replace(episode_length=images), CPU)
 
 

@@ -20,11 +20,9 @@ from models.build import build
 from models.registry import MODELS
 from tests.experiments.running import refused, run
 
-POINTERS = [name for name, write in WRITES.items() if write.points_at_blocks]
 VAE, DKM = {"model": "vae"}, {"model": "dynamic_kanerva_machine"}
 LEARNED = {"write": "feed_forward"}
 MEAN_FIELD = {"objective": "mean_field"}
-SEMANTIC = {"semantic_reads": 0.25, "left_out": 2}
 OTHERS = [model for model in MODELS if model != "kanerva_plus_plus"]
 SENTENCE = re.compile(r"--([a-z-]+): expected \S[^\n]*, found \S[^\n]*")
 # fmt: off
@@ -91,15 +89,6 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
      "16"),
     ({"signs_per_scalar": 1, "episode_length": 33}, SHARED.format("signs-per-scalar", 33, 1)),
     (LEARNED | {"signs_per_scalar": 16, "reads": 2}, SHARED.format("signs-per-scalar", 64, 16)),
-    (SEMANTIC | LEARNED,
-     "--semantic-reads: expected 0 with --write feed_forward, whose keys are normal, found 0.25"),
-    (SEMANTIC | {"reads": 2}, "--reads: expected 1 with --semantic-reads, found 2"),
-    (SEMANTIC | {"latent_prior": "standard_normal"},
-     "--latent-prior: expected a prior from the memory with --semantic-reads, found standard_normal"),
-    ({"semantic_reads": 0.25}, "--left-out: expected at least 1 with --semantic-reads, found 0"),
-    ({"left_out": 2}, "--left-out: expected 0 without --semantic-reads, found 2"),
-    (SEMANTIC | {"objective": "dreg"},
-     "--objective: expected one that does not need independent draws with --semantic-reads, found dreg"),
     ({"memory_width": 42},
      "memory 20x42 (height x width): expected whole multiples of the block 5x5, since blocks are allocated side by "
      "side"),
@@ -114,8 +103,8 @@ IDLE_FIELDS: list[tuple[str, dict[str, Any]]] = [
              "content_steps": 5, "latent_context": "image_and_read", "kl_memory_weight": 0.5, "key_size": 16,
              "write_passes": 2, "pseudo_inverse_steps": 30}),
     *((model, {"write": "feed_forward", "reads": 2, "memory_channels": 5, "memory_height": 10, "memory_width": 50,
-               "block_height": 4, "block_width": 4, "latent_prior": "standard_normal", "semantic_reads": 0.25,
-               "left_out": 2, "signs_per_scalar": 4}) for model in OTHERS),
+               "block_height": 4, "block_width": 4, "latent_prior": "standard_normal", "signs_per_scalar": 4})
+      for model in OTHERS),
 ]
 # fmt: on
 IDLE_EACH = [(model, name, value) for model, fields in IDLE_FIELDS for name, value in fields.items()]
@@ -125,8 +114,8 @@ AT_LEAST_ONE = (
     *("memory_channels", "memory_height", "memory_width", "block_height", "block_width", "reads"),
     *("width", "depth", "steps", "episodes_per_step", "evaluate_every", "particles"),
 )
-FROM_ZERO = ("seed", "content_steps", "left_out", "warmup_steps", "kl_begin_step", "kl_ramp_steps")
-MOST = {"content_steps": 10**4, "left_out": 10**6} | dict.fromkeys(FROM_ZERO[3:], 10**9)
+FROM_ZERO = ("seed", "content_steps", "warmup_steps", "kl_begin_step", "kl_ramp_steps")
+MOST = {"content_steps": 10**4} | dict.fromkeys(FROM_ZERO[2:], 10**9)
 NOT_NEGATIVE = ("weight_decay", "kl_key_start", "kl_latent_start", "kl_memory_weight")
 CHOICES = {
     "model": MODELS,
@@ -249,20 +238,6 @@ def test_signs_are_one_to_sixteen_to_a_scalar(value, sentence):
     assert refusal(signs_per_scalar=value) == f"--signs-per-scalar: expected {sentence}, found {value}"
 
 
-@pytest.mark.parametrize(
-    ("share", "sentence"),
-    [
-        (-0.1, "at least 0.0"),
-        (1e-4, "0, or a probability from 0.01 to 0.48"),
-        (0.49, "at most 0.48"),
-        (1.0, "at most 0.48"),
-        (float("nan"), "a finite number"),
-    ],
-)
-def test_semantic_reads_leave_keys_for_what_was_written(share, sentence):
-    assert refusal(semantic_reads=share, left_out=2) == f"--semantic-reads: expected {sentence}, found {share}"
-
-
 @pytest.mark.parametrize(("value", "sentence"), [(0.6, "at most 0.5"), (-0.1, "at least 0.0")])
 def test_a_shift_is_of_at_most_half_of_the_channels(value, sentence):
     changes = {"episode_encoder": "temporal_shift", "temporal_shift": value}
@@ -309,7 +284,7 @@ def test_what_cannot_be_rounded_is_refused_in_a_sentence(changes, sentence):
     assert refusal_of_rounding(changes, 5) == sentence
 
 
-@pytest.mark.parametrize("changes", [*({"write": write} for write in WRITES), SEMANTIC, {"episode_length": 32}])
+@pytest.mark.parametrize("changes", [*({"write": write} for write in WRITES), {"episode_length": 32}])
 def test_contents_that_have_a_block_of_their_own_may_be_rounded(changes):
     config = Config.from_flat({"width": 16, **changes})
     for bits in (2, 8, 16):
@@ -325,13 +300,10 @@ def test_contents_that_have_a_block_of_their_own_may_be_rounded(changes):
         {"signs_per_scalar": 1},
         {"signs_per_scalar": 16, "episode_length": 16, "reads": 2},
         {"memory_channels": 1, "block_height": 1, "block_width": 1, "signs_per_scalar": 2, "latent_guide": "flow"},
-        *(SEMANTIC | {"write": write, "objective": objective} for write in POINTERS for objective in OBJECTIVES
-          if objective != "dreg"),
-        SEMANTIC | {"semantic_reads": 0.48, "signs_per_scalar": 4, "latent_context": "image_and_read"},
-        SEMANTIC | {"left_out": 31, "latent_guide": "flow", "content_steps": 3},
+        {"signs_per_scalar": 4, "latent_context": "image_and_read"},
     ],
-)  # fmt: skip
-def test_signs_and_semantic_reads_go_with_all_else_that_knows_its_blocks(changes):
+)
+def test_signs_go_with_all_else_that_knows_its_blocks(changes):
     assert changes.items() <= Config.from_flat(changes).flat().items()
 
 

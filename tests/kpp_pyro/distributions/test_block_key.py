@@ -10,7 +10,6 @@ import torch
 from torch.distributions import Independent, Laplace, kl_divergence
 
 from kpp_pyro.distributions.block_key import BlockKey, KnownBlockKey
-from kpp_pyro.errors import InputError
 from kpp_pyro.memory.blocks import Addressing, MemoryLayout, cut_blocks, read
 
 LAYOUT = MemoryLayout(2, 4, 9, 2, 3)  # 2 rows of 3 blocks
@@ -266,41 +265,3 @@ def test_a_known_block_is_a_probability_of_one() -> None:
     torch.testing.assert_close(known.log_prob(strange), one_hot.log_prob(strange))
     torch.testing.assert_close(known.kl_to_prior(), one_hot.kl_to_prior())
     assert torch.equal(known.mode, one_hot.mode) and known.has_rsample and known.expand((3,)) is known
-
-
-# Semantic reads: 2 N probabilities, of which the last N are of keys whose scale lies above the others'.
-SEMANTIC = Addressing(LAYOUT, edge=0.1, broad=0.2, semantic=0.4)  # two fifths of the scales
-BOTH = torch.cat([0.7 * SOFT, 0.3 * SOFT.flip(-1)], -1)
-
-
-@every_prior_prob
-@pytest.mark.parametrize("probs", [SOFT, BOTH], ids=["written", "both"])
-def test_with_semantic_reads_the_density_integrates_to_one_and_the_kl_equals_its_integral(probs, prior_prob):
-    q = BlockKey(probs, SEMANTIC, prior_prob)
-    logs = log_ratio(cube_of_cdfs(), q)
-    torch.testing.assert_close(logs.exp().mean(), torch.tensor(1.0, dtype=torch.float64), atol=1e-12, rtol=0)
-    torch.testing.assert_close(q.kl_to_prior(), torch.xlogy(logs.exp(), logs.exp()).mean(), atol=1e-12, rtol=0)
-
-
-def test_semantic_draws_are_of_the_blocks_and_scales_that_they_are_meant_for():
-    key = BlockKey(BOTH, SEMANTIC).sample((40_000,))  # (draws, 1, 3)
-    semantic = SEMANTIC.is_semantic(key)
-    number = block_of(key).long() + semantic * BLOCKS
-    shares = torch.bincount(number.flatten(), minlength=2 * BLOCKS) / number.numel()
-    torch.testing.assert_close(shares, BOTH[0].float(), atol=0.01, rtol=0)
-    assert BlockKey(BOTH, SEMANTIC).log_prob(key).isfinite().all()
-    assert not SEMANTIC.is_semantic(KnownBlockKey(torch.zeros(1000, 1, dtype=torch.long), SEMANTIC).sample()).any()
-
-
-def test_the_mean_read_of_both_ways_is_that_of_the_blocks_whichever_way():
-    memory = torch.randn(1, 1, *LAYOUT.shape, dtype=torch.float64)
-    blocks = cut_blocks(memory[:, 0], LAYOUT)[0]  # (N, C_m, h, w)
-    expected = torch.einsum("n,nchw->chw", BOTH[0, :BLOCKS] + BOTH[0, BLOCKS:], blocks)
-    found = BlockKey(BOTH.expand(1, 1, 1, -1), SEMANTIC).mean_read(memory)
-    torch.testing.assert_close(found[0, 0, 0], expected)
-
-
-@pytest.mark.parametrize("semantic", [-0.1, 0.8, 1.0])
-def test_semantic_reads_leave_scales_for_what_was_written(semantic):
-    with pytest.raises(InputError, match=r"expected 0 <= semantic < 0\.8, found"):
-        Addressing(LAYOUT, broad=0.2, semantic=semantic)
