@@ -370,7 +370,7 @@ def inference_gap(score: ImportanceScore) -> dict[str, float]:
     Amortisation gap + approximation gap = ln p-hat_K - ELBO. Sites whose q is not an independent normal (`low_rank`,
     `flow`) are not refined; their whole gap counts as approximation gap.
     """
-    amortised, refined = (elbo.elbo for elbo in score.elbos)
+    amortised, refined = (elbo.elbo for elbo in score.elbos[:2])
     return {
         "elbo_nats_per_image": amortised.mean().item(),
         "refined_elbo_nats_per_image": refined.mean().item(),

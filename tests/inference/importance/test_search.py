@@ -10,7 +10,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
-from torch.distributions import Normal
+from torch.distributions import MultivariateNormal, Normal
 
 from inference.importance.estimator import (
     Move,
@@ -22,7 +22,7 @@ from inference.importance.estimator import (
     weighted_draws,
     widened_proposal,
 )
-from inference.importance.search import refine, refined_proposal, searching_proposal
+from inference.importance.search import laplace, refine, refined_proposal, searching_proposal
 from inference.tracing import amortized, base_distribution, trace_pair, written_memory
 from kpp_pyro.distributions.block_key import BlockKey
 from kpp_pyro.distributions.flow import FlowNormal
@@ -533,3 +533,29 @@ def test_only_small_normal_keys_are_widened():
     torch.testing.assert_close(after["key"]["fn"].mean, before["key"]["fn"].mean)
     torch.testing.assert_close(after["key"]["fn"].stddev, 3 * before["key"]["fn"].stddev)
     torch.testing.assert_close(after["latent"]["fn"].stddev, before["latent"]["fn"].stddev)
+
+
+def test_laplace_is_the_posterior_itself_where_that_is_normal():
+    episode = linear_episodes(2, 3)
+    design = torch.randn(4, 3, dtype=torch.float64)
+    noise = 0.6
+
+    def model(episode, memory=None):
+        with pyro.plate("episodes", episode.shape[0], dim=-2), pyro.plate("images", episode.shape[1], dim=-1):
+            latent = pyro.sample("latent", dist.Normal(episode.new_zeros(3), 1.0).to_event(1))
+            image = (latent @ design.mT).unflatten(-1, episode.shape[2:])
+            pyro.sample("image", dist.Normal(image, noise).to_event(3), obs=episode)
+
+    def guide(episode, memory=None):
+        with pyro.plate("episodes", episode.shape[0], dim=-2), pyro.plate("images", episode.shape[1], dim=-1):
+            pyro.sample("latent", dist.Normal(episode.new_full((3,), 0.3), 0.5).to_event(1))
+
+    found = laplace(model, guide, "latent", episode)
+    covariance = (torch.eye(3, dtype=torch.float64) + design.mT @ design / noise**2).inverse()
+    torch.testing.assert_close(found.covariance_matrix, covariance.expand(2, 3, 3, 3), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(found.mean, episode.flatten(2) @ design @ covariance / noise**2, rtol=0, atol=5e-3)
+    proposal = refined_proposal(model, guide, episode, steps=20)
+    assert [part.share for part in proposal.parts] == [0.25, 0.24, 0.5, 0.01]
+    score = importance_score(model, proposal, episode, particles=4000)
+    exact = MultivariateNormal(torch.zeros(4).double(), design @ design.mT + noise**2 * torch.eye(4).double())
+    torch.testing.assert_close(score.log_likelihood, exact.log_prob(episode.flatten(2)), rtol=0, atol=0.02)
