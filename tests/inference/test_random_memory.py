@@ -9,7 +9,6 @@ import torch
 from torch import Size, nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from experiments.evaluate import memory_cost
 from inference.importance.scoring import ScoringPlan, sample_memory, score_episodes
 from inference.metrics.elbo import mean_elbo
 from inference.tracing import elbo_terms, seed_of, terms_of, trace_pair, written_memory
@@ -143,10 +142,7 @@ def test_the_memorys_kl_is_closed_and_shared_by_all_images_of_its_episode(model)
     shares = [closed_kl(program, episode)[:, None].expand(-1, IMAGES) / IMAGES for episode in batches]
     expected = torch.cat([share[chosen] for share, chosen in zip(shares, counted, strict=True)])
     torch.testing.assert_close(scores.memory_kl, expected)
-    cost = memory_cost(scores)
-    assert cost["memory_kl_nats_per_image"] == pytest.approx(expected.mean().item())
-    paid = (scores.own.log_likelihood - expected).mean().item()
-    assert cost["log_likelihood_with_memory_kl_nats_per_image"] == pytest.approx(paid)
+    assert len(scores.complete.log_likelihood) == len(expected)
 
 
 @pytest.mark.parametrize("changes", [{"write": "allocate"}, {"write": "feed_forward"}, {"model": "vae"}])
@@ -156,7 +152,7 @@ def test_a_memory_that_is_not_random_costs_nothing_that_could_be_stated(changes)
     plan = ScoringPlan(particles=2, control_particles=0)
     scores = score_episodes(program.model, program.guide, [(episode, torch.ones(2, 3, dtype=torch.bool))], plan)
     assert scores.memory_kl is None
-    assert set(memory_cost(scores).values()) == {None}
+    assert scores.complete is None
 
 
 @matrix_models

@@ -30,6 +30,17 @@ SCORE = {
         {"particles": 10, "log_likelihood_nats_per_image": -4.2, "log_likelihood_standard_error": 0.1},
     ],
 }
+COMPLETE = {
+    "particles": 10,
+    "log_likelihood_nats_per_image": -90.5,
+    "log_likelihood_standard_error": 0.5,
+    "elbo_nats_per_image": -91.5,
+    "pareto_k_limit": 0.5,
+    "pareto_k_above_limit_share": 0.25,
+    "trustworthy": False,
+    "log_likelihood_by_position_nats_per_image": [-92.0, -89.0],
+    "elbo_by_position_nats_per_image": [-93.0, -90.0],
+}
 ERRORS = {
     "wrong_pixels_per_image": [1.5],
     "wrong_pixels_per_image_standard_error": [0.5],
@@ -55,7 +66,7 @@ REPORTS: dict[str, dict[str, Any]] = {
         },
         "scores": {"own": SCORE, "other": SCORE},
         "limit_nats_per_image": -3.5,
-        "log_likelihood_with_memory_kl_nats_per_image": None,
+        "complete": COMPLETE,
         "per_image": {"pareto_k": [0.1, None]},
         "environment": {
             "libraries": {"torch": "2.11"},

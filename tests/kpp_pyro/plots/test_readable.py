@@ -62,6 +62,12 @@ def recall(corruption: str, strength: float, nats: float) -> dict:
     }
 
 
+def positions(images):
+    costs = [-100.0 + index / 7 for index in range(images)]
+    named = {f"{name}_by_position_nats_per_image": costs for name in ("elbo", "log_likelihood")}
+    return {"particles": 1_000, **named}
+
+
 def coverage(samples: int) -> dict:
     counts = {f"samples_by_wrong_pixels_to_nearest_{of}": [900, 30, 0, 1] * 20 for of in ("written", "training")}
     curve = [index / samples for index in range(samples)]
@@ -128,6 +134,8 @@ FIGURES: dict[str, Callable[[], Figure]] = {
         {"own": score(80.1, True), "left_out": score(12_664.0), "other": score(17_041.0), "empty": score(9.5)}, -3.47
     ),
     "controls near the limit": lambda: plots.plot_controls({"own": score(1.5), "empty": score(3.2)}, -3.47),
+    "positions": lambda: plots.plot_positions(positions(32)),
+    "positions of two images": lambda: plots.plot_positions(positions(2)),
     "coverage": lambda: plots.plot_coverage(coverage(1_000)),
     "curves": lambda: plots.plot_curves(METRICS),
     "curves of a short run": lambda: plots.plot_curves(METRICS[:2]),
