@@ -231,7 +231,7 @@ def test_a_report_that_was_not_written_is_missed_with_the_script_that_writes_it(
         read()
 
 
-OPTIONAL = ("torch", "other", "found_share", "drifted_share", "drifted_standard_error")  # keys that no reader needs
+OPTIONAL = ("torch", "other", "complete", "found_share", "drifted_share", "drifted_standard_error")  # keys that no reader needs
 
 
 @every_report
