@@ -101,5 +101,7 @@ def _conflicts_of_rounding(config: Config, bits: int) -> Iterator[str]:
         yield f"none with --model {config.program.model}, which does not use it"
     if config.memory.signs_per_scalar is not None:
         yield "none with --signs-per-scalar, which sets the bits"
+    if config.program.memory_guide != "point":
+        yield f"none with --memory-guide {config.program.memory_guide}, whose memory is random"
     if what := none_where_shared(config):
         yield what
