@@ -1,7 +1,8 @@
-"""Model/guide pairs in float64 whose ln p(x | M) is known: by quadrature, or in closed form."""
+"""Model/guide pairs in float64 whose ln p(x | M), or ln p(X), is known: by quadrature, or in closed form."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
@@ -11,10 +12,14 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import MultivariateNormal
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Size, Tensor, nn
 
+from kpp_pyro.fast_pyro import DiagonalNormal
 from kpp_pyro.memory.blocks import Addressing, MemoryLayout
+from kpp_pyro.networks.heads import IdentityReading
 from kpp_pyro.posteriors.families import MeanFieldPosterior
+from kpp_pyro.priors.interface import MemoryPrior
 from kpp_pyro.priors.keys import StandardNormalPrior
 from kpp_pyro.writes.blocks import AllocateWrite
 from kpp_pyro.writes.feed_forward import FeedForwardWrite
@@ -169,6 +174,126 @@ class LinearProgram:
 
     def _near(self, mean, covariance):
         return MultivariateNormal(mean + self.offset, self.widening**2 * covariance)
+
+
+class ExchangeableBlocks(MemoryPrior):
+    """M_n = c + e_n, c ~ N(0, rho I), e_n ~ N(0, (1 - rho) I): blocks share c, of which each says something."""
+
+    rho = 0.8
+
+    def next_block(self, blocks: Tensor) -> Distribution:
+        """The posterior predictive, event (S,), of blocks (..., n, S)."""
+        loc = self.gain(blocks.shape[-2]) * blocks.sum(-2)
+        return DiagonalNormal(loc, torch.full_like(loc, self.variance(blocks.shape[-2]) ** 0.5))
+
+    def gain(self, before: int) -> float:
+        """What each of the n blocks before adds to the mean of the next, per scalar."""
+        return self.rho / (1 - self.rho + before * self.rho)
+
+    def variance(self, before: int) -> float:
+        """Variance of the next block, given the n blocks before it, of each scalar."""
+        return 1 - before * self.rho * self.gain(before)
+
+
+class LinearImages(KanervaPlusPlusModel):
+    """x ~ N(A z + b, noise^2 I), with a linear decoder."""
+
+    noise = 0.5
+
+    def image_likelihood(self, latent: Tensor) -> Distribution:
+        """p(x | z): event (C, H, W)."""
+        return dist.Normal(self.decoder(latent), self.noise).to_event(3)
+
+
+def block_program(
+    noise: float = 0.5, in_order: bool = True, has_latents: bool = False, widening: float = 1.1
+) -> tuple[LinearImages, KanervaPlusPlusGuide]:
+    """A Kanerva++ whose memory has a normal prior, the `ExchangeableBlocks`, and whose images are linear in its blocks.
+
+    The guide has the posterior of a block under N(0, I), given its own image alone, without correlations; with latents,
+    a wider one for both.
+
+    Args:
+        noise: deviation of pixels.
+        in_order: whether image t reads block t; otherwise by keys, of which the guide's read block t.
+        has_latents: whether latents are normals around what is read, in place of what is read itself.
+        widening: of the guide's deviations.
+    """
+    layout = MemoryLayout(channels=1, height=2, width=6, block_height=1, block_width=2)  # six blocks of two scalars
+    size, pixels = layout.read_scalars, math.prod(TINY_SHAPE)
+    smallest = 1e-4
+    writing = AllocateWrite(layout, pixels, smallest)
+    writing.is_random = True
+    reading = IdentityReading(layout, smallest_scale=0.5) if has_latents else nn.Flatten(-4)
+    decoder = nn.Sequential(nn.Linear(size, pixels), nn.Unflatten(-1, TINY_SHAPE))
+    decoder[0].weight.data, decoder[0].bias.data = _matrix(pixels, size, seed=2), _matrix(pixels, 1, seed=6)[:, 0]
+    prior = StandardNormalPrior(Size([1, 3]), TINY_SHAPE)
+    parts = writing.addressing, reading, prior, decoder, TINY_SHAPE
+    model = LinearImages(*parts, block_prior=ExchangeableBlocks(), in_order=in_order).double()
+    model.noise = noise
+    design, offset = decoder[0].weight.data, decoder[0].bias.data
+    gain, covariance = _regress(_eye(size), design, noise**2 * _eye(pixels), _eye(pixels))  # of each pixel, (P, S)
+    of_latent = reading(torch.zeros(1, *layout.block_shape))[1].square().detach() if has_latents else 0.0
+    scale = widening * (covariance.diagonal() + of_latent).sqrt()
+    raw_scale = 2 + (scale - smallest).expm1().log()  # the inverse of `positive`
+    content = writing.to_content.network.linear
+    content.weight.data = torch.cat([gain.mT, torch.zeros_like(gain.mT)])
+    content.bias.data = torch.cat([-offset @ gain, raw_scale])
+    networks = GuideNetworks(nn.Flatten(2), pixels, MeanFieldPosterior(pixels, Size([size])))
+    return model, KanervaPlusPlusGuide(networks, writing, in_order, has_latents).double()
+
+
+def drawn_blocks(episodes: int, images: int, size: int = 2) -> Tensor:
+    """Draws of `ExchangeableBlocks`, (B, T, S)."""
+    generator, rho = torch.Generator().manual_seed(7), ExchangeableBlocks.rho
+    shared = torch.randn(episodes, 1, size, dtype=torch.float64, generator=generator)
+    own = torch.randn(episodes, images, size, dtype=torch.float64, generator=generator)
+    return rho**0.5 * shared + (1 - rho) ** 0.5 * own
+
+
+@torch.no_grad()
+def block_evidence(model: LinearImages, episode: Tensor) -> Tensor:
+    """ln p(x_t | x_1 ... x_t-1) of a `block_program` whose image t reads block t, (B, T)."""
+    joint = [_joint_density(model, episode[:, :images]) for images in range(episode.shape[1] + 1)]
+    return torch.stack(joint, 1).diff(dim=1)
+
+
+def _joint_density(model: LinearImages, episode: Tensor) -> Tensor:
+    """ln p(X), (B,)."""
+    if not episode.numel():
+        return episode.new_zeros(len(episode))
+    blocks, design, noise = _linear_parts(model, episode.shape[1])
+    pixels = (episode - model.decoder.network[1](model.decoder.network[0].bias)).flatten(1)
+    return MultivariateNormal(torch.zeros_like(pixels), design @ blocks @ design.mT + noise).log_prob(pixels)
+
+
+@torch.no_grad()
+def block_posterior(model: LinearImages, episode: Tensor) -> MultivariateNormal:
+    """p(M | X) of the written blocks of a `block_program`: batch (B,), event (T S,)."""
+    blocks, design, noise = _linear_parts(model, episode.shape[1])
+    pixels = (episode - model.decoder.network[1](model.decoder.network[0].bias)).flatten(1)
+    return MultivariateNormal(*_regress(blocks, design, noise, pixels))
+
+
+@torch.no_grad()
+def next_image_evidence(model: LinearImages, episode: Tensor, blocks: Tensor) -> Tensor:
+    """ln p(x | M) of images (B, T, ...) that are not written, given the written blocks (B, n, S), (B, T)."""
+    prior, before = model.block_prior, blocks.shape[1]
+    _, design, noise = _linear_parts(model, 1)
+    mean = model.decoder(prior.gain(before) * blocks.sum(1, keepdim=True)).flatten(2)  # (B, 1, P)
+    covariance = prior.variance(before) * design @ design.mT + noise
+    return MultivariateNormal(mean, covariance).log_prob(episode.flatten(2))
+
+
+def _linear_parts(model: LinearImages, images: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Covariance of T blocks (T S, T S), the map to pixels (T P, T S), and the pixels' noise (T P, T P)."""
+    each, memory = _eye(images), torch.zeros(1, 1, *model.memory_shape, dtype=torch.float64)
+    design = model.decoder.network[0].weight  # (P, S)
+    of_latent = model.latent_prior(memory, memory.new_zeros(1, 1, 1, 3)).variance.squeeze()  # (S,)
+    noise = model.noise**2 * _eye(len(design)) + (design * of_latent) @ design.mT
+    rho = ExchangeableBlocks.rho
+    blocks = rho * torch.ones_like(each) + (1 - rho) * each
+    return torch.kron(blocks, _eye(len(of_latent))), torch.kron(each, design), torch.kron(each, noise)
 
 
 def linear_episodes(episodes: int = 2, images: int = 3) -> Tensor:

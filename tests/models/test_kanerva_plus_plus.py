@@ -172,7 +172,7 @@ def test_cues_are_read_from_the_given_memory_and_nothing_is_written(write):
 def test_the_flat_priors_term_follows_its_value():
     program = small_pair()
     value = torch.zeros(3, 1, *program.model.addressing.layout.shape, dtype=torch.float64, device="meta")
-    term = program.model.memory_prior().log_prob(value)
+    term = program.model.memory_prior(images=6).log_prob(value)
     assert (term.shape, term.dtype, term.device.type) == ((3, 1), torch.float64, "meta")
 
 
@@ -217,7 +217,7 @@ def test_generation_is_conditioning_on_a_memory(write):
 def test_a_flat_prior_has_an_empty_memory_in_place_of_a_draw():
     model, episode = small_pair().model, random_episodes()
     state = torch.get_rng_state()
-    prior = model.memory_prior().expand((len(episode), 1))
+    prior = model.memory_prior(episode.shape[1]).expand((len(episode), 1))
     memory = prior.sample()
     assert torch.equal(memory, torch.zeros(len(episode), 1, *model.memory_shape, dtype=torch.float64))
     assert torch.equal(torch.get_rng_state(), state)

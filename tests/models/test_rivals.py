@@ -196,7 +196,7 @@ def test_the_mean_of_the_guides_log_ratio_is_the_memorys_kl(model):
     program, episode = rival(model), random_episodes(EPISODES, IMAGES)
     with torch.no_grad():
         q = program.guide.memory_posterior(program.guide.encode(episode))
-        p = program.model.memory_prior()
+        p = program.model.memory_prior(IMAGES)
         draws = q.sample((4000,))
         ratios = (q.log_prob(draws) - p.log_prob(draws)).squeeze(-1)
         closed = torch.distributions.kl_divergence(q, p.expand(q.batch_shape)).squeeze(-1)
