@@ -33,6 +33,9 @@ class ReadableModel(Protocol):
     def key_shape(self) -> tuple[int, ...]:
         """Event shape of a key."""
 
+    def memory_prior(self, images: int) -> Distribution:
+        """p(M) of T = `images` images, event `memory_shape`."""
+
     def latent_prior(self, memory: Tensor, key: Tensor) -> Distribution:
         """p(z | M, y), event (D,)."""
 

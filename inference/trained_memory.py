@@ -1,4 +1,4 @@
-"""Use of a trained memory: write images, recall them from corrupted copies, complete, generate, interpolate.
+"""Use of a trained memory: write images, recall them from corrupted copies, complete, generate, interpolate, sample.
 
     images = read_pictures("drawings", memories.image_shape)
     memory = memories.write(images)
@@ -14,6 +14,11 @@ packed signs, the mode of q(y | x, M) is read instead. Where a corrupted cue mat
 blend of them, and later reads converge to one. Keys drawn from the prior also read blocks that no image was written to;
 iterative reading then leads to a block that was written.
 
+Where the prior of memories is a proper one, memories are also sampled without any image, and continued:
+
+    episode = memories.read_written(memories.sample_memory(images=8)).images      M ~ p(M)
+    more = memories.read_written(memories.extend(memory, samples=16)).images[:, -1]      M' ~ p(M' | M), 16 times
+
 Shapes: images, cues and masks are (T, C, H, W) for one memory, or (B, T, C, H, W) for B memories. The cues of a call
 are encoded as an episode: an encoder with a temporal shift uses neighbours too.
 """
@@ -22,6 +27,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 from dataclasses import asdict, fields, replace
 from functools import cached_property
@@ -34,12 +40,14 @@ from torch import Tensor
 
 from inference.memory_types import CueingGuide, Decoded, Memory, Read, ReadableModel
 from inference.ranges import CleanUpReads, InterpolatedImages, Reads, Samples, Seed
-from inference.tracing import site_mean, site_value
+from inference.tracing import own_randomness, site_mean, site_value
 from kpp_pyro.arguments import checked
 from kpp_pyro.distances import Distance, distance_of
+from kpp_pyro.distributions.block_memory import BlockMemory, held_blocks, memory_of
 from kpp_pyro.errors import InputError
 from kpp_pyro.likelihoods import LIKELIHOODS
 from kpp_pyro.memory.blocks import Addressing
+from kpp_pyro.schema import Count
 from models.memory_model import MemoryGuide, MemoryModel
 
 _DTYPES = {getattr(torch, name) for name in ("bool", "uint8", "int8", "int16", "int32", "int64")} | {
@@ -295,6 +303,67 @@ class TrainedMemory:
         return self._like(memory, read)
 
     @checked
+    def sample_memory(self, images: Count, memories: Samples | None = None, seed: Seed = 0) -> Memory:
+        """Sample memories M ~ p(M), of episodes that nobody has seen; the random state is left unchanged.
+
+        Args:
+            images: T, number of images that a memory holds; other blocks are zero.
+            memories: B; None samples a single memory.
+            seed: seed of the draws.
+
+        Returns:
+            One memory, or B memories.
+
+        Raises:
+            InputError: a flat prior of memories, a model without blocks, or more images than blocks.
+        """
+        size = math.prod(self.addressing.layout.block_shape)
+        none = torch.zeros(memories or 1, 0, size, dtype=self.dtype, device=self.device)
+        value = self._extended(none, images, seed)
+        return Memory(value[0] if memories is None else value, self.fingerprint)
+
+    @checked
+    def extend(self, memory: Memory, images: Count = 1, samples: Samples | None = None, seed: Seed = 0) -> Memory:
+        """Sample what follows in a memory, M' ~ p(M' | M), block after block; the random state is left unchanged.
+
+        Args:
+            memory: memory of the first images.
+            images: number of images to add; each is sampled given all those before it.
+            samples: number of independent continuations of a single memory; None continues each memory once.
+            seed: seed of the draws.
+
+        Returns:
+            The memory with the sampled blocks behind its own, or `samples` such memories.
+
+        Raises:
+            InputError: a flat prior of memories, a memory of another model, without enough free blocks, or not written
+                in order; or several continuations of several memories.
+        """
+        blocks = self._held(memory)  # (B, n, S)
+        if samples is not None and self._batch(memory):
+            raise InputError(f"samples: expected None for {len(blocks)} memories, found {samples}")
+        value = self._extended(blocks.expand(samples or -1, -1, -1), images, seed)
+        single = samples is None and not self._batch(memory)
+        return Memory(value[0] if single else value, self.fingerprint)
+
+    def _extended(self, blocks: Tensor, images: int, seed: int) -> Tensor:
+        """Memories (B, C_m, H_m, W_m) of blocks (B, n, S), with those of `images` more images."""
+        layout, written = self.addressing.layout, blocks.shape[1]
+        prior = self.model.memory_prior(images)
+        if not isinstance(prior, BlockMemory):
+            raise InputError("memory prior: expected one that can be sampled, such as autoregressive, found flat")
+        free = (layout.blocks - written) // layout.reads
+        if images > free:
+            where = f"a memory with {written} of its {layout.blocks} blocks written"
+            raise InputError(f"images: expected at most {free} more for {where}, found {images}")
+        with own_randomness(seed, self.device):
+            return memory_of(prior.prior.extend(blocks, images * layout.reads), layout)
+
+    def _held(self, memory: Memory) -> Tensor:
+        """Blocks of memories that are not zero, flat, (B, n, S)."""
+        return held_blocks(self._value(memory).squeeze(1), self.addressing.layout)
+
+    @checked
     def inspect(self, memory: Memory) -> Read:
         """Decode every block, in row-major order; with R reads, R consecutive blocks at a time.
 
@@ -306,9 +375,26 @@ class TrainedMemory:
         Raises:
             InputError: a memory of another model, or a model without blocks.
         """
+        return self._read_first(memory, self.addressing.layout.blocks)
+
+    @checked
+    def read_written(self, memory: Memory) -> Read:
+        """Decode the blocks that are not zero: of a memory that was written or sampled in order, all of its images.
+
+        Raises:
+            InputError: a memory of another model, a model without blocks, or memories with different numbers of written
+                blocks, or with none.
+        """
+        written = self._held(memory).shape[1]
+        if not written:
+            raise InputError("memory: expected one with written blocks, found none")
+        return self._read_first(memory, written)
+
+    def _read_first(self, memory: Memory, blocks: int) -> Read:
+        """Decode the first blocks, R at a time; the last R are filled up with the first ones."""
         layout = self.addressing.layout
         keys = self.addressing.key_grid(layout.rows, layout.columns)[:, 0]  # (N, 3)
-        groups = -(-len(keys) // layout.reads)  # the last group is filled with the first blocks
+        groups = -(-blocks // layout.reads)
         cells = torch.arange(groups * layout.reads).remainder(len(keys)).view(groups, layout.reads)
         keys = keys[cells]  # (groups, R, 3)
         return self.read(memory, keys.expand(*self._batch(memory), *keys.shape))

@@ -52,14 +52,11 @@ class BlockMemory(ExpandsOnce, TorchDistribution):
         log_prob = self.block_log_prob(value).sum(-1)
         return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
 
-    @torch.no_grad()
     def sample(self, sample_shape: Any = Size()) -> Tensor:
         """Draw memories (sample_shape, ..., C_m, H_m, W_m), one block after the other."""
         size = math.prod(self.layout.block_shape)
-        blocks = self._like.new_zeros(*Size(sample_shape), *self.batch_shape, 0, size)
-        for _ in range(self.written):
-            blocks = torch.cat([blocks, self.prior.next_block(blocks).sample().unsqueeze(-2)], -2)
-        return memory_of(blocks, self.layout)
+        none = self._like.new_zeros(*Size(sample_shape), *self.batch_shape, 0, size)
+        return memory_of(self.prior.extend(none, self.written), self.layout)
 
 
 class NormalMemory(ExpandsOnce, TorchDistribution):

@@ -90,6 +90,13 @@ class MemoryPrior(nn.Module, ABC):
             blocks: the n >= 0 blocks before it, (..., n, S).
         """
 
+    @torch.no_grad()
+    def extend(self, blocks: Tensor, number: int) -> Tensor:
+        """Blocks (..., n + number, S): the n >= 0 given ones (..., n, S), and `number` draws, one after the other."""
+        for _ in range(number):
+            blocks = torch.cat([blocks, self.next_block(blocks).sample().unsqueeze(-2)], -2)
+        return blocks
+
     def forward(self, blocks: Tensor) -> Tensor:
         """ln p(M_n | M_1 ... M_n-1) of each block in nats, (..., N), of blocks (..., N, S)."""
         before = (blocks[..., :number, :] for number in range(blocks.shape[-2]))

@@ -69,6 +69,16 @@ def test_a_block_changes_nothing_before_it(name, changed):
     assert (before[changed] - after[changed]).abs() > 1e-3
 
 
+@every_prior
+def test_blocks_drawn_in_two_goes_are_those_drawn_in_one(name):
+    prior, given = prior_of(name, 3), some_blocks(4, 2, 3)
+    torch.manual_seed(5)
+    at_once = prior.extend(given, 4)
+    torch.manual_seed(5)
+    in_two = prior.extend(prior.extend(given, 1), 3)
+    assert torch.equal(at_once, in_two) and torch.equal(at_once[:, :2], given) and at_once.shape == (4, 6, 3)
+
+
 def test_a_learned_prior_depends_on_the_blocks_before():
     prior, blocks = prior_of("autoregressive", 3), some_blocks(4, 3)
     gradient = torch.autograd.grad(prior(blocks.requires_grad_())[3], blocks)[0]
