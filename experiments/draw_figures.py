@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from inference.runs.plots import (
         plot_denoising_figures,
         plot_figures,
+        plot_from_prior_figures,
         plot_generation_figures,
         plot_memory_at_work,
         plot_score_figures,
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures |= plot_denoising_figures(run)
     if run.folder.generation.exists():
         figures |= plot_generation_figures(run)
+    if run.folder.from_prior.exists():
+        figures |= plot_from_prior_figures(run)
     print_figures(run.folder, figures)
     return 0
 

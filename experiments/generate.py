@@ -1,7 +1,8 @@
-"""Generation: samples from memories, reads of a grid of keys, and interpolation between written images.
+"""Generation: samples from memories, reads of a grid of keys, interpolation, and whole episodes from the prior.
 
 python experiments/generate.py runs/mnist
 python experiments/generate.py runs/mnist --samples 5000 --clean-up 10
+python experiments/generate.py runs/characters --from-prior --memories 64
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from experiments.shared.arguments import HeldOutArguments
 from experiments.shared.command_line import parse
 from experiments.shared.script import print_figures, run_script
 from inference.ranges import Reads, Samples
+from kpp_pyro.config_part import flag
 from kpp_pyro.errors import InputError
 from kpp_pyro.schema import Count
 
@@ -33,19 +35,31 @@ class Arguments(HeldOutArguments):
     Distances are wrong pixels, or squared errors per dimension of images of grey levels.
     RUN/generate.json holds everything printed; RUN/figures holds the figures, with a walk through keys and
     interpolations.
+
+    With --from-prior, whole memories are sampled instead, without an image: of a run whose --memory-prior is not flat.
+    Measures whether their images belong together: distances within and between episodes, beside those of real ones, and
+    distances to training images. RUN/from_prior.json holds everything printed; RUN/figures holds the sampled episodes,
+    and real ones that the prior continues.
     """
 
     samples: Samples = 1000
     """Images sampled from each memory."""
     memories: Count = 8
-    """Number of held-out episodes, each written to its own memory."""
+    """Number of held-out episodes, each written to its own memory; with --from-prior, also of sampled memories."""
     clean_up: Reads = 5
     """Reads of the clean-up: a sample is the first cue, and each result the next."""
+    from_prior: bool = False
+    """Sample memories from the prior of memories, and continue real ones."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = parse(Arguments, argv)
+    return generate_from_prior(arguments) if arguments.from_prior else generate(arguments)
+
+
+def generate(arguments: Arguments) -> int:
+    """Generate from memories of held-out episodes; returns the exit status."""
     from experiments.shared.generation_table import describe_generation
     from inference.runs.plots import plot_generation_figures
 
@@ -60,6 +74,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     run.folder.write_generation(content)
     print(describe_generation(run.folder.read_generation()))
     print_figures(run.folder, plot_generation_figures(run))
+    return 0
+
+
+def generate_from_prior(arguments: Arguments) -> int:
+    """Generate memories from their prior; returns the exit status."""
+    from experiments.shared.generation_table import describe_from_prior
+    from inference.runs.plots import plot_from_prior_figures
+
+    for name in ("samples", "clean_up"):
+        if getattr(arguments, name) != getattr(Arguments, name):
+            raise InputError(f"{flag(name)}: expected none with --from-prior, found {getattr(arguments, name)}")
+    run = arguments.open_run()
+    run.folder.write_from_prior(report_from_prior(run, arguments))
+    print(describe_from_prior(run.folder.read_from_prior()))
+    print_figures(run.folder, plot_from_prior_figures(run))
     return 0
 
 
@@ -91,6 +120,30 @@ def report(run: Run, episodes: EpisodeSet, arguments: Arguments) -> dict[str, An
         f"written_to_nearest_training_{distance.name}": to_training.distance.mean().item(),
         "written_to_nearest_training_standard_error": standard_error(to_training.distance.double()),
         "results": {name: summarize_generation(memories, distance) for name, memories in measured.items()},
+        "environment": environment(),
+    }
+
+
+def report_from_prior(run: Run, arguments: Arguments) -> dict[str, Any]:
+    """The content of from_prior.json."""
+    from inference.metrics.coherence import summarize_coherence
+    from kpp_pyro.files.run_folder import environment
+
+    trained, number, seed = run.memory, arguments.memories, arguments.seed
+    sampled = trained.sample_memory(run.config.data.images_per_episode, number, seed)
+    real = arguments.episodes(run).whole(number)
+    if len(real) < number:
+        found = f"the {arguments.split} episodes without padding, found {number}"
+        raise InputError(f"--memories: expected at most {len(real)}, {found}")
+    episodes = {
+        "sampled": trained.read_written(sampled).images,
+        "read_back": trained.read_written(trained.write(real, seed)).images,
+        "real": real,
+    }
+    training = run.episodes.train.all_images()
+    return {
+        "settings": {**arguments.settings(run), "memory_prior": run.config.program.memory_prior, "memories": number},
+        "results": {name: summarize_coherence(of, training, trained.distance) for name, of in episodes.items()},
         "environment": environment(),
     }
 

@@ -1,4 +1,4 @@
-"""The printed table of `generate.py`: coverage, novelty and distances of samples."""
+"""The printed tables of `generate.py`: coverage, novelty and distances of samples; episodes from the prior."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _ROWS = {
     "novel_share": "samples near no written image (novelty)",
     "novel_and_far_from_training_share": "samples near no written and no training image",
 }
+_EPISODES = {"sampled": "from the prior", "read_back": "real, read back", "real": "real"}
 _DIGITS = {WRONG_PIXELS: 1, SQUARED_ERROR: SQUARED_ERROR.digits}
 _NAMES = {WRONG_PIXELS: "wrong pixels", SQUARED_ERROR: "squared error per dimension"}
 
@@ -39,6 +40,33 @@ def describe_generation(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def describe_from_prior(content: dict[str, Any]) -> str:
+    """The content of from_prior.json as text."""
+    settings, results = content["settings"], content["results"]
+    distance = distance_in(results["real"])
+    rows = {
+        f"{distance.name}_within_episodes": f"{distance.words} between images of one episode",
+        f"{distance.name}_between_episodes": f"{distance.words} between images of two episodes",
+        "within_to_between_ratio": "their ratio",
+        f"nearest_{distance.name}_within_episodes": f"{distance.words} to the nearest of its own episode",
+        f"nearest_{distance.name}_between_episodes": f"{distance.words} to the nearest of another episode",
+        "nearest_within_to_between_ratio": "their ratio, nearest",
+        f"{distance.name}_to_nearest_training": f"{distance.words} to the nearest training image",
+    }
+    lines = [
+        f"{settings['memories']} memories from the prior ({settings['memory_prior']}), beside those of "
+        f"{describe_images(settings)}, seed {settings['seed']}; ± standard error over episodes:",
+        "",
+        f"{'':<50}" + "".join(f"{kind:>19}" for kind in _EPISODES.values()),
+    ]
+    for name, meaning in rows.items():
+        digits = 3 if name.endswith("ratio") else _DIGITS[distance]
+        cells = (_cell(results[kind], name, digits) for kind in _EPISODES)
+        lines.append(f"{meaning:<50}" + "".join(f"{cell:>19}" for cell in cells))
+    note = "Ratio 1: the images of an episode have nothing to do with each other. Read back: written, read and decoded."
+    return "\n".join([*lines, "", note])
+
+
 def _heading(settings: dict[str, Any]) -> str:
     return (
         f"{settings['samples']:,} samples from each of {settings['memories']} memories of {describe_images(settings)}, "
@@ -52,6 +80,7 @@ def _cleaned(settings: dict[str, Any]) -> str:
 
 def _cell(result: dict[str, Any], name: str, digits: int) -> str:
     """A share in percent, or a distance with its decimal places."""
-    value, error = result[name], result[f"{name}_standard_error"]
     scale, unit, digits = (100, " %", 1) if name.endswith("share") else (1, "", digits)
-    return f"{scale * value:.{digits}f} ± {number(None if error is None else scale * error, digits)}{unit}"
+    found = (result[name], result[f"{name}_standard_error"])
+    value, error = (number(None if part is None else scale * part, digits) for part in found)
+    return f"{value} ± {error}{unit}"

@@ -13,7 +13,7 @@ from inference.importance.scoring import OWN
 from inference.metrics.denoising import shown_reads
 from inference.runs.config import naming
 from inference.runs.load import Run
-from inference.tracing import own_randomness, site_mean, trace_pair
+from inference.tracing import own_randomness, seed_of, site_mean, trace_pair
 from inference.trained_memory import Memory, TrainedMemory
 from kpp_pyro.corruptions import Corrupted, corrupt, find_corruption
 from kpp_pyro.data import EpisodeSet
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _SAMPLED_MEMORIES, _SAMPLES = 4, 16
 _DENOISED = 2  # images of each strength
+_EPISODES, _COMPLETED, _LONGEST = 6, 3, 16  # episodes, and the most images of each
+_GIVEN = (1, 2, 4, 8)  # images that are completed to an episode
 _GENERATED, _WALK_IMAGES, _WALK_MOST, _PAIRS = 3, 14, 8, 3
 _WORK_CORRUPTION, _WORK_CUES, _WORK_READS = ("salt_and_pepper", 0.3), 10, 5
 _SEED = 0  # of the random draws in figures: the same figures again
@@ -171,6 +173,33 @@ def _interpolations(trained: TrainedMemory, memory: Memory, images: Tensor) -> l
         )
         for first, last in ends
     ]
+
+
+@torch.no_grad()
+def plot_from_prior_figures(run: Run) -> dict[str, Figure]:
+    """Plot episodes of RUN/from_prior.json, and continued ones, into the run's folder; returns the figures by name."""
+    settings, folder, trained = run.folder.read_from_prior()["settings"], run.folder.figures, run.memory
+    length, seed = settings["episode_length"], settings["seed"]
+    real = run.episodes.of(settings["split"]).whole(min(settings["memories"], _EPISODES))
+    sampled = trained.read_written(trained.sample_memory(length, settings["memories"], seed)).images[: len(real)]
+    figures = {
+        "episodes_from_prior": plots.plot_episodes_from_prior(
+            real[:, :_LONGEST], sampled[:, :_LONGEST], folder / "episodes_from_prior.png"
+        )
+    }
+    if length > 1:
+        rows = _completions(trained, real[:_COMPLETED, :_LONGEST], seed)
+        figures["completion"] = plots.plot_completion(rows, folder / "completion.png")
+    return figures
+
+
+def _completions(trained: TrainedMemory, images: Tensor, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """The first 1, 2, 4, ... images of each episode (E, T, C, H, W), with as many sampled ones as make T together."""
+    length, whole = images.shape[1], {}
+    for given in (number for number in _GIVEN if number < length):
+        memory = trained.extend(trained.write(images[:, :given], seed), length - given, seed=seed_of(seed, given))
+        whole[given] = trained.read_written(memory).images
+    return [(own[:given], of[index, given:]) for index, own in enumerate(images) for given, of in whole.items()]
 
 
 @torch.no_grad()

@@ -71,6 +71,15 @@ class EpisodeSet:
         """Images of the first episode, float32 (T, C, H, W)."""
         return next(self.batches(1))[0][0]
 
+    def whole(self, number: int) -> Tensor:
+        """The first `number` episodes without padding, float32 (N, T, C, H, W); all of them if there are fewer."""
+        found = self._index.new_zeros((0, self.episode_length, *self.image_shape), dtype=torch.float32)
+        for episodes, counted in self.batches(number):
+            found = torch.cat([found, episodes[counted.all(1)]])
+            if len(found) >= number:
+                break
+        return found[:number]
+
     def batches(self, num_episodes: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All episodes, B = `num_episodes` at a time; the last batch may be smaller.
 

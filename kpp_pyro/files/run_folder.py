@@ -23,6 +23,7 @@ from kpp_pyro.files.run_schemas import (
     ConfigFile,
     Denoising,
     Evaluation,
+    FromPrior,
     Generation,
     LevelDenoising,
     LevelGeneration,
@@ -62,10 +63,16 @@ class RunFolder:
         self.posterior = path / "posterior.nc"
         self.denoising = path / "denoise.json"
         self.generation = path / "generate.json"
+        self.from_prior = path / "from_prior.json"
 
     def __repr__(self) -> str:
         """The path."""
         return f"RunFolder({str(self.path)!r})"
+
+    @property
+    def _reports(self) -> tuple[Path, ...]:
+        """What scripts add to a run."""
+        return self.evaluation, self.posterior, self.denoising, self.generation, self.from_prior
 
     @property
     def _records(self) -> tuple[Path, ...]:
@@ -77,8 +84,8 @@ class RunFolder:
         if self.config.exists():
             resume = shlex.join(["--resume", str(self.path)])
             raise InputError(f"--out {self.path}: expected a new folder, found a run; go on with {resume}")
-        reports = (self.evaluation, self.posterior, self.denoising, self.generation)
-        files = (self.metrics, self.checkpoint, self.best, *self._records, *reports, *self.figures.glob("[!.]*"))
+        trained = (self.metrics, self.checkpoint, self.best)
+        files = (*trained, *self._records, *self._reports, *self.figures.glob("[!.]*"))
         for path in files:
             of_failed_start = path == self.metrics and path.is_file() and path.stat().st_size == 0
             if path.exists() and not of_failed_start:
@@ -101,7 +108,7 @@ class RunFolder:
         for folder in (self.path, self.figures, *self._records):
             if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
                 raise InputError(f"{folder}: expected a folder that can be written to, found none")
-        for file in (self.evaluation, self.posterior, self.denoising, self.generation):
+        for file in self._reports:
             if os.path.lexists(file) and not file.is_file():
                 raise InputError(
                     f"{file}: expected a file that can be written, found a folder, a pipe or a broken link"
@@ -184,6 +191,14 @@ class RunFolder:
         """
         return _read_report(self.generation, "generate.py", Generation, LevelGeneration)
 
+    def read_from_prior(self) -> dict[str, Any]:
+        """Read the report of generate.py --from-prior: "settings" and "results", see `FromPrior`.
+
+        Raises:
+            InputError: the report is missing or was not written by generate.py --from-prior.
+        """
+        return _read_report(self.from_prior, "generate.py --from-prior", FromPrior)
+
     def write_evaluation(self, content: dict[str, Any]) -> None:
         """Write the report of evaluate.py, see `_write_report`."""
         _write_report(self.evaluation, content, Evaluation)
@@ -196,12 +211,17 @@ class RunFolder:
         """Write the report of generate.py, see `_write_report`."""
         _write_report(self.generation, content, Generation, LevelGeneration)
 
+    def write_from_prior(self, content: dict[str, Any]) -> None:
+        """Write the report of generate.py --from-prior, see `_write_report`."""
+        _write_report(self.from_prior, content, FromPrior)
+
     def require_readable(self) -> None:
         """Raise InputError if a report of the run is damaged."""
         readers = {
             self.evaluation: self.read_evaluation,
             self.denoising: self.read_denoising,
             self.generation: self.read_generation,
+            self.from_prior: self.read_from_prior,
         }
         for path, read in readers.items():
             if path.exists():

@@ -289,6 +289,36 @@ class LevelGeneration(FileContent):
     written_to_nearest_training_squared_error: NotNegative
 
 
+class FromPriorSettings(ReportSettings):
+    """Settings of generate.py --from-prior."""
+
+    memory_prior: str
+    memories: Count
+
+
+class Coherence(FileContent):
+    """How alike the images of an episode are; distances are named by their kind."""
+
+    __pydantic_extra__: dict[str, Number]
+    within_to_between_ratio: Number
+    nearest_within_to_between_ratio: Number
+
+
+class FromPriorResults(FileContent):
+    """Episodes from the prior of memories, beside real ones, before and after they are written and read back."""
+
+    sampled: Coherence
+    read_back: Coherence
+    real: Coherence
+
+
+class FromPrior(FileContent):
+    """from_prior.json."""
+
+    settings: FromPriorSettings
+    results: FromPriorResults
+
+
 class BestCheckpoint(FileContent):
     """best.pt: the parameters of the best step."""
 

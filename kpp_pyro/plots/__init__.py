@@ -2,7 +2,14 @@
 
 from kpp_pyro.plots.ablation import plot_ablation
 from kpp_pyro.plots.figures import plot_image_table
-from kpp_pyro.plots.generation import plot_coverage, plot_generation, plot_interpolation, plot_key_walk
+from kpp_pyro.plots.generation import (
+    plot_completion,
+    plot_coverage,
+    plot_episodes_from_prior,
+    plot_generation,
+    plot_interpolation,
+    plot_key_walk,
+)
 from kpp_pyro.plots.growth import plot_growth, plot_memory_costs
 from kpp_pyro.plots.images import plot_reconstructions, plot_samples
 from kpp_pyro.plots.memory import plot_memory, plot_memory_at_work
@@ -14,11 +21,13 @@ __all__ = [
     "plot_ablation",
     "plot_bounds",
     "plot_comparison",
+    "plot_completion",
     "plot_controls",
     "plot_coverage",
     "plot_curves",
     "plot_denoising",
     "plot_denoising_curves",
+    "plot_episodes_from_prior",
     "plot_generation",
     "plot_growth",
     "plot_image_table",

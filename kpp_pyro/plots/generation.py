@@ -1,4 +1,4 @@
-"""Figures of generation: samples, key space, interpolation, coverage."""
+"""Figures of generation: samples, key space, interpolation, coverage; episodes from the prior, and their completion."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -66,6 +67,28 @@ def plot_interpolation(pairs: Sequence[tuple[Tensor, Tensor]], path: Path | str 
     return plot_image_table(
         rows, "From one written image to another, through their keys and through their latents", path
     )
+
+
+def plot_episodes_from_prior(real: Tensor, sampled: Tensor, path: Path | str | None = None) -> Figure:
+    """Plot real episodes (E, T, C, H, W), a row for each, above sampled ones (E', T, C, H, W)."""
+    rows = [("real", images) for images in real]
+    rows += [("", real[0, :0]), *(("sampled", images) for images in sampled)]
+    return plot_image_table(rows, "Real episodes, and episodes sampled from the prior of memories", path)
+
+
+def plot_completion(episodes: Sequence[tuple[Tensor, Tensor]], path: Path | str | None = None) -> Figure:
+    """Plot how episodes go on: in a row for each, the given images, a gap, and the sampled images.
+
+    Args:
+        episodes: for each row, given images (k, C, H, W) and sampled images (n, C, H, W).
+        path: file to write, if any.
+    """
+    rows = []
+    for given, sampled in episodes:
+        gap = torch.full_like(given[:1], torch.nan)
+        rows.append((f"{len(given)} given", torch.cat([given, gap, sampled])))
+    title = "Given images, a gap, and images sampled one after the other"
+    return plot_image_table(rows, title, path)
 
 
 def plot_coverage(content: Mapping[str, Any], path: Path | str | None = None) -> Figure:

@@ -40,7 +40,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def reports(folder: RunFolder) -> tuple[Path, ...]:
     """The files of the reports, in the order of REPORTS."""
-    return folder.evaluation, folder.denoising, folder.generation
+    return folder.evaluation, folder.denoising, folder.generation, folder.from_prior
 
 
 @pytest.fixture

@@ -10,12 +10,14 @@ import pytest
 import torch
 
 import inference.runs.plots
+import kpp_pyro.plots
 from inference import load
+from inference.metrics.coherence import summarize_coherence
 from inference.metrics.generation import nearest
 from inference.tracing import own_randomness
 from kpp_pyro.distances import WRONG_PIXELS
 from tests.experiments.learned import KINDS, LEARNED, assert_states, read_report
-from tests.experiments.running import TINY, refused, run, trained
+from tests.experiments.running import TINY, changed, refused, run, trained
 
 QUICK = ["--samples", "40", "--memories", "3", "--clean-up", "2"]
 FIGURES = {"coverage.png", "generation.png", "key_walk.png", "interpolation.png"}
@@ -225,3 +227,108 @@ def test_the_classes_of_an_episode_are_stated(tmp_path, undrawn):
     process = generated_from(tmp_path / "run", *KINDS["classes"])
     assert "T = 8 of 3 classes" in process.stdout
     assert report(tmp_path / "run")["settings"]["classes_per_episode"] == 3
+
+
+# From the prior
+
+SEMANTIC = ["--memory-prior", "autoregressive", "--episode-length", 4, "--classes-per-episode", 2]
+FROM_PRIOR = ["--from-prior", "--memories", 3]
+MEANINGS = {
+    "wrong_pixels_within_episodes": "wrong pixels between images of one episode",
+    "wrong_pixels_between_episodes": "wrong pixels between images of two episodes",
+    "within_to_between_ratio": "their ratio",
+    "nearest_wrong_pixels_within_episodes": "wrong pixels to the nearest of its own episode",
+    "nearest_wrong_pixels_between_episodes": "wrong pixels to the nearest of another episode",
+    "nearest_within_to_between_ratio": "their ratio, nearest",
+    "wrong_pixels_to_nearest_training": "wrong pixels to the nearest training image",
+}
+SAMPLED_FIGURES = {"episodes_from_prior.png", "completion.png"}
+
+
+@pytest.fixture(scope="module")
+def semantic(tmp_path_factory):
+    """A tiny run that has a prior of memories, and what was sampled from it."""
+    folder = trained(tmp_path_factory.mktemp("runs") / "semantic", *TINY, *SEMANTIC)
+    process = run("generate.py", folder, *FROM_PRIOR, "--seed", 4)
+    assert process.returncode == 0, process.stderr
+    return folder, process
+
+
+def test_episodes_from_the_prior_stand_beside_real_ones(semantic):
+    """All numbers again, from the images; and those that are printed are in the file."""
+    folder, process = semantic
+    content, opened = read_report(folder / "from_prior.json"), load(folder, "cpu")
+    assert content["settings"]["memories"] == 3 and content["settings"]["memory_prior"] == "autoregressive"
+    assert "3 memories from the prior (autoregressive)" in process.stdout and "T = 4 of 2 classes" in process.stdout
+    trained_memory, real = opened.memory, opened.episodes.test.whole(3)
+    episodes = {
+        "sampled": trained_memory.read_written(trained_memory.sample_memory(4, 3, seed=4)).images,
+        "read_back": trained_memory.read_written(trained_memory.write(real, seed=4)).images,
+        "real": real,
+    }
+    training = opened.episodes.train.all_images()
+    assert content["results"] == {
+        name: pytest.approx(summarize_coherence(images, training, WRONG_PIXELS)) for name, images in episodes.items()
+    }
+    lines = {line[:50].strip(): line[50:] for line in process.stdout.splitlines() if "±" in line[50:]}
+    for name, meaning in MEANINGS.items():
+        printed = [float(number) for number in re.findall(r"[\d.]+", lines[meaning])]
+        results = [content["results"][kind] for kind in episodes]
+        expected = [result[key] for result in results for key in (name, f"{name}_standard_error")]
+        assert printed == pytest.approx(expected, abs=0.00051 if "ratio" in name else 0.051)
+    assert not (folder / "generate.json").exists()
+
+
+def test_figures_of_sampled_episodes_are_drawn_again_pixel_for_pixel(semantic, without_others):
+    folder, process = semantic
+    assert {path.name for path in (folder / "figures").iterdir()} == SAMPLED_FIGURES
+    before = {name: (folder / "figures" / name).read_bytes() for name in SAMPLED_FIGURES}
+    assert all(str(folder / "figures" / name) in process.stdout for name in SAMPLED_FIGURES)
+    again = run("draw_figures.py", folder)
+    assert again.returncode == 0, again.stderr
+    assert {name: (folder / "figures" / name).read_bytes() for name in SAMPLED_FIGURES} == before
+
+
+def test_an_episode_is_completed_from_its_first_images(semantic, monkeypatch):
+    shown, opened = [], load(semantic[0], "cpu")
+    monkeypatch.setattr(kpp_pyro.plots, "plot_completion", lambda rows, _: shown.extend(rows))
+    inference.runs.plots.plot_from_prior_figures(opened)
+    real = opened.episodes.test.whole(3)
+    assert [(len(given), len(sampled)) for given, sampled in shown] == [(1, 3), (2, 2)] * 3
+    for index, (given, _) in enumerate(shown):
+        assert torch.equal(given, real[index // 2, : len(given)])
+    firsts = torch.stack([sampled[0] for _, sampled in shown]).flatten(1)
+    assert len(firsts.unique(dim=0)) == len(shown)  # no two rows share their draws
+
+
+@pytest.mark.parametrize("flags", [["--likelihood", "discretized_logistic"], ["--memory-prior", "standard_normal"]])
+def test_any_prior_that_is_proper_is_sampled_and_of_one_episode_less_is_known(flags, tmp_path):
+    folder = trained(tmp_path / "run", *TINY, *changed(SEMANTIC, *flags))
+    process = run("generate.py", folder, "--from-prior", "--memories", 1)
+    assert process.returncode == 0, process.stderr
+    assert "± ?" in process.stdout and "nan" not in process.stdout.lower()
+    name = "squared_error_per_dim" if "--likelihood" in flags else "wrong_pixels"
+    for result in read_report(folder / "from_prior.json")["results"].values():
+        assert result[f"{name.removesuffix('_per_dim')}_within_episodes"] > 0
+        assert result["within_to_between_ratio"] is None
+
+
+def test_a_flat_prior_cannot_be_generated_from(copied):
+    before = sorted(copied.rglob("*"))
+    sentence = refused(run("generate.py", copied, "--from-prior"))
+    assert sentence == "error: memory prior: expected one that can be sampled, such as autoregressive, found flat"
+    assert sorted(copied.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--memories", 200], r"--memories: expected at most \d+, the test episodes without padding, found 200"),
+        (["--samples", 10], "--samples: expected none with --from-prior, found 10"),
+        (["--clean-up", 1], "--clean-up: expected none with --from-prior, found 1"),
+    ],
+)
+def test_what_cannot_be_sampled_from_the_prior_is_refused(semantic, flags, named):
+    before = (semantic[0] / "from_prior.json").read_bytes()
+    assert re.search(named, refused(run("generate.py", semantic[0], "--from-prior", *flags)))
+    assert (semantic[0] / "from_prior.json").read_bytes() == before

@@ -245,6 +245,21 @@ def test_impossible_evaluation_episodes_are_refused(changes: dict, message: str)
         EpisodeSet(numbered([0, 1, 1, 2, 2, 2, 2]), **({"episode_length": 2} | changes))
 
 
+@pytest.mark.parametrize(("number", "found"), [(1, 1), (3, 3), (6, 6), (7, 6), (50, 6)])
+def test_whole_episodes_are_the_first_ones_without_filling(number: int, found: int) -> None:
+    episodes = EpisodeSet(numbered(torch.arange(52) % 4), 8, "threshold", 0, classes_per_episode=2)  # 26 of each pair
+    every, counted = dealt(episodes)
+    assert (~counted.all(1)).sum() == 2
+    whole = episodes.whole(number)
+    assert whole.dtype == torch.float32 and whole.shape == (found, 8, 1, 1, BITS)
+    assert torch.equal(numbers(whole), every[counted.all(1)][:found])
+
+
+def test_there_may_be_no_whole_episode() -> None:
+    episodes = EpisodeSet(numbered([0, 1, 2, 3, 4, 5]), 4, classes_per_episode=2)
+    assert episodes.whole(3).shape == (0, 4, 1, 1, BITS)
+
+
 def test_a_batch_of_no_episodes_is_refused_at_once() -> None:
     with pytest.raises(InputError, match="num_episodes: expected at least 1, found 0"):
         EpisodeSet(grey(5), 2).batches(0)

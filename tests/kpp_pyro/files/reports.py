@@ -1,4 +1,4 @@
-"""The smallest valid report of each script."""
+"""The smallest valid reports, by script; "from_prior" is that of generate.py --from-prior."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ SAMPLES = {
     "samples_by_wrong_pixels_to_nearest_written": [1, 1],
     "samples_by_wrong_pixels_to_nearest_training": [0, 2],
 }
+RATIOS = {"within_to_between_ratio": None, "nearest_within_to_between_ratio": 0.5}
 REPORTS: dict[str, dict[str, Any]] = {
     "evaluate": {
         "settings": {
@@ -97,5 +98,9 @@ REPORTS: dict[str, dict[str, Any]] = {
         "results": {"prior": SAMPLES, "cleaned_up": SAMPLES},
         "near_wrong_pixels": 3.5,
         "written_to_nearest_training_wrong_pixels": 7.5,
+    },
+    "from_prior": {
+        "settings": {**SETTINGS, "memory_prior": "autoregressive", "memories": 1},
+        "results": {name: RATIOS for name in ("sampled", "read_back", "real")},
     },
 }

@@ -42,7 +42,7 @@ def reads_or_refuses(read: Any, path: Path) -> None:
         assert len(str(error)) < len(str(path)) + 300
 
 
-READERS = {"evaluate": "evaluation", "denoise": "denoising", "generate": "generation"}
+READERS = {"evaluate": "evaluation", "denoise": "denoising", "generate": "generation", "from_prior": "from_prior"}
 
 
 @pytest.mark.parametrize("script", REPORTS)

@@ -203,13 +203,24 @@ def test_a_configuration_that_does_not_say_the_shape_of_its_images_is_refused(ru
 
 
 every_report = pytest.mark.parametrize("script", REPORTS)
-READERS = {"evaluate": "read_evaluation", "denoise": "read_denoising", "generate": "read_generation"}
+READERS = {
+    "evaluate": "read_evaluation",
+    "denoise": "read_denoising",
+    "generate": "read_generation",
+    "from_prior": "read_from_prior",
+}
 FILES = {"evaluate": "evaluation"}
+SCRIPTS = {"from_prior": "generate.py --from-prior"}
 
 
 def report(run, script):
     """The file of a script's report, and the function that reads it."""
     return run.path / f"{FILES.get(script, script)}.json", getattr(run, READERS[script])
+
+
+def named(script):
+    """A script as messages name it."""
+    return SCRIPTS.get(script, f"{script}.py")
 
 
 @every_report
@@ -224,14 +235,14 @@ def test_what_a_script_reports_comes_back(run, script):
 @every_report
 def test_a_report_that_was_not_written_is_missed_with_the_script_that_writes_it(run, script):
     path, read = report(run, script)
-    with pytest.raises(InputError, match=f"^{path}: expected a report of {script}.py, found none .No such file"):
+    with pytest.raises(InputError, match=f"^{path}: expected a report of {named(script)}, found none .No such file"):
         read()
     path.mkdir()
-    with pytest.raises(InputError, match=f"^{path}: expected a report of {script}.py, found a folder$"):
+    with pytest.raises(InputError, match=f"^{path}: expected a report of {named(script)}, found a folder$"):
         read()
 
 
-OPTIONAL = ("torch", "other", "complete", "found_share", "drifted_share", "drifted_standard_error")  # keys that no reader needs
+OPTIONAL = ("torch", "other", "complete", "found_share", "drifted_share", "drifted_standard_error")  # no reader needs them
 
 
 @every_report
@@ -241,7 +252,7 @@ def test_a_missing_key_is_named(run, script):
         if isinstance(place[-1], str) and place[-1] not in OPTIONAL:
             write_json(path, changed(REPORTS[script], place, ...))
             name = ".".join(map(str, place))
-            with pytest.raises(InputError, match=f"^{path}: expected a report of {script}.py, found no {name}$"):
+            with pytest.raises(InputError, match=f"^{path}: expected a report of {named(script)}, found no {name}$"):
                 read()
 
 
@@ -254,7 +265,7 @@ def test_a_value_of_another_type_is_named(run, script):
             if isinstance(old, type(value)) or (old is None and not isinstance(value, list | bool)):
                 continue
             write_json(path, changed(REPORTS[script], place, value))
-            with pytest.raises(InputError, match=f"^{path}: expected a report of {script}.py, found "):
+            with pytest.raises(InputError, match=f"^{path}: expected a report of {named(script)}, found "):
                 read()
 
 
@@ -265,7 +276,7 @@ def test_a_value_of_another_type_is_named(run, script):
 def test_a_damaged_report_is_refused(run, script, content):
     path, read = report(run, script)
     path.write_bytes(content)
-    with pytest.raises(InputError, match=f"^{path}: expected a report of {script}.py, found "):
+    with pytest.raises(InputError, match=f"^{path}: expected a report of {named(script)}, found "):
         read()
 
 

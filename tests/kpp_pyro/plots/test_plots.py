@@ -14,10 +14,12 @@ from matplotlib.patches import Rectangle
 from kpp_pyro.memory.blocks import Addressing, MemoryLayout
 from kpp_pyro.plots import (
     plot_comparison,
+    plot_completion,
     plot_coverage,
     plot_curves,
     plot_denoising,
     plot_denoising_curves,
+    plot_episodes_from_prior,
     plot_generation,
     plot_interpolation,
     plot_key_walk,
@@ -261,6 +263,24 @@ def test_samples_stand_below_what_was_written_to_their_memory(path):
     assert (np.diff(places[:, 0]) > 30).all() and np.ptp(places[:, 1]) < 3
 
 
+def test_sampled_episodes_stand_below_real_ones(path):
+    real, sampled = levels_between(6, 0.1, 0.4).view(2, 3), levels_between(9, 0.6, 0.9).view(3, 3)
+    (axis,) = plot_episodes_from_prior(constant_images(real), constant_images(sampled), path).axes
+    assert_shown(axis, [*real.tolist(), [], *sampled.tolist()])
+    assert labels(axis) == ["real", "real", "", "sampled", "sampled", "sampled"]
+    places = places_of_levels(path, [*real[:, 1], *sampled[:, 1]])
+    assert (np.diff(places[:, 0]) > 30).all() and np.ptp(places[:, 1]) < 3
+
+
+def test_what_completes_an_episode_stands_after_a_gap_behind_what_was_given(path):
+    (one, *others), (*four, five, six) = levels_between(12).view(2, 6).tolist()
+    rows = [(constant_images([one]), constant_images(others)), (constant_images(four), constant_images([five, six]))]
+    (axis,) = plot_completion(rows, path).axes
+    assert_shown(axis, [[one, np.nan, *others], [*four, np.nan, five, six]])
+    assert labels(axis) == ["1 given", "4 given"]
+    assert_ticks_in_the_middle(axis.get_yticks(), 2)
+
+
 def test_walks_through_keys_stand_above_those_through_latents(path):
     levels = levels_between(20).view(2, 2, 5)  # pairs, through, images
     figure = plot_interpolation([tuple(constant_images(pair)) for pair in levels], path)
@@ -467,6 +487,8 @@ def test_figures_of_as_little_as_there_can_be_are_drawn_without_warnings(path):
     silent(lambda: plot_denoising("mask", {0.5: one[None]}, ["clean"], path))
     silent(lambda: plot_denoising_curves([case("poisson", 2.0, 0.0, errors_of([0.0]), errors_of([0.0]))], path))
     silent(lambda: plot_generation(one[None], one[None], one[None], path))
+    silent(lambda: plot_episodes_from_prior(one[None], one[None], path))
+    silent(lambda: plot_completion([(one, one)], path))
     silent(lambda: plot_interpolation([(one, one)], path))
     silent(lambda: plot_key_walk({"only": one[None]}, path))
     silent(lambda: plot_coverage(generated([0.0], [1], [1]), path))

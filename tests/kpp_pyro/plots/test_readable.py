@@ -130,6 +130,8 @@ FIGURES: dict[str, Callable[[], Figure]] = {
             "cifar10, T = 32\n256 levels, 32 x 32 pixels, 3 channels": {"cifar10": METRICS},
         }
     ),
+    "completion": lambda: plots.plot_completion([(IMAGES[:k], IMAGES[k:16]) for k in (1, 2, 4, 8)]),
+    "completion of the shortest episodes": lambda: plots.plot_completion([(IMAGES[:1], IMAGES[1:2])]),
     "controls": lambda: plots.plot_controls(
         {"own": score(80.1, True), "left_out": score(12_664.0), "other": score(17_041.0), "empty": score(9.5)}, -3.47
     ),
@@ -148,6 +150,9 @@ FIGURES: dict[str, Callable[[], Figure]] = {
         [recall(name, s, 3_000.0) for name in ("mask", "salt_and_pepper") for s in (0.1, 0.2, 0.3, 0.4, 0.5)]
     ),
     "denoising_curves near zero": lambda: plots.plot_denoising_curves([recall("mask", s, 0.2) for s in (0.8, 0.9)]),
+    "episodes_from_prior": lambda: plots.plot_episodes_from_prior(
+        IMAGES[:16].expand(6, -1, -1, -1, -1), IMAGES[:16].expand(6, -1, -1, -1, -1)
+    ),
     "generation": lambda: plots.plot_generation(IMAGES[None, :16], IMAGES[None, :16], IMAGES[None, :16]),
     "growth": lambda: plots.plot_growth(
         [growth(axis, write, sizes, 0.3) for axis, sizes in SIZES.items() for write in ("allocate", "feed_forward")]
