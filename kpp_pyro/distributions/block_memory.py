@@ -7,17 +7,33 @@ density.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Size, Tensor
 from torch.distributions import constraints, register_kl
 
 from kpp_pyro.errors import InputError
 from kpp_pyro.fast_pyro import ExpandsOnce
 from kpp_pyro.memory.blocks import MemoryLayout, cut_blocks, join_blocks
-from kpp_pyro.priors.interface import MemoryPrior
+
+
+class BlockPrior(Protocol):
+    """The methods of a prior over blocks that are used here, see `kpp_pyro.priors.interface.MemoryPrior`."""
+
+    def __call__(self, blocks: Tensor) -> Tensor:
+        """ln p(M_n | M_1 ... M_n-1) of each block in nats, (..., N), of blocks (..., N, S)."""
+
+    def next_block(self, blocks: Tensor) -> Distribution:
+        """p(M_n+1 | M_1 ... M_n), event (S,), of blocks (..., n, S)."""
+
+    def extend(self, blocks: Tensor, number: int) -> Tensor:
+        """Blocks (..., n, S), and as many more that are drawn after them, (..., n + number, S)."""
+
+    def kl_of_normal(self, loc: Tensor, scale: Tensor) -> Tensor:
+        """KL(N(loc, scale^2) || p) of each block in nats, (..., N)."""
 
 
 class BlockMemory(ExpandsOnce, TorchDistribution):
@@ -35,7 +51,7 @@ class BlockMemory(ExpandsOnce, TorchDistribution):
     support = constraints.independent(constraints.real, 3)
 
     def __init__(
-        self, prior: MemoryPrior, layout: MemoryLayout, written: int, like: Tensor, batch_shape: Size = Size()
+        self, prior: BlockPrior, layout: MemoryLayout, written: int, like: Tensor, batch_shape: Size = Size()
     ) -> None:
         self.prior, self.layout, self.written, self._like = prior, layout, written, like
         super().__init__(batch_shape, Size(layout.shape), validate_args=False)

@@ -242,7 +242,7 @@ def test_a_report_that_was_not_written_is_missed_with_the_script_that_writes_it(
         read()
 
 
-OPTIONAL = ("torch", "other", "complete", "found_share", "drifted_share", "drifted_standard_error")  # no reader needs them
+OPTIONAL = ("torch", "other", "complete", "found_share", "drifted_share", "drifted_standard_error")  # not needed
 
 
 @every_report
