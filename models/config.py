@@ -32,11 +32,6 @@ class ProgramConfig(ConfigPart):
     likelihood: Annotated[str, name_in(LIKELIHOODS)] = "bernoulli"
     """p(x | z), in which pixels are independent: bernoulli, of binary pixels; discretized_logistic, of 256 grey levels,
     with the channels of a pixel coupled; or discretized_logistic_mixture, a mixture of ten of these for each pixel."""
-    key_prior: Annotated[str, name_in(KEY_PRIORS)] = "standard_normal"
-    """p(y): standard_normal, learned_gaussian, vamp (a mixture of the keys of learned pseudo-episodes) or flow."""
-    latent_prior: Annotated[str, name_in(LATENT_PRIORS)] = "memory"
-    """p(z | M, y): memory, a normal around what is read; read, exactly what is read; or standard_normal, a control that
-    reads nothing."""
     memory_prior: Annotated[str, name_in(MEMORY_PRIORS)] = "flat"
     """p(M), of the blocks of Kanerva++: flat, so that the memory is free and scores are conditional on it; or a prior
     by which the memory is paid for: standard_normal, or autoregressive, a learned one that expects each block from the
@@ -46,6 +41,11 @@ class ProgramConfig(ConfigPart):
     read_order: Literal["any", "sequence"] = "any"
     """What an image of the written episode reads: any block, by a key that costs about ln T nats; or block t for image
     t, without a key. Cues are read by keys with both."""
+    key_prior: Annotated[str, name_in(KEY_PRIORS)] = "standard_normal"
+    """p(y): standard_normal, learned_gaussian, vamp (a mixture of the keys of learned pseudo-episodes) or flow."""
+    latent_prior: Annotated[str, name_in(LATENT_PRIORS)] = "memory"
+    """p(z | M, y): memory, a normal around what is read; read, exactly what is read; or standard_normal, a control that
+    reads nothing."""
     key_guide: Annotated[str, name_in(POSTERIORS)] = "mean_field"
     """The family of q(y | x): mean_field, low_rank (Gaussian) or flow (conditional normalising flow)."""
     latent_guide: Annotated[str, name_in(POSTERIORS)] = "mean_field"

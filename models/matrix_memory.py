@@ -185,7 +185,10 @@ class SolvedKeyGuide(MatrixMemoryGuide):
 
 Matrix = TypeVar("Matrix", bound=MatrixMemoryModel)
 MATRIX_SETTINGS = frozenset(
-    {"memory_rows", "kl_memory_weight", "content_steps", "key_prior", "latent_context", "kl_key_start"}
+    {
+        *("memory_rows", "content_steps", "key_prior", "latent_context"),
+        *("kl_key_start", "kl_memory_start", "kl_memory_weight"),
+    }
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from inference import Config, Pair, build
 
@@ -24,6 +25,29 @@ def small_config(write: str = "allocate", networks: str = "mlp", **changes: obje
 
 def small_pair(write: str = "allocate", networks: str = "mlp", **changes: object) -> Pair:
     return build(small_config(write, networks, **changes), IMAGE_SHAPE).double()
+
+
+def off_start(pair: Pair) -> Pair:
+    """The pair, with a learned prior of memories away from its start, where all but its components have no gradient."""
+    generator = torch.Generator().manual_seed(4)
+    for parameter in (getattr(pair.model, "block_prior", None) or nn.Module()).parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
+    return pair
+
+
+class RandomEpisodes:
+    """A source of training episodes of T images, the same in every step."""
+
+    generators = ()
+
+    def __init__(self, images: int = 6) -> None:
+        self.images = images
+
+    def draw(self, num_episodes: int) -> torch.Tensor:
+        return random_episodes(num_episodes, self.images).float()
+
+    def render(self, drawn: torch.Tensor) -> torch.Tensor:
+        return drawn
 
 
 def random_episodes(episodes: int = 3, images: int = 6, seed: int = 1) -> torch.Tensor:

@@ -225,14 +225,15 @@ def _conflicts_of_memories(config: AllParts) -> Iterator[Conflict]:
                 yield name, what, getattr(training, name)
         return
     if not WRITES[memory.write].in_order:
-        what = f"point with --write {memory.write}, whose blocks are not in the order of the images"
-        yield "memory_guide", what, program.memory_guide
+        what = f"flat with --write {memory.write}, whose blocks are not in the order of the images"
+        yield "memory_prior", what, program.memory_prior
     expected = {"reads": 1, "signs_per_scalar": None, "content_steps": 0}
     for name, value in expected.items():
         if config.flat()[name] != value:
-            yield name, f"{str(value).lower()} with --memory-guide normal", config.flat()[name]
+            what = f"{str(value).lower()} with --memory-prior {program.memory_prior}, whose memory is random"
+            yield name, what, config.flat()[name]
     if what := none_where_shared(config):
-        yield "memory_guide", what.replace("none", "point", 1), program.memory_guide
+        yield "memory_prior", what.replace("none", "flat", 1), program.memory_prior
     if OBJECTIVES[training.objective].closed_kls and not MEMORY_PRIORS[program.memory_prior].closed_kl:
         what = f"one with a closed KL with --objective {training.objective}"
         yield "memory_prior", what, program.memory_prior

@@ -7,24 +7,36 @@ from itertools import combinations, product
 from typing import Any
 
 import pytest
+import torch
 
 from inference.objectives import OBJECTIVES
+from inference.runs.build_trainer import build_trainer
 from inference.runs.config import Config
+from inference.runs.presets import preset_of_choice
 from inference.runs.score import quantize
 from kpp_pyro.errors import InputError
 from kpp_pyro.networks import EPISODE_ENCODERS
 from kpp_pyro.posteriors import POSTERIORS
-from kpp_pyro.priors import KEY_PRIORS, LATENT_PRIORS
+from kpp_pyro.priors import KEY_PRIORS, LATENT_PRIORS, MEMORY_PRIORS
 from kpp_pyro.writes import WRITES
 from models.build import build
 from models.registry import MODELS
 from tests.experiments.running import refused, run
+from tests.programs import IMAGE_SHAPE, RandomEpisodes, small_config
 
 VAE, DKM = {"model": "vae"}, {"model": "dynamic_kanerva_machine"}
 LEARNED = {"write": "feed_forward"}
 MEAN_FIELD = {"objective": "mean_field"}
+RANDOM = {"memory_prior": "standard_normal", "memory_guide": "normal"}
+READ, IN_ORDER = {"latent_prior": "read"}, {"read_order": "sequence"}
 OTHERS = [model for model in MODELS if model != "kanerva_plus_plus"]
 SENTENCE = re.compile(r"--([a-z-]+): expected \S[^\n]*, found \S[^\n]*")
+
+
+def flag_of(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
 # fmt: off
 SHARED = (
     "--{}: expected none where {} reads of an episode share 32 blocks, which then hold means, "
@@ -89,21 +101,58 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
      "16"),
     ({"signs_per_scalar": 1, "episode_length": 33}, SHARED.format("signs-per-scalar", 33, 1)),
     (LEARNED | {"signs_per_scalar": 16, "reads": 2}, SHARED.format("signs-per-scalar", 64, 16)),
+    ({"memory_guide": "normal"},
+     "--memory-guide: expected point with --memory-prior flat, to which no density has a KL, found normal"),
+    ({"memory_prior": "autoregressive"},
+     "--memory-guide: expected normal with --memory-prior autoregressive: a point has no KL to it, found point"),
+    ({"kl_memory_weight": 0.5},
+     "--kl-memory-weight: expected 1.0, its default, with --memory-guide point, whose memory has no KL, found 0.5"),
+    ({"kl_memory_start": 0.5},
+     "--kl-memory-start: expected None, its default, with --memory-guide point, whose memory has no KL, found 0.5"),
+    *((RANDOM | {"write": write},
+       f"--memory-prior: expected flat with --write {write}, whose blocks are not in the order of the images, found "
+       "standard_normal") for write in WRITES if write != "allocate"),
+    *((RANDOM | {name: value},
+       f"{flag_of(name)}: expected {expected} with --memory-prior standard_normal, whose memory is random, "
+       f"found {value}")
+      for name, expected, value in (("reads", 1, 2), ("signs_per_scalar", "none", 4), ("content_steps", 0, 3))),
+    (RANDOM | {"episode_length": 33},
+     "--memory-prior: expected flat where 33 reads of an episode share 32 blocks, which then hold means, found "
+     "standard_normal"),
+    (RANDOM | MEAN_FIELD | {"memory_prior": "autoregressive"},
+     "--memory-prior: expected one with a closed KL with --objective mean_field, found autoregressive"),
+    *((READ | {name: value},
+       f"{flag_of(name)}: expected {expected}, its default, with --latent-prior read, whose latents are what is read, "
+       f"found {value}")
+      for name, expected, value in (("latent_guide", "mean_field", "flow"), ("signs_per_scalar", "none", 4),
+                                    ("latent_context", "image", "image_and_read"))),
+    *((READ | IN_ORDER | {"objective": objective},
+       "--objective: expected trace or mean_field where an image has neither a key nor a latent of its own, found "
+       f"{objective}") for objective in ("iwae", "dreg", "renyi")),
+    *((IN_ORDER | {"write": write},
+       f"--read-order: expected any with --write {write}, whose blocks are not in the order of the images, found "
+       "sequence") for write in WRITES if write != "allocate"),
+    (IN_ORDER | {"reads": 2},
+     "--read-order: expected any where 64 reads of an episode share 32 blocks, which then hold means, found sequence"),
+    *((IN_ORDER | {name: value},
+       f"{flag_of(name)}: expected {expected}, its default, with --read-order sequence, in which images have no keys, "
+       f"found {value}")
+      for name, expected, value in (("key_prior", "standard_normal", "flow"), ("kl_key_start", 1.0, 0.5))),
     ({"memory_width": 42},
      "memory 20x42 (height x width): expected whole multiples of the block 5x5, since blocks are allocated side by "
      "side"),
 ]
 IDLE_FIELDS: list[tuple[str, dict[str, Any]]] = [
-    ("kanerva_plus_plus", {"kl_memory_weight": 0.5, "write_passes": 2, "pseudo_inverse_steps": 30, "memory_rows": 64,
-                           "key_size": 16}),
+    ("kanerva_plus_plus", {"write_passes": 2, "pseudo_inverse_steps": 30, "memory_rows": 64, "key_size": 16}),
     ("kanerva_machine", {"write_passes": 2, "pseudo_inverse_steps": 30}),
     ("dynamic_kanerva_machine", {"key_guide": "low_rank", "key_size": 16, "pseudo_inverse_steps": 30}),
     ("pseudo_inverse_memory", {"key_guide": "low_rank", "key_size": 16, "write_passes": 2}),
     ("vae", {"key_guide": "flow", "key_prior": "learned_gaussian", "kl_key_start": 0.5, "memory_rows": 64,
-             "content_steps": 5, "latent_context": "image_and_read", "kl_memory_weight": 0.5, "key_size": 16,
-             "write_passes": 2, "pseudo_inverse_steps": 30}),
+             "content_steps": 5, "latent_context": "image_and_read", "kl_memory_weight": 0.5, "kl_memory_start": 0.1,
+             "key_size": 16, "write_passes": 2, "pseudo_inverse_steps": 30}),
     *((model, {"write": "feed_forward", "reads": 2, "memory_channels": 5, "memory_height": 10, "memory_width": 50,
-               "block_height": 4, "block_width": 4, "latent_prior": "standard_normal", "signs_per_scalar": 4})
+               "block_height": 4, "block_width": 4, "latent_prior": "standard_normal", "signs_per_scalar": 4,
+               "memory_prior": "autoregressive", "memory_guide": "normal", "read_order": "sequence"})
       for model in OTHERS),
 ]
 # fmt: on
@@ -116,12 +165,14 @@ AT_LEAST_ONE = (
 )
 FROM_ZERO = ("seed", "content_steps", "warmup_steps", "kl_begin_step", "kl_ramp_steps")
 MOST = {"content_steps": 10**4} | dict.fromkeys(FROM_ZERO[2:], 10**9)
-NOT_NEGATIVE = ("weight_decay", "kl_key_start", "kl_latent_start", "kl_memory_weight")
+NOT_NEGATIVE = ("weight_decay", "kl_key_start", "kl_latent_start", "kl_memory_weight", "kl_memory_start")
 CHOICES = {
     "model": MODELS,
     "write": WRITES,
     "objective": OBJECTIVES,
     "episode_encoder": EPISODE_ENCODERS,
+    "memory_prior": MEMORY_PRIORS,
+    "read_order": ("any", "sequence"),
     "key_prior": KEY_PRIORS,
     "latent_prior": LATENT_PRIORS,
     "key_guide": POSTERIORS,
@@ -138,10 +189,6 @@ def refusal(**changes: object) -> str:
     with pytest.raises(InputError) as error:
         Config.from_flat(changes)
     return str(error.value)
-
-
-def flag_of(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 @pytest.mark.parametrize(
@@ -180,13 +227,33 @@ def test_every_two_choices_go_together_or_one_of_them_is_named():
     for both in combinations(changed, 2):
         changes = dict(both)
         try:
-            Config.from_flat(changes)
+            Config.from_flat({**preset_of_choice("memory_prior", changes.get("memory_prior")), **changes})
         except InputError as error:
             refusals += 1
             found = SENTENCE.fullmatch(str(error))
             assert found, str(error)
             assert found[1].replace("-", "_") in changes, (changes, str(error))
     assert refusals > 50
+
+
+def test_memories_with_a_prior_that_are_not_refused_take_a_step():
+    """Every combination of priors and read orders, with a bound of one draw of each image and with one of several."""
+    choices = {name: tuple(CHOICES[name]) for name in ("memory_prior", "read_order", "latent_prior")}
+    choices["objective"], taken = ("trace", "iwae"), 0
+    for chosen in product(*choices.values()):
+        changes = dict(zip(choices, chosen, strict=True))
+        try:
+            config = small_config(**changes, episode_length=4, episodes_per_step=2)
+        except InputError as error:
+            assert SENTENCE.fullmatch(str(error))
+            continue
+        pair = build(config, IMAGE_SHAPE)
+        before = [parameter.clone() for parameter in pair.parameters()]
+        trainer = build_trainer(config, pair, RandomEpisodes(images=4))
+        assert trainer.train_step().loss.isfinite()
+        assert sum(not torch.equal(*values) for values in zip(before, pair.parameters(), strict=True)) > 2
+        taken += 1
+    assert taken == 2 * 3 * 2 * 3 - 3  # without particles of images that have no draws of their own
 
 
 @pytest.mark.parametrize("name", AT_LEAST_ONE)
@@ -275,6 +342,7 @@ def test_bits_are_two_to_sixteen(bits):
           for model in OTHERS),
         ({"signs_per_scalar": 4},
          "--content-bits: expected none with --signs-per-scalar, which sets the bits, found 5"),
+        (RANDOM, "--content-bits: expected none with --memory-guide normal, whose memory is random, found 5"),
         ({"episode_length": 33}, SHARED.format("content-bits", 33, 5)),
         (LEARNED | {"episode_length": 33}, SHARED.format("content-bits", 33, 5)),
         ({"write": "allocate_by_content", "reads": 2}, SHARED.format("content-bits", 64, 5)),
