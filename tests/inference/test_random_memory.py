@@ -14,6 +14,7 @@ from inference.metrics.elbo import mean_elbo
 from inference.tracing import elbo_terms, seed_of, terms_of, trace_pair, written_memory
 from inference.trained_memory import TrainedMemory
 from kpp_pyro.errors import InputError
+from kpp_pyro.memory.blocks import cut_blocks
 from kpp_pyro.posteriors.families import MeanFieldPosterior
 from kpp_pyro.priors.keys import StandardNormalPrior
 from models.dynamic_kanerva_machine import DynamicKanervaMachineGuide, DynamicKanervaMachineModel
@@ -87,7 +88,7 @@ def tiny_episodes(seed=3):
 def test_scores_are_conditional_on_one_memory_that_each_episode_drew(model):
     program, episode = scalar_program(model), tiny_episodes()
     counted = torch.tensor([[True, True, True], [True, False, True]])
-    plan = ScoringPlan(particles=10000, control_particles=0)
+    plan = ScoringPlan(particles=1000, control_particles=0)
     scores = score_episodes(program.model, program.guide, [(episode, counted)], plan, SEED)
     torch.manual_seed(seed_of(SEED, 0))
     memory = sample_memory(program.model, program.guide, episode).value
@@ -323,3 +324,19 @@ def test_reading_again_brings_a_corrupted_cue_nearer_to_the_pattern_that_was_sto
     assert (distances[1] < 0.1 * distances[0]).all()
     assert (distances[-1] < 1e-3).all()
     assert torch.equal(reads[-1].images.round(), patterns)
+
+
+def test_cues_of_a_random_memory_of_blocks_read_the_mean_of_the_blocks_that_they_may_be_in():
+    pair, episode = small_pair(memory_prior="standard_normal", episode_length=IMAGES), random_episodes(2, IMAGES)
+    memories, size = TrainedMemory(pair.model, pair.guide), pair.guide.write.latent_size
+    memory = memories.write(episode, SEED)
+    with torch.no_grad():
+        encoding = pair.guide.encode(episode)
+        blocks = cut_blocks(memory.value, pair.model.addressing.layout).flatten(2)[:, :IMAGES]  # (B, N, S)
+        away = (encoding.latent_loc.unsqueeze(2) - blocks.unsqueeze(1)) / encoding.latent_scale.unsqueeze(2)
+        square = away.square().sum(-1)  # (B, T, N)
+        probs = (-square / (2 * (square.min(-1, keepdim=True).values / size).clamp(min=1))).softmax(-1)
+        assert torch.equal(probs.argmax(-1), torch.arange(IMAGES).expand(2, -1))
+        read = memories.recall(memory, episode)[0]
+        torch.testing.assert_close(read.latents, probs @ blocks)
+        torch.testing.assert_close(read.images, pair.model.decoder(probs @ blocks).sigmoid())

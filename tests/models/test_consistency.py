@@ -17,7 +17,6 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.distributions import ImproperUniform
-from torch import nn
 
 from inference.objectives import OBJECTIVES, make_objective
 from inference.objectives.iwae import RenyiBound
@@ -31,7 +30,7 @@ from kpp_pyro.writes import WRITES
 from models.build import build
 from models.config import ProgramConfig
 from models.registry import MODELS
-from tests.programs import IMAGE_SHAPE, random_episodes, small_config
+from tests.programs import IMAGE_SHAPE, off_start, random_episodes, small_config
 
 EPISODES, IMAGES, PARTICLES = 2, 5, 3
 SEED = 3  # of the noise that two runs have in common
@@ -102,12 +101,7 @@ def configuration(parts: dict[str, str], **changes: object) -> Config:
 
 
 def double_program(config: Config):
-    """A pair whose prior of memories is not at its start, where nothing but its components would have a gradient."""
-    program = build(config, IMAGE_SHAPE).double()
-    generator = torch.Generator().manual_seed(SEED)
-    for parameter in (getattr(program.model, "block_prior", None) or nn.Module()).parameters():
-        parameter.data += 0.1 * torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
-    return program
+    return off_start(build(config, IMAGE_SHAPE).double())
 
 
 WRITERS = legal(WRITER)

@@ -20,12 +20,14 @@ from torch import Tensor
 from inference.importance.estimator import defensive_proposal, importance_score
 from inference.importance.search import refined_proposal
 from inference.metrics.elbo import mean_elbo
+from inference.objectives import make_objective
 from inference.posterior.nuts import sample_posterior
 from inference.runs.build_trainer import build_trainer
-from inference.tracing import elbo_terms
+from inference.tracing import elbo_terms, terms_of, trace_pair
 from inference.trained_memory import TrainedMemory
+from kpp_pyro.priors import MEMORY_PRIORS
 from models.pair import Pair
-from tests.programs import random_episodes, small_config, small_pair
+from tests.programs import RandomEpisodes, off_start, random_episodes, small_config, small_pair
 
 RIVAL = {"memory_rows": 4, "latent_size": 5}
 KANERVA_PLUS_PLUS = [{}, {"write": "feed_forward"}]
@@ -34,12 +36,13 @@ MATRIX = [
     {"model": "dynamic_kanerva_machine", **RIVAL},
     {"model": "pseudo_inverse_memory", **RIVAL},
 ]
-PAIRS = [*KANERVA_PLUS_PLUS, *MATRIX, {"model": "vae", "latent_size": 5}]
+PAID = {name: {"memory_prior": name, "episode_length": 6} for name in MEMORY_PRIORS if name != "flat"}
+PAIRS = [*KANERVA_PLUS_PLUS, PAID["autoregressive"], *MATRIX, {"model": "vae", "latent_size": 5}]
 SOME = [{}, MATRIX[0]]
 
 
 def _name(changes: dict[str, object]) -> str:
-    return str(changes.get("model") or changes.get("write") or "allocate")
+    return str(changes.get("model") or changes.get("write") or changes.get("memory_prior") or "allocate")
 
 
 every_pair = pytest.mark.parametrize("changes", PAIRS, ids=_name)
@@ -78,7 +81,7 @@ def test_svi_trains_every_parameter(changes, objective):
 @every_pair
 def test_a_step_of_svi_is_a_step_of_the_torch_optimiser_on_the_same_loss(changes):
     """`Trace_ELBO()(model, guide)` is a module, of every parameter once; each of SVI's moves by the same."""
-    pair, twin, episode = small_pair(**changes), small_pair(**changes), random_episodes()
+    pair, twin, episode = off_start(small_pair(**changes)), off_start(small_pair(**changes)), random_episodes()
     before = parameters(pair)
     torch.manual_seed(1)
     loss = SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO()).step(episode)
@@ -97,16 +100,33 @@ def test_a_step_of_svi_is_a_step_of_the_torch_optimiser_on_the_same_loss(changes
 
 @every_pair
 def test_vectorised_particles_are_draws_of_the_elbo(changes):
-    pair, episode = small_pair(**changes), random_episodes(2, 4)
+    pair, episode = off_start(small_pair(**changes)), random_episodes(2, 4)
     objective = Trace_ELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=2)
     before = parameters(pair)
     SVI(pair.model, pair.guide, adam(), objective).step(episode)
     assert not unchanged(pair, before)
     many = Trace_ELBO(num_particles=400, vectorize_particles=True, max_plate_nesting=2)
+    pair.eval()  # in training, a learned prior takes the blocks in one random order, the same for all particles
     with torch.no_grad():
         single = torch.tensor([Trace_ELBO().loss(pair.model, pair.guide, episode) for _ in range(100)])
         found = many.loss(pair.model, pair.guide, episode)
     assert abs(found - single.mean()) < 5 * single.std() * (1 / 100 + 1 / 400) ** 0.5
+
+
+@pytest.mark.parametrize("changes", PAID.values(), ids=_name)
+@pytest.mark.parametrize("particles", [1, 3])
+def test_pyros_loss_of_a_memory_that_is_paid_for_is_ours(changes, particles):
+    """Of one draw, and of several under a plate of particles; the KL of the memory counts once an episode."""
+    pair, episode = off_start(small_pair(**changes)).eval(), random_episodes(2, 6)
+    stock = Trace_ELBO(num_particles=particles, vectorize_particles=True, max_plate_nesting=2)
+    with torch.no_grad(), pyro.validation_enabled(False):
+        torch.manual_seed(1)
+        loss = stock.loss(pair.model, pair.guide, episode)
+        torch.manual_seed(1)
+        terms = terms_of(trace_pair(pair.model, pair.guide, episode, particles=particles).log_probs())
+        assert loss == pytest.approx(-terms.elbo.sum().item() / particles, rel=1e-12)
+        torch.manual_seed(1)
+        assert particles > 1 or loss == pytest.approx(make_objective("trace")(pair.model, pair.guide)(episode).item())
 
 
 @every_pair
@@ -154,9 +174,11 @@ def test_relations_are_those_of_the_program(changes):
     pair, episode = small_pair(**changes), random_episodes()
     found = get_model_relations(pair.model, (episode,))
     keys = ["key"] if pair.guide.has_keys else []
-    of_latent = ["memory", *keys] if keys else []
-    expected = {"memory": [], **{name: [] for name in keys}, "latent": of_latent, "image": ["latent"]}
-    assert found["sample_sample"] == expected and found["observed"] == ["image"]
+    points = ["key", "latent"] if "memory_prior" in changes else []
+    of_latent = [name for name in ["memory", *keys] if name not in points] if keys else []
+    of_image = of_latent if points else ["latent"]  # a point is passed through
+    expected = {"memory": [], **{name: [] for name in keys}, "latent": of_latent, "image": of_image}
+    assert found["sample_sample"] == expected and found["observed"] == [*points, "image"]
     assert all(name in found["sample_dist"] for name in expected)
 
 
@@ -222,19 +244,10 @@ def test_nuts_does_not_touch_it(changes):
 @some_pairs
 @pytest.mark.parametrize("objective", ["trace", "mean_field", "iwae"])
 def test_training_does_not_touch_it(changes, objective):
-    class Episodes:
-        generators = ()
-
-        def draw(self, num_episodes: int) -> Tensor:
-            return random_episodes(num_episodes, 6).float()
-
-        def render(self, drawn: Tensor) -> Tensor:
-            return drawn
-
     particles = {"particles": 2} if objective == "iwae" else {}
     config = small_config(**changes, objective=objective, **particles)
     pair = small_pair(**changes, objective=objective, **particles).float()
-    trainer = build_trainer(config, pair, Episodes())
+    trainer = build_trainer(config, pair, RandomEpisodes())
     for _ in range(2):  # with Pyro's validation, and without
         trainer.train_step()
     assert stored() == 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
+
 import pyro.distributions as dist
 import pytest
 import torch
@@ -12,7 +15,7 @@ from kpp_pyro.memory.blocks import SCALE, MemoryLayout, X, Y, cut_blocks, join_b
 from kpp_pyro.posteriors import POSTERIORS
 from kpp_pyro.posteriors.families import MeanFieldPosterior
 from kpp_pyro.writes.assignment import sinkhorn
-from kpp_pyro.writes.blocks import AllocateWrite, BlockWrite
+from kpp_pyro.writes.blocks import AllocateWrite, BlockWrite, _standard_squares
 from kpp_pyro.writes.feed_forward import FeedForwardWrite
 from kpp_pyro.writes.interface import Encoding
 
@@ -161,6 +164,66 @@ def test_the_match_is_the_posterior_of_the_block_under_normal_noise(least):
                 torch.testing.assert_close(probs[episode, image, r], (joint - joint.logsumexp(0)).exp())
 
 
+def random_allocate(layout):
+    write = allocate(layout)
+    write.is_random = True
+    return write
+
+
+def uncertain(encoding, least=0.2, most=0.6):
+    """The encoding, whose contents have other standard deviations in each scalar."""
+    return replace(encoding, latent_scale=least + (most - least) * torch.rand_like(encoding.latent_loc))
+
+
+def test_squares_in_standard_deviations_are_those_of_a_loop():
+    cue, scale = torch.randn(2, 3, 2, 4, dtype=torch.float64), 0.1 + torch.rand(2, 3, 2, 4, dtype=torch.float64)
+    blocks = torch.randn(6, 2, 5, 4, dtype=torch.float64)  # of 6 particles: the cues are the same for all
+    found = _standard_squares(cue, scale, blocks)
+    assert found.shape == (6, 2, 3, 2, 5)
+    for k, b, t, r, n in product(*map(range, found.shape)):
+        expected = (((cue[b, t, r] - blocks[k, b, n]) / scale[b, t, r]) ** 2).sum()
+        torch.testing.assert_close(found[k, b, t, r, n], expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("away", [0.0, 3.0])  # as far as draws of the memory are from contents, and farther
+def test_the_match_in_a_random_memory_is_the_posterior_of_the_block_under_its_noise(away):
+    layout = MemoryLayout(1, 2, 8, 2, 2)  # 4 blocks of 4 scalars, 3 of them written
+    write, written = random_allocate(layout), uncertain(contents(layout, 2, 3), least=0.5, most=1.5)
+    memory = write(replace(written, latent_loc=written.latent_loc + written.latent_scale * torch.randn(2, 3, 4)))
+    cues = replace(written, latent_loc=written.latent_loc + away)
+    probs, blocks = write.match(cues, memory), blocks_of(memory, layout)
+    factors = []
+    for episode, image in product(range(2), range(3)):
+        cue, scale = cues.latent_loc[episode, image], cues.latent_scale[episode, image]
+        nearest = min(((cue - blocks[episode, n]) / scale).square().mean() for n in range(3))
+        factors.append(max(nearest.sqrt().item(), 1.0))
+        noise = dist.Normal(cue, scale * factors[-1])
+        joint = torch.stack([noise.log_prob(blocks[episode, n]).sum() for n in range(3)])
+        expected = torch.cat([(joint - joint.logsumexp(0)).exp(), joint.new_zeros(1)])  # none for the empty block
+        torch.testing.assert_close(probs[episode, image, 0], expected)
+    assert (max(factors) > 2) == (away > 0)
+
+
+@pytest.mark.parametrize("images", [3, 18])
+def test_written_images_find_the_draws_of_their_own_blocks(images):
+    layout = LAYOUTS[1]
+    write, encoding = random_allocate(layout), uncertain(contents(layout, 3, images))
+    drawn = encoding.latent_loc + encoding.latent_scale * torch.randn_like(encoding.latent_loc)
+    probs = write.match(encoding, write(replace(encoding, latent_loc=drawn)))[:, :, 0]
+    assert probs.diagonal(dim1=1, dim2=2).min() > 0.99
+    assert not probs[..., images:].any()
+
+
+def test_the_units_of_each_scalar_do_not_matter_to_the_match_in_a_random_memory():
+    layout = LAYOUTS[1]
+    write, encoding = random_allocate(layout), uncertain(contents(layout, 2, 4), least=3.0, most=9.0)
+    units = torch.rand(layout.read_scalars, dtype=torch.float64).exp()
+    other = replace(encoding, latent_loc=units * encoding.latent_loc, latent_scale=units * encoding.latent_scale)
+    probs = write.match(encoding, write(encoding))
+    assert 0.1 < probs[:, :, 0].diagonal(dim1=1, dim2=2).mean() < 0.9
+    torch.testing.assert_close(write.match(other, write(other)), probs)
+
+
 @both_reads
 def test_permuted_cues_find_permuted_blocks(layout):
     write = allocate(layout, match_scale=3.0)  # so wide that all probabilities matter
@@ -173,9 +236,10 @@ def test_permuted_cues_find_permuted_blocks(layout):
     torch.testing.assert_close(write.match(cues, 5 * memory[:, :1]).sum(-1), torch.ones(2, 5, layout.reads).double())
 
 
-def test_a_match_in_an_empty_memory_is_still_a_distribution():
+@pytest.mark.parametrize("make", [lambda layout: allocate(layout), lambda layout: random_allocate(layout)])
+def test_a_match_in_an_empty_memory_is_still_a_distribution(make):
     layout = LAYOUTS[1]
-    probs = allocate(layout).match(contents(layout, 2, 3), torch.zeros(2, 1, *layout.shape, dtype=torch.float64))
+    probs = make(layout).match(contents(layout, 2, 3), torch.zeros(2, 1, *layout.shape, dtype=torch.float64))
     torch.testing.assert_close(probs, torch.full_like(probs, 1 / layout.blocks))
 
 
