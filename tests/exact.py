@@ -263,7 +263,7 @@ def _joint_density(model: LinearImages, episode: Tensor) -> Tensor:
     if not episode.numel():
         return episode.new_zeros(len(episode))
     blocks, design, noise = _linear_parts(model, episode.shape[1])
-    pixels = (episode - model.decoder.network[1](model.decoder.network[0].bias)).flatten(1)
+    pixels = _without_offset(model, episode)
     return MultivariateNormal(torch.zeros_like(pixels), design @ blocks @ design.mT + noise).log_prob(pixels)
 
 
@@ -271,8 +271,7 @@ def _joint_density(model: LinearImages, episode: Tensor) -> Tensor:
 def block_posterior(model: LinearImages, episode: Tensor) -> MultivariateNormal:
     """p(M | X) of the written blocks of a `block_program`: batch (B,), event (T S,)."""
     blocks, design, noise = _linear_parts(model, episode.shape[1])
-    pixels = (episode - model.decoder.network[1](model.decoder.network[0].bias)).flatten(1)
-    return MultivariateNormal(*_regress(blocks, design, noise, pixels))
+    return MultivariateNormal(*_regress(blocks, design, noise, _without_offset(model, episode)))
 
 
 @torch.no_grad()
@@ -283,6 +282,11 @@ def next_image_evidence(model: LinearImages, episode: Tensor, blocks: Tensor) ->
     mean = model.decoder(prior.gain(before) * blocks.sum(1, keepdim=True)).flatten(2)  # (B, 1, P)
     covariance = prior.variance(before) * design @ design.mT + noise
     return MultivariateNormal(mean, covariance).log_prob(episode.flatten(2))
+
+
+def _without_offset(model: LinearImages, episode: Tensor) -> Tensor:
+    """Pixels of the T images that blocks of zeros do not explain, (B, T P)."""
+    return (episode - model.decoder(model.decoder.network[0].weight.new_zeros(2))).flatten(1)
 
 
 def _linear_parts(model: LinearImages, images: int) -> tuple[Tensor, Tensor, Tensor]:

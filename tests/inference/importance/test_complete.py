@@ -40,8 +40,8 @@ def episodes_of(model, episodes: int, images: int) -> Tensor:
     return model.image_likelihood(drawn_blocks(episodes, images)).sample()
 
 
-def copies(episode: Tensor, number: int = COPIES) -> Tensor:
-    return episode.expand(number, *episode.shape[1:])
+def copies(episode: Tensor) -> Tensor:
+    return episode.expand(COPIES, *episode.shape[1:])
 
 
 def assert_mean(values: Tensor, expected: float | Tensor, within: float) -> None:

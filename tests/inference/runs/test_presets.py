@@ -13,11 +13,15 @@ from inference.runs.presets import PRESETS, preset_of, read_yaml
 from kpp_pyro.data import DATASETS
 from kpp_pyro.likelihoods import LIKELIHOODS
 from kpp_pyro.networks import EPISODE_ENCODERS
+from kpp_pyro.priors import MEMORY_PRIORS
 from kpp_pyro.writes import WRITES
 from models.config import MemoryConfig, ProgramConfig
 from models.registry import MODELS
 
-CHOSEN = {"dataset": DATASETS, "model": MODELS, "write": WRITES, "objective": OBJECTIVES}  # what presets are of
+CHOSEN = {  # what presets are of
+    **{"dataset": DATASETS, "model": MODELS, "memory_prior": MEMORY_PRIORS},
+    **{"write": WRITES, "objective": OBJECTIVES},
+}
 FILES = {(path.parent.name, path.stem): read_yaml(path) for path in sorted(PRESETS.glob("*/*"))}
 RIVALS = [name for name in MODELS if name not in ("kanerva_plus_plus", "vae")]
 
