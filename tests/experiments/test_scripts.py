@@ -13,6 +13,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib.image
@@ -23,9 +24,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import inference.runs.training_run
 import kpp_pyro.plots
-from inference import Config, load
+from inference import Config, build, load
 from inference.runs.trainer import Trainer
 from inference.runs.training_run import claimed_folder
+from inference.trained_memory import TrainedMemory
 from kpp_pyro.config_part import flag
 from kpp_pyro.files.checkpoint import load_checkpoint, save_checkpoint
 from kpp_pyro.files.claim import claimed
@@ -453,7 +455,7 @@ def test_dry_run_of_a_resumed_run_prints_its_own_configuration(finished):
 
 
 def test_the_python_after_the_first_ten_lines_of_the_readme_runs(finished, monkeypatch, tmp_path):
-    _, usage, collection, program = re.findall(
+    _, usage, sampling, collection, program = re.findall(
         r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL
     )
     (tmp_path / "runs").mkdir()
@@ -469,6 +471,13 @@ def test_the_python_after_the_first_ten_lines_of_the_readme_runs(finished, monke
     assert (names["samples"].shape, names["walk"].shape) == ((16, 1, 16, 16), (10, 1, 16, 16))
     assert names["blocks"].shape == (32, 1, 16, 16)
     assert (tmp_path / "memory.safetensors").is_file()
+    pair = build(Config.preset("digits", memory_prior="autoregressive", width=32), (1, 16, 16)).eval()
+    with_prior = SimpleNamespace(memory=TrainedMemory(pair.model, pair.guide))
+    found: dict[str, Any] = {"run": with_prior, "images": names["images"]}
+    exec(sampling, found)
+    assert found["episodes"].shape == (16, 8, 1, 16, 16)
+    assert with_prior.memory.read_written(found["longer"]).images.shape == (8, 1, 16, 16)
+    assert with_prior.memory.read_written(found["following"]).images.shape == (100, 4, 1, 16, 16)
     exec(collection, names)
     assert kpp_pyro.Collection.load("drawings.memory", names["run"].memory).names == ["0.png", "1.png", "2.png"]
     names["images"] = load(finished[0]).episodes.test.first()  # those of the first lines, which are black and white
