@@ -41,6 +41,8 @@ def plot_curves(metrics: Sequence[dict[str, Any]], path: Path | str | None = Non
 def _costs(seen: Sequence[dict[str, Any]]) -> _Lines:
     """-ELBO and its parts, of validation records."""
     terms = {"-ELBO": "elbo", "-reconstruction": "reconstruction"}
+    if seen and all(record.get("left_out_elbo_nats_per_image") is not None for record in seen):
+        terms["-ELBO, images left out"] = "left_out_elbo"
     return {label: [-record[f"{name}_nats_per_image"] for record in seen] for label, name in terms.items()}
 
 

@@ -166,16 +166,19 @@ def test_curves_show_the_validation_set_only(path):
         record(20, "validation", -40.0, key=3.5, latent=9.0),
         record(20, "test", -41.0, key=3.0, latent=9.0),
     ]
-    figure = plot_curves(metrics, path)
+    left_out = [{**line, "left_out_elbo_nats_per_image": line["elbo_nats_per_image"] - 100} for line in metrics]
+    figure = plot_curves(left_out, path)
     lines = {line.get_label(): line.get_xydata().tolist() for axis in figure.axes for line in axis.lines}
     assert lines == {
         "-ELBO": [[10, 80], [20, 40]],
+        "-ELBO, images left out": [[10, 180], [20, 140]],
         "-reconstruction": [[10, 72], [20, 27.5]],
         "KL of key": [[10, 3], [20, 3.5]],
         "KL of latent": [[10, 5], [20, 9]],
         "memory gain": [[10, 7.0], [20, 7.0]],
     }
     assert imread(path).std() > 0
+    assert [line.get_label() for line in plot_curves(metrics).axes[0].lines] == ["-ELBO", "-reconstruction"]
 
 
 @pytest.mark.parametrize("metrics", [[], [record(0, "validation", -500.0, key=0.0, latent=1.0)]])

@@ -24,6 +24,7 @@ METRICS = [
         "split": "validation",
         "training_seconds": 60.0 + step,
         "elbo_nats_per_image": -7.0 - 20_000 / step,
+        "left_out_elbo_nats_per_image": -98.0,
         "reconstruction_nats_per_image": -5.0 - 19_000 / step,
         "kl_key_nats_per_image": 2.8,
         "kl_latent_nats_per_image": 700 / step,
