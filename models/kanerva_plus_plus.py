@@ -79,8 +79,7 @@ class KanervaPlusPlusModel(MemoryModel):
         if self.block_prior is None:
             return super().memory_prior(images)
         layout = self.addressing.layout
-        written = min(images * layout.reads, layout.blocks)
-        return BlockMemory(self.block_prior, layout, written, next(self.parameters()).detach())
+        return BlockMemory(self.block_prior, layout, layout.written(images), next(self.parameters()).detach())
 
     def own_key_prior(self, episodes: int, images: int) -> Distribution:
         """p(y_t) of own images: p(y), or with `in_order` the middle of block t, a point (B, T)."""
@@ -165,7 +164,7 @@ class KanervaPlusPlusGuide(MemoryGuide):
         if not self.write.is_random:
             return dist.Delta(loc, event_dim=3)
         scale = self.write(replace(encoding, latent_loc=encoding.latent_scale))
-        return NormalMemory(loc, scale, layout, min(encoding.images * layout.reads, layout.blocks))
+        return NormalMemory(loc, scale, layout, layout.written(encoding.images))
 
     def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
         """q(y|X, M), event (R, 3): of cues if a memory is given, otherwise of the images that are written."""
@@ -199,11 +198,9 @@ class KanervaPlusPlusGuide(MemoryGuide):
 
 
 def keys_in_order(addressing: Addressing, episodes: int, images: int, like: Tensor) -> Tensor:
-    """Keys (B, T, R, 3) of B episodes, with which read r of image t is of block (t R + r) mod N, without an overlap."""
-    layout = addressing.layout
-    middle = addressing.key_grid(layout.rows, layout.columns)[:, 0].to(like)  # (N, 3)
-    blocks = torch.arange(images * layout.reads, device=like.device).remainder(layout.blocks)
-    return middle[blocks].unflatten(0, (images, layout.reads)).expand(episodes, -1, -1, -1)
+    """Keys (B, T, R, 3) of B episodes, with which images read their blocks in order; dtype and device are `like`'s."""
+    blocks = addressing.layout.blocks_in_order(images, like.device)
+    return addressing.middles(blocks, like.dtype).expand(episodes, -1, -1, -1)
 
 
 def _build(parts: Parts) -> Pair:

@@ -68,8 +68,7 @@ class BlockKey(ExpandsOnce, TorchDistribution):
     @property
     def mode(self) -> Tensor:
         """Median of the keys in the most probable cell, (..., R, 3); all keys in the cell read the same."""
-        low, high = self.addressing.cells(self.block_probs.argmax(-1), self._dtype)
-        return torch.special.ndtri((low + high) / 2)
+        return self.addressing.middles(self.block_probs.argmax(-1), self._dtype)
 
     def mean_read(self, memory: Tensor) -> Tensor:
         """Mean read of a memory: sum_n block_probs_n block_n. Keys from the prior are not included.

@@ -16,7 +16,7 @@ from torch import Size, Tensor
 from torch.distributions import constraints, register_kl
 
 from kpp_pyro.errors import InputError
-from kpp_pyro.fast_pyro import ExpandsOnce
+from kpp_pyro.fast_pyro import DiagonalNormal, ExpandsOnce
 from kpp_pyro.memory.blocks import MemoryLayout, cut_blocks, join_blocks
 
 
@@ -75,60 +75,40 @@ class BlockMemory(ExpandsOnce, TorchDistribution):
         return memory_of(self.prior.extend(none, self.written), self.layout)
 
 
-class NormalMemory(ExpandsOnce, TorchDistribution):
+class NormalMemory(DiagonalNormal):
     """q(M | X) = prod_n N(M_n; loc_n, scale_n^2), over the first `written` blocks.
 
     Args:
         loc: (..., C_m, H_m, W_m), zero in the other blocks.
-        scale: (..., C_m, H_m, W_m), positive in the written blocks; not used in the others.
+        scale: (..., C_m, H_m, W_m), positive in the written blocks, and zero in the others.
         layout: of the memory.
         written: number of blocks that are not zero.
-        validate_args: as in any Pyro distribution.
+        validate_args: whether values are validated, as in any Pyro distribution.
     """
-
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"loc": constraints.independent(constraints.real, 3)}
-    support = constraints.independent(constraints.real, 3)
-    has_rsample = True
 
     def __init__(
         self, loc: Tensor, scale: Tensor, layout: MemoryLayout, written: int, validate_args: bool | None = None
     ) -> None:
-        self.loc, self.layout, self.written = loc, layout, written
-        self.random = _first_blocks(layout, written, loc.device)  # (C_m, H_m, W_m)
-        self.scale = torch.where(self.random, scale, 0.0)
-        super().__init__(loc.shape[:-3], loc.shape[-3:], validate_args=validate_args)
+        super().__init__(loc, scale, 3, validate_args=False)  # a scale of zero would be refused
+        self._validate_args = TorchDistribution._validate_args if validate_args is None else validate_args
+        self.layout, self.written = layout, written
 
     def _expanded(self, batch_shape: Size) -> NormalMemory:
-        loc, scale = (value.expand(*batch_shape, *self.event_shape) for value in (self.loc, self.scale))
+        shape = batch_shape + self.event_shape
+        loc, scale = self.base_dist.loc.expand(shape), self.base_dist.scale.expand(shape)
         return NormalMemory(loc, scale, self.layout, self.written, validate_args=False)
 
-    @property
-    def mean(self) -> Tensor:
-        """The locations, (..., C_m, H_m, W_m)."""
-        return self.loc
-
-    @property
-    def mode(self) -> Tensor:
-        """The locations, (..., C_m, H_m, W_m)."""
-        return self.loc
-
-    @property
-    def variance(self) -> Tensor:
-        """Variance of every scalar, (..., C_m, H_m, W_m); zero in blocks that are not written."""
-        return self.scale.square()
-
-    def rsample(self, sample_shape: Any = Size()) -> Tensor:
-        """Draw memories (sample_shape, ..., C_m, H_m, W_m)."""
-        shape = self._extended_shape(sample_shape)
-        return self.loc + self.scale * torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+    def of_blocks(self) -> DiagonalNormal:
+        """q(M_n) of each written block: batch (..., written), event (S,)."""
+        parts = self.base_dist.loc, self.base_dist.scale
+        loc, scale = (written_blocks(part, self.layout, self.written) for part in parts)
+        return DiagonalNormal(loc, scale, validate_args=False)
 
     def block_log_prob(self, value: Tensor) -> Tensor:
         """ln q(M_n) of each written block in nats, (..., written)."""
         if self._validate_args:
             self._validate_sample(value)
-        loc, scale, blocks = (written_blocks(part, self.layout, self.written) for part in (self.loc, self.scale, value))
-        terms = ((blocks - loc) / scale).square() * -0.5 - scale.log()
-        return terms.sum(-1) - 0.5 * math.log(2 * math.pi) * blocks.shape[-1]
+        return self.of_blocks().log_prob(written_blocks(value, self.layout, self.written))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density in nats, (...)."""
@@ -160,14 +140,8 @@ def memory_of(blocks: Tensor, layout: MemoryLayout) -> Tensor:
     return join_blocks(torch.cat([blocks, empty], -2).unflatten(-1, layout.block_shape), layout)
 
 
-def _first_blocks(layout: MemoryLayout, written: int, device: torch.device) -> Tensor:
-    """Which scalars of a memory belong to its first blocks, bool (C_m, H_m, W_m)."""
-    written_ones = torch.ones(written, math.prod(layout.block_shape), device=device)
-    return memory_of(written_ones, layout) > 0
-
-
 @register_kl(NormalMemory, BlockMemory)
 def _kl_of_memories(q: NormalMemory, p: BlockMemory) -> Tensor:
     """KL(q || p) in nats, (...), where the prior has one in closed form."""
-    loc, scale = (written_blocks(part, q.layout, q.written) for part in (q.loc, q.scale))
-    return p.prior.kl_of_normal(loc, scale).sum(-1)
+    blocks = q.of_blocks()
+    return p.prior.kl_of_normal(blocks.mean, blocks.stddev).sum(-1)

@@ -80,6 +80,15 @@ class MemoryLayout:
         """Number of images that have blocks of their own: N // R."""
         return self.blocks // self.reads
 
+    def written(self, images: int) -> int:
+        """Number of blocks that T = `images` images are written to: T R, or all of them."""
+        return min(images * self.reads, self.blocks)
+
+    def blocks_in_order(self, images: int, device: torch.device | None = None) -> Tensor:
+        """Block (t R + r) mod N of read r of image t, for T = `images` images, (T, R)."""
+        order = torch.arange(images * self.reads, device=device)
+        return order.remainder(self.blocks).unflatten(0, (images, self.reads))
+
     @property
     def largest_zoom(self) -> float:
         """Zoom at which a block spans the height or the width of the memory."""
@@ -158,6 +167,11 @@ class Addressing:
         scale = torch.zeros_like(x[0]), torch.full_like(x[0], 1 - self.broad)
         low, high = (torch.stack(axes, -1) for axes in zip(scale, x, y, strict=True))  # in the order of SCALE, X, Y
         return low, high
+
+    def middles(self, blocks: Tensor, dtype: torch.dtype) -> Tensor:
+        """Medians of the keys in the cells of blocks (...), (..., 3): each reads its block and nothing else."""
+        low, high = self.cells(blocks, dtype)
+        return torch.special.ndtri((low + high) / 2)
 
     def cell_masses(self, like: Tensor) -> Tensor:
         """Prior probabilities P_n of the cells of all blocks, see `cells`, (N,); dtype and device are `like`'s."""

@@ -30,4 +30,4 @@ class CausalAttention(nn.Module):
         """Features (..., n + 1, width) of blocks (..., n, S); feature i depends on blocks 1 to i."""
         start = self.start.expand(*blocks.shape[:-2], 1, -1)
         tokens = torch.cat([start, self.stem(blocks).to(start)], -2)
-        return self.layers(tokens.flatten(0, -3) if tokens.ndim > 3 else tokens).view(*tokens.shape)
+        return self.layers(tokens.reshape(-1, *tokens.shape[-2:])).view(*tokens.shape)

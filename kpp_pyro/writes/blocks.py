@@ -123,15 +123,13 @@ class BlockWrite(Write):
         blocks = self.code.unpack(blocks) if self.code else blocks  # (..., B, N, D / R)
         if self.is_random:
             scale = encoding.latent_scale.unflatten(-1, (self.layout.reads, -1))
-            square = _standard_squares(cue, scale, blocks)
+            square, least = _standard_squares(cue, scale, blocks), blocks.new_ones(())
         else:
             square = torch.cdist(cue.flatten(-3, -2), blocks).unflatten(-2, cue.shape[-3:-1]).square()
-        square = square.masked_fill(unwritten[..., None, None, :], torch.inf)  # (..., B, T, R, N)
-        if self.is_random:
-            return square, square.new_ones(())
-        count = (~unwritten).sum(-1).clamp(min=1)
-        power = blocks.square().mean(-1).masked_fill(unwritten, 0.0).sum(-1) / count  # (..., B)
-        return square, self.match_scale**2 * power.clamp(min=1e-12)[..., None, None, None]
+            count = (~unwritten).sum(-1).clamp(min=1)
+            power = blocks.square().mean(-1).masked_fill(unwritten, 0.0).sum(-1) / count  # (..., B)
+            least = self.match_scale**2 * power.clamp(min=1e-12)[..., None, None, None]
+        return square.masked_fill(unwritten[..., None, None, :], torch.inf), least
 
     def contents(self, encoding: Encoding) -> Tensor:
         """Contents in the form in which they are written, (B, T, R, C_m, h, w): packed if they are signs.
@@ -192,8 +190,7 @@ class AllocateWrite(BlockWrite):
 
     def own_blocks(self, images: int, device: torch.device | None = None) -> Tensor:
         """Block number of every read of T = `images` images, (T, R)."""
-        order = torch.arange(images * self.layout.reads, device=device)
-        return order.remainder(self.layout.blocks).unflatten(0, (images, self.layout.reads))
+        return self.layout.blocks_in_order(images, device)
 
 
 WRITES["allocate"] = AllocateWrite

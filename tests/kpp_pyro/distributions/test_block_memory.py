@@ -42,8 +42,8 @@ def test_written_blocks_are_normal_and_the_others_zero(written):
 
 def test_a_draw_of_the_posterior_carries_gradients():
     q = posterior(4)
-    loc = q.loc.clone().requires_grad_()
-    moved = NormalMemory(loc, q.scale, LAYOUT, 4)
+    loc = q.mean.clone().requires_grad_()
+    moved = NormalMemory(loc, q.stddev, LAYOUT, 4)
     gradient = torch.autograd.grad(moved.rsample().sum(), loc)[0]
     assert torch.equal(gradient, torch.ones_like(loc))
 
