@@ -1,52 +1,56 @@
-"""The learned prior of memories: block after block, a mixture of normals that the blocks before offer."""
+"""The learned prior of memories: block after block, a mixture of components that the blocks before offer."""
 
 from __future__ import annotations
 
 import math
+import warnings
+from typing import Any
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 
+from kpp_pyro.distributions.autoregressive_mixture import AutoregressiveMixture, component_log_prob
 from kpp_pyro.networks.causal import CausalAttention
 from kpp_pyro.networks.heads import InPrecision
 from kpp_pyro.priors.interface import MEMORY_PRIORS, MemoryPrior, MemoryPriorKind, MemoryPriorParts
 
 _WIDTH, _DEPTH, _HEADS = 192, 2, 4  # of the attention
+_UNITS = 512  # of each of the two hidden layers of the components' network
 
 
 class AutoregressivePrior(MemoryPrior):
     """Each block is like one of the blocks before it, or new: N(0, I) at the start of training.
 
-        p(M_n | M_1 ... M_n-1) = sum_{i=0}^{n-1} w_ni N(M_n; mu_i, sigma_i^2),   w_n = softmax_i(q_n . k_i)
+        p(M_n | M_1 ... M_n-1) = sum_{i=0}^{n-1} w_ni p(M_n | f_i),     w_n = softmax_i(q_n . k_i)
+        p(m | f) = prod_s N(m_s; mu_s, sigma_s^2),                      mu_s and sigma_s computed from m_<s and f
 
-    f_i are features of blocks 1 to i (`CausalAttention`): mu_i, sigma_i and k_i are linear in f_i, and q_n in f_n-1.
-    Component 0 is what is expected of a block that is like none before it. Component i is what is expected of one that
-    is like block i, given the blocks up to it. A single normal would have to cover all the kinds of blocks there are
-    in a memory. With the blocks as exemplars, this is the idea of the exemplar VAE (Norouzi, Fleet & Norouzi 2020).
+    f_i are features of blocks 1 to i (`CausalAttention`); k_i is linear in f_i, and q_n in f_n-1. Component 0 is what
+    is expected of a block that is like none before it. Component i is what is expected of one that is like block i,
+    given the blocks up to it. A single component would have to cover all the kinds of blocks there are in a memory.
+    With the blocks as exemplars, this is the idea of the exemplar VAE (Norouzi, Fleet & Norouzi 2020).
+
+    A masked network computes mu_s and sigma_s of all scalars at once (MADE: Germain, Gregor, Murray & Larochelle 2015).
 
     Blocks have no positions. In training the order of the blocks is random, so that no order is preferred.
 
     Args:
         block_size: S, scalars of a block.
-        dtype: precision of the network.
+        dtype: precision of the networks.
     """
 
     def __init__(self, block_size: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.features = InPrecision(CausalAttention(block_size, _WIDTH, _DEPTH, _HEADS), dtype)
-        self.component = nn.Linear(_WIDTH, 2 * block_size)
+        self.component = InPrecision(_masked_network(block_size, _WIDTH), dtype)
         self.query, self.likeness = nn.Linear(_WIDTH, _WIDTH), nn.Linear(_WIDTH, _WIDTH, bias=False)
-        nn.init.zeros_(self.component.weight)
-        nn.init.zeros_(self.component.bias)
 
     def next_block(self, blocks: Tensor) -> Distribution:
-        """p(M_n+1 | M_1 ... M_n), event (S,), batch (...) of blocks (..., n, S): a mixture of n + 1 normals."""
+        """p(M_n+1 | M_1 ... M_n), event (S,), batch (...) of blocks (..., n, S): a mixture of n + 1 components."""
         features = self.features(blocks)  # (..., n + 1, F)
-        loc, log_scale = self._components(features)
-        weights = dist.Categorical(logits=self._scores(features)[..., -1, :])
-        return dist.MixtureSameFamily(weights, dist.Normal(loc, log_scale.exp()).to_event(1))
+        logits = self._scores(features[..., -1:, :], features).squeeze(-2)
+        return AutoregressiveMixture(self.component, features, logits, blocks.shape[-1])
 
     def forward(self, blocks: Tensor) -> Tensor:
         """ln p(M_n | M_1 ... M_n-1) of each block in nats, (..., N), of blocks (..., N, S); in any order to train."""
@@ -57,23 +61,32 @@ class AutoregressivePrior(MemoryPrior):
 
     def _log_prob(self, blocks: Tensor) -> Tensor:
         features = self.features(blocks[..., :-1, :])  # (..., N, F)
-        loc, log_scale = self._components(features)
-        precision = (-2 * log_scale).exp()
-        # ln N(M_n; mu_i, sigma_i^2) of every n and i, (..., N, N), by matrix products
-        own = (loc.square() * precision / 2 + log_scale).sum(-1) + 0.5 * math.log(2 * math.pi) * blocks.shape[-1]
-        densities = blocks @ (loc * precision).mT - blocks.square() @ (precision / 2).mT - own.unsqueeze(-2)
-        later = torch.ones(densities.shape[-2:], dtype=torch.bool, device=blocks.device).triu(1)
-        scores = self._scores(features).masked_fill(later, -torch.inf).log_softmax(-1)
-        return (scores + densities.masked_fill(later, 0.0)).logsumexp(-1)
+        scores = self._scores(features, features)
+        block, component = torch.tril_indices(*scores.shape[-2:], device=blocks.device)  # all pairs of n and i < n
+        log_probs = component_log_prob(self.component, blocks[..., block, :], features[..., component, :])
+        densities = torch.zeros_like(scores)
+        densities[..., block, component] = log_probs
+        later = torch.ones_like(scores, dtype=torch.bool).triu(1)
+        return (scores.masked_fill(later, -torch.inf).log_softmax(-1) + densities).logsumexp(-1)
 
-    def _components(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """mu_i and ln sigma_i, (..., n + 1, S) each, of features (..., n + 1, F)."""
-        loc, log_scale = self.component(features).chunk(2, -1)
-        return loc, log_scale
+    def _scores(self, of_blocks: Tensor, of_components: Tensor) -> Tensor:
+        """q_n . k_i / sqrt(F), (..., n, i), of the features f_n-1 and f_i."""
+        return self.query(of_blocks) @ self.likeness(of_components).mT / math.sqrt(_WIDTH)
 
-    def _scores(self, features: Tensor) -> Tensor:
-        """q_n . k_i / sqrt(F), (..., n, i)."""
-        return self.query(features) @ self.likeness(features).mT / math.sqrt(features.shape[-1])
+
+def _masked_network(block_size: int, features: int) -> ConditionalAutoRegressiveNN:
+    """Values (..., S) and features to loc and ln scale of each scalar given those before it; zero at the start."""
+    units = max(block_size, min(_UNITS, 16 * block_size))
+    order: Any = torch.arange(block_size)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # for a block of one scalar
+        network = ConditionalAutoRegressiveNN(
+            block_size, features, [units, units], permutation=order, skip_connections=True, nonlinearity=nn.GELU()
+        )
+    last: Any = network.layers[-1], network.skip_layer
+    for parameter in nn.ModuleList(last).parameters():
+        nn.init.zeros_(parameter)
+    return network
 
 
 def _autoregressive(parts: MemoryPriorParts) -> MemoryPrior:

@@ -20,7 +20,7 @@ def prior_of(name: str, size: int, trained: bool = True) -> MemoryPrior:
     prior = MEMORY_PRIORS[name].build(MemoryPriorParts(size, torch.float64)).double().eval()
     generator = torch.Generator().manual_seed(2)
     for parameter in prior.parameters() if trained else ():
-        parameter.data += 0.15 * torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
+        parameter.data += 0.05 * torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
     return prior
 
 
