@@ -22,11 +22,7 @@ def describe_scores(content: dict[str, Any]) -> str:
     has_memory = settings["memory_scalars"] > 0
     lines = [_heading(settings), ""]
     for name, score in scores.items():
-        why = "k-hat unknown" if math.isnan(score["pareto_k_median"]) else f"k-hat > {number(score['pareto_k_limit'])}"
-        mark = "" if score["trustworthy"] else f"  (lower bound, {why})"
-        value, error = score["log_likelihood_nats_per_image"], score["log_likelihood_standard_error"]
-        bits = f", {-bits_per_dim(score['log_likelihood_nats_per_image'], settings['image_shape']):.4f} bits per dim"
-        lines.append(f"  {name.replace('_', ' '):<9} {value:>10.2f} ± {number(error)} nats per image{bits}{mark}")
+        lines.append(_estimate(name, score, settings))
         lines.append(f"            {MEANINGS[name] if has_memory else _NO_MEMORY}")
     if has_memory and content["complete"]:
         lines += _complete(content["complete"], settings)
@@ -56,21 +52,27 @@ def describe_scores(content: dict[str, Any]) -> str:
         share, limit = own["pareto_k_above_limit_share"], own["pareto_k_limit"]
         lines.append("WARNING: " + _ADVICE.format(share=share, limit=limit, more=more))
     seconds, rate = content["seconds"], content["particle_images_per_second"]
-    controls = f", {sum(seconds.values()) - seconds[OWN]:.0f} s for the controls" if len(seconds) > 1 else ""
+    controls = f", {sum(seconds.values()) - seconds[OWN]:.0f} s for the others" if len(seconds) > 1 else ""
     lines.append(f"{seconds[OWN]:.0f} s ({rate:,} particle-images per second){controls}.")
     return "\n".join(lines)
 
 
-def _complete(score: dict[str, Any], settings: dict[str, Any]) -> list[str]:
-    """The complete score, and its course over the positions of an episode."""
+def _estimate(name: str, score: dict[str, Any], settings: dict[str, Any]) -> str:
+    """A score and its standard error, in nats per image and bits per dimension."""
     value, error = score["log_likelihood_nats_per_image"], score["log_likelihood_standard_error"]
     bits = f"{-bits_per_dim(value, settings['image_shape']):.4f} bits per dim"
-    mark = "" if score["trustworthy"] else f"  (lower bound, k-hat > {number(score['pareto_k_limit'])})"
+    why = "k-hat unknown" if math.isnan(score["pareto_k_median"]) else f"k-hat > {number(score['pareto_k_limit'])}"
+    mark = "" if score["trustworthy"] else f"  (lower bound, {why})"
+    return f"  {name.replace('_', ' '):<9} {value:>10.2f} ± {number(error)} nats per image, {bits}{mark}"
+
+
+def _complete(score: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """The complete score, and its course over the positions of an episode."""
     positions = score["log_likelihood_by_position_nats_per_image"]
     shown = sorted({2**power - 1 for power in range(10) if 2**power <= len(positions)} | {len(positions) - 1})
     course = ", ".join(f"{positions[index]:.2f} (image {index + 1})" for index in shown)
     return [
-        f"  complete  {value:>10.2f} ± {number(error)} nats per image, {bits}{mark}",
+        _estimate("complete", score, settings),
         f"            {COMPLETE}; its ELBO is {score['elbo_nats_per_image']:.2f}",
         f"            by position in the episode: {course}",
     ]

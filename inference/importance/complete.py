@@ -25,11 +25,11 @@ from torch import Tensor
 
 from inference.importance.estimator import (
     PARTICLE_IMAGES_AT_ONCE,
-    TOLERATED_SHARE,
     WeightStream,
     defensive_proposal,
     importance_score,
     pareto_k_limit,
+    reliability,
     standard_error,
 )
 from inference.tracing import PyroProgram, amortized, trace_pair
@@ -149,8 +149,6 @@ def _resampled(log_weights: Tensor) -> Tensor:
 
 def summarize_complete(score: CompleteScore, particles: int) -> dict[str, Any]:
     """Averages over N images in nats per image, by position too, with standard errors and diagnostics."""
-    limit = pareto_k_limit(particles)
-    unreliable = (~(score.pareto_k <= limit)).double().mean().item()  # NaN counts as unreliable
     positions = int(score.position.max()) + 1
     by_position = [score.log_likelihood[score.position == position].mean().item() for position in range(positions)]
     return {
@@ -158,11 +156,7 @@ def summarize_complete(score: CompleteScore, particles: int) -> dict[str, Any]:
         "log_likelihood_nats_per_image": score.log_likelihood.mean().item(),
         "log_likelihood_standard_error": standard_error(score.log_likelihood),
         "elbo_nats_per_image": score.elbo.mean().item(),
-        "effective_sample_size_median": score.effective_sample_size.median().item(),
-        "pareto_k_median": score.pareto_k.nanmedian().item(),
-        "pareto_k_limit": limit,
-        "pareto_k_above_limit_share": unreliable,
-        "trustworthy": unreliable <= TOLERATED_SHARE,
+        **reliability(score.pareto_k, score.effective_sample_size, pareto_k_limit(particles)),
         "log_likelihood_by_position_nats_per_image": by_position,
         "elbo_by_position_nats_per_image": [score.elbo[score.position == p].mean().item() for p in range(positions)],
     }

@@ -412,6 +412,18 @@ def standard_error(values: Tensor) -> float:
     return values.std().item() / math.sqrt(values.numel()) if values.numel() > 1 else math.nan
 
 
+def reliability(pareto_k: Tensor, effective_sample_size: Tensor, limit: float) -> dict[str, Any]:
+    """Diagnostics of the importance weights of many images, as they stand in a report."""
+    unreliable = (~(pareto_k <= limit)).double().mean().item()  # NaN counts as unreliable
+    return {
+        "effective_sample_size_median": effective_sample_size.median().item(),
+        "pareto_k_median": pareto_k.nanmedian().item(),
+        "pareto_k_limit": limit,
+        "pareto_k_above_limit_share": unreliable,
+        "trustworthy": unreliable <= TOLERATED_SHARE,
+    }
+
+
 def bound_steps(particles: int) -> list[int]:
     """1, 2, 5, 10, ... up to and including K."""
     steps = {step * 10**power for power in range(len(str(particles))) for step in _BOUND_STEPS}

@@ -20,10 +20,10 @@ from torch.distributions import kl_divergence
 from inference.importance.complete import CompleteScore, complete_score
 from inference.importance.estimator import (
     PARTICLE_IMAGES_AT_ONCE,
-    TOLERATED_SHARE,
     ImportanceScore,
     exact_score,
     importance_score,
+    reliability,
     standard_error,
     widened_proposal,
 )
@@ -342,17 +342,12 @@ def next_image_of(model: Any, guide: Any, images: Tensor) -> tuple[PyroProgram, 
 def summarize(score: ImportanceScore) -> dict[str, Any]:
     """Averages over N images in nats per image, with standard errors and diagnostics of the importance weights."""
     images = score.log_likelihood.numel()
-    unreliable = (~(score.pareto_k <= score.pareto_k_limit)).double().mean().item()  # NaN counts as unreliable
     return {
         "log_likelihood_nats_per_image": score.log_likelihood.mean().item(),
         "log_likelihood_standard_error": score.standard_error,
         "monte_carlo_error_nats_per_image": score.monte_carlo_error.square().sum().sqrt().item() / images,
         **score.elbo.mean().as_dict(),
-        "effective_sample_size_median": score.effective_sample_size.median().item(),
-        "pareto_k_median": score.pareto_k.nanmedian().item(),
-        "pareto_k_limit": score.pareto_k_limit,
-        "pareto_k_above_limit_share": unreliable,
-        "trustworthy": unreliable <= TOLERATED_SHARE,
+        **reliability(score.pareto_k, score.effective_sample_size, score.pareto_k_limit),
         "bounds": [
             {
                 "particles": particles,

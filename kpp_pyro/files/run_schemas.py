@@ -79,16 +79,21 @@ class Bound(FileContent):
     log_likelihood_standard_error: StandardError
 
 
-class Score(FileContent):
-    """The score of images given one kind of memory."""
+class Estimate(FileContent):
+    """An importance-sampled score, and how reliable it is."""
 
-    __pydantic_extra__: dict[str, Number]
     log_likelihood_nats_per_image: float
     log_likelihood_standard_error: StandardError
     elbo_nats_per_image: float
     pareto_k_limit: Number
     pareto_k_above_limit_share: Share
     trustworthy: bool
+
+
+class Score(Estimate):
+    """The score of images given one kind of memory."""
+
+    __pydantic_extra__: dict[str, Number]
     bounds: Annotated[list[Bound], Field(min_length=1)]
 
 
@@ -127,16 +132,10 @@ class Environment(FileContent):
     git_commit: str | None
 
 
-class Complete(FileContent):
+class Complete(Estimate):
     """The complete score of images."""
 
     particles: Count
-    log_likelihood_nats_per_image: float
-    log_likelihood_standard_error: StandardError
-    elbo_nats_per_image: float
-    pareto_k_limit: Number
-    pareto_k_above_limit_share: Share
-    trustworthy: bool
     log_likelihood_by_position_nats_per_image: Annotated[list[float], Field(min_length=1)]
     elbo_by_position_nats_per_image: Annotated[list[float], Field(min_length=1)]
 

@@ -93,4 +93,4 @@ def _autoregressive(parts: MemoryPriorParts) -> MemoryPrior:
     return AutoregressivePrior(parts.block_size, parts.dtype)
 
 
-MEMORY_PRIORS["autoregressive"] = MemoryPriorKind(_autoregressive)
+MEMORY_PRIORS["autoregressive"] = MemoryPriorKind(_autoregressive, like="standard_normal")
