@@ -20,7 +20,7 @@ from experiments.shared.arguments import HeldOutArguments
 from experiments.shared.command_line import parse
 from experiments.shared.script import print_figures, run_shared_script
 from inference.processes import SINGLE_PROCESS, Processes
-from inference.ranges import ContentBits, ControlParticles, Limit, Particles, RefineSteps
+from inference.ranges import ContentBits, ControlParticles, Limit, Particles, RefineSteps, Temperatures
 from kpp_pyro.schema import Count, Natural
 
 if TYPE_CHECKING:
@@ -53,6 +53,11 @@ class Arguments(HeldOutArguments):
     the refined posteriors are added to the proposal."""
     refine_steps: Annotated[RefineSteps, Field(ge=1)] = 300
     """SVI steps per image with --gaps."""
+    temperatures: Temperatures = 0
+    """Temperatures of annealed importance sampling: each draw becomes a chain of Hamiltonian steps, one for each
+    temperature between the posterior of the guide and the true one, so that 200 draws are worth more than many thousand
+    others. For images of which one normal is all that is random: those of a VAE, and the controls where a prior of
+    memories predicts the next block. 0: importance sampling."""
     control_particles: ControlParticles = 200
     """K, draws per image of each control, after a search for its keys. 0: no controls."""
     classes_per_episode: Count | None = None
@@ -108,6 +113,7 @@ def score_run(run: Run, arguments: Arguments, processes: Processes = SINGLE_PROC
         split=arguments.split,
         control_particles=arguments.control_particles,
         refine_steps=arguments.refine_steps if arguments.gaps else 0,
+        temperatures=arguments.temperatures,
         seed=arguments.seed,
         processes=processes,
     )
@@ -167,6 +173,7 @@ def report(run: Run, arguments: Arguments, scores: Scores, processes: Processes 
             "particles": arguments.particles,
             "control_particles": arguments.control_particles,
             "refine_steps": arguments.refine_steps if arguments.gaps else 0,
+            "temperatures": arguments.temperatures,
         },
         "scores": {name: summarize(score) for name, score in scores.by_memory.items()},
         "memory_kl_nats_per_image": None if scores.memory_kl is None else scores.memory_kl.mean().item(),

@@ -31,7 +31,7 @@ def off_start(pair: Pair) -> Pair:
     """The pair, with a learned prior of memories away from its start, where all but its components have no gradient."""
     generator = torch.Generator().manual_seed(4)
     for parameter in (getattr(pair.model, "block_prior", None) or nn.Module()).parameters():
-        parameter.data += 0.1 * torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
+        parameter.data += 0.03 * torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
     return pair
 
 

@@ -17,10 +17,12 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from inference.importance.annealing import annealed_score
 from inference.importance.complete import CompleteScore, complete_score
 from inference.importance.estimator import (
     PARTICLE_IMAGES_AT_ONCE,
     ImportanceScore,
+    Proposal,
     exact_score,
     importance_score,
     reliability,
@@ -42,7 +44,7 @@ from inference.tracing import (
 )
 
 OWN = "own"
-_NEXT_IMAGE_STEPS = 100  # Adam steps that refine the posterior of an image that is predicted
+_REFINE_STEPS = 100  # of Adam, where a refined posterior is needed and no other number is given
 MEANINGS = {
     OWN: "ln p(x_t | M(X)): the memory that the image's own episode wrote, this image among others",
     "left_out": "ln p(x_t | M(X without x_t)): the memory of the other images of its episode",
@@ -107,11 +109,13 @@ class ScoringPlan:
         particles: K.
         refine_steps: Adam steps that refine each image's posterior for its proposal; 0 for the guide alone.
         control_particles: K of the controls; 0 for no controls.
+        temperatures: of annealed importance sampling; 0 for importance sampling.
     """
 
     particles: int = 1000
     refine_steps: int = 0
     control_particles: int = 200
+    temperatures: int = 0
 
 
 @dataclass(frozen=True)
@@ -209,7 +213,7 @@ def _score_batch(model: PyroProgram, guide: PyroProgram, plan: ScoringPlan, batc
         found[OWN] = note(OWN, _score_own(model, guide, batch.episode, sampled, plan))
         if plan.control_particles:
             for name, memories in _control_memories(model, guide, batch).items():
-                score = _score_control(model, guide, batch.episode, memories, plan.control_particles)
+                score = _score_control(model, guide, batch.episode, memories, plan)
                 found[name] = note(name, score)
         if sampled is None:
             return Scores(found, seconds, None, None)
@@ -312,16 +316,15 @@ def _score_own(
     model, guide = given_memory(model, guide, episode, sampled)
     if sampled is not None and sampled.is_all:
         return exact_score(model, guide, episode, particles=plan.particles)
-    proposal = (
-        refined_proposal(model, guide, episode, steps=plan.refine_steps)
-        if plan.refine_steps
-        else widened_proposal(model, guide, episode)
-    )
-    return importance_score(model, proposal, episode, particles=plan.particles)
+    if plan.temperatures or plan.refine_steps:
+        proposal = refined_proposal(model, guide, episode, steps=plan.refine_steps or _REFINE_STEPS)
+    else:
+        proposal = widened_proposal(model, guide, episode)
+    return _estimate(model, proposal, episode, None, plan.particles, plan.temperatures)
 
 
 def _score_control(
-    model: PyroProgram, guide: PyroProgram, episode: Tensor, memories: Tensor, particles: int
+    model: PyroProgram, guide: PyroProgram, episode: Tensor, memories: Tensor, plan: ScoringPlan
 ) -> ImportanceScore:
     """Score every image (B, T, ...) given its control memory (B, T, 1, ...), as an episode of one cue."""
     cues, memory = episode.flatten(0, 1).unsqueeze(1), memories.flatten(0, 1)
@@ -330,8 +333,17 @@ def _score_control(
         proposal = searching_proposal(model, guide, cues, memory)
     else:
         model, guide = following
-        proposal = refined_proposal(model, guide, cues, memory, steps=_NEXT_IMAGE_STEPS)
-    return importance_score(model, proposal, cues, memory, particles=particles)
+        proposal = refined_proposal(model, guide, cues, memory, steps=_REFINE_STEPS)
+    return _estimate(model, proposal, cues, memory, plan.control_particles, plan.temperatures)
+
+
+def _estimate(
+    model: PyroProgram, proposal: Proposal, episode: Tensor, memory: Tensor | None, particles: int, temperatures: int
+) -> ImportanceScore:
+    """By annealed importance sampling, if there are temperatures, otherwise by importance sampling."""
+    if not temperatures:
+        return importance_score(model, proposal, episode, memory, particles=particles)
+    return annealed_score(model, proposal, episode, memory, particles=particles, temperatures=temperatures)
 
 
 def next_image_of(model: Any, guide: Any, images: Tensor) -> tuple[PyroProgram, PyroProgram] | None:

@@ -11,7 +11,16 @@ from torch import Tensor
 
 from inference.importance.scoring import Scores, ScoringPlan, score_episodes
 from inference.processes import SINGLE_PROCESS, Processes
-from inference.ranges import LARGEST_BITS, SMALLEST_BITS, ControlParticles, Limit, Particles, RefineSteps, Seed
+from inference.ranges import (
+    LARGEST_BITS,
+    SMALLEST_BITS,
+    ControlParticles,
+    Limit,
+    Particles,
+    RefineSteps,
+    Seed,
+    Temperatures,
+)
 from inference.runs.config import Config
 from inference.runs.load import Run
 from inference.runs.rules import has_blocks, none_where_shared
@@ -35,6 +44,7 @@ def score(
     split: Literal["test", "validation"] = "test",
     control_particles: ControlParticles = 0,
     refine_steps: RefineSteps = 0,
+    temperatures: Temperatures = 0,
     seed: Seed = 0,
     processes: Processes = SINGLE_PROCESS,
     progress: bool = True,
@@ -49,6 +59,8 @@ def score(
         control_particles: K of the controls, 0 for no controls. A control reads the image from a memory that was not
             written from it: of the other images of its episode, of another episode, or an empty one.
         refine_steps: SVI steps that refine the posterior of each image; a refined posterior is added to the proposal.
+        temperatures: of annealed importance sampling, for images of which one normal is all that is random: those of a
+            VAE, and the controls where a prior of memories predicts the next block. 0 for importance sampling.
         seed: of the draws; the outer random state does not change.
         processes: those that share the images.
         progress: whether to show a progress bar.
@@ -65,7 +77,7 @@ def score(
     # At least two episodes per batch: a control reads the memory of another one.
     batches = episodes.batches(max(2, _IMAGES_AT_ONCE // episodes.episode_length))
     images = min(episodes.num_images, limit or episodes.num_images)
-    plan = ScoringPlan(particles, refine_steps, control_particles)
+    plan = ScoringPlan(particles, refine_steps, control_particles, temperatures)
     progress_bar = show_progress(label="scoring", total=images, unit="image", disable=not progress)
     with progress_bar as bar, pyro.validation_enabled(False):
         counting = _advancing(first_images(batches, images), bar)

@@ -112,6 +112,7 @@ class EvaluationSettings(ReportSettings):
     content_bits: Count | None
     content_steps: Natural
     refine_steps: Natural
+    temperatures: Natural = 0
 
 
 class PerImage(FileContent):

@@ -210,6 +210,18 @@ def test_a_score_that_a_few_draws_decide_is_called_so(learned, tmp_path):
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_temperatures_raise_a_score_of_few_draws(tmp_path):
+    folder = trained(tmp_path / "vae", *TINY, "--model", "vae")
+    scores = []
+    for temperatures in (0, 10):
+        process = run("evaluate.py", folder, *QUICK, "--gaps", "--refine-steps", 20, "--temperatures", temperatures)
+        assert process.returncode == 0, process.stderr
+        assert evaluation(folder)["settings"]["temperatures"] == temperatures
+        scores.append(evaluation(folder)["scores"]["own"])
+    assert scores[1]["log_likelihood_nats_per_image"] > scores[0]["log_likelihood_nats_per_image"]
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_model_without_a_memory_is_not_said_to_have_one(tmp_path):
     folder = trained(tmp_path / "vae", *TINY, "--model", "vae")
     process = run("evaluate.py", folder, *QUICK)
@@ -255,6 +267,8 @@ def test_figures_of_the_scores_are_drawn_again_from_the_folder(evaluated, withou
         (["--particles", 0], "--particles"),
         (["--limit", 0], "--limit"),
         (["--gaps", "--refine-steps", 0], "--refine-steps"),
+        (["--temperatures", -1], "--temperatures"),
+        (["--temperatures", 5], "temperatures: expected one normal to be all that is random of an image, found key"),
         (["--control-particles", -1], "--control-particles"),
         (["--classes-per-episode", 99], "--classes-per-episode"),
         (["--device", "abacus"], "--device"),

@@ -64,6 +64,7 @@ REPORTS: dict[str, dict[str, Any]] = {
             "content_bits": None,
             "content_steps": 0,
             "refine_steps": 0,
+            "temperatures": 0,
         },
         "scores": {"own": SCORE, "other": SCORE},
         "limit_nats_per_image": -3.5,
