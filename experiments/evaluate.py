@@ -126,7 +126,7 @@ def write_reports(
     from inference.posterior.arviz_data import save
 
     posterior = posterior_draws(run, episodes, arguments) if arguments.posterior_images else None
-    content = report(run, arguments, scores, processes)
+    content = report(run, episodes, arguments, scores, processes)
     if posterior is not None:
         save(posterior, run.folder.posterior)
     run.folder.write_evaluation(content)
@@ -154,7 +154,9 @@ def posterior_draws(run: Run, episodes: EpisodeSet, arguments: Arguments) -> Any
         return posterior_data(draws, episode, images=arguments.posterior_images)
 
 
-def report(run: Run, arguments: Arguments, scores: Scores, processes: Processes = SINGLE_PROCESS) -> dict[str, Any]:
+def report(
+    run: Run, episodes: EpisodeSet, arguments: Arguments, scores: Scores, processes: Processes = SINGLE_PROCESS
+) -> dict[str, Any]:
     """The content of evaluation.json."""
     from inference.importance.complete import summarize_complete
     from inference.importance.scoring import OWN, inference_gap, summarize
@@ -163,6 +165,7 @@ def report(run: Run, arguments: Arguments, scores: Scores, processes: Processes 
 
     own = scores.own
     pixels, images = math.prod(run.pair.model.image_shape), len(own.log_likelihood)
+    places = {name: numbers[:images] for name, numbers in episodes.places().items()}
     controls = {name: score for name, score in scores.by_memory.items() if name != OWN}
     return {
         "settings": {
@@ -177,7 +180,9 @@ def report(run: Run, arguments: Arguments, scores: Scores, processes: Processes 
         },
         "scores": {name: summarize(score) for name, score in scores.by_memory.items()},
         "memory_kl_nats_per_image": None if scores.memory_kl is None else scores.memory_kl.mean().item(),
-        "complete": None if scores.complete is None else summarize_complete(scores.complete, arguments.particles),
+        "complete": None
+        if scores.complete is None
+        else summarize_complete(scores.complete, arguments.particles, places),
         "limit_nats_per_image": limit_nats_per_image(run.config),
         "log_likelihood_bits_per_dim": bits_per_dim(own.log_likelihood.mean().item(), run.pair.model.image_shape),
         "gaps": inference_gap(own) if arguments.gaps else None,
@@ -185,6 +190,8 @@ def report(run: Run, arguments: Arguments, scores: Scores, processes: Processes 
         "particle_images_per_second": round(images * arguments.particles * processes.count / scores.seconds[OWN]),
         "environment": {**environment(), "processes": processes.count},
         "per_image": {
+            **{name: numbers.tolist() for name, numbers in places.items()},
+            "elbo_nats": _rounded(own.elbo.elbo),
             "log_likelihood_nats": _rounded(own.log_likelihood),
             "pareto_k": _rounded(own.pareto_k),
             **{f"{name}_log_likelihood_nats": _rounded(score.log_likelihood) for name, score in controls.items()},
@@ -194,12 +201,11 @@ def report(run: Run, arguments: Arguments, scores: Scores, processes: Processes 
 
 
 def complete_of_images(score: CompleteScore) -> dict[str, list[float]]:
-    """Complete scores of each image, and its position in its episode."""
+    """Complete scores of each image."""
     return {
         "complete_log_likelihood_nats": _rounded(score.log_likelihood),
         "complete_elbo_nats": _rounded(score.elbo),
         "complete_pareto_k": _rounded(score.pareto_k),
-        "position": score.position.tolist(),
     }
 
 

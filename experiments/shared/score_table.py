@@ -71,10 +71,13 @@ def _complete(score: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     positions = score["log_likelihood_by_position_nats_per_image"]
     shown = sorted({2**power - 1 for power in range(10) if 2**power <= len(positions)} | {len(positions) - 1})
     course = ", ".join(f"{positions[index]:.2f} (image {index + 1})" for index in shown)
+    of_class = score["log_likelihood_by_images_of_class_before_nats_per_image"]
+    classes = ", ".join(f"{value:.2f} ({number})" for number, value in enumerate(of_class))
     return [
         _estimate("complete", score, settings),
         f"            {COMPLETE}; its ELBO is {score['elbo_nats_per_image']:.2f}",
         f"            by position in the episode: {course}",
+        *([f"            by images of its class before it: {classes}"] if settings["classes_per_episode"] else []),
     ]
 
 

@@ -48,14 +48,12 @@ class CompleteScore:
         elbo: the complete ELBO of each image, the memory's KL included, (B, T).
         pareto_k: k-hat of the weights; above `pareto_k_limit` the estimate is unreliable, (B, T).
         effective_sample_size: effective number of the weights, (B, T).
-        position: number t of each image in its episode, from 0, (B, T).
     """
 
     log_likelihood: Tensor
     elbo: Tensor
     pareto_k: Tensor
     effective_sample_size: Tensor
-    position: Tensor
 
 
 @torch.no_grad()
@@ -92,7 +90,7 @@ def _of_whole_episodes(model: PyroProgram, guide: PyroProgram, episode: Tensor, 
     found = weights.log_mean() / images, weights.pareto_k(), weights.effective_sample_size()
     of_images = [value.unsqueeze(1).expand(-1, images) for value in found]
     elbo = torch.stack(elbos).mean(0)
-    return CompleteScore(of_images[0], elbo, of_images[1], of_images[2], _positions(episode))
+    return CompleteScore(of_images[0], elbo, of_images[1], of_images[2])
 
 
 def _of_blocks(
@@ -112,7 +110,6 @@ def _of_blocks(
         (own + prior.prior(blocks)).mean(0),
         torch.stack([stream.pareto_k() for stream in streams], 1),
         torch.stack([stream.effective_sample_size() for stream in streams], 1),
-        _positions(episode),
     )
 
 
@@ -133,11 +130,6 @@ def _draw_blocks(
     return torch.cat(weights), torch.cat(blocks)
 
 
-def _positions(episode: Tensor) -> Tensor:
-    """Number of each image in its episode, from 0, (B, T)."""
-    return torch.arange(episode.shape[1], device=episode.device).expand(episode.shape[:2])
-
-
 def _resampled(log_weights: Tensor) -> Tensor:
     """Numbers (K, B) of the particles that go on, each as often as its share of the weights (K, B): systematically."""
     particles = len(log_weights)
@@ -147,16 +139,28 @@ def _resampled(log_weights: Tensor) -> Tensor:
     return torch.searchsorted(ends, marks).clamp(max=particles - 1).mT
 
 
-def summarize_complete(score: CompleteScore, particles: int) -> dict[str, Any]:
-    """Averages over N images in nats per image, by position too, with standard errors and diagnostics."""
-    positions = int(score.position.max()) + 1
-    by_position = [score.log_likelihood[score.position == position].mean().item() for position in range(positions)]
+def summarize_complete(score: CompleteScore, particles: int, places: dict[str, Tensor]) -> dict[str, Any]:
+    """Averages over N images in nats per image, with standard errors and diagnostics.
+
+    Args:
+        score: of the N images.
+        particles: K.
+        places: see `EpisodeSet.places`; there are averages by "position" and by "of_class_before" too.
+    """
+    position, of_class = places["position"], places["of_class_before"]
     return {
         "particles": particles,
         "log_likelihood_nats_per_image": score.log_likelihood.mean().item(),
         "log_likelihood_standard_error": standard_error(score.log_likelihood),
         "elbo_nats_per_image": score.elbo.mean().item(),
         **reliability(score.pareto_k, score.effective_sample_size, pareto_k_limit(particles)),
-        "log_likelihood_by_position_nats_per_image": by_position,
-        "elbo_by_position_nats_per_image": [score.elbo[score.position == p].mean().item() for p in range(positions)],
+        "log_likelihood_by_position_nats_per_image": _means_by(position, score.log_likelihood),
+        "elbo_by_position_nats_per_image": _means_by(position, score.elbo),
+        "log_likelihood_by_images_of_class_before_nats_per_image": _means_by(of_class, score.log_likelihood),
+        "elbo_by_images_of_class_before_nats_per_image": _means_by(of_class, score.elbo),
     }
+
+
+def _means_by(numbers: Tensor, values: Tensor) -> list[float]:
+    """Means of the values (N,) with number 0, 1, 2, ... in `numbers` (N,)."""
+    return [values[numbers == number].mean().item() for number in range(int(numbers.max()) + 1)]

@@ -57,6 +57,7 @@ class EpisodeSet:
         index, counted = _partition(classes, episode_length, classes_per_episode, seed)
         self._index = index[:max_episodes].to(images.images.device)  # (E, T)
         self._counted = counted[:max_episodes].to(images.images.device)  # (E, T)
+        self._classes = classes[index[:max_episodes]]  # (E, T)
 
     def __len__(self) -> int:
         """Number of episodes."""
@@ -66,6 +67,18 @@ class EpisodeSet:
     def num_images(self) -> int:
         """Number of images that count, without padding."""
         return int(self._counted.sum())
+
+    def places(self) -> dict[str, Tensor]:
+        """Where each image that counts is, int64 (N,) on the CPU.
+
+        Returns:
+            "episode" and "position" in it, from 0, and "of_class_before": the number of images of its class that come
+            before it in its episode.
+        """
+        counted = self._counted.cpu()
+        episode, position = counted.nonzero().unbind(1)
+        same = self._classes.unsqueeze(2) == self._classes.unsqueeze(1)  # (E, T, T)
+        return {"episode": episode, "position": position, "of_class_before": same.tril(-1).sum(-1)[counted]}
 
     def first(self) -> Tensor:
         """Images of the first episode, float32 (T, C, H, W)."""

@@ -112,7 +112,7 @@ class EvaluationSettings(ReportSettings):
     content_bits: Count | None
     content_steps: Natural
     refine_steps: Natural
-    temperatures: Natural = 0
+    temperatures: Natural
 
 
 class PerImage(FileContent):
@@ -139,6 +139,8 @@ class Complete(Estimate):
     particles: Count
     log_likelihood_by_position_nats_per_image: Annotated[list[float], Field(min_length=1)]
     elbo_by_position_nats_per_image: Annotated[list[float], Field(min_length=1)]
+    log_likelihood_by_images_of_class_before_nats_per_image: list[Number]
+    elbo_by_images_of_class_before_nats_per_image: list[Number]
 
 
 class Evaluation(FileContent):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
@@ -80,25 +81,34 @@ def plot_bounds(bounds: Sequence[dict[str, float]], elbo: float, path: Path | st
 def plot_positions(complete: Mapping[str, Any], path: Path | str | None = None) -> Figure:
     """Plot the cost of an image, given the images before it, against its position in the episode.
 
+    A second panel has it by the number of images of its class among those before it, where there are any.
+
     Args:
         complete: the complete score, from `evaluation.json`.
         path: file to write, if any.
     """
-    figure = Figure((5.2, 3.6), layout="constrained")
-    axis = figure.subplots()
-    costs = {
-        "-ELBO": [-value for value in complete["elbo_by_position_nats_per_image"]],
-        f"-ln p-hat, K = {complete['particles']:,}": [
-            -value for value in complete["log_likelihood_by_position_nats_per_image"]
-        ],
-    }
-    for (label, values), color in zip(costs.items(), ("darkorange", "steelblue"), strict=True):
-        axis.plot(range(1, len(values) + 1), values, marker=".", color=color, label=label)
-    axis.set(xlabel="position in the episode", ylabel="nats per image", title="Cost of an image after those before it")
+    by_class = len(complete["elbo_by_images_of_class_before_nats_per_image"]) > 1
+    figure = Figure((9.6 if by_class else 5.2, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2 if by_class else 1, sharey=True, squeeze=False)[0]
+    axes[0].set(xlabel="position in the episode", ylabel="nats per image")
+    _plot_costs(axes[0], complete, "position", 1)
+    if by_class:
+        axes[1].set(xlabel="images of its class among those before it")
+        _plot_costs(axes[1], complete, "images_of_class_before", 0)
+    figure.suptitle("Cost of an image after those before it")
+    return save(figure, path)
+
+
+def _plot_costs(axis: Axes, complete: Mapping[str, Any], by: str, first: int) -> None:
+    """Draw -ELBO and -ln p-hat against whole numbers from `first` on; where there is no mean, there is no point."""
+    labels = {"elbo": "-ELBO", "log_likelihood": f"-ln p-hat, K = {complete['particles']:,}"}
+    for (name, label), color in zip(labels.items(), ("darkorange", "steelblue"), strict=True):
+        means = complete[f"{name}_by_{by}_nats_per_image"]
+        costs = [math.nan if mean is None else -mean for mean in means]
+        axis.plot(range(first, first + len(costs)), costs, marker=".", color=color, label=label)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     legend(axis, columns=2)
-    return save(figure, path)
 
 
 def plot_controls(scores: Mapping[str, dict[str, Any]], limit: float, path: Path | str | None = None) -> Figure:

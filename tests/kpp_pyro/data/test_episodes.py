@@ -404,3 +404,19 @@ def test_images_that_were_binarized_once_are_returned_as_they_are_drawn() -> Non
     before = sampler.state_dict()["pixels"]
     sampler.all_images()
     assert torch.equal(sampler.state_dict()["pixels"], before)  # nothing is drawn for it
+
+
+@pytest.mark.parametrize("classes_per_episode", [None, 2])
+def test_the_place_of_an_image_says_how_many_of_its_class_come_before_it(classes_per_episode: int | None) -> None:
+    labels = torch.arange(61) % 5
+    episodes = EpisodeSet(numbered(labels), 8, "none", classes_per_episode=classes_per_episode)
+    images, counted = dealt(episodes)
+    expected = [
+        (episode, position, sum(labels[row[before]] == labels[row[position]] for before in range(position)))
+        for episode, row in enumerate(images.tolist())
+        for position in range(8)
+        if counted[episode, position]
+    ]
+    places = episodes.places()
+    found = list(zip(*(places[name].tolist() for name in ("episode", "position", "of_class_before")), strict=True))
+    assert found == [tuple(int(number) for number in place) for place in expected]

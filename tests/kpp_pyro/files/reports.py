@@ -40,6 +40,8 @@ COMPLETE = {
     "trustworthy": False,
     "log_likelihood_by_position_nats_per_image": [-92.0, -89.0],
     "elbo_by_position_nats_per_image": [-93.0, -90.0],
+    "log_likelihood_by_images_of_class_before_nats_per_image": [-92.0, None],
+    "elbo_by_images_of_class_before_nats_per_image": [-93.0, None],
 }
 ERRORS = {
     "wrong_pixels_per_image": [1.5],

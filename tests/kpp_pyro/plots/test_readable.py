@@ -66,7 +66,9 @@ def recall(corruption: str, strength: float, nats: float) -> dict:
 def positions(images):
     costs = [-100.0 + index / 7 for index in range(images)]
     named = {f"{name}_by_position_nats_per_image": costs for name in ("elbo", "log_likelihood")}
-    return {"particles": 1_000, **named}
+    of_class = [*costs[: images // 2], None, costs[-1]]
+    classes = {f"{name}_by_images_of_class_before_nats_per_image": of_class for name in ("elbo", "log_likelihood")}
+    return {"particles": 1_000, **named, **classes}
 
 
 def coverage(samples: int) -> dict:
