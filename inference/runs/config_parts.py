@@ -59,7 +59,8 @@ class DataConfig(ConfigPart):
     test_binarize: Binarization = "static"
     """Binarization of validation and test images. With dynamic, their pixels are the same in every pass."""
     augment: bool = False
-    """Shift and rotate training images at random, by up to 2 pixels and 10 degrees."""
+    """Shift and rotate training images at random, by up to 2 pixels and 10 degrees. With --classes-per-episode, the
+    images of an episode move together, and each by up to a quarter as much besides."""
 
     @property
     def images_per_episode(self) -> int:

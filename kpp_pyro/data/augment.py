@@ -8,27 +8,41 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
+_OWN_SHARE = 0.25  # of an image that is moved together with others
+
 
 def augment(
     pixels: Tensor,
     generator: torch.Generator,
     max_shift_pixels: float = 2.0,
     max_rotation_degrees: float = 10.0,
+    together: int = 1,
 ) -> Tensor:
     """Shift and rotate each image by random amounts, uniform within the limits.
+
+    Images that are moved together keep what they share: where and how large their strokes are. They have such amounts
+    in common, and each image a quarter as much of its own besides.
 
     Args:
         pixels: float (N, C, H, W).
         generator: of the random amounts.
         max_shift_pixels: largest shift along each axis.
         max_rotation_degrees: largest rotation in each direction.
+        together: number of successive images that are moved together, of which N is a multiple.
 
     Returns:
         Images of the same shape, type and device.
     """
-    uniform = torch.rand(len(pixels), 3, generator=generator, dtype=torch.float32, device=generator.device)
-    uniform = uniform.to(pixels.device, pixels.dtype) * 2 - 1  # (N, 3) in [-1, 1)
-    return warp(pixels, uniform[:, :2] * max_shift_pixels, uniform[:, 2] * math.radians(max_rotation_degrees))
+    amounts = _uniform(len(pixels), generator)
+    if together > 1:
+        amounts = _OWN_SHARE * amounts + _uniform(len(pixels) // together, generator).repeat_interleave(together, 0)
+    amounts = amounts.to(pixels.device, pixels.dtype)
+    return warp(pixels, amounts[:, :2] * max_shift_pixels, amounts[:, 2] * math.radians(max_rotation_degrees))
+
+
+def _uniform(count: int, generator: torch.Generator) -> Tensor:
+    """Numbers in [-1, 1), (count, 3)."""
+    return torch.rand(count, 3, generator=generator, dtype=torch.float32, device=generator.device) * 2 - 1
 
 
 def warp(pixels: Tensor, shift_pixels: Tensor, rotation_radians: Tensor) -> Tensor:

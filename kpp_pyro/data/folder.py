@@ -27,6 +27,7 @@ from kpp_pyro.data.repeats import contents_of_files
 from kpp_pyro.data.sampler import (
     EpisodeOrder,
     OptionalBinarization,
+    PixelRule,
     Rendering,
     TrainingEpisodes,
     require_optional_binarization,
@@ -293,9 +294,8 @@ class FolderSampler(TrainingEpisodes):
         require_positive("--workers", workers)
         classes = files.dense_classes()
         self.order = EpisodeOrder(classes, episode_length, seed, classes_per_episode, rank, ranks, files.origin)
-        self.rendering = Rendering(
-            "threshold" if binarization == "static" else binarization, augment, seed, rank, device
-        )
+        rule: PixelRule = "threshold" if binarization == "static" else binarization
+        self.rendering = Rendering(rule, augment, classes_per_episode is not None, seed, rank, device)
         self.image_shape = (channels, image_size, image_size)
         self.unreadable = Unreadable(files.folder, len(files))
         self._files, self._workers, self._binarization, self._device = files, workers, binarization, device

@@ -130,7 +130,8 @@ class EpisodeSampler(TrainingEpisodes):
         self._images, how = prepare(images.images, binarization)
         if augment and how != "none" and is_black_and_white(self._images):
             how = "threshold"  # grey levels at the edges of a moved drawing are not probabilities
-        self.rendering = Rendering(how, augment, seed, rank, images.images.device)
+        together = classes_per_episode is not None
+        self.rendering = Rendering(how, augment, together, seed, rank, images.images.device)
 
     def draw(self, num_episodes: int) -> Tensor:
         """Image numbers of this process's next B = `num_episodes` episodes, int64 (B, T) on the CPU."""
@@ -254,13 +255,16 @@ class Rendering:
     Args:
         rule: how to binarize; with "none", augmented images are rounded to whole levels, as photographs have them.
         augmented: shift and rotate the images at random before they are binarized.
+        together: move the images of an episode together, see `augment`: those of few classes have much in common.
         seed: of the run.
         rank: of this process; pixels of different processes are independent.
         device: of the images.
     """
 
-    def __init__(self, rule: PixelRule, augmented: bool, seed: int, rank: int, device: torch.device) -> None:
-        self.rule, self.augmented = rule, augmented
+    def __init__(
+        self, rule: PixelRule, augmented: bool, together: bool, seed: int, rank: int, device: torch.device
+    ) -> None:
+        self.rule, self.augmented, self.together = rule, augmented, together
         own_seed = (1_000_003 * (seed + 1) + rank) % _LARGEST_SEED  # other than the seed of the order
         self.generator = torch.Generator(device).manual_seed(own_seed)
 
@@ -268,7 +272,8 @@ class Rendering:
         """Pixels of images, uint8 (B, T, C, H, W): float32 of the same shape, in {0, 1}, or k / 255 with "none"."""
         pixels = images.float() / _WHITE
         if self.augmented:
-            pixels = augment(pixels.flatten(0, 1), self.generator).unflatten(0, images.shape[:2])
+            together = images.shape[1] if self.together else 1
+            pixels = augment(pixels.flatten(0, 1), self.generator, together=together).unflatten(0, images.shape[:2])
             if self.rule == "none":
                 pixels = (pixels * _WHITE).round() / _WHITE
         return pixels_of(pixels, self.rule, self.generator)

@@ -56,6 +56,18 @@ def test_shifts_stay_within_the_limit_and_differ_between_images() -> None:
         assert shift.abs().max() <= 2 and shift.min() < -1.8 and shift.max() > 1.8
 
 
+def test_images_that_move_together_differ_by_a_quarter_of_the_limit() -> None:
+    pixels = torch.zeros(800, 1, 17, 17)
+    pixels[..., 8, 8] = 1
+    moved = augment(pixels, torch.Generator().manual_seed(0), 2, 0, together=8)
+    place = torch.arange(17.0) - 8
+    for axis in (2, 3):
+        shift = (moved.sum(axis) @ place).view(100, 8)  # centre of mass
+        apart = shift - shift.mean(1, keepdim=True)
+        assert 0.4 < apart.abs().max() < 1  # each between -0.5 and 0.5
+        assert shift.mean(1).max() > 1.6 and shift.mean(1).min() < -1.6 and shift.abs().max() <= 2.5
+
+
 def test_the_generator_decides() -> None:
     pixels = noise(5, 1, 8, 8)
     first, again, other = (augment(pixels, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))

@@ -100,6 +100,16 @@ def test_static_images_never_change_and_dynamic_ones_do() -> None:
         assert torch.equal(batch[0], static[0])  # the same bits for training and for scoring
 
 
+@pytest.mark.parametrize("classes_per_episode", [None, 1])
+def test_the_images_of_an_episode_of_few_classes_move_together(classes_per_episode: int | None) -> None:
+    images = torch.zeros(8, 1, 15, 15).byte()
+    images[..., 7, 7] = 255
+    sampler = EpisodeSampler(LabelledImages(images, torch.arange(8) // 4), 4, "none", 0, classes_per_episode, True)
+    place = torch.arange(15.0) - 7
+    shift = (sampler.sample(50).sum(-2) @ place).view(50, 4)  # to the right, of the centre of mass
+    assert (shift.std(1).mean() < 0.5) == (classes_per_episode == 1)
+
+
 def test_augmentation_moves_the_grey_image_before_it_is_binarized() -> None:
     white = torch.zeros(1, 1, 9, 9).byte()
     white[..., 3:6, 3:6] = 255
