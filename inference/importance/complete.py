@@ -145,7 +145,8 @@ def summarize_complete(score: CompleteScore, particles: int, places: dict[str, T
     Args:
         score: of the N images.
         particles: K.
-        places: see `EpisodeSet.places`; there are averages by "position" and by "of_class_before" too.
+        places: see `EpisodeSet.places`; there are averages by "position" and by "of_class_before" too, where they are of
+            more than a few images.
     """
     position, of_class = places["position"], places["of_class_before"]
     return {
@@ -162,5 +163,7 @@ def summarize_complete(score: CompleteScore, particles: int, places: dict[str, T
 
 
 def _means_by(numbers: Tensor, values: Tensor) -> list[float]:
-    """Means of the values (N,) with number 0, 1, 2, ... in `numbers` (N,)."""
-    return [values[numbers == number].mean().item() for number in range(int(numbers.max()) + 1)]
+    """Means of the values (N,) with number 0, 1, 2, ... in `numbers` (N,), up to the last number that is not rare."""
+    counts = numbers.bincount()
+    common = (counts >= counts.max() / 100).nonzero().flatten()
+    return [values[numbers == number].mean().item() for number in range(int(common[-1]) + 1)]

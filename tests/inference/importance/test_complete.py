@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from inference.importance import complete
-from inference.importance.complete import _resampled, complete_score
+from inference.importance.complete import CompleteScore, _resampled, complete_score, summarize_complete
 from inference.importance.estimator import defensive_proposal, importance_score
 from inference.tracing import elbo_terms
 from kpp_pyro.distributions.block_memory import memory_of
@@ -175,3 +175,11 @@ def test_a_memory_that_is_a_function_of_the_images_has_no_complete_score():
     assert complete_score(tiny.model, tiny.guide, tiny_episodes(), 10) is None
     vae = small_pair(model="vae")
     assert complete_score(vae.model, vae.guide, random_episodes(1, 2), 10) is None
+
+
+def test_means_by_number_leave_out_numbers_at_the_end_that_hardly_occur():
+    numbers = torch.tensor([0] * 300 + [2] * 30 + [3] * 2 + [4])
+    means = summarize_complete(
+        CompleteScore(*numbers.double().expand(4, -1)), 10, {"position": numbers, "of_class_before": numbers}
+    )["elbo_by_position_nats_per_image"]
+    assert means[0] == 0 and math.isnan(means[1]) and means[2:] == [2]
