@@ -145,8 +145,8 @@ def summarize_complete(score: CompleteScore, particles: int, places: dict[str, T
     Args:
         score: of the N images.
         particles: K.
-        places: see `EpisodeSet.places`; there are averages by "position" and by "of_class_before" too, where they are of
-            more than a few images.
+        places: see `EpisodeSet.places`. There are averages by "position" and by "of_class_before" too, where they are
+            of more than a few images.
     """
     position, of_class = places["position"], places["of_class_before"]
     return {
