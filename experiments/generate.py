@@ -43,11 +43,11 @@ class Arguments(HeldOutArguments):
     """
 
     samples: Samples = 1000
-    """Images sampled from each memory."""
+    """Images sampled from each memory; not with --from-prior."""
     memories: Count = 8
     """Number of held-out episodes, each written to its own memory; with --from-prior, also of sampled memories."""
     clean_up: Reads = 5
-    """Reads of the clean-up: a sample is the first cue, and each result the next."""
+    """Reads of the clean-up: a sample is the first cue, and each result the next; not with --from-prior."""
     from_prior: bool = False
     """Sample memories from the prior of memories, and continue real ones."""
 
@@ -127,14 +127,16 @@ def report(run: Run, episodes: EpisodeSet, arguments: Arguments) -> dict[str, An
 def report_from_prior(run: Run, arguments: Arguments) -> dict[str, Any]:
     """The content of from_prior.json."""
     from inference.metrics.coherence import summarize_coherence
+    from inference.runs.config import naming
     from kpp_pyro.files.run_folder import environment
 
     trained, number, seed = run.memory, arguments.memories, arguments.seed
-    sampled = trained.sample_memory(run.config.data.images_per_episode, number, seed)
     real = arguments.episodes(run).whole(number)
     if len(real) < number:
         found = f"the {arguments.split} episodes without padding, found {number}"
         raise InputError(f"--memories: expected at most {len(real)}, {found}")
+    with naming(run.folder.path):
+        sampled = trained.sample_memory(run.config.data.images_per_episode, number, seed)
     episodes = {
         "sampled": trained.read_written(sampled).images,
         "read_back": trained.read_written(trained.write(real, seed)).images,

@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 from experiments.shared.arguments import describe_images, number
-from inference.importance.scoring import COMPLETE, MEANINGS, OWN
+from inference.importance.scoring import COMPLETE, MEANINGS, OWN, PREDICTED
 from kpp_pyro.likelihoods import bits_per_dim, kl_sites
+from models.registry import MODELS
 
 _NO_MEMORY = "ln p(x_t): this model has no memory"
 _ADVICE = (
@@ -20,10 +21,12 @@ def describe_scores(content: dict[str, Any]) -> str:
     """The content of evaluation.json as text, with a warning where the score is unreliable."""
     settings, scores = content["settings"], content["scores"]
     has_memory = settings["memory_scalars"] > 0
+    has_prior = content["complete"] and MODELS[settings["model"]].has_blocks
+    meanings = {**MEANINGS, **(PREDICTED if has_prior else {})}
     lines = [_heading(settings), ""]
     for name, score in scores.items():
         lines.append(_estimate(name, score, settings))
-        lines.append(f"            {MEANINGS[name] if has_memory else _NO_MEMORY}")
+        lines.append(f"            {meanings[name] if has_memory else _NO_MEMORY}")
     if has_memory and content["complete"]:
         lines += _complete(content["complete"], settings)
     limit = content["limit_nats_per_image"]
@@ -82,9 +85,10 @@ def _complete(score: dict[str, Any], settings: dict[str, Any]) -> list[str]:
 
 
 def _heading(settings: dict[str, Any]) -> str:
+    annealed = f", {settings['temperatures']} temperatures" if settings["temperatures"] else ""
     return (
         f"{settings['images']:,} {describe_images(settings)}, "
-        f"K = {settings['particles']:,}, seed {settings['seed']}. "
+        f"K = {settings['particles']:,}{annealed}, seed {settings['seed']}. "
         f"ln p(x{' | M' if settings['memory_scalars'] else ''}), higher is better:"
     )
 

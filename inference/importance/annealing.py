@@ -81,6 +81,22 @@ def annealed_score(
     )
 
 
+@torch.no_grad()
+def require_one_normal(model: PyroProgram, guide: PyroProgram, episode: Tensor, memory: Tensor | None = None) -> str:
+    """The only latent site of an image.
+
+    Raises:
+        InputError: more than one latent site, or one whose posterior is no normal.
+    """
+    traces = trace_pair(model, guide, episode, memory)
+    sites = traces.latent_sites()
+    fn: Any = traces.guide.nodes[sites[-1]]["fn"] if sites else None
+    if len(sites) != 1 or not isinstance(base_distribution(fn), Normal):
+        found = ", ".join(sites) or "nothing"
+        raise InputError(f"temperatures: expected one normal to be all that is random of an image, found {found}")
+    return sites[0]
+
+
 def _stream(log_weights: Tensor) -> WeightStream:
     stream = WeightStream(len(log_weights), tail=True)
     stream.add(log_weights)
@@ -171,12 +187,9 @@ class _Posterior:
     def __init__(self, model: PyroProgram, guide: PyroProgram, episode: Tensor, memory: Tensor | None) -> None:
         self.model, self.arguments = model, (episode, memory)
         traces = trace_pair(model, guide, episode, memory)
-        sites = traces.latent_sites()
-        fn: Any = traces.guide.nodes[sites[-1]]["fn"] if sites else None
-        if len(sites) != 1 or not isinstance(base_distribution(fn), Normal):
-            found = ", ".join(sites) or "nothing"
-            raise InputError(f"temperatures: expected one normal to be all that is random of an image, found {found}")
-        self.site, self.loc, self.scale = sites[0], fn.mean, fn.stddev
+        self.site = require_one_normal(model, guide, episode, memory)
+        fn: Any = traces.guide.nodes[self.site]["fn"]
+        self.loc, self.scale = fn.mean, fn.stddev
         self.log_volume = (self.scale.log() + 0.5 * math.log(2 * math.pi)).sum(-1)  # (B, T)
 
     def at(self, points: Tensor) -> _States:

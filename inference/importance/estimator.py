@@ -414,7 +414,8 @@ def standard_error(values: Tensor) -> float:
 
 def reliability(pareto_k: Tensor, effective_sample_size: Tensor, limit: float) -> dict[str, Any]:
     """Diagnostics of the importance weights of many images, as they stand in a report."""
-    unreliable = (~(pareto_k <= limit)).double().mean().item()  # NaN counts as unreliable
+    # NaN counts as unreliable. Equal weights, whose k-hat is 0, are reliable even if the limit of few draws is below 0.
+    unreliable = (~(pareto_k <= max(limit, 0.0))).double().mean().item()
     return {
         "effective_sample_size_median": effective_sample_size.median().item(),
         "pareto_k_median": pareto_k.nanmedian().item(),

@@ -17,7 +17,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from inference.importance.annealing import annealed_score
+from inference.importance.annealing import annealed_score, require_one_normal
 from inference.importance.complete import CompleteScore, complete_score
 from inference.importance.estimator import (
     PARTICLE_IMAGES_AT_ONCE,
@@ -42,6 +42,7 @@ from inference.tracing import (
     trace_pair,
     written_memory,
 )
+from kpp_pyro.errors import InputError
 
 OWN = "own"
 _REFINE_STEPS = 100  # of Adam, where a refined posterior is needed and no other number is given
@@ -51,7 +52,12 @@ MEANINGS = {
     "other": "ln p(x_t | M(X' without one)): the memory of another episode, of as many images as in left_out",
     "empty": "ln p(x_t | M = 0): an empty memory; of a matrix, its prior's mean",
 }
-COMPLETE = "ln p(X) / T: the memory is not given, but paid for"
+PREDICTED = {
+    "left_out": "ln p(x_t | M(X without x_t)): the image's block is drawn from the prior, after those of the others",
+    "other": "ln p(x_t | M(X' without one)): its block is drawn after those of another episode, of as many images",
+    "empty": "ln p(x_t): its block is drawn from the prior of a first block",
+}  # where a prior of memories says what an image costs that was not written
+COMPLETE = "ln p(X) / T: the memory is paid for; by draws of the guide, which is not refined for each image"
 
 
 # Batches
@@ -313,14 +319,15 @@ def _score_own(
     model: PyroProgram, guide: PyroProgram, episode: Tensor, sampled: SampledMemory | None, plan: ScoringPlan
 ) -> ImportanceScore:
     """Score images read from their own memory; a random memory is sampled and given, so that they are independent."""
+    temperatures = 0 if _predicts(model) else plan.temperatures  # its controls are annealed
     model, guide = given_memory(model, guide, episode, sampled)
     if sampled is not None and sampled.is_all:
         return exact_score(model, guide, episode, particles=plan.particles)
-    if plan.temperatures or plan.refine_steps:
+    if temperatures or plan.refine_steps:
         proposal = refined_proposal(model, guide, episode, steps=plan.refine_steps or _REFINE_STEPS)
     else:
         proposal = widened_proposal(model, guide, episode)
-    return _estimate(model, proposal, episode, None, plan.particles, plan.temperatures)
+    return _estimate(model, proposal, episode, None, plan.particles, temperatures)
 
 
 def _score_control(
@@ -346,9 +353,25 @@ def _estimate(
     return annealed_score(model, proposal, episode, memory, particles=particles, temperatures=temperatures)
 
 
+def require_annealed(model: PyroProgram, guide: PyroProgram, episode: Tensor, plan: ScoringPlan) -> None:
+    """Raise InputError unless annealed importance sampling applies to a score of the plan, by a look at an episode."""
+    following = next_image_of(model, guide, episode)
+    if following is None:
+        require_one_normal(model, amortized(guide, episode), episode)
+    elif plan.control_particles:
+        require_one_normal(*following, episode, written_memory(guide, episode))
+    else:
+        raise InputError("temperatures: expected control particles, whose scores are annealed, found none")
+
+
 def next_image_of(model: Any, guide: Any, images: Tensor) -> tuple[PyroProgram, PyroProgram] | None:
     """Model and posterior of images (B, T, C, H, W) that are not written, where a prior of memories predicts them."""
-    return (model.next_image, guide.next_image(images)) if getattr(model, "block_prior", None) is not None else None
+    return (model.next_image, guide.next_image(images)) if _predicts(model) else None
+
+
+def _predicts(model: Any) -> bool:
+    """Whether a prior of memories predicts images that are not written."""
+    return getattr(model, "block_prior", None) is not None
 
 
 def summarize(score: ImportanceScore) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from kpp_pyro.likelihoods.bernoulli import Binarization
 from kpp_pyro.networks.shapes import require_image_shape
 from kpp_pyro.schema import Count, Natural, NotNegative, Positive
 
+KlWeight = Annotated[NotNegative, Field(le=1000)]
 _MOST_WORKERS = 16
 
 
@@ -96,19 +97,19 @@ class TrainingConfig(ConfigPart):
     """Steps over which the learning rate grows linearly from zero."""
     weight_decay: NotNegative = 0.0
     """Decoupled weight decay of AdamW."""
-    kl_key_start: NotNegative = 1.0
+    kl_key_start: KlWeight = 1.0
     """Weight of the key's KL until --kl-begin-step. Below 1, keys cost less early in training: otherwise a model may
     learn to ignore the memory."""
-    kl_latent_start: NotNegative = 0.1
+    kl_latent_start: KlWeight = 0.1
     """Weight of the latent's KL until --kl-begin-step."""
     kl_begin_step: Annotated[Natural, Field(le=10**9)] = 0
     """Step at which the KL weights of key and latent begin to grow."""
     kl_ramp_steps: Annotated[Natural, Field(le=10**9)] = 500
     """Steps over which the KL weights of key and latent grow linearly to 1."""
-    kl_memory_start: NotNegative | None = None
+    kl_memory_start: KlWeight | None = None
     """Weight of a random memory's own KL until --kl-begin-step, from which it goes to --kl-memory-weight as those of
     key and latent go to 1. None: --kl-memory-weight from the start."""
-    kl_memory_weight: NotNegative = 1.0
+    kl_memory_weight: KlWeight = 1.0
     """Weight of a random memory's own KL in training. 0: the objective is conditional on the written memory. 1: it is
     the complete ELBO. Scores report both."""
     evaluate_every: Annotated[Count, Field(le=10**9)] = 250

@@ -232,8 +232,10 @@ def _conflicts_of_memories(config: AllParts) -> Iterator[Conflict]:
         if config.flat()[name] != value:
             what = f"{str(value).lower()} with --memory-prior {program.memory_prior}, whose memory is random"
             yield name, what, config.flat()[name]
-    if what := none_where_shared(config):
-        yield "memory_prior", what.replace("none", "flat", 1), program.memory_prior
+    reads, blocks = reads_and_blocks(config)
+    if reads > blocks and memory.reads == 1:
+        what = f"at most {blocks}, the blocks of the memory, with --memory-prior {program.memory_prior}"
+        yield "episode_length", what, reads
     if OBJECTIVES[training.objective].closed_kls and not MEMORY_PRIORS[program.memory_prior].closed_kl:
         what = f"one with a closed KL with --objective {training.objective}"
         yield "memory_prior", what, program.memory_prior

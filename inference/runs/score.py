@@ -9,7 +9,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from inference.importance.scoring import Scores, ScoringPlan, score_episodes
+from inference.importance.scoring import Scores, ScoringPlan, require_annealed, score_episodes
 from inference.processes import SINGLE_PROCESS, Processes
 from inference.ranges import (
     LARGEST_BITS,
@@ -69,7 +69,8 @@ def score(
         Scores in nats per image; `scores.own.log_likelihood` is ln p-hat_K of each image, (N,).
 
     Raises:
-        InputError: a number out of range, a single particle with `refine_steps`, or a data set that cannot be loaded.
+        InputError: a number out of range, a single particle with `refine_steps`, temperatures where nothing can be
+            annealed, or a data set that cannot be loaded.
     """
     if refine_steps and particles < 2:
         raise InputError(f"particles: expected at least 2 with refine_steps, one of each proposal, found {particles}")
@@ -78,6 +79,8 @@ def score(
     batches = episodes.batches(max(2, _IMAGES_AT_ONCE // episodes.episode_length))
     images = min(episodes.num_images, limit or episodes.num_images)
     plan = ScoringPlan(particles, refine_steps, control_particles, temperatures)
+    if temperatures:
+        require_annealed(run.pair.model, run.pair.guide, episodes.first().unsqueeze(0), plan)
     progress_bar = show_progress(label="scoring", total=images, unit="image", disable=not progress)
     with progress_bar as bar, pyro.validation_enabled(False):
         counting = _advancing(first_images(batches, images), bar)

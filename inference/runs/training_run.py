@@ -275,7 +275,7 @@ class TrainingRun:
         print(
             f"Test ELBO {results['elbo_nats_per_image']:.2f} nats per image, "
             f"{'' if conditional is None else f'with its memory paid for; {conditional:.2f} given the memory; '}"
-            f"{'' if left_out is None else f'{left_out:.2f} left out of it; '}"
+            f"{'' if left_out is None else f'{left_out:.2f} of the last image, left out; '}"
             f"memory gain {'not measured' if gain is None else f'{gain:.2f} nats per image'}, "
             f"run folder {self.folder.path}"
         )

@@ -316,7 +316,8 @@ def test_any_prior_that_is_proper_is_sampled_and_of_one_episode_less_is_known(fl
 def test_a_flat_prior_cannot_be_generated_from(copied):
     before = sorted(copied.rglob("*"))
     sentence = refused(run("generate.py", copied, "--from-prior"))
-    assert sentence == "error: memory prior: expected one that can be sampled, such as autoregressive, found flat"
+    found = "memory prior: expected one that can be sampled, such as autoregressive, found flat"
+    assert sentence == f"error: {copied}: {found}"
     assert sorted(copied.rglob("*")) == before
 
 

@@ -18,6 +18,7 @@ COST_WITH_MEMORY = "negative_complete_log_likelihood_nats_per_image"
 NEGATIVE_ELBO = "negative_elbo_given_memory_nats_per_image"
 GAIN = "memory_gain_nats_per_image"
 UNTRUSTED = "pareto_k_above_limit_share"
+UNTRUSTED_WITH_MEMORY = "complete_pareto_k_above_limit_share"
 SECONDS = "training_seconds"
 
 
@@ -46,14 +47,15 @@ def read_measured(cell: Cell) -> Measured:
     """
     run, config = read_run(cell.folder)
     evaluation = run.read_evaluation()
-    own, settings = evaluation["scores"]["own"], evaluation["settings"]
+    own, settings, complete = evaluation["scores"]["own"], evaluation["settings"], evaluation["complete"] or {}
     known = {
         COST: -own["log_likelihood_nats_per_image"],
-        COST_WITH_MEMORY: _negative((evaluation["complete"] or {}).get("log_likelihood_nats_per_image")),
+        COST_WITH_MEMORY: _negative(complete.get("log_likelihood_nats_per_image")),
         NEGATIVE_ELBO: -own["elbo_nats_per_image"],
         **{name: own[name] for name in kl_sites(own)},
         GAIN: _last(run, GAIN, "test"),
         UNTRUSTED: own[UNTRUSTED],
+        UNTRUSTED_WITH_MEMORY: complete.get(UNTRUSTED),
         SECONDS: _last(run, SECONDS, "validation"),
         **{name: settings[name] for name in ("parameters", "memory_scalars")},
     }

@@ -7,11 +7,21 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.shared.ablation.results import COST, COST_WITH_MEMORY, GAIN, NEGATIVE_ELBO, SECONDS, UNTRUSTED
+from experiments.shared.ablation.results import (
+    COST,
+    COST_WITH_MEMORY,
+    GAIN,
+    NEGATIVE_ELBO,
+    SECONDS,
+    UNTRUSTED,
+    UNTRUSTED_WITH_MEMORY,
+)
 from experiments.shared.arguments import number
+from inference.importance.estimator import TOLERATED_SHARE
 from kpp_pyro.likelihoods import kl_sites
 
-_WITH_ERRORS = {COST: "−ln p̂", COST_WITH_MEMORY: "−ln p̂ with the memory's KL", NEGATIVE_ELBO: "−ELBO given M"}
+_WITH_ERRORS = {COST: "−ln p̂", COST_WITH_MEMORY: "complete −ln p̂", NEGATIVE_ELBO: "−ELBO given M"}
+_SHARES = {UNTRUSTED: "k-hat > limit", UNTRUSTED_WITH_MEMORY: "complete: k-hat > limit"}
 _NOT_APPLICABLE = "–"
 
 
@@ -52,13 +62,19 @@ def _heading(content: Mapping[str, Any]) -> list[str]:
         f"{_all(stated['steps'])} steps, K = {_all(stated['particles'])} particles. "
         "Nats per image, lower is better; mean ± standard error over seeds (? with one seed). "
         "≤ marks an upper bound: k-hat is above its limit, min(1 - 1 / log10 K, 0.7), for too many images. "
-        f"The choice of an image of the episode costs ln T = {', '.join(number(limit) for limit in limits)}.",
+        f"{_choice(limits)}The complete cost includes that of the memory; the others are given a memory.",
         "",
         f"{_all(stated['hardware'])}, {_all(stated['precision'])}; {_all(stated['versions'])}; "
         f"commit {_all(stated['commit'])}.",
         "",
         f"Command: `{content['command']}`",
     ]
+
+
+def _choice(limits: Sequence[float]) -> str:
+    """What it costs to say which image of the episode is read, unless their order says it."""
+    costs = ", ".join(number(limit) for limit in limits if limit)
+    return f"The choice of an image of the episode costs ln T = {costs}. " if costs else ""
 
 
 def _all(values: Sequence[Any]) -> str:
@@ -69,12 +85,12 @@ def _all(values: Sequence[Any]) -> str:
 def _quantities(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names of all quantities, in the order of the columns."""
     names = list(dict.fromkeys(name for row in rows for name in row["mean"]))
-    order = [*_WITH_ERRORS, *kl_sites(names), GAIN, "parameters", "memory_scalars", SECONDS, UNTRUSTED]
+    order = [*_WITH_ERRORS, *kl_sites(names), GAIN, "parameters", "memory_scalars", SECONDS, *_SHARES]
     return [name for name in order if name in names]
 
 
 def _titles(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    named = {"memory_scalars": "memory scalars", SECONDS: "training s", UNTRUSTED: "k-hat > limit", **_WITH_ERRORS}
+    named = {"memory_scalars": "memory scalars", SECONDS: "training s", **_SHARES, **_WITH_ERRORS}
     named[GAIN] = "memory gain"
     kls = {name: f"KL of {site}" for name, site in kl_sites(_quantities(rows)).items()}
     return [*rows[0]["labels"], "seeds", *({**kls, "parameters": "parameters", **named}[n] for n in _quantities(rows))]
@@ -91,15 +107,22 @@ def _text(row: Mapping[str, Any], name: str) -> str:
     if value is None:
         return _NOT_APPLICABLE if row["seeds_finished"] else "?"
     if name in _WITH_ERRORS:
-        bound = "" if row["trustworthy"] or name == NEGATIVE_ELBO else "≤ "
+        bound = "≤ " if _is_bound(row, name) else ""
         return f"{bound}{number(value)} ± {number(error)}"
-    if name == UNTRUSTED:
+    if name in _SHARES:
         return f"{value:.1%}"
     if kl_sites([name]):
         return number(value)
     if name == GAIN:
         return f"{value:,.2f}" if abs(value) < 100 else f"{value:,.0f}"
     return f"{value:,.1f}" if name == SECONDS else f"{value:,.0f}"
+
+
+def _is_bound(row: Mapping[str, Any], name: str) -> bool:
+    """Whether a cost is only known to be no more than this, by its k-hat."""
+    if name == COST_WITH_MEMORY:
+        return not row["mean"].get(UNTRUSTED_WITH_MEMORY, 0.0) <= TOLERATED_SHARE
+    return name == COST and not row["trustworthy"]
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -117,8 +117,7 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
        f"found {value}")
       for name, expected, value in (("reads", 1, 2), ("signs_per_scalar", "none", 4), ("content_steps", 0, 3))),
     (RANDOM | {"episode_length": 33},
-     "--memory-prior: expected flat where 33 reads of an episode share 32 blocks, which then hold means, found "
-     "standard_normal"),
+     "--episode-length: expected at most 32, the blocks of the memory, with --memory-prior standard_normal, found 33"),
     (RANDOM | MEAN_FIELD | {"memory_prior": "autoregressive"},
      "--memory-prior: expected one with a closed KL with --objective mean_field, found autoregressive"),
     *((READ | {name: value},
@@ -298,6 +297,8 @@ def test_every_whole_number_has_a_bound():
 def test_weights_are_not_negative_and_finite(name):
     assert refusal(**{name: -1.0}) == f"{flag_of(name)}: expected at least 0.0, found -1.0"
     assert refusal(**{name: float("inf")}) == f"{flag_of(name)}: expected a finite number, found inf"
+    if name.startswith("kl_"):
+        assert refusal(**{name: 1e30}) == f"{flag_of(name)}: expected at most 1000.0, found 1e+30"
 
 
 @pytest.mark.parametrize(("value", "sentence"), [(-1, "at least 1"), (0, "at least 1"), (17, "at most 16")])
