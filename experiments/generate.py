@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.shared.arguments import HeldOutArguments
 from experiments.shared.command_line import parse
 from experiments.shared.script import print_figures, run_script
-from inference.ranges import Reads, Samples
+from inference.ranges import Reads, Samples, Temperature
 from kpp_pyro.config_part import flag
 from kpp_pyro.errors import InputError
 from kpp_pyro.schema import Count
@@ -50,12 +50,19 @@ class Arguments(HeldOutArguments):
     """Reads of the clean-up: a sample is the first cue, and each result the next; not with --from-prior."""
     from_prior: bool = False
     """Sample memories from the prior of memories, and continue real ones."""
+    temperature: Temperature = 1.0
+    """With --from-prior: deviation of every scalar of a sampled memory, relative to the prior's. Below 1, samples are
+    more typical and less various."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; returns its exit status."""
     arguments = parse(Arguments, argv)
-    return generate_from_prior(arguments) if arguments.from_prior else generate(arguments)
+    if arguments.from_prior:
+        return generate_from_prior(arguments)
+    if arguments.temperature != Arguments.temperature:
+        raise InputError(f"--temperature: expected none without --from-prior, found {arguments.temperature}")
+    return generate(arguments)
 
 
 def generate(arguments: Arguments) -> int:
@@ -136,7 +143,7 @@ def report_from_prior(run: Run, arguments: Arguments) -> dict[str, Any]:
         found = f"the {arguments.split} episodes without padding, found {number}"
         raise InputError(f"--memories: expected at most {len(real)}, {found}")
     with naming(run.folder.path):
-        sampled = trained.sample_memory(run.config.data.images_per_episode, number, seed)
+        sampled = trained.sample_memory(run.config.data.images_per_episode, number, seed, arguments.temperature)
     episodes = {
         "sampled": trained.read_written(sampled).images,
         "read_back": trained.read_written(trained.write(real, seed)).images,
@@ -144,7 +151,12 @@ def report_from_prior(run: Run, arguments: Arguments) -> dict[str, Any]:
     }
     training = run.episodes.train.all_images()
     return {
-        "settings": {**arguments.settings(run), "memory_prior": run.config.program.memory_prior, "memories": number},
+        "settings": {
+            **arguments.settings(run),
+            "memory_prior": run.config.program.memory_prior,
+            "memories": number,
+            "temperature": arguments.temperature,
+        },
         "results": {name: summarize_coherence(of, training, trained.distance) for name, of in episodes.items()},
         "environment": environment(),
     }

@@ -13,6 +13,7 @@ Limit = Count  # of images; there may be fewer
 Particles = Annotated[int, Field(ge=1, le=1_000_000)]  # all of an image are held at once
 ControlParticles = Annotated[int, Field(ge=0, le=1_000_000)]
 RefineSteps = Annotated[int, Field(ge=0, le=1_000_000)]
+Temperature = Annotated[float, Field(gt=0, le=10)]  # of samples
 Temperatures = Annotated[int, Field(ge=0, le=1_000_000)]
 Reads = Annotated[int, Field(ge=1, le=10_000)]  # iterative ones; each keeps its images
 CleanUpReads = Annotated[int, Field(ge=0, le=10_000)]

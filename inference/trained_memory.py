@@ -39,7 +39,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin as Dist
 from torch import Tensor
 
 from inference.memory_types import CueingGuide, Decoded, Memory, Read, ReadableModel
-from inference.ranges import CleanUpReads, InterpolatedImages, Reads, Samples, Seed
+from inference.ranges import CleanUpReads, InterpolatedImages, Reads, Samples, Seed, Temperature
 from inference.tracing import own_randomness, site_mean, site_value
 from kpp_pyro.arguments import checked
 from kpp_pyro.distances import Distance, distance_of
@@ -303,13 +303,17 @@ class TrainedMemory:
         return self._like(memory, read)
 
     @checked
-    def sample_memory(self, images: Count, memories: Samples | None = None, seed: Seed = 0) -> Memory:
+    def sample_memory(
+        self, images: Count, memories: Samples | None = None, seed: Seed = 0, temperature: Temperature = 1.0
+    ) -> Memory:
         """Sample memories M ~ p(M), of episodes that nobody has seen; the random state is left unchanged.
 
         Args:
             images: T, number of images that a memory holds; other blocks are zero.
             memories: B; None samples a single memory.
             seed: seed of the draws.
+            temperature: deviation of every scalar, relative to the prior's. Below 1, samples are more typical and less
+                various.
 
         Returns:
             One memory, or B memories.
@@ -319,11 +323,18 @@ class TrainedMemory:
         """
         size = math.prod(self.addressing.layout.block_shape)
         none = torch.zeros(memories or 1, 0, size, dtype=self.dtype, device=self.device)
-        value = self._extended(none, images, seed)
+        value = self._extended(none, images, seed, temperature)
         return Memory(value[0] if memories is None else value, self.fingerprint)
 
     @checked
-    def extend(self, memory: Memory, images: Count = 1, samples: Samples | None = None, seed: Seed = 0) -> Memory:
+    def extend(
+        self,
+        memory: Memory,
+        images: Count = 1,
+        samples: Samples | None = None,
+        seed: Seed = 0,
+        temperature: Temperature = 1.0,
+    ) -> Memory:
         """Sample what follows in a memory, M' ~ p(M' | M), block after block; the random state is left unchanged.
 
         Args:
@@ -331,6 +342,7 @@ class TrainedMemory:
             images: number of images to add; each is sampled given all those before it.
             samples: number of independent continuations of a single memory; None continues each memory once.
             seed: seed of the draws.
+            temperature: see `sample_memory`.
 
         Returns:
             The memory with the sampled blocks behind its own, or `samples` such memories.
@@ -342,11 +354,11 @@ class TrainedMemory:
         blocks = self._held(memory)  # (B, n, S)
         if samples is not None and self._batch(memory):
             raise InputError(f"samples: expected None for {len(blocks)} memories, found {samples}")
-        value = self._extended(blocks.expand(samples or -1, -1, -1), images, seed)
+        value = self._extended(blocks.expand(samples or -1, -1, -1), images, seed, temperature)
         single = samples is None and not self._batch(memory)
         return Memory(value[0] if single else value, self.fingerprint)
 
-    def _extended(self, blocks: Tensor, images: int, seed: int) -> Tensor:
+    def _extended(self, blocks: Tensor, images: int, seed: int, temperature: float) -> Tensor:
         """Memories (B, C_m, H_m, W_m) of blocks (B, n, S), with those of `images` more images."""
         layout, written = self.addressing.layout, blocks.shape[1]
         prior = self.model.memory_prior(images)
@@ -357,7 +369,7 @@ class TrainedMemory:
             where = f"a memory with {written} of its {layout.blocks} blocks written"
             raise InputError(f"images: expected at most {free} more for {where}, found {images}")
         with own_randomness(seed, self.device):
-            return memory_of(prior.prior.extend(blocks, images * layout.reads), layout)
+            return memory_of(prior.prior.extend(blocks, images * layout.reads, temperature), layout)
 
     def _held(self, memory: Memory) -> Tensor:
         """Blocks of memories that are not zero, flat, (B, n, S)."""

@@ -181,10 +181,10 @@ class ExchangeableBlocks(MemoryPrior):
 
     rho = 0.8
 
-    def next_block(self, blocks: Tensor) -> Distribution:
+    def next_block(self, blocks: Tensor, temperature: float = 1.0) -> Distribution:
         """The posterior predictive, event (S,), of blocks (..., n, S)."""
         loc = self.gain(blocks.shape[-2]) * blocks.sum(-2)
-        return DiagonalNormal(loc, torch.full_like(loc, self.variance(blocks.shape[-2]) ** 0.5))
+        return DiagonalNormal(loc, torch.full_like(loc, temperature * self.variance(blocks.shape[-2]) ** 0.5))
 
     def gain(self, before: int) -> float:
         """What each of the n blocks before adds to the mean of the next, per scalar."""

@@ -53,8 +53,9 @@ def describe_from_prior(content: dict[str, Any]) -> str:
         "nearest_within_to_between_ratio": "their ratio, nearest",
         f"{distance.name}_to_nearest_training": f"{distance.words} to the nearest training image",
     }
+    cooled = f", temperature {settings['temperature']:g}" if settings["temperature"] != 1 else ""
     lines = [
-        f"{settings['memories']} memories from the prior ({settings['memory_prior']}), beside those of "
+        f"{settings['memories']} memories from the prior ({settings['memory_prior']}{cooled}), beside those of "
         f"{describe_images(settings)}, seed {settings['seed']}; ± standard error over episodes:",
         "",
         f"{'':<50}" + "".join(f"{kind:>19}" for kind in _EPISODES.values()),

@@ -179,25 +179,27 @@ def _interpolations(trained: TrainedMemory, memory: Memory, images: Tensor) -> l
 def plot_from_prior_figures(run: Run) -> dict[str, Figure]:
     """Plot episodes of RUN/from_prior.json, and continued ones, into the run's folder; returns the figures by name."""
     settings, folder, trained = run.folder.read_from_prior()["settings"], run.folder.figures, run.memory
-    length, seed = settings["episode_length"], settings["seed"]
+    length, seed, temperature = (settings[name] for name in ("episode_length", "seed", "temperature"))
     real = run.episodes.of(settings["split"]).whole(min(settings["memories"], _EPISODES))
-    sampled = trained.read_written(trained.sample_memory(length, settings["memories"], seed)).images[: len(real)]
+    memories = trained.sample_memory(length, settings["memories"], seed, temperature)
+    sampled = trained.read_written(memories).images[: len(real)]
     figures = {
         "episodes_from_prior": plots.plot_episodes_from_prior(
             real[:, :_LONGEST], sampled[:, :_LONGEST], folder / "episodes_from_prior.png"
         )
     }
     if length > 1:
-        rows = _completions(trained, real[:_COMPLETED, :_LONGEST], seed)
+        rows = _completions(trained, real[:_COMPLETED, :_LONGEST], seed, temperature)
         figures["completion"] = plots.plot_completion(rows, folder / "completion.png")
     return figures
 
 
-def _completions(trained: TrainedMemory, images: Tensor, seed: int) -> list[tuple[Tensor, Tensor]]:
+def _completions(trained: TrainedMemory, images: Tensor, seed: int, temperature: float) -> list[tuple[Tensor, Tensor]]:
     """The first 1, 2, 4, ... images of each episode (E, T, C, H, W), with as many sampled ones as make T together."""
     length, whole = images.shape[1], {}
     for given in (number for number in _GIVEN if number < length):
-        memory = trained.extend(trained.write(images[:, :given], seed), length - given, seed=seed_of(seed, given))
+        written, own_seed = trained.write(images[:, :given], seed), seed_of(seed, given)
+        memory = trained.extend(written, length - given, seed=own_seed, temperature=temperature)
         whole[given] = trained.read_written(memory).images
     return [(own[:given], of[index, given:]) for index, own in enumerate(images) for given, of in whole.items()]
 

@@ -32,27 +32,34 @@ class AutoregressiveMixture(ExpandsOnce, TorchDistribution):
         features: f_i, (..., I, F).
         logits: ln w_i up to a constant, (..., I).
         size: S.
+        temperature: factor of all sigma, and of 1 / ln w_i: draws of a low one are near to what is most probable.
     """
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     support = constraints.real_vector
 
-    def __init__(self, conditionals: Conditionals, features: Tensor, logits: Tensor, size: int) -> None:
-        self.conditionals, self.features = conditionals, features
-        self.log_weights = logits.log_softmax(-1)
+    def __init__(
+        self, conditionals: Conditionals, features: Tensor, logits: Tensor, size: int, temperature: float = 1.0
+    ) -> None:
+        self.conditionals, self.features, self.temperature = conditionals, features, temperature
+        self.logits, self.log_weights = logits, (logits / temperature).log_softmax(-1)
         super().__init__(logits.shape[:-1], Size([size]), validate_args=False)
 
     def _expanded(self, batch_shape: Size) -> AutoregressiveMixture:
         features = self.features.expand(*batch_shape, *self.features.shape[-2:])
-        log_weights = self.log_weights.expand(*batch_shape, -1)
-        return AutoregressiveMixture(self.conditionals, features, log_weights, *self.event_shape)
+        logits = self.logits.expand(*batch_shape, -1)
+        return AutoregressiveMixture(self.conditionals, features, logits, self.event_shape[0], self.temperature)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density in nats, (...), of values (..., S)."""
         batch = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
         of_each = value.unsqueeze(-2).expand(*batch, self.log_weights.shape[-1], -1)
         features = self.features.expand(*of_each.shape[:-1], -1)
-        return (self.log_weights + component_log_prob(self.conditionals, of_each, features)).logsumexp(-1)
+        return (self.log_weights + component_log_prob(self._cooled, of_each, features)).logsumexp(-1)
+
+    def _cooled(self, values: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        loc, log_scale = self.conditionals(values, features)
+        return loc, log_scale + math.log(self.temperature)
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = Size()) -> Tensor:
@@ -62,6 +69,6 @@ class AutoregressiveMixture(ExpandsOnce, TorchDistribution):
         features = features.gather(-2, component.expand(*component.shape[:-1], features.shape[-1])).squeeze(-2)
         values = features.new_zeros(*features.shape[:-1], *self.event_shape)
         for scalar in range(values.shape[-1]):
-            loc, log_scale = self.conditionals(values, features)
+            loc, log_scale = self._cooled(values, features)
             values[..., scalar] = torch.normal(loc[..., scalar], log_scale[..., scalar].exp())
         return values

@@ -26,10 +26,10 @@ class BlockPrior(Protocol):
     def __call__(self, blocks: Tensor) -> Tensor:
         """ln p(M_n | M_1 ... M_n-1) of each block in nats, (..., N), of blocks (..., N, S)."""
 
-    def next_block(self, blocks: Tensor) -> Distribution:
+    def next_block(self, blocks: Tensor, temperature: float = 1.0) -> Distribution:
         """p(M_n+1 | M_1 ... M_n), event (S,), of blocks (..., n, S)."""
 
-    def extend(self, blocks: Tensor, number: int) -> Tensor:
+    def extend(self, blocks: Tensor, number: int, temperature: float = 1.0) -> Tensor:
         """Blocks (..., n, S), and as many more that are drawn after them, (..., n + number, S)."""
 
     def kl_of_normal(self, loc: Tensor, scale: Tensor) -> Tensor:

@@ -296,6 +296,7 @@ class FromPriorSettings(ReportSettings):
 
     memory_prior: str
     memories: Count
+    temperature: float
 
 
 class Coherence(FileContent):

@@ -46,11 +46,11 @@ class AutoregressivePrior(MemoryPrior):
         self.component = InPrecision(_masked_network(block_size, _WIDTH), dtype)
         self.query, self.likeness = nn.Linear(_WIDTH, _WIDTH), nn.Linear(_WIDTH, _WIDTH, bias=False)
 
-    def next_block(self, blocks: Tensor) -> Distribution:
+    def next_block(self, blocks: Tensor, temperature: float = 1.0) -> Distribution:
         """p(M_n+1 | M_1 ... M_n), event (S,), batch (...) of blocks (..., n, S): a mixture of n + 1 components."""
         features = self.features(blocks)  # (..., n + 1, F)
         logits = self._scores(features[..., -1:, :], features).squeeze(-2)
-        return AutoregressiveMixture(self.component, features, logits, blocks.shape[-1])
+        return AutoregressiveMixture(self.component, features, logits, blocks.shape[-1], temperature)
 
     def forward(self, blocks: Tensor) -> Tensor:
         """ln p(M_n | M_1 ... M_n-1) of each block in nats, (..., N), of blocks (..., N, S); in any order to train."""

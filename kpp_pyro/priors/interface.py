@@ -83,18 +83,19 @@ class MemoryPrior(nn.Module, ABC):
     """p(M) = prod_n p(M_n | M_1 ... M_n-1) of the N blocks of a memory; a block is S scalars."""
 
     @abstractmethod
-    def next_block(self, blocks: Tensor) -> Distribution:
+    def next_block(self, blocks: Tensor, temperature: float = 1.0) -> Distribution:
         """p(M_n+1 | M_1 ... M_n), batch shape (...), event shape (S,).
 
         Args:
             blocks: the n >= 0 blocks before it, (..., n, S).
+            temperature: factor of the deviation of every scalar; 1 is the prior itself.
         """
 
     @torch.no_grad()
-    def extend(self, blocks: Tensor, number: int) -> Tensor:
+    def extend(self, blocks: Tensor, number: int, temperature: float = 1.0) -> Tensor:
         """Blocks (..., n + number, S): the n >= 0 given ones (..., n, S), and `number` draws, one after the other."""
         for _ in range(number):
-            blocks = torch.cat([blocks, self.next_block(blocks).sample().unsqueeze(-2)], -2)
+            blocks = torch.cat([blocks, self.next_block(blocks, temperature).sample().unsqueeze(-2)], -2)
         return blocks
 
     def forward(self, blocks: Tensor) -> Tensor:

@@ -19,9 +19,9 @@ class StandardNormalMemory(MemoryPrior):
         super().__init__()
         self.register_buffer("zeros", torch.zeros(block_size), persistent=False)
 
-    def next_block(self, blocks: Tensor) -> Distribution:
-        """N(0, I), event (S,), batch (...) of blocks (..., n, S)."""
-        return DiagonalNormal(self.zeros, torch.ones_like(self.zeros)).expand(blocks.shape[:-2])
+    def next_block(self, blocks: Tensor, temperature: float = 1.0) -> Distribution:
+        """N(0, temperature^2 I), event (S,), batch (...) of blocks (..., n, S)."""
+        return DiagonalNormal(self.zeros, torch.full_like(self.zeros, temperature)).expand(blocks.shape[:-2])
 
     def forward(self, blocks: Tensor) -> Tensor:
         """ln p(M_n) of each block in nats, (..., N), of blocks (..., N, S)."""

@@ -304,13 +304,19 @@ def test_an_episode_is_completed_from_its_first_images(semantic, monkeypatch):
 @pytest.mark.parametrize("flags", [["--likelihood", "discretized_logistic"], ["--memory-prior", "standard_normal"]])
 def test_any_prior_that_is_proper_is_sampled_and_of_one_episode_less_is_known(flags, tmp_path):
     folder = trained(tmp_path / "run", *TINY, *changed(SEMANTIC, *flags))
-    process = run("generate.py", folder, "--from-prior", "--memories", 1)
+    process = run("generate.py", folder, "--from-prior", "--memories", 1, "--temperature", 0.5)
     assert process.returncode == 0, process.stderr
+    assert ", temperature 0.5)" in process.stdout
     assert "± ?" in process.stdout and "nan" not in process.stdout.lower()
     name = "squared_error_per_dim" if "--likelihood" in flags else "wrong_pixels"
     for result in read_report(folder / "from_prior.json")["results"].values():
         assert result[f"{name.removesuffix('_per_dim')}_within_episodes"] > 0
         assert result["within_to_between_ratio"] is None
+
+
+def test_a_temperature_is_of_memories_from_the_prior(copied):
+    sentence = refused(run("generate.py", copied, "--temperature", 0.5))
+    assert sentence == "error: --temperature: expected none without --from-prior, found 0.5"
 
 
 def test_a_flat_prior_cannot_be_generated_from(copied):

@@ -33,11 +33,11 @@ def blocks_of(memories, memory, number):
     return written_blocks(memory.value, memories.addressing.layout, number)
 
 
-def drawn_by_hand(memories, blocks, number, seed):
+def drawn_by_hand(memories, blocks, number, seed, temperature=1.0):
     """Blocks (..., n, S), and as many more that are drawn after them by the prior's own distributions."""
     torch.manual_seed(seed)
     for _ in range(number):
-        block = memories.model.block_prior.next_block(blocks).sample()
+        block = memories.model.block_prior.next_block(blocks, temperature).sample()
         blocks = torch.cat([blocks, block.unsqueeze(-2)], -2)
     return blocks
 
@@ -50,6 +50,20 @@ def test_the_blocks_of_a_sampled_memory_are_drawn_one_given_those_before(prior):
     assert not cut_blocks(memory.value, memories.addressing.layout)[:, 3:].any()
     expected = drawn_by_hand(memories, torch.zeros(B, 0, SIZE, dtype=torch.float64), 3, seed=1)
     torch.testing.assert_close(blocks_of(memories, memory, 3), expected)
+
+
+@every_prior
+def test_a_low_temperature_draws_nearer_to_what_is_most_probable(prior):
+    memories = opened(prior)
+    none = torch.zeros(B, 0, SIZE, dtype=torch.float64)
+    for temperature in (0.3, 1.0):
+        blocks = blocks_of(memories, memories.sample_memory(3, B, seed=1, temperature=temperature), 3)
+        torch.testing.assert_close(blocks, drawn_by_hand(memories, none, 3, 1, temperature))
+    memory = memories.write(random_episodes(2, T))
+    following = blocks_of(memories, memories.extend(memory, 1, None, 2, 0.3), T + 1)
+    torch.testing.assert_close(following, drawn_by_hand(memories, blocks_of(memories, memory, T), 1, 2, 0.3))
+    if prior == "standard_normal":
+        assert blocks_of(memories, memories.sample_memory(16, 50, 1, 0.3), 16).std() == pytest.approx(0.3, rel=0.05)
 
 
 @every_prior
@@ -201,6 +215,7 @@ def test_what_is_no_memory_in_order_is_refused():
         ({"memories": 0}, "memories: expected at least 1, found 0"),
         ({"samples": 0}, "samples: expected at least 1, found 0"),
         ({"seed": -1}, "seed: expected at least 0, found -1"),
+        ({"temperature": 0.0}, "temperature: expected more than 0.0, found 0.0"),
     ],
 )
 def test_numbers_out_of_range_are_refused(arguments, sentence):

@@ -25,31 +25,35 @@ def linear(values: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
     return values @ SLOPES.mT + shift, shift.sin() / 2
 
 
-def mixture() -> AutoregressiveMixture:
-    return AutoregressiveMixture(linear, FEATURES, LOGITS, SIZE)
+def mixture(temperature: float = 1.0) -> AutoregressiveMixture:
+    return AutoregressiveMixture(linear, FEATURES, LOGITS, SIZE, temperature)
 
 
-def with_covariances() -> MixtureSameFamily:
+def with_covariances(temperature: float = 1.0) -> MixtureSameFamily:
     """The same: x = SLOPES x + shift + sigma e, so that x = (I - SLOPES)^-1 (shift + sigma e)."""
     shift, log_scale = linear(torch.zeros(SIZE, dtype=torch.float64), FEATURES)
     inverse = torch.linalg.inv(torch.eye(SIZE, dtype=torch.float64) - SLOPES)
-    normals = MultivariateNormal(shift @ inverse.mT, scale_tril=inverse * log_scale.exp().unsqueeze(-2))
-    return MixtureSameFamily(Categorical(logits=LOGITS), normals)
+    scale = temperature * log_scale.exp()
+    normals = MultivariateNormal(shift @ inverse.mT, scale_tril=inverse * scale.unsqueeze(-2))
+    return MixtureSameFamily(Categorical(logits=LOGITS / temperature), normals)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
 @pytest.mark.parametrize("batch", [(4, 1), (4, 6), (2, 4, 6)])
-def test_the_density_is_that_of_a_mixture_of_normals(batch):
+def test_the_density_is_that_of_a_mixture_of_normals(batch, temperature):
     values = torch.randn(*batch, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    torch.testing.assert_close(mixture().log_prob(values), with_covariances().log_prob(values))
-    expanded = mixture().expand(batch)
+    expected = with_covariances(temperature).log_prob(values)
+    torch.testing.assert_close(mixture(temperature).log_prob(values), expected)
+    expanded = mixture(temperature).expand(batch)
     assert expanded.batch_shape == batch and expanded.event_shape == (SIZE,)
-    torch.testing.assert_close(expanded.log_prob(values), mixture().log_prob(values))
+    torch.testing.assert_close(expanded.log_prob(values), expected)
 
 
-def test_draws_have_the_moments_of_a_mixture_of_normals():
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_draws_have_the_moments_of_a_mixture_of_normals(temperature):
     torch.manual_seed(3)
-    number, expected = 20_000, with_covariances()
-    draws = mixture().sample((number,))
+    number, expected = 20_000, with_covariances(temperature)
+    draws = mixture(temperature).sample((number,))
     assert draws.shape == (number, 4, 1, SIZE)
     error = (draws - expected.mean) / expected.stddev
     assert error.mean(0).abs().max() < 5 / number**0.5

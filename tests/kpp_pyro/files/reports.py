@@ -103,7 +103,7 @@ REPORTS: dict[str, dict[str, Any]] = {
         "written_to_nearest_training_wrong_pixels": 7.5,
     },
     "from_prior": {
-        "settings": {**SETTINGS, "memory_prior": "autoregressive", "memories": 1},
+        "settings": {**SETTINGS, "memory_prior": "autoregressive", "memories": 1, "temperature": 1.0},
         "results": {name: RATIOS for name in ("sampled", "read_back", "real")},
     },
 }
