@@ -27,7 +27,7 @@ from inference.importance.estimator import (
     bound_steps,
     importance_score,
 )
-from inference.tracing import PyroProgram, base_distribution, in_particle_plate, trace_pair, traced
+from inference.tracing import PyroProgram, TracedPair, base_distribution, in_particle_plate, trace_pair, traced
 from kpp_pyro.errors import InputError
 
 _LEAPFROG_STEPS = 5  # of each Hamiltonian step
@@ -81,14 +81,12 @@ def annealed_score(
     )
 
 
-@torch.no_grad()
-def require_one_normal(model: PyroProgram, guide: PyroProgram, episode: Tensor, memory: Tensor | None = None) -> str:
-    """The only latent site of an image.
+def require_one_normal(traces: TracedPair) -> str:
+    """The only latent site of an image, from a run of model and guide.
 
     Raises:
         InputError: more than one latent site, or one whose posterior is no normal.
     """
-    traces = trace_pair(model, guide, episode, memory)
     sites = traces.latent_sites()
     fn: Any = traces.guide.nodes[sites[-1]]["fn"] if sites else None
     if len(sites) != 1 or not isinstance(base_distribution(fn), Normal):
@@ -187,7 +185,7 @@ class _Posterior:
     def __init__(self, model: PyroProgram, guide: PyroProgram, episode: Tensor, memory: Tensor | None) -> None:
         self.model, self.arguments = model, (episode, memory)
         traces = trace_pair(model, guide, episode, memory)
-        self.site = require_one_normal(model, guide, episode, memory)
+        self.site = require_one_normal(traces)
         fn: Any = traces.guide.nodes[self.site]["fn"]
         self.loc, self.scale = fn.mean, fn.stddev
         self.log_volume = (self.scale.log() + 0.5 * math.log(2 * math.pi)).sum(-1)  # (B, T)

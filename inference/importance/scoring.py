@@ -353,13 +353,14 @@ def _estimate(
     return annealed_score(model, proposal, episode, memory, particles=particles, temperatures=temperatures)
 
 
+@torch.no_grad()
 def require_annealed(model: PyroProgram, guide: PyroProgram, episode: Tensor, plan: ScoringPlan) -> None:
     """Raise InputError unless annealed importance sampling applies to a score of the plan, by a look at an episode."""
     following = next_image_of(model, guide, episode)
     if following is None:
-        require_one_normal(model, amortized(guide, episode), episode)
+        require_one_normal(trace_pair(model, amortized(guide, episode), episode))
     elif plan.control_particles:
-        require_one_normal(*following, episode, written_memory(guide, episode))
+        require_one_normal(trace_pair(*following, episode, written_memory(guide, episode)))
     else:
         raise InputError("temperatures: expected control particles, whose scores are annealed, found none")
 

@@ -24,6 +24,7 @@ from inference.ranges import (
 from inference.runs.config import Config
 from inference.runs.load import Run
 from inference.runs.rules import has_blocks, none_where_shared
+from inference.tracing import own_randomness
 from kpp_pyro.arguments import checked
 from kpp_pyro.data import first_images
 from kpp_pyro.errors import InputError
@@ -80,7 +81,8 @@ def score(
     images = min(episodes.num_images, limit or episodes.num_images)
     plan = ScoringPlan(particles, refine_steps, control_particles, temperatures)
     if temperatures:
-        require_annealed(run.pair.model, run.pair.guide, episodes.first().unsqueeze(0), plan)
+        with own_randomness(seed, run.pair.device):
+            require_annealed(run.pair.model, run.pair.guide, episodes.first().unsqueeze(0), plan)
     progress_bar = show_progress(label="scoring", total=images, unit="image", disable=not progress)
     with progress_bar as bar, pyro.validation_enabled(False):
         counting = _advancing(first_images(batches, images), bar)

@@ -157,6 +157,14 @@ def test_scores_are_of_the_images_asked_for_and_of_the_seed(run, images):
     assert validated.own.log_likelihood.shape == (8,) and validated.by_memory.keys() == {"own"}
 
 
+def test_a_look_whether_scores_can_be_annealed_leaves_the_random_state(run):
+    before = torch.get_rng_state()
+    sentence = "temperatures: expected one normal to be all that is random of an image"
+    with pytest.raises(InputError, match=f"^{sentence}, found key, latent$"):
+        score(run, temperatures=2, progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_controls_are_scored_beside_them(run):
     scores = score(run, particles=2, control_particles=2, limit=8, progress=False)
     assert scores.by_memory.keys() == MEANINGS.keys()
