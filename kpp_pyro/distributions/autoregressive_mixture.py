@@ -11,7 +11,7 @@ from pyro.distributions import TorchDistribution
 from torch import Size, Tensor
 from torch.distributions import Categorical, constraints
 
-from kpp_pyro.fast_pyro import ExpandsOnce
+from kpp_pyro.fast_pyro import DiagonalNormal, ExpandsOnce
 
 Conditionals = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Values (..., S) and features (..., F) to loc and ln scale, (..., S) each; those of scalar s depend on x_<s only."""
@@ -20,8 +20,7 @@ Conditionals = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 def component_log_prob(conditionals: Conditionals, values: Tensor, features: Tensor) -> Tensor:
     """sum_s ln N(x_s; mu(x_<s, f), sigma(x_<s, f)^2) in nats, (...), of values (..., S) and features (..., F)."""
     loc, log_scale = conditionals(values, features)
-    errors = (values - loc) * (-log_scale).exp()
-    return -(0.5 * errors.square() + log_scale + 0.5 * math.log(2 * math.pi)).sum(-1)
+    return DiagonalNormal(loc, log_scale.exp(), validate_args=False).log_prob(values)
 
 
 class AutoregressiveMixture(ExpandsOnce, TorchDistribution):
