@@ -76,13 +76,13 @@ class LogisticImage(ExpandsOnce, TorchDistribution):
         """
         components = self._fed_forward(lambda loc, _: loc)  # (..., K, C, H, W)
         mean = (self.log_weights.exp().unsqueeze(-_IMAGE_DIMS) * components).sum(-4)
-        return self._intensities(mean).clamp(0, 1)  # weights sum to one up to rounding
+        return self.intensities(mean).clamp(0, 1)  # weights sum to one up to rounding
 
     @property
     def mode(self) -> Tensor:
         """The most probable component's locations, rounded to levels and fed forward, (..., C, H, W)."""
         chosen = self._component(self.log_weights.argmax(-3, keepdim=True))
-        return self._intensities(chosen._fed_forward(lambda loc, _: self._rounded(loc)).squeeze(-4))
+        return self.intensities(chosen._fed_forward(lambda loc, _: self._rounded(loc)).squeeze(-4))
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = Size()) -> Tensor:
@@ -94,7 +94,7 @@ class LogisticImage(ExpandsOnce, TorchDistribution):
         def draw(loc: Tensor, scale: Tensor) -> Tensor:
             return self._rounded(loc + scale * torch.rand_like(loc).logit())
 
-        return self._intensities(chosen._fed_forward(draw).squeeze(-4))
+        return self.intensities(chosen._fed_forward(draw).squeeze(-4))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """ln p(x | z) of images (..., C, H, W) in nats, (...).
@@ -106,11 +106,36 @@ class LogisticImage(ExpandsOnce, TorchDistribution):
             raise ValueError(f"images: expected floats k / {self.levels - 1}, found {value.dtype}")
         if self._validate_args:
             self._validate_sample(value)
-        levels = self._rounded(value * (self.levels - 1) - self._edge).unsqueeze(-4).unbind(-_IMAGE_DIMS)
+        levels = self.nearest_levels(value).unsqueeze(-4).unbind(-_IMAGE_DIMS)
         log_joint = self.log_weights  # of the component and the channels so far, (..., K, H, W)
         for level, (loc, scale, couplings) in zip(levels, self._channels(), strict=True):
             log_joint = log_joint + log_probability(level, _coupled(loc, couplings, levels), scale, self._edge)
         return log_joint.logsumexp(-3).flatten(-2).sum(-1)
+
+    def nearest_levels(self, intensities: Tensor) -> Tensor:
+        """The levels nearest to intensities, centred."""
+        return self._rounded(self.centred(intensities))
+
+    def centred(self, intensities: Tensor) -> Tensor:
+        """Centred grey levels of intensities, which need not be levels."""
+        return intensities * (self.levels - 1) - self._edge
+
+    def intensities(self, centred: Tensor) -> Tensor:
+        """Intensities in [0, 1] of centred grey levels."""
+        return (centred + self._edge) / (self.levels - 1)
+
+    def at_pixels(self, rows: Tensor, columns: Tensor) -> LogisticImage:
+        """The pixels at n rows and columns, as images of height 1 and width n."""
+        log_weights = self.log_weights[..., rows, columns].unsqueeze(-2)
+        return self._with(log_weights, lambda tensor: tensor[..., rows, columns].unsqueeze(-2))
+
+    def around(self, locs: Tensor) -> LogisticImage:
+        """The same with locations (..., K, C, H, W), in which y_c is coupled to the errors y_j - loc_j, not to y_j."""
+        channels: Sequence[Tensor] = locs.unbind(-_IMAGE_DIMS)
+        each = zip(channels, self._channels(), strict=True)
+        uncoupled = [_coupled(loc, [-c for c in couplings], channels) for loc, (_, _, couplings) in each]
+        locs = torch.stack(uncoupled, -_IMAGE_DIMS)
+        return LogisticImage(self.log_weights, locs, self.scales, self.couplings, self.levels, validate_args=False)
 
     def _expanded(self, batch_shape: Size) -> LogisticImage:
         log_weights = self.log_weights.expand(batch_shape + self.log_weights.shape[-3:])
@@ -150,9 +175,6 @@ class LogisticImage(ExpandsOnce, TorchDistribution):
 
     def _rounded(self, value: Tensor) -> Tensor:
         return (value + self._edge).round() - self._edge
-
-    def _intensities(self, value: Tensor) -> Tensor:
-        return (value + self._edge) / (self.levels - 1)
 
 
 def _coupled(loc: Tensor, couplings: Sequence[Tensor], before: Sequence[Tensor]) -> Tensor:

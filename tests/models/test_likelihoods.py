@@ -50,12 +50,17 @@ def test_the_elbo_is_finite_and_every_output_of_the_decoder_learns(likelihood: s
     gradients = {name: parameter.grad for name, parameter in pair.model.named_parameters() if "decoder" in name}
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
     heads = [gradient for name, gradient in gradients.items() if name.endswith(("head.1.bias", "head.2.bias"))]
-    assert heads and all((gradient != 0).all() for gradient in heads if gradient is not None)
+    assert heads and all((with_neighbours(gradient) != 0).all() for gradient in heads if gradient is not None)
+
+
+def with_neighbours(biases: torch.Tensor) -> torch.Tensor:
+    """Without those of pixels at edges, if each pixel has its own: coefficients of neighbours that do not exist."""
+    return biases if biases.numel() % (16 * 16) else biases.view(-1, 16, 16)[:, 1:, 1:-1]
 
 
 @pytest.mark.parametrize(
     ("model", "likelihood"),
-    [*((name, "discretized_logistic") for name in MODELS), ("vae", "discretized_logistic_mixture")],
+    [*((name, "discretized_logistic") for name in MODELS), *(("vae", name) for name in GREY_LEVELS[1:])],
 )
 def test_a_few_steps_lower_the_loss(model: str, likelihood: str) -> None:
     pair, episode = colour_pair(likelihood, model=model), colour_episodes()

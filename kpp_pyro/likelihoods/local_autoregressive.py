@@ -1,0 +1,162 @@
+"""A likelihood of images of grey levels that predicts each pixel from the decoder and from four pixels before it.
+
+The latent then says what is where, and the neighbours say the rest. Lossless codecs predict pixels from the same
+neighbours. The latent holds less of the image than one behind independent pixels does: for recall, take these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pyro.distributions import TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from torch import Size, Tensor
+from torch.distributions import constraints
+
+from kpp_pyro.fast_pyro import ExpandsOnce
+from kpp_pyro.likelihoods.discretized_logistic import DiscretizedLogisticMixture
+from kpp_pyro.likelihoods.interface import LIKELIHOODS, Likelihood
+from kpp_pyro.likelihoods.logistic_image import LogisticImage
+
+_NEIGHBOURS = {"left": (0, -1), "upper": (-1, 0), "upper_left": (-1, -1), "upper_right": (-1, 1)}
+"""Rows and columns from a pixel to each of its neighbours."""
+_START = ({"left": 0.75, "upper": 0.75, "upper_left": -0.5}, {"left": 1.0}, {"upper": 1.0})
+"""Coefficients of each component at outputs of zero: of a smooth surface, of a row, of a column."""
+
+
+_OFFSETS = tuple(_NEIGHBOURS.values())
+
+
+@dataclass(frozen=True)
+class LocalAutoregressive(Likelihood):
+    """p(x | z) = prod_i p(x_i | four neighbours of x_i, z), i row by row; each factor a mixture of three logistics.
+
+    The decoder gives what `DiscretizedLogisticMixture` of three components needs, and four coefficients of neighbours
+    for each component and channel, which count from a start that predicts photographs.
+
+    A VAE with such a likelihood is a PixelVAE (Gulrajani et al. 2017, arXiv:1611.05013) whose masked convolutions are
+    one linear prediction from pixels at a distance of one, with coefficients from the decoder.
+    """
+
+    levels: int = 256
+
+    def decoder_channels(self, image_channels: int) -> int:
+        """K (1 + 2 C + C (C - 1) / 2 + 4 C) with K = 3."""
+        return self._mixture.decoder_channels(image_channels) + len(_START) * image_channels * len(_NEIGHBOURS)
+
+    def _distribution(self, outputs: Tensor, image_channels: int) -> Distribution:
+        of_mixture = self._mixture.decoder_channels(image_channels)
+        base: Any = self._mixture.distribution(outputs[..., :of_mixture, :, :], image_channels)
+        sizes = len(_START), image_channels, len(_NEIGHBOURS)
+        changes = outputs[..., of_mixture:, :, :].to(base.locs).unflatten(-3, sizes)
+        start = changes.new_zeros(sizes[0], 1, sizes[2], 1, 1)
+        for component, coefficients in enumerate(_START):  # filled on the device: a captured step copies nothing to it
+            for name, coefficient in coefficients.items():
+                start[component, :, list(_NEIGHBOURS).index(name)] = coefficient
+        return LocalAutoregressiveImage(base, changes + start)
+
+    @property
+    def _mixture(self) -> DiscretizedLogisticMixture:
+        return DiscretizedLogisticMixture(self.levels, len(_START))
+
+
+class LocalAutoregressiveImage(ExpandsOnce, TorchDistribution):
+    """Images of L grey levels; each pixel is a mixture of coupled logistics, predicted from four neighbours before it.
+
+    Given its neighbours y_1 ... y_4 (left, upper, upper left, upper right; 0, which is the middle of the range, beyond
+    an edge), a pixel is one of `LogisticImage` with the base's weights and scales, and with locations
+
+        loc_kc + sum_n a_kcn y_nc + sum_{j<c} coupling_kcj (y_j - loc_kj - sum_n a_kjn y_nj).
+
+    A channel is coupled to the errors of the channels before it.
+
+    Args:
+        base: what holds where all neighbours are 0 and all channels before are as predicted, (...), (C, H, W).
+        coefficients: a, (..., K, C, 4, H, W).
+        validate_args: as in any Pyro distribution: refuse images between the levels.
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+
+    def __init__(self, base: LogisticImage, coefficients: Tensor, validate_args: bool | None = None) -> None:
+        self.base, self.coefficients = base, coefficients
+        super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Images of intensities k / (L - 1)."""
+        return self.base.support
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean intensities in [0, 1], (..., C, H, W), except that no tail beyond the range is moved to its edge.
+
+        Locations are linear in the neighbours, and weights do not depend on them: each pixel's mean is its mean given
+        the means of its neighbours.
+        """
+        return self._pixel_after_pixel(lambda pixels: pixels.mean)
+
+    @property
+    def mode(self) -> Tensor:
+        """Each pixel's most probable component at its location, given such neighbours, (..., C, H, W)."""
+        return self._pixel_after_pixel(lambda pixels: pixels.mode)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = Size()) -> Tensor:
+        """Draw intensities (sample_shape, ..., C, H, W), each of them a level; 2 H + W draws, one after the other."""
+        return self.expand(Size(sample_shape) + self.batch_shape)._pixel_after_pixel(lambda pixels: pixels.sample())
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """ln p(x | z) of images (..., C, H, W) in nats, (...).
+
+        Raises:
+            ValueError: images of whole numbers or truth values, which would wrap around.
+        """
+        if self._validate_args:
+            self._validate_sample(value)
+        padded = F.pad(self.base.nearest_levels(value), (1, 1, 1, 0))
+        height, width = value.shape[-2:]
+        views = (padded[..., 1 + row : 1 + row + height, 1 + col : 1 + col + width] for row, col in _OFFSETS)
+        return self._given(self.base, self.coefficients, torch.stack([*views], -3)).log_prob(value)
+
+    def _expanded(self, batch_shape: Size) -> LocalAutoregressiveImage:
+        coefficients = self.coefficients.expand(batch_shape + self.coefficients.shape[-5:])
+        return LocalAutoregressiveImage(self.base.expand(batch_shape), coefficients, validate_args=False)
+
+    @staticmethod
+    def _given(base: LogisticImage, coefficients: Tensor, neighbours: Tensor) -> LogisticImage:
+        """Pixels given their neighbours (..., C, 4, H, W), in centred grey levels."""
+        locs = base.locs
+        for coefficient, neighbour in zip(coefficients.unbind(-3), neighbours.unsqueeze(-5).unbind(-3), strict=True):
+            locs = torch.addcmul(locs, coefficient, neighbour)
+        return base.around(locs)
+
+    def _pixel_after_pixel(self, value: Callable[[LogisticImage], Tensor]) -> Tensor:
+        """The `value` of each pixel given its neighbours' values, (..., C, H, W), in the order of `_fronts`."""
+        height, width = self.event_shape[-2:]
+        padded = self.base.locs.new_zeros(*self.batch_shape, self.event_shape[0], (height + 1) * (width + 2))
+        for rows, columns in _fronts(height, width):
+            here = (rows + 1) * (width + 2) + columns + 1
+            around = torch.stack([here + row * (width + 2) + column for row, column in _OFFSETS])
+            base = self.base.at_pixels(rows, columns)
+            coefficients = self.coefficients[..., rows, columns].unsqueeze(-2)
+            found = value(self._given(base, coefficients, padded[..., around].unsqueeze(-2)))
+            padded[..., here] = self.base.centred(found).squeeze(-2)
+        image = padded.unflatten(-1, (height + 1, width + 2))[..., 1:, 1:-1]
+        return self.base.intensities(image)
+
+
+@cache
+def _fronts(height: int, width: int) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Rows and columns of the pixels with the same 2 row + column, none of which is another's neighbour before it."""
+    row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    number = 2 * row + column
+    return tuple((row[number == n], column[number == n]) for n in range(2 * (height - 1) + width))
+
+
+LIKELIHOODS["local_autoregressive"] = LocalAutoregressive()
