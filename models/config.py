@@ -54,6 +54,9 @@ class ProgramConfig(ConfigPart):
     """The family of q(z | x); the same choices."""
     latent_context: Literal["image", "image_and_read"] = "image"
     """The latent's posterior: q(z | x), or q(z | x, M, y)."""
+    encoder_steps: Annotated[Natural, Field(le=100)] = 0
+    """Learned steps of the encoder, in training too: networks that improve each latent by what the decoder makes of it
+    (iterative amortized inference). A step of training then costs about as much again for each of them."""
     content_steps: Annotated[Natural, Field(le=10**4)] = 0
     """Content steps: gradient steps, through the decoder, on each image's content before it is written; with
     --signs-per-scalar, the number of signs tried. Training takes none: a trained run can be scored with any number."""

@@ -203,6 +203,7 @@ class GuideNetworks:
         latents: the family of q(z | X), given the location and scale in an `Encoding`.
         correction: for q(z | X, M, y): features (..., F) and reads (..., S) to changes of location and scale, see
             `LatentCorrection`; None for q(z | X).
+        ascent: learned steps of latents, from latents (B, T, D), their episode and features to latents; None: none.
         preparations: functions applied to contents in order before they are written, except in training: contents
             (B, T, D) and their episode to contents.
         dtype: precision in which the networks run.
@@ -215,6 +216,7 @@ class GuideNetworks:
     encoding_size: int
     latents: Posterior
     correction: nn.Module | None = None
+    ascent: nn.Module | None = None
     preparations: tuple[Callable[[Tensor, Tensor], Tensor], ...] = ()
     dtype: torch.dtype = torch.float32
     image_shape: tuple[int, int, int] | None = None
@@ -246,6 +248,7 @@ class MemoryGuide(ProgramModule):
         self.encoder = InPrecision(networks.encoder, dtype)
         self.latents = networks.latents
         self.correction = None if correction is None else InPrecision(correction, dtype)
+        self.ascent = None if networks.ascent is None else InPrecision(networks.ascent, dtype)
         self.preparations = networks.preparations
         self.image_shape = networks.image_shape
 
@@ -255,21 +258,23 @@ class MemoryGuide(ProgramModule):
         return self.correction is not None
 
     def encode(self, episode: Tensor) -> Encoding:
-        """f_enc(X), and the parameters of q(z|X); outside training, the location has gone through the `preparations`.
+        """f_enc(X), and the parameters of q(z|X), whose location has gone through the encoder's steps.
+
+        Outside training, it has gone through the `preparations` too.
 
         Training skips content steps: a decoder trained on the encoder's contents also decodes improved ones, and the
         shorter steps learn more in equal time.
         """
         encoding = self.amortized_encoding(episode)
-        if self.training:
-            return encoding
         content = encoding.latent_loc
-        for prepare in self.preparations:
+        if self.ascent is not None:
+            content = self.ascent(content, episode, encoding.features)
+        for prepare in () if self.training else self.preparations:
             content = prepare(content, episode)
         return dataclasses.replace(encoding, latent_loc=content)
 
     def amortized_encoding(self, episode: Tensor) -> Encoding:
-        """f_enc(X), and the parameters of q(z|X), from the networks alone, without `preparations`."""
+        """f_enc(X), and the parameters of q(z|X), from one pass of the networks: without any steps."""
         raise NotImplementedError
 
     def memory_posterior(self, encoding: Encoding) -> Distribution:

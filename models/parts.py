@@ -25,7 +25,7 @@ from kpp_pyro.priors import (
     MemoryPriorParts,
 )
 from kpp_pyro.writes import WRITES, Write
-from kpp_pyro.writes.content_steps import LatentAscent, SignSearch
+from kpp_pyro.writes.content_steps import LatentAscent, LearnedAscent, SignSearch
 from kpp_pyro.writes.interface import WriteParts
 from models.config import PairConfig
 from models.memory_model import GuideNetworks, MemoryModel
@@ -125,9 +125,11 @@ class Parts:
         latents = POSTERIORS[program.latent_guide](size, Size([latent_size]))
         sees_read = program.latent_context == "image_and_read"
         correction = LatentCorrection(size, read_size, latent_size, size) if sees_read else None
+        steps, likelihood = program.encoder_steps, model.image_likelihood
+        ascent = LearnedAscent(likelihood, steps, latent_size, size, size) if steps else None
         prepare = tuple(self._preparations(model))
         shared = self.dtype, self.image_shape, self.is_code
-        return GuideNetworks(self.encoder, size, latents, correction, prepare, *shared)
+        return GuideNetworks(self.encoder, size, latents, correction, ascent, prepare, *shared)
 
     def _preparations(self, model: MemoryModel) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
         """Content steps: functions that improve contents before they are written."""

@@ -62,7 +62,8 @@ def step_bytes(config: Config, pair: Pair, processes: int = 1) -> int:
     """Bytes of the activations of a training step, of one of several processes.
 
     They are measured on one and on two episodes, and with two particles, and extrapolated; to within a factor of 1.6.
-    What does not grow, such as copies of the parameters in bfloat16, counts once.
+    What does not grow, such as copies of the parameters in bfloat16, counts once. The graphs of gradients within the
+    loss (`--encoder-steps`) count too, although each is freed before the next.
     """
     training = config.training
     of_one = _saved_bytes(config, pair)
@@ -82,10 +83,11 @@ def _saved_bytes(config: Config, pair: Pair, episodes: int = 1, particles: int =
     episode = torch.zeros(episodes, length, *pair.model.image_shape, dtype=torch.float32, device=pair.device)
     saved: dict[int, torch.UntypedStorage] = {}  # held, since the place of a freed one would be used again
 
-    def note(tensor: Tensor) -> None:  # the graph gets nothing: one that holds its own outputs is never freed
+    def note(tensor: Tensor) -> Tensor:  # detached: a graph that holds its own outputs is never freed
         saved[_storage(tensor)] = tensor.untyped_storage()
+        return tensor.detach()
 
-    with own_randomness(0, pair.device), torch.autograd.graph.saved_tensors_hooks(note, lambda _: torch.empty(0)):
+    with own_randomness(0, pair.device), torch.autograd.graph.saved_tensors_hooks(note, lambda held: held):
         loss(episode, {})
     return sum(storage.nbytes() for place, storage in saved.items() if place not in parameters)
 

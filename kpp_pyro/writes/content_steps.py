@@ -1,6 +1,7 @@
-"""Content steps, which improve contents before they are written.
+"""Steps that improve latents through the decoder, before contents are written.
 
-This is semi-amortised inference (Kim et al. 2018, arXiv:1802.02550).
+`LatentAscent` and `SignSearch`, the content steps: semi-amortised inference (Kim et al. 2018, arXiv:1802.02550).
+`LearnedAscent`, the encoder's steps: iterative amortised inference (Marino, Yue & Mandt 2018, arXiv:1807.09356).
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from dataclasses import dataclass
 
 import pyro
 import torch
+import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
-from torch import Tensor
+from torch import Tensor, nn
 
 _MOMENTUM, _SECOND_MOMENT = 0.8, 0.99  # beta_1 and beta_2 of Adam, for tens of steps
 
@@ -81,6 +83,56 @@ class SignSearch:
             signs, gradient = torch.where(better, proposed, signs), torch.where(better, new_gradient, gradient)
             fit, tried = torch.maximum(fit, new_fit), (tried | flipped) & ~better
         return latent + (signs - latent.detach())
+
+
+class LearnedAscent(nn.Module):
+    """Steps of a learned ascent of each image's latent on ln p(x | z); each step is a network of its own.
+
+        z_{i+1} = z_i + s W_i gelu(V_i [z_i / s, g_i, features]) + s d_i g_i,      i < steps
+
+    g_i is the gradient of ln p(x | z_i), over its root mean square in the episode; s is the root mean square of the
+    encoder's latents. W_i and d_i start at zero. The gradient of the loss reaches the networks and the encoder; g_i
+    and s count as constants, so that no second derivatives are needed.
+
+    Args:
+        likelihood: p(x | z), from latents (B, T, D) to event shape (C, H, W).
+        steps: number of steps.
+        latent_size: D.
+        encoding_size: F, the size of the features.
+        width: number of hidden units of a step.
+    """
+
+    def __init__(
+        self,
+        likelihood: Callable[[Tensor], Distribution],
+        steps: int,
+        latent_size: int,
+        encoding_size: int,
+        width: int,
+    ) -> None:
+        super().__init__()
+        self.likelihood = likelihood
+        self.stems = nn.ModuleList(nn.Linear(2 * latent_size + encoding_size, width) for _ in range(steps))
+        self.heads = nn.ModuleList(nn.Linear(width, latent_size) for _ in range(steps))
+        self.rates = nn.Parameter(torch.zeros(steps, latent_size))
+        for head in self.heads:
+            for parameter in head.parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, latent: Tensor, episode: Tensor, features: Tensor) -> Tensor:
+        """Improve latents (B, T, D) of an episode (B, T, C, H, W) with features (B, T, F)."""
+        scale = _root_mean_square(latent.detach())
+        for stem, head, rate in zip(self.stems, self.heads, self.rates, strict=True):
+            _, gradient = _fit_and_gradient(self.likelihood, latent, episode)
+            gradient = gradient / _root_mean_square(gradient)
+            inputs = torch.cat([latent / scale, gradient, features], -1)
+            latent = latent + scale * (head(F.gelu(stem(inputs))) + rate * gradient)
+        return latent
+
+
+def _root_mean_square(values: Tensor) -> Tensor:
+    """Of all numbers of an episode, (B, 1, 1), of (B, T, D); not below the smallest normal number."""
+    return values.square().mean((-2, -1), keepdim=True).sqrt().clamp(min=torch.finfo(values.dtype).tiny)
 
 
 def _fit_and_gradient(

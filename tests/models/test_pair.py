@@ -26,6 +26,7 @@ KINDS = {
     "vamp": {"write": "feed_forward", "key_prior": "vamp"},
     "kanerva_machine": RIVAL,
     "content_steps": {"content_steps": 3},
+    "encoder_steps": {"encoder_steps": 2},
 }
 WRITERS = [
     *({"write": write} for write in WRITES),

@@ -7,7 +7,7 @@ import torch
 from pyro import poutine
 
 from inference.runs.load import load_pair
-from inference.tracing import written_memory
+from inference.tracing import terms_of, trace_pair, written_memory
 from inference.trained_memory import TrainedMemory
 from kpp_pyro.files.checkpoint import save_checkpoint
 from kpp_pyro.memory.blocks import cut_blocks, read
@@ -166,3 +166,22 @@ def test_what_is_loaded_is_there_to_be_looked_at(tmp_path):
     episode = random_episodes().float()
     encoder_s = program.guide.amortized_encoding(episode).latent_loc
     assert not torch.equal(program.guide.encode(episode).latent_loc, encoder_s)
+
+
+@pytest.mark.parametrize("changes", [*PROGRAMS, {"model": "vae"}], ids=lambda changes: next(iter(changes.values())))
+def test_encoder_steps_are_taken_in_training_too_and_every_part_of_them_learns(changes):
+    program, episode = small_pair(encoder_steps=2, **changes), random_episodes()
+    first = program.guide.amortized_encoding(episode).latent_loc
+    assert torch.equal(program.guide.encode(episode).latent_loc, first)  # heads and rates start at zero
+    terms_of(trace_pair(program.model, program.guide, episode).log_probs()).elbo.sum().backward()
+    gradients = {name: p.grad for name, p in program.guide.named_parameters() if "ascent" in name}
+    at_start = {name for name, gradient in gradients.items() if gradient is not None and gradient.abs().max() > 0}
+    assert len(gradients) == 9 and at_start >= {name for name in gradients if "stems" not in name}
+    with torch.no_grad():
+        program.guide.ascent.network.rates.fill_(0.05)
+    for training in (True, False):
+        moved = program.train(training).guide.encode(episode)
+        assert (moved.latent_loc - first).abs().max() > 1e-4
+        fits = [program.model.image_likelihood(z).log_prob(episode) for z in (first, moved.latent_loc)]
+        assert fits[1].sum() > fits[0].sum()  # small steps along the gradient
+        assert torch.equal(moved.features, program.guide.amortized_encoding(episode).features)

@@ -137,6 +137,8 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
        f"{flag_of(name)}: expected {expected}, its default, with --read-order sequence, in which images have no keys, "
        f"found {value}")
       for name, expected, value in (("key_prior", "standard_normal", "flow"), ("kl_key_start", 1.0, 0.5))),
+    ({"signs_per_scalar": 4, "encoder_steps": 2},
+     "--encoder-steps: expected 0 with --signs-per-scalar, whose latents are signs, found 2"),
     ({"memory_width": 42},
      "memory 20x42 (height x width): expected whole multiples of the block 5x5, since blocks are allocated side by "
      "side"),
@@ -162,8 +164,8 @@ AT_LEAST_ONE = (
     *("memory_channels", "memory_height", "memory_width", "block_height", "block_width", "reads"),
     *("width", "depth", "steps", "episodes_per_step", "evaluate_every", "particles"),
 )
-FROM_ZERO = ("seed", "content_steps", "warmup_steps", "kl_begin_step", "kl_ramp_steps")
-MOST = {"content_steps": 10**4} | dict.fromkeys(FROM_ZERO[2:], 10**9)
+FROM_ZERO = ("seed", "encoder_steps", "content_steps", "warmup_steps", "kl_begin_step", "kl_ramp_steps")
+MOST = {"encoder_steps": 100, "content_steps": 10**4} | dict.fromkeys(FROM_ZERO[3:], 10**9)
 NOT_NEGATIVE = ("weight_decay", "kl_key_start", "kl_latent_start", "kl_memory_weight", "kl_memory_start")
 CHOICES = {
     "model": MODELS,

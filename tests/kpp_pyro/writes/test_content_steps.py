@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from kpp_pyro.likelihoods.bernoulli import BernoulliImage
-from kpp_pyro.writes.content_steps import LatentAscent, SignSearch
+from kpp_pyro.writes.content_steps import LatentAscent, LearnedAscent, SignSearch
 
 B, T, D = 2, 3, 4
 SHAPE = (1, 3, 5)
@@ -245,3 +245,72 @@ def test_the_gradient_of_what_follows_passes_by_the_turns():
     weight = torch.randn_like(latent)
     (found,) = torch.autograd.grad((weight * SignSearch(density, 5)(latent, episode)).sum(), latent)
     torch.testing.assert_close(found, weight)
+
+
+def learned(density, steps=2, features=6, changed=True):
+    ascent = LearnedAscent(density, steps, D, features, 7).double()
+    for parameter in ascent.parameters() if changed else ():
+        nn.init.normal_(parameter, std=0.3)
+    return ascent
+
+
+def test_learned_steps_begin_as_no_steps():
+    latent = latents()
+    assert torch.equal(learned(likelihood(Decoder()), changed=False)(latent, images(), torch.randn(B, T, 6)), latent)
+
+
+def test_learned_steps_are_those_of_their_formula():
+    density, latent, episode, features = likelihood(Decoder()), latents(), images(), torch.randn(B, T, 6).double()
+    ascent, found = learned(density), latent.clone()
+    scale = torch.stack([part.square().mean().sqrt() for part in latent]).view(B, 1, 1)
+    for step in range(2):
+        at = found.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(density(at).log_prob(episode).sum(), at)
+        unit = slope / torch.stack([part.square().mean().sqrt() for part in slope]).view(B, 1, 1)
+        stem, head, rate = ascent.stems[step], ascent.heads[step], ascent.rates[step]
+        hidden = torch.cat([found / scale, unit, features], -1) @ stem.weight.T + stem.bias
+        bent = hidden * (1 + torch.erf(hidden / 2**0.5)) / 2
+        found = found + scale * (bent @ head.weight.T + head.bias + rate * unit)
+    torch.testing.assert_close(ascent(latent, episode, features), found)
+
+
+def test_learned_steps_learn_to_ascend():
+    """Trained on some images, they make others more probable."""
+    density, trained_on, others = (
+        likelihood(Decoder(smooth=False)),
+        (latents(1, 200), images(1, 200)),
+        (latents(1, 50), images(1, 50)),
+    )
+    ascent = learned(density, changed=False)
+    optimizer = torch.optim.Adam(ascent.parameters(), 0.03)
+    for _ in range(60):
+        optimizer.zero_grad()
+        latent, episode = trained_on
+        density(ascent(latent, episode, latent.new_zeros(1, 200, 6))).log_prob(episode).mean().neg().backward()
+        optimizer.step()
+    latent, episode = others
+    before, after = (
+        density(z).log_prob(episode) for z in (latent, ascent(latent, episode, latent.new_zeros(1, 50, 6)))
+    )
+    assert (after > before).double().mean() > 0.95
+
+
+def test_the_gradient_of_learned_steps_takes_slopes_and_scales_as_constants():
+    """By hand, for one step: through the networks' inputs and the sum, and not through the slope."""
+    density, latent, episode = likelihood(Decoder()), latents().requires_grad_(), images()
+    features = torch.randn(B, T, 6, dtype=torch.float64, requires_grad=True)
+    ascent = learned(density, steps=1)
+    ascent(latent, episode, features).sum().backward()
+    fixed = latent.detach()
+    at = fixed.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(density(at).log_prob(episode).sum(), at)
+    scale = fixed.square().mean((-2, -1), keepdim=True).sqrt()
+    slope = slope / slope.square().mean((-2, -1), keepdim=True).sqrt()
+
+    def step(latent, features):
+        hidden = ascent.stems[0](torch.cat([latent / scale, slope, features], -1))
+        return latent + scale * (ascent.heads[0](nn.functional.gelu(hidden)) + ascent.rates[0] * slope)
+
+    again = fixed.clone().requires_grad_(), features.detach().clone().requires_grad_()
+    expected = torch.autograd.grad(step(*again).sum(), again)
+    torch.testing.assert_close((latent.grad, features.grad), expected)
