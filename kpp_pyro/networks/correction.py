@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _INITIAL_STD = 0.01  # of the last layer's parameters: corrections are small at the start
+_LARGEST_LOG_CHANGE = 3.0  # a scale changes by a factor of at most 20, however strange the read of another memory is
 
 
 class LatentCorrection(nn.Module):
@@ -27,12 +28,12 @@ class LatentCorrection(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, features: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
-        """Shift of the location, in units of the scale, and change of the log-scale, (..., B, T, D) each.
+        """Shift of the location, in units of the scale, and change of the log-scale, within 3, (..., B, T, D) each.
 
         Args:
             features: (B, T, F).
             read: (..., B, T, S).
         """
         inputs = torch.cat([features.expand(*read.shape[:-1], -1), read], -1)
-        shift, log_change = self.head(F.gelu(self.stem(inputs))).chunk(2, -1)
-        return shift, log_change
+        shift, raw = self.head(F.gelu(self.stem(inputs))).chunk(2, -1)
+        return shift, _LARGEST_LOG_CHANGE * torch.tanh(raw / _LARGEST_LOG_CHANGE)
