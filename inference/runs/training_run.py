@@ -210,9 +210,12 @@ class TrainingRun:
         else:
             self.evaluations_since_best += 1
         self.save()
-        if self.processes.is_first:
-            figures = plot_figures(self.folder, self.pair, self.episodes.validation)
-            self.logger.add_figures(figures, self.trainer.step)
+        if self.processes.is_first and self.trainer.step < self.config.training.steps:  # at the end `finish` plots them
+            self._plot(self.trainer.step)
+
+    def _plot(self, step: int) -> None:
+        figures = plot_figures(self.folder, self.pair, self.episodes.validation)
+        self.logger.add_figures(figures, step)
 
     def _trained_elbo(self, results: dict[str, float]) -> float:
         """The ELBO that chooses the best checkpoint: a random memory's own KL has the weight of training."""
@@ -267,7 +270,7 @@ class TrainingRun:
         if not self.processes.is_first:
             return
         self._log(step, "test", results)
-        plot_figures(self.folder, self.pair, self.episodes.validation)
+        self._plot(step)
         self.logger.add_figures(plot_memory_at_work(self.folder, self.pair, self.episodes.test), step)
         print(f"test: {describe(results)} (checkpoint of step {step}, the best on the validation set)")
         names = ("memory_gain", "conditional_elbo", "left_out_elbo")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
@@ -25,17 +27,23 @@ def load_digits(data_dir: Path) -> ImageSplits:
     Args:
         data_dir: not used, since the images are part of scikit-learn.
     """
-    from sklearn.datasets import load_digits as sklearn_digits
-
-    values, labels = sklearn_digits(return_X_y=True)
-    grey = torch.from_numpy(values).reshape(-1, 1, 8, 8) / _LARGEST_VALUE
+    table = torch.from_numpy(np.loadtxt(_file(), delimiter=","))  # (N, 65): 64 pixels and the label
+    values, labels = table[:, :-1], table[:, -1].long()
+    grey = values.reshape(-1, 1, 8, 8) / _LARGEST_VALUE
     grey = interpolate(grey, size=(SIZE_PIXELS, SIZE_PIXELS), mode="bicubic", align_corners=False)
     grey = (grey - 0.5) * _CONTRAST + 0.5
     images = (grey.clamp(0, 1) * 255).round().to(torch.uint8)  # (N, 1, 16, 16)
-    digits = LabelledImages(images, torch.from_numpy(labels).long()).shuffled(SPLIT_SEED)
+    digits = LabelledImages(images, labels).shuffled(SPLIT_SEED)
     rest, test = digits.split_last(len(digits) // 5)
     train, validation = rest.split_last(len(rest) // 10)
     return ImageSplits("digits", train, validation, test)
+
+
+def _file() -> Path:
+    """The file that scikit-learn reads; to import scikit-learn takes longer than a hundred steps of training."""
+    package = find_spec("sklearn")
+    assert package is not None and package.origin is not None  # a dependency
+    return Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
 
 
 DATASETS["digits"] = DataSource(load_digits, reads_data_dir=False)

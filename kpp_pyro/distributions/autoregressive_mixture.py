@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.distributions.util import broadcast_shape
 from torch import Size, Tensor
 from torch.distributions import Categorical, constraints
 
@@ -51,7 +52,7 @@ class AutoregressiveMixture(ExpandsOnce, TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density in nats, (...), of values (..., S)."""
-        batch = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        batch = broadcast_shape(value.shape[:-1], self.batch_shape)
         of_each = value.unsqueeze(-2).expand(*batch, self.log_weights.shape[-1], -1)
         features = self.features.expand(*of_each.shape[:-1], -1)
         return (self.log_weights + component_log_prob(self._cooled, of_each, features)).logsumexp(-1)

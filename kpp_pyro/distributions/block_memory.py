@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from pyro.distributions import TorchDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
+from pyro.distributions.util import broadcast_shape
 from torch import Size, Tensor
 from torch.distributions import constraints, register_kl
 
@@ -66,7 +67,7 @@ class BlockMemory(ExpandsOnce, TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density in nats, (...)."""
         log_prob = self.block_log_prob(value).sum(-1)
-        return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
+        return log_prob.expand(broadcast_shape(log_prob.shape, self.batch_shape))
 
     def sample(self, sample_shape: Any = Size()) -> Tensor:
         """Draw memories (sample_shape, ..., C_m, H_m, W_m), one block after the other."""

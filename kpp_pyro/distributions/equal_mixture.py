@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.distributions.util import broadcast_shape
 from torch import Size, Tensor
 from torch.distributions import constraints
 
@@ -74,7 +75,7 @@ class EqualMixture(ExpandsOnce, TorchDistribution):
         batch = value.shape[: value.dim() - self.event_dim]
         each = self.components.log_prob(value.view(*batch, *[1] * len(inner), *self.event_shape))
         log_prob = each.flatten(-len(inner)).logsumexp(-1) - math.log(inner.numel())
-        return log_prob.expand(torch.broadcast_shapes(batch, self.batch_shape))
+        return log_prob.expand(broadcast_shape(batch, self.batch_shape))
 
     def _averaged(self, values: Tensor) -> Tensor:
         """Mean over the components: (components, *event) to (..., *event)."""

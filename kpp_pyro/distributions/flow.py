@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from pyro.distributions import TorchDistribution
 from pyro.distributions.transforms import ConditionalAffineCoupling, Permute
+from pyro.distributions.util import broadcast_shape
 from torch import Size, Tensor, nn
 from torch.distributions import Transform, constraints
 
@@ -163,7 +164,7 @@ class FlowNormal(ExpandsOnce, TorchDistribution):
             log_det = log_det + transform.log_abs_det_jacobian(before, vector)
             vector = before
         terms = -0.5 * vector.square().sum(-1) - 0.5 * math.log(2 * math.pi) * vector.shape[-1] - log_det
-        return terms.expand(torch.broadcast_shapes(terms.shape, self.batch_shape))
+        return terms.expand(broadcast_shape(terms.shape, self.batch_shape))
 
     def _transform(self, vector: Tensor) -> Tensor:
         """loc + scale f(u): vectors (..., D) to (..., *event)."""

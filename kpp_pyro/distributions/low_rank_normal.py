@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-import torch
 from pyro.distributions import TorchDistribution
+from pyro.distributions.util import broadcast_shape
 from torch import Size, Tensor
 from torch.distributions import Independent, Normal, constraints, register_kl
 
@@ -92,7 +92,7 @@ class LowRankNormal(ExpandsOnce, TorchDistribution):
         for column, size in updates:
             standard = _whitened(standard, column, size)
         terms = -0.5 * (standard.square().sum(-1) + log_det) - 0.5 * math.log(2 * math.pi) * standard.shape[-1]
-        return terms.expand(torch.broadcast_shapes(terms.shape, self.batch_shape))
+        return terms.expand(broadcast_shape(terms.shape, self.batch_shape))
 
     def _whitening(self) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
         """Rank-one updates that whiten the covariance, and its log-determinant.
@@ -130,4 +130,4 @@ def _kl_low_rank_normal(q: LowRankNormal, p: Independent) -> Tensor:
     spread = (q.scale.square() + q.factor.square().sum(-1)) / base.scale.square()
     terms = spread + ((q.loc - base.loc) / base.scale).square() - 1 + 2 * base.scale.log()
     kl = 0.5 * (terms.flatten(-q.event_dim).sum(-1) - q._whitening()[1])
-    return kl.expand(torch.broadcast_shapes(kl.shape, q.batch_shape))
+    return kl.expand(broadcast_shape(kl.shape, q.batch_shape))

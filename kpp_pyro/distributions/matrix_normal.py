@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.distributions.util import broadcast_shape
 from torch import Size, Tensor
 from torch.distributions import constraints, register_kl
 
@@ -40,7 +41,7 @@ class MatrixNormal(ExpandsOnce, TorchDistribution):
         rows = loc.shape[-2]
         if row_tril.shape[-2:] != (rows, rows):
             raise InputError(f"row_tril: expected (..., {rows}, {rows}), found {tuple(row_tril.shape)}")
-        batch_shape = torch.broadcast_shapes(loc.shape[:-2], row_tril.shape[:-2])
+        batch_shape = Size(broadcast_shape(loc.shape[:-2], row_tril.shape[:-2]))
         self.loc = loc.expand(*batch_shape, -1, -1)
         self.row_tril = row_tril.expand(*batch_shape, -1, -1)
         super().__init__(batch_shape, loc.shape[-2:], validate_args=validate_args)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from pyro.distributions.util import broadcast_shape
 from torch import Tensor
 
 from kpp_pyro.errors import InputError
@@ -271,7 +272,7 @@ def read(memory: Tensor, key: Tensor, addressing: Addressing) -> Tensor:
         ),
         -1,
     )  # (..., T, R, h, w, 2)
-    batch = torch.broadcast_shapes(memory.shape[:-4], key.shape[:-3])  # (..., B)
+    batch = broadcast_shape(memory.shape[:-4], key.shape[:-3])  # (..., B)
     flat_memory = memory.squeeze(-4).expand(*batch, *layout.shape).reshape(-1, *layout.shape)
     images, reads = key.shape[-3:-1]
     flat_grid = grid.expand(*batch, *grid.shape[-5:]).reshape(
