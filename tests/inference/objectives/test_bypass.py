@@ -25,6 +25,7 @@ PARTS = [
     {"write": "allocate", "reads": 2, "signs_per_scalar": 2, "episode_length": 6},
     {"write": "allocate", "memory_prior": "standard_normal", "episode_length": 6},
     {"write": "allocate_by_content", "latent_guide": "flow"},
+    {"write": "allocate", "encoder_steps": 2},
     {"model": "vae", "latent_size": 5, "latent_guide": "low_rank"},
 ]
 every_kind = pytest.mark.parametrize("parts", PARTS, ids=lambda parts: ",".join(map(str, parts.values())))
@@ -47,8 +48,8 @@ def gradients(loss, named):
 
 
 def autoencoder(pair, episode):
-    """-ln p(x | decoder(encoding)), (B, T), of the networks alone."""
-    encoding = pair.guide.amortized_encoding(episode)
+    """-ln p(x | decoder(encoding)), (B, T), of the two networks alone."""
+    encoding = pair.guide.encode(episode)
     code, latents = encoding.latent_loc, pair.guide.latents
     if isinstance(latents, FlowPosterior):
         centre = torch.zeros_like(code)
