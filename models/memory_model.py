@@ -324,7 +324,10 @@ class MemoryGuide(ProgramModule):
 
         The program is called like the guide, with the same episode and memory.
         """
-        encoding = self.encode(episode)
+        return self.amortize_encoded(self.encode(episode), memory)
+
+    def amortize_encoded(self, encoding: Encoding, memory: Tensor | None = None) -> Callable[..., None]:
+        """`amortize` for episodes that are already encoded."""
         written = self.memory_posterior(encoding) if memory is None else None  # a given memory is not written
         unknown_key = not self.has_keys or (memory is None and self.keys_need_memory)
         known_key = None if unknown_key else self.key_posterior(encoding, memory)

@@ -8,6 +8,7 @@ from typing import Any
 
 from pyro.infer import ELBO
 
+from inference.objectives.bypass import Bypassed
 from inference.tracing import PLATE_NESTING
 from kpp_pyro.errors import InputError
 
@@ -39,7 +40,13 @@ OBJECTIVES: dict[str, ObjectiveKind] = {}
 """Objectives by name."""
 
 
-def make_objective(name: str, plate_nesting: int = PLATE_NESTING, particles: int = 1, alpha: float = 0.0) -> ELBO:
+def make_objective(
+    name: str,
+    plate_nesting: int = PLATE_NESTING,
+    particles: int = 1,
+    alpha: float = 0.0,
+    bypass_weight: float = 0.0,
+) -> ELBO:
     """Build an objective for one model/guide pair; it caches the pair's plates.
 
     Args:
@@ -47,6 +54,7 @@ def make_objective(name: str, plate_nesting: int = PLATE_NESTING, particles: int
         plate_nesting: plate nesting of the model.
         particles: K, draws of each image; 1 unless the objective takes particles.
         alpha: order of the Renyi divergence; 0 unless the objective has an order.
+        bypass_weight: weight of the loss that bypasses the memory, see `Bypassed`; only for pairs of `models`.
 
     Raises:
         InputError: particles or an alpha that the objective does not take.
@@ -63,4 +71,5 @@ def make_objective(name: str, plate_nesting: int = PLATE_NESTING, particles: int
         options["alpha"] = alpha
     elif alpha != 0:
         raise InputError(f"alpha: expected 0 with {name}, found {alpha}; it is renyi's")
-    return kind.make(max_plate_nesting=plate_nesting, **options)
+    bound = kind.make(max_plate_nesting=plate_nesting, **options)
+    return Bypassed(bound, bypass_weight) if bypass_weight else bound

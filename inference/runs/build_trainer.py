@@ -57,6 +57,8 @@ def build_trainer(
     )
     capture = resolve_capture(config, pair.device, processes.count)
     alpha = training.renyi_alpha if OBJECTIVES[training.objective].takes_alpha else 0.0
-    objective = make_objective(training.objective, particles=training.particles, alpha=alpha)
+    objective = make_objective(
+        training.objective, particles=training.particles, alpha=alpha, bypass_weight=training.bypass_weight
+    )
     stepper: type[Stepper] = CapturedStepper if capture else EagerStepper
     return Trainer(pair, objective, episodes, plan, stepper, processes)

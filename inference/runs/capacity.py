@@ -77,7 +77,9 @@ def _saved_bytes(config: Config, pair: Pair, episodes: int = 1, particles: int =
     """Bytes of the tensors that the gradient of the loss of black images needs, beside the parameters."""
     training, parameters = config.training, {_storage(parameter) for parameter in pair.parameters()}
     alpha = training.renyi_alpha if OBJECTIVES[training.objective].takes_alpha else 0.0
-    objective = make_objective(training.objective, particles=particles, alpha=alpha)
+    objective = make_objective(
+        training.objective, particles=particles, alpha=alpha, bypass_weight=training.bypass_weight
+    )
     loss = annealed(objective(pair.model, pair.guide))
     length = config.data.images_per_episode
     episode = torch.zeros(episodes, length, *pair.model.image_shape, dtype=torch.float32, device=pair.device)

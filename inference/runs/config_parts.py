@@ -17,7 +17,7 @@ from kpp_pyro.likelihoods.bernoulli import Binarization
 from kpp_pyro.networks.shapes import require_image_shape
 from kpp_pyro.schema import Count, Natural, NotNegative, Positive
 
-KlWeight = Annotated[NotNegative, Field(le=1000)]
+Weight = Annotated[NotNegative, Field(le=1000)]
 _MOST_WORKERS = 16
 
 
@@ -97,21 +97,24 @@ class TrainingConfig(ConfigPart):
     """Steps over which the learning rate grows linearly from zero."""
     weight_decay: NotNegative = 0.0
     """Decoupled weight decay of AdamW."""
-    kl_key_start: KlWeight = 1.0
+    kl_key_start: Weight = 1.0
     """Weight of the key's KL until --kl-begin-step. Below 1, keys cost less early in training: otherwise a model may
     learn to ignore the memory."""
-    kl_latent_start: KlWeight = 0.1
+    kl_latent_start: Weight = 0.1
     """Weight of the latent's KL until --kl-begin-step."""
     kl_begin_step: Annotated[Natural, Field(le=10**9)] = 0
     """Step at which the KL weights of key and latent begin to grow."""
     kl_ramp_steps: Annotated[Natural, Field(le=10**9)] = 500
     """Steps over which the KL weights of key and latent grow linearly to 1."""
-    kl_memory_start: KlWeight | None = None
+    kl_memory_start: Weight | None = None
     """Weight of a random memory's own KL until --kl-begin-step, from which it goes to --kl-memory-weight as those of
     key and latent go to 1. None: --kl-memory-weight from the start."""
-    kl_memory_weight: KlWeight = 1.0
+    kl_memory_weight: Weight = 1.0
     """Weight of a random memory's own KL in training. 0: the objective is conditional on the written memory. 1: it is
     the complete ELBO. Scores report both."""
+    bypass_weight: Weight = 0.0
+    """Weight, in the training loss only, of -ln p(x | encoding): of an autoencoder that bypasses the memory. Contents
+    then hold an image before the memory returns them well. Bounds and scores do not have it."""
     evaluate_every: Annotated[Count, Field(le=10**9)] = 250
     """Steps between evaluations on the validation set. Each also writes a checkpoint and figures."""
     patience: Annotated[Count, Field(le=10**9)] | None = None

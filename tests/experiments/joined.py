@@ -40,6 +40,7 @@ from tests.programs import IMAGE_SHAPE, WRITES, random_episodes, small_config, s
 
 QUICK = [*TINY, "--device", "cpu", "--precision", "float32"]
 SCORED = ["--limit", "150", "--particles", "20", "--control-particles", "10", "--posterior-images", "0"]
+STEPPED: dict[str, dict[str, Any]] = {**{write: {"write": write} for write in WRITES}, "bypass": {"bypass_weight": 0.5}}
 EPISODES_PER_STEP = 4
 DEATH = 77  # the exit status of a process that dies
 
@@ -69,12 +70,12 @@ def noise_of_episodes(processes: Processes):
         yield
 
 
-def stepped(write: str, processes: Processes = SINGLE_PROCESS, steps: int = 3) -> dict[str, Any]:
+def stepped(name: str, processes: Processes = SINGLE_PROCESS, steps: int = 3) -> dict[str, Any]:
     """Steps of a small pair with the random draws fixed: parameters after them, and what is known of the last."""
     grey = (torch.rand(40, *IMAGE_SHAPE, generator=torch.Generator().manual_seed(3)) * 255).to(torch.uint8)
     images = LabelledImages(grey, torch.zeros(40, dtype=torch.long))
     sampler = EpisodeSampler(images, 6, "static", 0, rank=processes.rank, ranks=processes.count)
-    config = small_config(write, steps=20, warmup_steps=1, episodes_per_step=EPISODES_PER_STEP)
+    config = small_config(**STEPPED[name], steps=20, warmup_steps=1, episodes_per_step=EPISODES_PER_STEP)
     trainer = build_trainer(config, build(config, IMAGE_SHAPE), sampler, processes)
     with noise_of_episodes(processes):
         for _ in range(steps):
@@ -183,7 +184,7 @@ def refused_in_the_second(processes: Processes) -> int:
 
 def jobs(folder: Path, processes: Processes) -> dict[str, Any]:
     """Everything that a test looks at, by its name."""
-    found: dict[str, Any] = {write: stepped(write, processes) for write in WRITES}
+    found: dict[str, Any] = {name: stepped(name, processes) for name in STEPPED}
     found["scored"] = scored(processes)
     found["refused"] = said(refused_in_the_second, processes)
     with without_figures():

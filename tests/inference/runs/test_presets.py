@@ -37,6 +37,14 @@ def test_every_file_is_of_a_registered_name_and_of_fields_that_it_changes(of):
     assert Config.preset(**{field: chosen}).flat().items() >= {field: chosen, **FILES[of]}.items()
 
 
+@pytest.mark.parametrize("path", sorted(PRESETS.with_name("runs").glob("*")), ids=lambda path: path.stem)
+def test_every_file_of_a_run_is_a_configuration_with_the_fields_that_it_names(path):
+    given = read_yaml(path)
+    config = Config.read(path)
+    assert given and config.flat().items() >= given.items()
+    assert config == Config.preset(**given)
+
+
 def test_presets_of_different_parts_set_the_same_field_only_for_the_layout_of_a_memory():
     for one, other in combinations(FILES, 2):
         both = set() if one[0] == other[0] else FILES[one].keys() & FILES[other].keys()

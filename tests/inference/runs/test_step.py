@@ -106,6 +106,7 @@ SWAPPED = [
     *({"write": "feed_forward", "key_guide": guide, "latent_guide": guide} for guide in POSTERIORS),
     {"write": "feed_forward", "key_prior": "vamp", "key_guide": "flow", "latent_guide": "low_rank"},
     {"write": "feed_forward", "episode_encoder": "attention", "latent_context": "image_and_read"},
+    {"write": "allocate", "bypass_weight": 0.5},
 ]
 any_parts = pytest.mark.parametrize("parts", WRITTEN + SWAPPED, ids=lambda parts: ",".join(map(str, parts.values())))
 
@@ -135,11 +136,13 @@ def test_the_loss_on_a_pretended_gpu_stays_on_it(parts: dict[str, Any], monkeypa
     monkeypatch.setattr(nn.Module, "to", lambda module, *_: module)  # it is made there
     with FakeTensorMode(), pyro.validation_enabled(False):
         with gpu:
-            pair = build(small_config(**parts), IMAGE_SHAPE, gpu)
+            config = small_config(**parts)
+            pair = build(config, IMAGE_SHAPE, gpu)
             weights = {"key": torch.ones(()), "latent": torch.ones(())}
             episode = torch.ones(2, 6, *IMAGE_SHAPE)
         assert {parameter.device for parameter in pair.model.parameters()} == {gpu}
-        loss = annealed(make_objective("trace")(pair.model, pair.guide))(episode, weights)
+        objective = make_objective("trace", bypass_weight=config.training.bypass_weight)
+        loss = annealed(objective(pair.model, pair.guide))(episode, weights)
         assert loss.device == gpu and loss.requires_grad
         pixels = warp(episode.flatten(0, 1), torch.ones(12, 2, device=gpu), torch.ones(12, device=gpu))
         assert pixels.device == gpu
