@@ -115,6 +115,9 @@ class TrainingConfig(ConfigPart):
     bypass_weight: Weight = 0.0
     """Weight, in the training loss only, of -ln p(x | encoding): of an autoencoder that bypasses the memory. Contents
     then hold an image before the memory returns them well. Bounds and scores do not have it."""
+    start_from: Path | None = None
+    """Run whose best parameters to start from, wherever names and shapes agree; new parts start as usual. So a
+    trained run learns --encoder-steps, another objective or another data set. None: all parameters start as usual."""
     evaluate_every: Annotated[Count, Field(le=10**9)] = 250
     """Steps between evaluations on the validation set. Each also writes a checkpoint and figures."""
     patience: Annotated[Count, Field(le=10**9)] | None = None

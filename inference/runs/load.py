@@ -103,6 +103,21 @@ def load(
     return Run(folder, config, pair, load_pair(pair, folder.best))
 
 
+def start_from(pair: Pair, path: Path) -> list[str]:
+    """Copy a run's best parameters to those of a pair that have their names and shapes; returns the names of the rest.
+
+    Raises:
+        InputError: no run, a damaged file, or no parameter in common.
+    """
+    state = read_checkpoint(RunFolder.open(path).best, BestCheckpoint)
+    own = pair.state_dict()
+    common = {name: value for name, value in state.pair.items() if name in own and value.shape == own[name].shape}
+    if not common:
+        raise InputError(f"--start-from {path}: expected a run with parameters of this model, found none in common")
+    pair.load_state_dict(common, strict=False)
+    return [name for name in own if name not in common]
+
+
 def read_run(path: Path | str) -> tuple[RunFolder, Config]:
     """A run folder and its configuration.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from inference.runs.capacity import require_training_capacity
 from inference.runs.config import Config, naming
 from inference.runs.data import Episodes, build_episodes
 from inference.runs.interruption import Interruption
-from inference.runs.load import Run, load_pair, read_run
+from inference.runs.load import Run, load_pair, read_run, start_from
 from inference.runs.loggers import LOGGERS, Logger
 from inference.runs.plots import plot_figures, plot_memory_at_work
 from inference.runs.plugins import records_of
@@ -79,6 +79,8 @@ class TrainingRun:
         self.config = config = config.replace(episode_length=self.episodes.test.episode_length)
         with processes.sync_errors():
             self.pair = build(config, self.episodes.train.image_shape, device)
+            if config.training.start_from and not (resume and self._has_begun()):
+                _note_new_parts(start_from(self.pair, config.training.start_from), processes)
         torch.manual_seed(seed_of(config.seed, processes.rank))  # equal parameters, but different draws in each process
         self.best_elbo_nats_per_image = float("-inf")
         self.best_step = 0  # of the best checkpoint; set by `finish`
@@ -393,6 +395,13 @@ def default_folder(config: Config) -> Path:
     Of several runs that begin in the same second, all but one get a number too.
     """
     return Path("runs") / f"{config.data.dataset}-{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _note_new_parts(names: Sequence[str], processes: Processes) -> None:
+    """Print a note of the parameters that no run gave a start."""
+    if names and processes.is_first:
+        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        print(f"note: {len(names)} tensors of parameters are new, and start as usual: {some}", file=sys.stderr)
 
 
 def _note_shared_blocks(config: Config) -> None:
