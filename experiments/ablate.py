@@ -54,7 +54,7 @@ class Arguments:
     score_limit: Limit | None = None
     """Score only the first N test images. None: the grid's."""
     jobs: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Cells that run at the same time. Each gets an equal share of the cores, unless OMP_NUM_THREADS is set."""
+    """Cells that run at the same time. Each gets an equal share of the idle cores, unless OMP_NUM_THREADS is set."""
     out: Path | None = None
     """Folder of the ablation. None: runs/ablations/GRID."""
     data_dir: Path | None = None

@@ -67,9 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"--out: expected a file in an existing folder, found {arguments.out}")
     from experiments.shared.speed.table import describe_benchmark
     from inference.runs.resolve import resolve_device
+    from inference.threads import choose_threads
     from kpp_pyro.files.run_folder import write_json
     from kpp_pyro.plots import plot_growth, plot_memory_costs
 
+    choose_threads()
     content = measure(arguments, str(resolve_device(arguments.device)))
     write_json(arguments.out, content)
     print(describe_benchmark(content))

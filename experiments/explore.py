@@ -50,9 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(Arguments, argv)
     _require_port(arguments.port)
     from experiments.shared.explore_session import Explorer
-    from inference.runs.load import load
 
-    run = load(arguments.path(), arguments.device, arguments.data_dir)
+    run = arguments.load()
     episodes = [batch[0] for batch, _ in islice(run.episodes.test.batches(1), _MOST_EPISODES)]
     explorer = Explorer(run.memory, episodes, arguments.collection)
     with TemporaryDirectory(prefix="explore-", ignore_cleanup_errors=True) as uploads:

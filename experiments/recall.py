@@ -64,9 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from experiments.shared.pictures import describe_size
     from experiments.shared.recall_session import cues_of, open_collection, show_recall, write_pictures
     from inference.runs.config import naming
-    from inference.runs.load import load
 
-    run = load(arguments.path(), arguments.device)
+    run = arguments.load()
     collection = open_collection(run, arguments.out, arguments.collection, arguments.index)
     folder = arguments.out or arguments.collection
     assert folder is not None

@@ -100,7 +100,10 @@ def main(argv: Sequence[str] | None = None, processes: Processes = SINGLE_PROCES
 def train(folder: RunFolder, config: Config, resume: bool, processes: Processes) -> int:
     """Train in a claimed folder; returns the exit status."""
     from inference.runs.training_run import TrainingRun
+    from inference.threads import choose_threads
 
+    with processes.sync_errors():
+        choose_threads(folder.read_threads() if resume else None, processes)
     with TrainingRun(folder, config, resume, processes) as run:
         with Interruption(processes) as interruption:
             stopped_by = run.train(interruption)

@@ -9,8 +9,8 @@ import torch
 
 from kpp_pyro.arguments import checked
 from kpp_pyro.errors import InputError, reason
-from kpp_pyro.networks.heads import fast_precision
 from kpp_pyro.networks.interface import ImageShape
+from kpp_pyro.networks.precision import fast_precision
 from kpp_pyro.networks.shapes import require_image_shape
 from models.config import PairConfig
 from models.pair import Pair

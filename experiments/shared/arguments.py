@@ -51,11 +51,17 @@ class RunArguments:
             unpack(self.pretrained)
         return UNPACKED / self.pretrained
 
-    def open_run(self, processes: Processes = SINGLE_PROCESS, **changes: object) -> Run:
-        """Load the run (see `inference.load`), and check that its folder can be written to."""
+    def load(self, processes: Processes = SINGLE_PROCESS, **changes: object) -> Run:
+        """Load the run, see `inference.load`, and choose the threads of what will be done with it."""
         from inference.runs.load import load
+        from inference.threads import choose_threads
 
-        run = load(self.path(processes), self.device, self.data_dir, processes, self.plugin, **changes)
+        choose_threads(processes=processes)
+        return load(self.path(processes), self.device, self.data_dir, processes, self.plugin, **changes)
+
+    def open_run(self, processes: Processes = SINGLE_PROCESS, **changes: object) -> Run:
+        """Load the run, and check that its folder can be written to."""
+        run = self.load(processes, **changes)
         run.folder.require_writable()
         return run
 

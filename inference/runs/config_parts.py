@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +10,7 @@ from pydantic import Field, model_validator
 from inference.objectives import OBJECTIVES
 from inference.processes import processes_here
 from inference.runs.loggers import LOGGERS
+from inference.threads import own_cores
 from kpp_pyro.config_part import ConfigPart, flag, name_in
 from kpp_pyro.data import DATASETS, USUAL_EPISODE_LENGTH
 from kpp_pyro.likelihoods.bernoulli import Binarization
@@ -23,8 +23,7 @@ _MOST_WORKERS = 16
 
 def spare_cores() -> int:
     """Decoding processes for each training process of this machine: one core less than its share, at most 16."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(_MOST_WORKERS, cores // processes_here() - 1))
+    return max(1, min(_MOST_WORKERS, len(own_cores()) // processes_here() - 1))
 
 
 class DataConfig(ConfigPart):

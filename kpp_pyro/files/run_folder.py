@@ -143,7 +143,7 @@ class RunFolder:
         earlier: list[Any] = []
         if self.config.exists():
             old = self._read_config()
-            earlier = [*old.earlier_environments, old.environment]
+            earlier = [*old.earlier_environments, old.environment and old.environment.model_dump(exclude_unset=True)]
         now = {"config": config, "sizes": sizes, "environment": environment(), "earlier_environments": earlier}
         used = {"plugins": [plugin.model_dump() for plugin in plugins]} if plugins else {}
         write_json(self.config, {"version": VERSION, **now, **used})
@@ -163,6 +163,15 @@ class RunFolder:
             InputError: the file was not written by `write_config`, or by that of another version.
         """
         return self._read_config().sizes.image_shape
+
+    def read_threads(self) -> int | None:
+        """Read with how many threads on the CPU the run was last trained; None if its config.json does not say.
+
+        Raises:
+            InputError: the file was not written by `write_config`, or by that of another version.
+        """
+        environment = self._read_config().environment
+        return environment.cpu_threads if environment else None
 
     def _read_config(self) -> ConfigFile:
         return _read_config(self.config, ConfigFile)

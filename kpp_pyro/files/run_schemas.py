@@ -37,11 +37,17 @@ class Version(FileContent):
     plugins: tuple[PluginRecord, ...] = ()
 
 
+class TrainedOn(FileContent):
+    """The machine and the libraries that a run was last trained with."""
+
+    cpu_threads: Count | None = None
+
+
 class ConfigFile(Version):
     """config.json: the configuration, which `inference.Config` checks, and what it was trained on."""
 
     sizes: Sizes
-    environment: dict[str, Any] | None = None
+    environment: TrainedOn | None = None
     earlier_environments: tuple[Any, ...] = ()
 
 

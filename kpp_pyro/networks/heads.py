@@ -1,12 +1,11 @@
 """Heads: networks that return (loc, scale) of a normal; autocast wrappers.
 
-`InPrecision` and `fast_precision`: autocast. `positive` and `between`: scales. `LocScaleHead`: features to a posterior.
+`InPrecision`: autocast. `positive` and `between`: scales. `LocScaleHead`: features to a posterior.
 `IdentityReading` and `NoReading`: a read block to the prior of a latent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -37,16 +36,6 @@ class InPrecision(nn.Module):
         with torch.autocast(inputs[0].device.type, dtype=self.dtype):
             outputs = self.network(*inputs)
         return outputs.float() if isinstance(outputs, Tensor) else tuple(output.float() for output in outputs)
-
-
-def fast_precision(device: torch.device) -> torch.dtype:
-    """bfloat16 if the device multiplies it in hardware, else float32."""
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type == "cpu":
-        supported: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # not in older releases
-        return torch.bfloat16 if supported.get("avx512_bf16") or supported.get("amx_bf16") else torch.float32
-    return torch.float32
 
 
 def positive(raw: Tensor, smallest: float) -> Tensor:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inference.runs.interruption import Interruption
+from inference.threads import idle_cores
 from kpp_pyro.files.atomic import writing
 
 _POLL_SECONDS = 0.1
@@ -48,11 +49,12 @@ def run_tasks(tasks: Sequence[Task], jobs: int, report: Callable[[Task, str | No
         The number of the signal that interrupted the tasks, or 0; interrupted tasks are not reported.
     """
     waiting, running, signalled = list(tasks), list[_Running](), False
+    threads = threads_of_each(jobs)
     with Interruption() as interruption:
         try:
             while running or (waiting and not interruption.signal):
                 while waiting and len(running) < jobs and not interruption.signal:
-                    running.append(_Running(waiting.pop(0), threads_of_each(jobs)))
+                    running.append(_Running(waiting.pop(0), threads))
                 if interruption.signal and not signalled:
                     signalled = True
                     for task in running:
@@ -69,9 +71,8 @@ def run_tasks(tasks: Sequence[Task], jobs: int, report: Callable[[Task, str | No
 
 
 def threads_of_each(jobs: int) -> int:
-    """Threads for each of several processes that share the cores of this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // jobs)
+    """Threads for each of several processes that share the idle cores of this machine."""
+    return max(1, idle_cores() // jobs)
 
 
 class _Running:

@@ -45,6 +45,17 @@ def test_the_configuration_says_what_it_ran_on(run):
     assert found == environment()
 
 
+def test_the_number_of_threads_is_that_of_the_last_training(run):
+    assert run.read_threads() == torch.get_num_threads()
+    content = json.loads(run.config.read_text())
+    content["environment"]["cpu_threads"] = 5
+    write_json(run.config, content)
+    assert run.read_threads() == 5
+    del content["environment"]
+    write_json(run.config, content)
+    assert run.read_threads() is None
+
+
 def test_a_run_is_not_overwritten(run):
     run.log(1, "train", {"loss": 2.0})
     with pytest.raises(InputError, match=f"--out {run.path}: .* found a run; .*--resume {run.path}"):
