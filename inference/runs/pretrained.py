@@ -21,7 +21,7 @@ PRETRAINED = Path(__file__).parents[2] / "experiments" / "pretrained"
 UNPACKED = Path("runs") / "pretrained"
 _CONFIG, _PARAMETERS = "config.json", "weights.safetensors"
 _FILE = TensorFile("weights", "a file of parameters")
-_ANYWHERE = {"data_dir": Path("data"), "device": "auto", "precision": "auto"}
+_ANYWHERE = {"data_dir": Path("data"), "device": "auto", "precision": "auto", "start_from": None}
 _MATRICES = torch.bfloat16  # the precision of the networks, where the machine is fast at it
 
 
@@ -90,7 +90,7 @@ def load_pretrained(name: str, device: str | torch.device = "auto", data_dir: Pa
     """Load a pretrained run, after unpacking it to runs/pretrained/NAME.
 
     Args:
-        name: mnist or omniglot, see `pretrained_names`.
+        name: mnist, mnist_encoder_steps or omniglot, see `pretrained_names`.
         device: auto, cpu, cuda, ...
         data_dir: folder of the data sets; None: `data`.
 
