@@ -11,6 +11,7 @@ import pytest
 
 from tests.experiments.running import ROOT
 from tests.experiments.test_scripts import SCRIPTS
+from tests.waiting import HANGS
 
 OF_WORK = {
     "PIL.ImageFile",
@@ -48,7 +49,7 @@ def imported(*commands: list[str]) -> set[str]:
         text=True,
         cwd=ROOT,
         env=environment,
-        timeout=120,
+        timeout=HANGS,
     )
     assert process.returncode == 0, process.stderr
     return set(json.loads(process.stdout))
@@ -69,7 +70,7 @@ def test_a_dry_run_imports_no_library_of_the_work():
 def test_a_variable_that_a_library_cannot_use_ends_in_one_sentence(variable, library):
     script = [sys.executable, str(ROOT / "experiments" / "generate.py"), "run"]
     environment = {**os.environ, variable: "odd"}
-    process = subprocess.run(script, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120)
+    process = subprocess.run(script, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=HANGS)
     assert process.returncode == 2 and not process.stdout
     expected = f"error: environment: expected variables that {library} can use, found others ("
     assert process.stderr.startswith(expected) and process.stderr.count("\n") == 1
