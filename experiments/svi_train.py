@@ -94,6 +94,9 @@ def main(argv: Sequence[str] | None = None, processes: Processes = SINGLE_PROCES
                 path = claim.enter_context(claimed_folder(config, resume or out, resume is not None)).path
         path = processes.from_first(path)
         assert path is not None
+        with processes.sync_errors():
+            if not path.is_dir():  # at the end, every process loads the best checkpoint
+                raise InputError(f"--out {path}: expected a folder that all nodes share, found none on this node")
         return train(RunFolder(path), config, resume is not None, processes)
 
 

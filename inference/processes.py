@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from inspect import signature
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import Field
@@ -116,10 +117,17 @@ class Processes:
         """Let the first process report an error before the others end: `torchrun` kills all when one fails."""
         if self.store is None:
             return
-        if self.is_first:
-            self.store.set(_REPORTED, "yes")
-        else:
-            with suppress(RuntimeError):  # the first process may have ended, or be busy
+        waiting = Thread(target=self._report, daemon=True)  # torch itself waits for ever if the store's node is lost
+        waiting.start()
+        waiting.join(_REPORT_TIMEOUT.total_seconds())
+
+    def _report(self) -> None:
+        """Say that the first process has reported, or wait until it has."""
+        assert self.store is not None
+        with suppress(RuntimeError):  # the first process may be busy, or have ended
+            if self.is_first:
+                self.store.set(_REPORTED, "yes")
+            else:
                 self.store.wait([_REPORTED], _REPORT_TIMEOUT)
 
     def sum(self, value: Tensor) -> Tensor:
@@ -184,3 +192,18 @@ def joined_processes() -> Iterator[Processes]:
     distributed.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_COLLECTIVE_TIMEOUT)
     yield Processes(rank, count, store)
     distributed.destroy_process_group()  # not after an error: others may wait in a collective operation
+
+
+def is_lost_process(error: RuntimeError) -> bool:
+    """Whether torch raised the error because another process has ended or does not answer, on this node or another."""
+    from torch import distributed
+
+    return isinstance(error, distributed.DistError) or "/gloo/" in str(error)
+
+
+def describe_lost_process(error: RuntimeError) -> str:
+    """The message for a process that is lost to the others."""
+    minutes = _COLLECTIVE_TIMEOUT // timedelta(minutes=1)
+    silent = "Timed out" in str(error)
+    found = f"has not answered for {minutes} minutes" if silent else "has ended"
+    return f"expected all processes to go on, found that another one {found}"

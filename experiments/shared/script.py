@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from experiments.shared.command_line import script_name
 from experiments.shared.streams import lasting_streams
 from inference.errors import DivergenceError, ReportedError
-from inference.processes import SINGLE_PROCESS, Processes, joined_processes
+from inference.processes import SINGLE_PROCESS, Processes, describe_lost_process, is_lost_process, joined_processes
 from inference.runs.interruption import exit_status
 from kpp_pyro.errors import InputError, OutputError, reason
 
@@ -59,12 +59,13 @@ def run_shared_script(main: Callable[[Processes], int]) -> int:
 
 
 def _run_joined(main: Callable[[Processes], int]) -> int:
-    with contextlib.suppress(_FailedError), joined_processes() as processes:
+    with joined_processes() as processes:
         status = run_main(main, processes)
         sys.stdout.flush()
         processes.end_in_order()
-        if status:
-            raise _FailedError  # the others may not know of it, and never reach the end of the group
+        if status and processes.count > 1:
+            sys.stderr.flush()
+            os._exit(status)  # the others may never reach the end of the group, and torch would wait for them
     return status
 
 
@@ -72,10 +73,6 @@ def print_figures(folder: RunFolder, names: Iterable[str]) -> None:
     """Print the paths of a run's figures, one per line."""
     for name in names:
         print(folder.figures / f"{name}.png")
-
-
-class _FailedError(Exception):
-    """Leaves a group of processes without waiting for the others."""
 
 
 def run_main(main: Callable[[Processes], int], processes: Processes) -> int:
@@ -135,8 +132,8 @@ def _ending(error: Exception) -> _Ending | None:
     if isinstance(error, ValueError) and str(error).startswith("Expected parameter "):  # torch.distributions
         found = "found others; its parameters are too large or damaged"
         return _Ending(f"{script_name()}: expected finite numbers from the run's model, {found}", 1)
-    if isinstance(error, RuntimeError) and "Connection closed by peer" in str(error):
-        return _Ending(f"{script_name()}: expected all processes to go on, found that another one has ended", 1)
+    if isinstance(error, RuntimeError) and is_lost_process(error):
+        return _Ending(f"{script_name()}: {describe_lost_process(error)}", 1)
     if isinstance(error, OSError):
         return _Ending(f"{error.filename or script_name()}: {error.strerror or error}", 1)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):

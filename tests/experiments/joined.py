@@ -1,4 +1,4 @@
-"""What one of two processes does for `test_torchrun.py`: several jobs in one start, since a start takes ten seconds."""
+"""What one of two processes does for `test_torchrun.py`: many jobs in one start, since a start takes ten seconds."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -18,13 +19,13 @@ from torch import Tensor
 from torch.distributions import normal
 
 from experiments import evaluate, svi_train
-from experiments.shared.script import run_main
+from experiments.shared.script import run_main, run_shared_script
 from experiments.svi_train import new_config, parse
 from inference.importance import scoring
 from inference.importance.scoring import ScoringPlan, score_episodes
 from inference.importance.search import searching_proposal
 from inference.metrics.elbo import mean_elbo
-from inference.processes import SINGLE_PROCESS, Processes, joined_processes
+from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs.build_trainer import build_trainer
 from inference.runs.interruption import Interruption
 from inference.runs.resolve import resolve
@@ -42,7 +43,6 @@ QUICK = [*TINY, "--device", "cpu", "--precision", "float32"]
 SCORED = ["--limit", "150", "--particles", "20", "--control-particles", "10", "--posterior-images", "0"]
 STEPPED: dict[str, dict[str, Any]] = {**{write: {"write": write} for write in WRITES}, "bypass": {"bypass_weight": 0.5}}
 EPISODES_PER_STEP = 4
-DEATH = 77  # the exit status of a process that dies
 
 
 @contextlib.contextmanager
@@ -175,6 +175,14 @@ def unshared(folder: Path, processes: Processes) -> tuple[int, str, str]:
     return said(lambda processes: svi_train.main(arguments, processes), processes)
 
 
+def apart(folder: Path, processes: Processes) -> tuple[int, str, str]:
+    """Train where the processes do not see the same folder."""
+    own = folder / f"of_process{processes.rank}"
+    own.mkdir()
+    with contextlib.chdir(own):
+        return said(lambda processes: svi_train.main([*QUICK, "--out", "run"], processes), processes)
+
+
 def refused_in_the_second(processes: Processes) -> int:
     with processes.sync_errors():
         if processes.rank == 1:
@@ -193,6 +201,7 @@ def jobs(folder: Path, processes: Processes) -> dict[str, Any]:
         found["impatient"] = impatient(folder / "impatient", processes)
         found["diverging"] = diverging(folder / "diverging", processes)
         found["unshared"] = unshared(folder / "unshared", processes)
+        found["apart"] = apart(folder, processes)
     arguments = [str(folder / "two"), *SCORED]
     with quick_search():
         found["evaluated"] = said(lambda processes: evaluate.main(arguments, processes), processes)
@@ -201,23 +210,41 @@ def jobs(folder: Path, processes: Processes) -> dict[str, Any]:
     return found
 
 
-def dying(folder: Path, processes: Processes) -> None:
-    """Train a run whose second process dies in the middle of it."""
+def end_node() -> None:
+    """End this process, and `torchrun` before it, as the loss of a node does."""
+    for process in (os.getppid(), os.getpid()):
+        os.kill(process, signal.SIGKILL)
+
+
+def dying(folder: Path, processes: Processes) -> int:
+    """Train a run whose second node dies in the middle of it."""
     step = Trainer.train_step
 
     def deadly(trainer: Trainer) -> Any:
         if processes.rank == 1 and trainer.step == 4:
-            os._exit(DEATH)
+            end_node()
         return step(trainer)
 
     with pytest.MonkeyPatch.context() as patch, without_figures():
         patch.setattr(Trainer, "train_step", deadly)
-        svi_train.main([*changed(QUICK, "--steps", "1000"), "--out", str(folder)], processes)
+        return svi_train.main([*changed(QUICK, "--steps", "1000"), "--out", str(folder)], processes)
+
+
+def two_nodes(folder: Path, processes: Processes) -> int:
+    """All jobs; then one of the nodes dies."""
+    torch.save(jobs(folder, processes), folder / f"process{processes.rank}.pt")
+    return dying(folder / "dying", processes)
+
+
+def one_node(folder: Path, processes: Processes) -> int:
+    """A run that two nodes train too; then a long one, to be interrupted."""
+    with without_figures():
+        trained(folder / "one_node", processes)
+    long = changed(QUICK, "--steps", "9000", "--evaluate-every", "9000")
+    return svi_train.main([*long, "--out", str(folder / "long")], processes)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    folder = Path(sys.argv[1])
-    with joined_processes() as joined:
-        torch.save(jobs(folder, joined), folder / f"process{joined.rank}.pt")
-        dying(folder / "dying", joined)
+    program = {"two_nodes": two_nodes, "one_node": one_node}[sys.argv[1]]
+    sys.exit(run_shared_script(partial(program, Path(sys.argv[2]))))

@@ -1,12 +1,15 @@
-"""Running the scripts: in this process, or as a program."""
+"""Running the scripts: in this process, in a fresh one, or as a program."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
 import io
+import json
+import os
+import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from inference.runs.interruption import Interruption
 from inference.runs.resolve import resolve
 from inference.runs.training_run import TrainingRun
 from kpp_pyro.files.run_folder import RunFolder
+from tests.waiting import HANGS
 
 ROOT = Path(__file__).parents[2]
 TINY = ["--width", "32", "--episodes-per-step", "2", "--steps", "6", "--evaluate-every", "3", "--warmup-steps", "2"]
@@ -44,6 +48,42 @@ def changed(flags: Sequence[Any], *others: Any) -> list[Any]:
 
 def command(script: str, *arguments: object) -> list[str]:
     return [sys.executable, str(ROOT / "experiments" / script), *map(str, arguments)]
+
+
+_FRESH = """
+import contextlib, io, json, os, runpy, sys
+
+os._exit = sys.exit  # explore.py ends so
+ended = []
+for sys.argv in json.loads(sys.argv[1]):
+    output, errors, status = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as end:
+            status = end.code or 0
+    ended.append((status, output.getvalue(), errors.getvalue()))
+print(json.dumps((ended, list(sys.modules))))
+"""
+
+
+def run_fresh(
+    *commands: Sequence[str], root: Path = ROOT, environment: Mapping[str, str] = os.environ
+) -> tuple[list[Finished], set[str]]:
+    """Run scripts of the project in `root`, one after the other in one fresh process; how they ended, and the modules
+    that they imported."""
+    absolute = [[str(root / "experiments" / script), *flags] for script, *flags in commands]
+    process = subprocess.run(
+        [sys.executable, "-c", _FRESH, json.dumps(absolute)],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        env=environment,
+        timeout=HANGS,
+    )
+    assert process.returncode == 0, process.stderr
+    ended, modules = json.loads(process.stdout)
+    return [Finished(*end) for end in ended], set(modules)
 
 
 def run(script: str, *arguments: object, cwd: Path | None = None) -> Finished:

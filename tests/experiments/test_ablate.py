@@ -10,7 +10,6 @@ import re
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from kpp_pyro.files.run_folder import VERSION, write_json
 from kpp_pyro.plots import plot_ablation
 from tests.experiments.running import ROOT, refused, run
 from tests.kpp_pyro.files.reports import REPORTS
+from tests.waiting import HANGS, wait_until
 
 CONFIGS_FOLDER = ROOT / "experiments" / "configs"
 CONFIGS = sorted(CONFIGS_FOLDER.glob("*.yaml"))
@@ -328,16 +328,14 @@ def test_a_signal_reaches_each_task_once_and_nothing_more_is_begun(tmp_path):
         "import signal, time\n"
         "signal.signal(signal.SIGINT, lambda *_: (print('saved', flush=True), time.sleep(0.3), exit(130)))\n"
         "print('ready', flush=True)\n"
-        "time.sleep(30)"
+        f"time.sleep({HANGS})"
     )
     tasks = [task(tmp_path, name, save, "print('never')") for name in ("a", "b", "c")]
     reported: list[str] = []
 
     def interrupt() -> None:
         logs = [tmp_path / "a.log", tmp_path / "b.log"]
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline and not all(log.exists() and b"\nready" in log.read_bytes() for log in logs):
-            time.sleep(0.05)
+        wait_until(lambda: all(log.exists() and b"\nready" in log.read_bytes() for log in logs))
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
@@ -352,7 +350,7 @@ def test_a_signal_reaches_each_task_once_and_nothing_more_is_begun(tmp_path):
 
 def test_what_is_killed_leaves_none_of_its_processes_behind(tmp_path, monkeypatch):
     """A second Ctrl-C, while a command and what it has started hear of no signal but the last."""
-    child = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+    child = f"import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep({HANGS})"
     program = f"import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', {child!r}]); print(child.pid); "
     pid = tmp_path / "pid"
     program += f"open({str(pid)!r}, 'w').write(str(child.pid)); {child}"
@@ -365,10 +363,7 @@ def test_what_is_killed_leaves_none_of_its_processes_behind(tmp_path, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         run_tasks([task(tmp_path, "a", program)], 1, lambda *_: None)
     monkeypatch.undo()
-    deadline = time.monotonic() + 20
-    while is_running(int(pid.read_text())):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not is_running(int(pid.read_text())))
 
 
 def is_running(pid: int) -> bool:

@@ -18,8 +18,7 @@ from inference import Config, InputError
 from inference.runs.registries import REGISTRIES
 from inference.tracing import trace_pair
 from kpp_pyro.priors import KEY_PRIORS
-from tests.experiments.running import ROOT
-from tests.experiments.running import run as run_here
+from tests.experiments.running import ROOT, Finished, run, run_fresh
 from tests.plugged import forgotten_after
 from tests.programs import random_episodes, small_pair
 
@@ -50,11 +49,20 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def ended(project: Path) -> list[Finished]:
+    """Training and scoring of a run of all that was added, help, and what is refused, in one process of the copy."""
+    parts = [f"--{name.replace('_', '-')}={value}" for name, value in PARTS.items()]
+    of_steps = ["--steps=3", "--evaluate-every=3", "--episodes-per-step=2"]
+    tiny = ["--width=16", "--episode-length=8", "--device=cpu", *of_steps]
+    commands = (
+        ["svi_train.py", *parts, *tiny, "--out", "runs/mine"],
+        ["evaluate.py", "runs/mine", "--particles=20", "--limit=16", "--control-particles=0"],
+        ["svi_train.py", "--help"],
+        ["svi_train.py", "--key-prior=student_t", "--objective=mean_field"],
+    )
     environment = {**os.environ, "PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
-    script, *flags = arguments
-    command = [sys.executable, str(project / "experiments" / script), *flags]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=project, check=False)
+    return run_fresh(*commands, root=project, environment=environment)[0]
 
 
 def test_each_recipe_is_one_new_file_and_one_line() -> None:
@@ -62,31 +70,20 @@ def test_each_recipe_is_one_new_file_and_one_line() -> None:
     assert kinds == ["file", "line"] * len(PARTS)
 
 
-def test_a_run_of_all_that_was_added_trains_and_is_scored(project: Path) -> None:
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in PARTS.items()]
-    tiny = [
-        "--width=16",
-        "--steps=3",
-        "--evaluate-every=3",
-        "--episodes-per-step=2",
-        "--episode-length=8",
-        "--device=cpu",
-    ]
-    trained = run(project, "svi_train.py", *flags, *tiny, "--out", "runs/mine")
+def test_a_run_of_all_that_was_added_trains_and_is_scored(project: Path, ended: list[Finished]) -> None:
+    trained, scored, *_ = ended
     assert trained.returncode == 0, trained.stderr
     config = json.loads((project / "runs" / "mine" / "config.json").read_text())["config"]
     assert {"even_digits", "allocate_from_the_end", "student_t"} <= {
         value for part in config.values() if isinstance(part, dict) for value in part.values() if isinstance(value, str)
     }
-    scored = run(project, "evaluate.py", "runs/mine", "--particles=20", "--limit=16", "--control-particles=0")
     assert scored.returncode == 0, scored.stderr
     assert "nats per image" in scored.stdout
 
 
-def test_the_command_line_offers_what_was_added(project: Path) -> None:
-    text = run(project, "svi_train.py", "--help").stdout
-    assert all(name in text for name in PARTS.values())
-    refused = run(project, "svi_train.py", "--key-prior=student_t", "--objective=mean_field")
+def test_the_command_line_offers_what_was_added(ended: list[Finished]) -> None:
+    *_, offered, refused = ended
+    assert all(name in offered.stdout for name in PARTS.values())
     assert refused.returncode == 2
     assert "--key-prior: expected a normal with --objective mean_field" in refused.stderr
 
@@ -113,7 +110,7 @@ def test_the_same_files_are_plug_ins(tmp_path: Path, monkeypatch: pytest.MonkeyP
         path.write_text(text)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in PARTS.items()]
     with forgotten_after():
-        dry = run_here("svi_train.py", "--dry-run", *flags, *(f"--plugin={path}" for path in files))
+        dry = run("svi_train.py", "--dry-run", *flags, *(f"--plugin={path}" for path in files))
     assert dry.returncode == 0, dry.stderr
     assert "student_t" not in KEY_PRIORS
 

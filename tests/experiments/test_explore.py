@@ -23,6 +23,7 @@ from PIL import Image
 import experiments.explore
 from kpp_pyro.data import load_dataset
 from tests.experiments.running import TINY, changed, command, refused, run, trained
+from tests.waiting import HANGS, free_port
 
 
 def unavailable(reason: str) -> NoReturn:
@@ -65,13 +66,10 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path, kept: Path, browser: Any) -> Iterator[subprocess.Popen[str]]:
     """The script as a program; `browser` first, so that it is not started where it cannot be tested."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GRADIO_SERVER_NAME": "0.0.0.0", "TMPDIR": str(kept)}
     environment |= {"ALL_PROXY": "socks5://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}  # proxies that are none
     with subprocess.Popen(
-        command("explore.py", folder, "--port", port),
+        command("explore.py", folder, "--port", free_port()),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -94,7 +92,7 @@ def address(server: subprocess.Popen[str]) -> str:
 def opened(browser: Any, address: str, **settings: object) -> Iterator[Any]:
     """The page, open; at the end, nothing was asked of anybody else, and nothing went wrong in it."""
     page = browser.new_page(**{"viewport": {"width": 1280, "height": 800}, **settings})
-    page.set_default_timeout(90_000)
+    page.set_default_timeout(1000 * HANGS)
     hosts, mistakes = set(), []
     page.on("request", lambda request: hosts.add(urlsplit(request.url).hostname))
     page.on("console", lambda message: mistakes.append(message.text) if message.type == "error" else None)
@@ -127,7 +125,7 @@ def press(page: Any, place: str, x: float, y: float, changed: str) -> None:
     from playwright.sync_api import TimeoutError
 
     before, picture = source(page, changed), page.locator(f"{place} img").first
-    for _ in range(20):
+    for _ in range(HANGS // 4):
         box = picture.bounding_box()
         picture.click(position={"x": x * box["width"], "y": y * box["height"]})
         try:
@@ -224,7 +222,7 @@ def test_all_text_stands_out_from_its_background(browser, address, theme):
         page.locator("#strip img").nth(2).wait_for()
         page.get_by_label("Corruption").click()  # shows its options
         page.get_by_role("option").first.wait_for()
-        page.wait_for_timeout(500)  # colours fade
+        page.wait_for_function("document.getAnimations().every((fading) => fading.playState === 'finished')")
         found = page.evaluate(CONTRAST)
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     texts = {text.strip() for _, text in found}
@@ -303,7 +301,7 @@ def test_own_pictures_are_written_explored_and_found_and_no_copy_of_them_is_kept
 
 def test_only_this_computer_is_served_whatever_gradio_is_told(address):
     port = urlsplit(address).port
-    socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    socket.create_connection(("127.0.0.1", port), timeout=HANGS).close()
     for other in ("127.0.0.2", "::1"):
         with pytest.raises(OSError):
             socket.create_connection((other, port), timeout=5)
@@ -319,7 +317,7 @@ def test_ctrl_c_ends_it_with_a_page_still_open(browser, server, address, kept): 
     page.goto(address)
     page.wait_for_selector("#strip img")
     server.send_signal(signal.SIGINT)
-    output, errors = server.communicate(timeout=60)
+    output, errors = server.communicate(timeout=HANGS)
     page.close()
     assert server.returncode == 0
     assert (output, errors) == ("", "")

@@ -21,6 +21,7 @@ from nbclient import NotebookClient
 
 from tests.experiments.running import ROOT, changed, trained
 from tests.experiments.running import TINY as TINY_RUN
+from tests.waiting import HANGS
 
 NOTEBOOKS = ROOT / "experiments" / "notebooks"
 TINY: dict[str, dict[str, object]] = {  # of every notebook, in place of its parameters; RUN_FOLDER is a new folder
@@ -75,7 +76,8 @@ def execute(name: str, start: Path) -> Executed:
     values = {key: str(run) if value == "RUN_FOLDER" else value for key, value in TINY[name].items()}
     code_cells(notebook)[0].source = "\n".join(f"{key} = {value!r}" for key, value in values.items())
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    client = NotebookClient(notebook, km=ThisInterpreter(), timeout=120, resources={"metadata": {"path": str(start)}})
+    limits, where = {"timeout": HANGS, "startup_timeout": HANGS}, {"metadata": {"path": str(start)}}
+    client = NotebookClient(notebook, km=ThisInterpreter(), resources=where, **limits)
     client.execute(env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
     return Executed(notebook, start, run)
 

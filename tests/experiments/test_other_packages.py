@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.experiments.running import ROOT
+from tests.waiting import HANGS
 
 OURS = "import kpp_pyro, models, inference, experiments"
 
@@ -14,7 +15,7 @@ OURS = "import kpp_pyro, models, inference, experiments"
 def imported(folder: Path) -> subprocess.CompletedProcess[str]:
     """Import our packages, as installed, where a folder of others goes before them."""
     program = f"import sys; sys.path[:0] = [{str(folder)!r}, {str(ROOT)!r}]; {OURS}"
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=folder, timeout=120)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=folder, timeout=HANGS)
 
 
 def test_another_package_of_models_is_named(tmp_path):

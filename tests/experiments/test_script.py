@@ -44,6 +44,21 @@ def raising(error: BaseException):
             1,
             "memory of the machine: expected enough for these sizes, found too little (CUDA out of memory)",
         ),
+        (
+            RuntimeError("[/pytorch/gloo/gloo/transport/tcp/pair.cc:1] Read error: Connection reset by peer"),
+            1,
+            "evaluate.py: expected all processes to go on, found that another one has ended",
+        ),
+        (
+            RuntimeError("[/pytorch/gloo/gloo/transport/tcp/unbound_buffer.cc:1] Timed out waiting 600000ms"),
+            1,
+            "evaluate.py: expected all processes to go on, found that another one has not answered for 10 minutes",
+        ),
+        (
+            torch.distributed.DistNetworkError("failed to recv, got 0 bytes"),
+            1,
+            "evaluate.py: expected all processes to go on, found that another one has ended",
+        ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
 )

@@ -9,8 +9,7 @@ import runpy
 import shutil
 import signal
 import subprocess
-import sys
-import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +31,7 @@ from kpp_pyro.config_part import flag
 from kpp_pyro.files.checkpoint import load_checkpoint, save_checkpoint
 from kpp_pyro.files.claim import claimed
 from tests.experiments.running import ROOT, TINY, Finished, changed, command, refused, run, trained, without_figures
+from tests.waiting import HANGS
 
 SCRIPTS = {
     "ablate.py",
@@ -173,31 +173,35 @@ def assert_equal_states(first: dict, second: dict) -> None:
         assert torch.equal(own["random"]["cpu"], other["random"]["cpu"])
 
 
-def test_ctrl_c_finishes_the_step_saves_and_says_so_and_the_run_goes_on_as_if_nothing_had_been(tmp_path):
-    arguments = [*TINY[:4], "--steps", "400", "--evaluate-every", "400", "--warmup-steps", "20"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    folder = tmp_path / "stopped"
-    with subprocess.Popen(
-        command("svi_train.py", *arguments, "--out", folder),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as process:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not (folder / "metrics.jsonl").exists():
-            time.sleep(0.05)
-        while time.monotonic() < deadline and not (folder / "metrics.jsonl").read_text():
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    stopped = load_checkpoint(folder / "checkpoint.pt")
-    assert 50 <= stopped["step"] < 400
-    assert f"Interrupted after step {stopped['step']}; saved" in output
-    assert f"--resume {folder}" in output
-    straight = tmp_path / "straight"
+@pytest.fixture
+def signalled(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """A function that has a signal reach this process in a certain step of the next training."""
+
+    def signal_in(step: int, number: int) -> None:
+        take = Trainer.train_step
+
+        def signalling(trainer: Trainer) -> object:
+            if trainer.step == step:
+                monkeypatch.setattr(Trainer, "train_step", take)
+                os.kill(os.getpid(), number)
+            return take(trainer)
+
+        monkeypatch.setattr(Trainer, "train_step", signalling)
+
+    return signal_in
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_so_and_the_run_goes_on_as_if_nothing_had_been(tmp_path, signalled):
+    arguments = [*TINY[:4], "--steps", "60", "--evaluate-every", "60", "--warmup-steps", "20"]
+    folder, straight = tmp_path / "stopped", tmp_path / "straight"
+    signalled(51, signal.SIGINT)
     with without_figures():
+        process = run("svi_train.py", *arguments, "--out", folder)
+        assert process.returncode == 130
+        stopped = load_checkpoint(folder / "checkpoint.pt")["step"]
+        assert stopped == 52
+        assert f"Interrupted after step {stopped}; saved" in process.stdout
+        assert f"--resume {folder}" in process.stdout
         resumed = run("svi_train.py", "--resume", folder)
         assert resumed.returncode == 0, resumed.stderr
         assert run("svi_train.py", *arguments, "--out", straight).returncode == 0
@@ -208,15 +212,8 @@ def test_ctrl_c_finishes_the_step_saves_and_says_so_and_the_run_goes_on_as_if_no
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_sigterm_does_the_same_with_a_status_of_its_own(tmp_path, monkeypatch):
-    step = Trainer.train_step
-
-    def ended(trainer: Trainer) -> object:
-        if trainer.step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(trainer)
-
-    monkeypatch.setattr(Trainer, "train_step", ended)
+def test_sigterm_does_the_same_with_a_status_of_its_own(tmp_path, signalled):
+    signalled(3, signal.SIGTERM)
     process = run("svi_train.py", *changed(TINY, "--steps", 20), "--out", tmp_path / "run")
     assert process.returncode == 143
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 4
@@ -387,37 +384,21 @@ def test_parameters_beyond_all_bounds_are_found_by_the_evaluation(tmp_path):
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] == 0
 
 
-STARTER = """
-import os, runpy, sys
-import matplotlib.figure, pyro, torch.utils.tensorboard, torchvision, tyro
-_, folder, *scripts = sys.argv
-for script in scripts:
-    if child := os.fork():
-        print(script, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-        continue
-    os.dup2(os.open(script + ".said", os.O_WRONLY | os.O_CREAT), 1)
-    os.dup2(1, 2)
-    sys.path[0], sys.argv = folder, [os.path.join(folder, script), "--help"]
-    runpy.run_path(sys.argv[0], run_name="__main__")
-    os._exit(99)  # a program ends by itself
-"""
+def program(script: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(script, *arguments), capture_output=True, text=True, cwd=cwd, timeout=HANGS)
 
 
-def test_every_script_starts_as_a_program_from_any_folder(tmp_path):
-    """Each in a process of its own, forked from one that has imported what is not ours: that takes seconds."""
-    arguments = [sys.executable, "-c", STARTER, str(ROOT / "experiments"), *sorted(SCRIPTS)]
-    process = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, timeout=120)
-    said = {script: (tmp_path / f"{script}.said").read_text() for script in sorted(SCRIPTS)}
-    assert process.stdout.splitlines() == [f"{script} 0" for script in sorted(SCRIPTS)], said
-    for script, text in said.items():
-        assert re.match(rf"usage: \S*{script} \[-h\]", text)
+@pytest.mark.parametrize("script", sorted(SCRIPTS))
+def test_every_script_starts_as_a_program_from_any_folder(script, tmp_path):
+    process = program(script, "--help", cwd=tmp_path)
+    assert (process.returncode, process.stderr) == (0, "")
+    assert re.match(rf"usage: \S*{script} \[-h\]", process.stdout)
 
 
 def test_a_program_that_is_refused_exits_with_status_2(tmp_path):
-    arguments = command("svi_train.py", "--resume", tmp_path / "nowhere")
-    process = subprocess.run(arguments, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    process = program("generate.py", "--odd", cwd=tmp_path)
     assert process.returncode == 2
-    assert process.stderr == f"error: {tmp_path / 'nowhere'}: expected a run folder with config.json, found none\n"
+    assert process.stderr == "error: --odd: expected a flag of generate.py, found none of that name\n"
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 
 import pytest
 
-from tests.experiments.running import ROOT
+from tests.experiments.running import ROOT, command, run_fresh
 from tests.experiments.test_scripts import SCRIPTS
+from tests.waiting import HANGS
 
 OF_WORK = {
     "PIL.ImageFile",
@@ -26,32 +25,15 @@ OF_WORK = {
     "xarray",
 }
 OF_TENSORS = {"numpy", "pyro", "torch"}
-PROGRAM = """
-import contextlib, io, json, os, runpy, sys
-
-os._exit = sys.exit  # explore.py ends so
-for sys.argv in json.loads(sys.argv[1]):
-    with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.suppress(SystemExit):
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    assert output.getvalue(), sys.argv
-print(json.dumps(list(sys.modules)))
-"""
 
 
 def imported(*commands: list[str]) -> set[str]:
-    """All modules that scripts import, which run one after the other in one fresh process."""
-    absolute = [[str(ROOT / "experiments" / script), *flags] for script, *flags in commands]
+    """All modules that scripts import, which say something and succeed."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MPL", "TQDM_"))}
-    process = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(absolute)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment,
-        timeout=120,
-    )
-    assert process.returncode == 0, process.stderr
-    return set(json.loads(process.stdout))
+    ended, modules = run_fresh(*commands, environment=environment)
+    for process in ended:
+        assert process.returncode == 0 and process.stdout, process
+    return modules
 
 
 def test_a_help_imports_no_tensors_where_it_lists_no_parts():
@@ -67,9 +49,9 @@ def test_a_dry_run_imports_no_library_of_the_work():
 
 @pytest.mark.parametrize(("variable", "library"), [("MPLBACKEND", "matplotlib"), ("TQDM_MININTERVAL", "tqdm")])
 def test_a_variable_that_a_library_cannot_use_ends_in_one_sentence(variable, library):
-    script = [sys.executable, str(ROOT / "experiments" / "generate.py"), "run"]
+    script = command("generate.py", "run")
     environment = {**os.environ, variable: "odd"}
-    process = subprocess.run(script, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120)
+    process = subprocess.run(script, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=HANGS)
     assert process.returncode == 2 and not process.stdout
     expected = f"error: environment: expected variables that {library} can use, found others ("
     assert process.stderr.startswith(expected) and process.stderr.count("\n") == 1

@@ -1,14 +1,14 @@
-"""Two processes started by torchrun, with gloo: they train, score and end as one does."""
+"""Two processes started by torchrun, with gloo, on one node or on two: they train, score and end as one does."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,31 +23,39 @@ from kpp_pyro.files.checkpoint import load_checkpoint
 from tests.experiments import joined
 from tests.experiments.joined import QUICK, SCORED
 from tests.experiments.running import ROOT, changed, run, without_figures
+from tests.waiting import HANGS, free_port, wait_until
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
-def torchrun(script: str, *arguments: object) -> list[str]:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return [*launch, str(ROOT / script), *map(str, arguments)]
+def torchrun(program: str, folder: Path, *flags: str) -> list[str]:
+    launch = [sys.executable, "-m", "torch.distributed.run", *flags]
+    return [*launch, str(ROOT / "tests" / "experiments" / "joined.py"), program, str(folder)]
 
 
-def launched(script: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        torchrun(script, *arguments), capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=240
-    )
+def launched_nodes(folder: Path) -> dict[int, str]:
+    """Run two nodes of one process each; what each wrote, by its exit status."""
+    meeting = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}")
+    command = torchrun("two_nodes", folder, "--nnodes", "2", "--nproc-per-node", "1", *meeting)
+    with contextlib.ExitStack() as stack:
+        logs = [stack.enter_context((folder / f"node{node}.log").open("w+")) for node in range(2)]
+        nodes = [subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=ENVIRONMENT) for log in logs]
+        for node in nodes:
+            stack.callback(node.kill)
+        statuses = [node.wait(HANGS) for node in nodes]
+    return {status: Path(log.name).read_text() for status, log in zip(statuses, logs, strict=True)}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """With a run of three steps on one process, `one`, beside what the two processes leave."""
+    """With a run of three steps on one process, `one`, beside what the two nodes leave."""
     folder = tmp_path_factory.mktemp("runs")
     with without_figures(), joined.drawn_images() as drawn:
         assert run("svi_train.py", *changed(QUICK, "--steps", 3), "--out", folder / "one").returncode == 0
     torch.save(drawn, folder / "drawn.pt")
-    process = launched("tests/experiments/joined.py", folder, cwd=folder)
-    assert (folder / "dying" / "checkpoint.pt").exists(), process.stderr  # its last job, see below
-    (folder / "returncode").write_text(f"{process.returncode}\n{process.stderr}")
+    said = launched_nodes(folder)
+    assert (folder / "dying" / "checkpoint.pt").exists(), said  # its last job, see below
+    torch.save(said, folder / "said.pt")
     return folder
 
 
@@ -161,10 +169,19 @@ def test_a_divergence_in_one_process_ends_all_and_keeps_the_last_good_checkpoint
     assert saved["step"] == 0 and all(value.isfinite().all() for value in saved["pair"].values())
 
 
-def test_a_process_that_dies_ends_the_job_and_leaves_the_last_good_checkpoint(folder):
-    returncode, _, errors = (folder / "returncode").read_text().partition("\n")
-    assert int(returncode) != 0 and f"exitcode  : {joined.DEATH}" in errors  # and no TimeoutExpired
+@pytest.mark.usefixtures("no_figures")
+def test_a_node_that_dies_ends_the_other_and_leaves_a_run_to_go_on_with(folder):
+    said = torch.load(folder / "said.pt")  # and nothing took as long as HANGS
+    (status,) = said.keys() - {-signal.SIGKILL}
+    assert status > 0
+    assert re.findall("error: .*", said[status]) == [
+        "error: joined.py: expected all processes to go on, found that another one has ended"
+    ]
+    assert "[rank" not in said[status]  # no traceback but that of torchrun
     assert load_checkpoint(folder / "dying" / "checkpoint.pt")["step"] == 3
+    resumed = run("svi_train.py", "--resume", folder / "dying", "--steps", 6)
+    assert resumed.returncode == 0, resumed.stderr
+    assert [step for step, split in metrics(folder / "dying") if split == "validation"] == [3, 6]
 
 
 def test_what_processes_cannot_share_gets_one_sentence_and_leaves_nothing(folder, both):
@@ -174,32 +191,43 @@ def test_what_processes_cannot_share_gets_one_sentence_and_leaves_nothing(folder
     assert not (folder / "unshared").exists()
 
 
-def test_ctrl_c_reaches_all_processes_at_once_and_leaves_a_run_to_go_on_with(tmp_path):
-    folder = tmp_path / "run"
-    arguments = torchrun(
-        "experiments/svi_train.py", *changed(QUICK, "--steps", 9000, "--evaluate-every", 9000), "--out", folder
-    )
-    with subprocess.Popen(
-        arguments,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-        start_new_session=True,
-    ) as process:
-        deadline = time.monotonic() + 120
-        log = folder / "metrics.jsonl"
-        while time.monotonic() < deadline and not (log.exists() and log.read_text()):
-            time.sleep(0.05)
+def test_nodes_that_share_no_folder_are_refused_before_the_run_begins(folder, both):
+    first, second = (process["apart"] for process in both)
+    sentence = "error: process 1: --out run: expected a folder that all nodes share, found none on this node\n"
+    assert (first, second) == ((2, "", sentence), (2, "", ""))
+    assert not list(folder.glob("of_process*/*"))
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """What one node of two processes leaves that is interrupted by Ctrl-C: its folder, exit status and output."""
+    folder = tmp_path_factory.mktemp("one_node")
+    command = torchrun("one_node", folder, "--standalone", "--nproc-per-node", "2")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes, env=ENVIRONMENT, start_new_session=True) as process:
+        log = folder / "long" / "metrics.jsonl"
+        wait_until(lambda: process.poll() is not None or (log.exists() and log.read_text()))
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does; torchrun then sends it to each once more
-        output, errors = process.communicate(timeout=120)
-    assert process.returncode != 0
-    stopped = load_checkpoint(folder / "checkpoint.pt")["step"]
+        output, errors = process.communicate(timeout=HANGS)
+    return folder, process.returncode, output, errors
+
+
+def test_two_nodes_train_to_the_parameters_of_one_node_of_two_processes(interrupted, both):
+    alone = load_checkpoint(interrupted[0] / "one_node" / "checkpoint.pt")
+    assert alone["step"] == 6 and len(alone["processes"]) == 2
+    for name, value in both[0]["trained"]["parameters"].items():
+        assert torch.equal(value, alone["pair"][f"model.{name}"]), name
+
+
+def test_ctrl_c_reaches_all_processes_at_once_and_leaves_a_run_to_go_on_with(interrupted):
+    folder, status, output, errors = interrupted
+    assert status != 0
+    stopped = load_checkpoint(folder / "long" / "checkpoint.pt")["step"]
     assert 50 <= stopped < 9000
     assert re.findall(r"Interrupted after step (\d+); saved", output) == [str(stopped)], output + errors
     assert errors.count("stopping after a few steps") == 1
     with without_figures():
-        resumed = run("svi_train.py", "--resume", folder, "--steps", stopped + 2)
+        resumed = run("svi_train.py", "--resume", folder / "long", "--steps", stopped + 2)
     assert resumed.returncode == 0, resumed.stderr
 
 

@@ -36,6 +36,7 @@ from inference.runs.trainer import StepResult, Trainer
 from kpp_pyro.files.run_folder import RunFolder
 from models.registry import MODELS
 from tests.experiments.running import without_figures
+from tests.waiting import HANGS
 
 SIDE, IMAGES = 16, 4
 TINY = {"width": 16, "precision": "float32", "steps": 4, "evaluate_every": 2, "episodes_per_step": 2, "device": "cpu"}
@@ -86,7 +87,7 @@ def test_the_public_names_are_sorted_and_there():
 
 def test_what_importing_the_parts_costs_is_not_the_whole():
     parts = "import sys, kpp_pyro; assert not {'inference', 'torch'} & sys.modules.keys()"
-    subprocess.run([sys.executable, "-c", f"{parts}; assert kpp_pyro.Config().seed == 0"], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", f"{parts}; assert kpp_pyro.Config().seed == 0"], check=True, timeout=HANGS)
 
 
 def test_training_leaves_a_run_folder(run, config):

@@ -28,6 +28,7 @@ from inference.trained_memory import TrainedMemory
 from kpp_pyro.priors import MEMORY_PRIORS
 from models.pair import Pair
 from tests.programs import RandomEpisodes, off_start, random_episodes, small_config, small_pair
+from tests.waiting import HANGS
 
 RIVAL = {"memory_rows": 4, "latent_size": 5}
 KANERVA_PLUS_PLUS = [{}, {"write": "feed_forward"}]
@@ -273,5 +274,5 @@ def test_importing_changes_no_setting():
         "        importlib.import_module(name)\n"
         "assert settings() == before, (before, settings())\n"
     )
-    process = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=300)
+    process = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=HANGS)
     assert process.returncode == 0, process.stderr

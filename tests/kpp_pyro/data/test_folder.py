@@ -29,6 +29,7 @@ from kpp_pyro.data.decoding import Unreadable
 from kpp_pyro.data.folder import PictureFiles
 from kpp_pyro.errors import InputError
 from tests.experiments.running import ROOT
+from tests.waiting import HANGS
 
 SIZE = 4
 CPU = torch.device("cpu")
@@ -577,7 +578,7 @@ source = FolderSampler(files, 4, 2, torch.device("cpu"), 8, "dynamic", 0)
 source.draw(2)
 try:
     print("drawn", flush=True)
-    time.sleep(30)
+    time.sleep(float(sys.argv[2]))
 except KeyboardInterrupt:
     source.draw(20)
     print("stopped", flush=True)
@@ -586,13 +587,13 @@ except KeyboardInterrupt:
 
 
 def test_ctrl_c_in_the_terminal_is_for_the_program_alone_which_ends_without_an_error(files: PictureFiles) -> None:
-    arguments = [sys.executable, "-c", PROGRAM, str(files.folder)]
+    arguments = [sys.executable, "-c", PROGRAM, str(files.folder), str(HANGS)]
     with subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
     ) as process:
         assert process.stdout and process.stdout.readline() == "drawn\n"
         os.killpg(process.pid, signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=HANGS)
     assert (process.returncode, output) == (130, "stopped\n")
     (note,) = errors.splitlines()  # before the first step, once
     assert note.startswith("note: the set: 16 of 16 images looked at are one flat colour; check the files'")

@@ -24,7 +24,7 @@ some_time = settings(
     deadline=None,
     derandomize=True,
     database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 numbers = st.integers() | st.floats() | st.integers(-(10**40), 10**40)
 json_values = st.recursive(
