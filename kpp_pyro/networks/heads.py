@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -37,6 +38,14 @@ class InPrecision(nn.Module):
         with torch.autocast(inputs[0].device.type, dtype=self.dtype):
             outputs = self.network(*inputs)
         return outputs.float() if isinstance(outputs, Tensor) else tuple(output.float() for output in outputs)
+
+
+def constant_weights(device: torch.device) -> AbstractContextManager[object]:
+    """Inside this context, `InPrecision` casts each weight once, not at every pass: for weights that do not change.
+
+    Autocast keeps its casts until the outermost autocast ends.
+    """
+    return torch.autocast(device.type, enabled=False)
 
 
 def fast_precision(device: torch.device) -> torch.dtype:
