@@ -21,6 +21,7 @@ from pyro import poutine
 from pyro.distributions import Delta, ImproperUniform
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
+from torch.distributions import kl_divergence
 
 from kpp_pyro.fast_pyro import unrecorded_parameters
 
@@ -140,6 +141,12 @@ def amortized(guide: PyroProgram, episode: Tensor, memory: Tensor | None = None)
     return guide if amortize is None else amortize(episode, memory)
 
 
+def encoded(guide: PyroProgram, episode: Tensor) -> PyroProgram:
+    """The guide of these images alone; a guide with `encoded` encodes them once, for any number of memories."""
+    encode = getattr(guide, "encoded", None)
+    return guide if encode is None else encode(episode)
+
+
 @torch.no_grad()
 def written_memory(guide: PyroProgram, episode: Tensor, seed: int | None = None) -> Tensor:
     """Memories (B, 1, ...) that the guide writes from episodes (B, T, C, H, W).
@@ -194,6 +201,14 @@ def base_distribution(distribution: Any) -> Any:
 
 
 # ELBO terms
+
+
+def kl_term(posterior: Any, prior: Any, value: Tensor) -> Tensor:
+    """KL(posterior || prior) in nats; where it has no closed form, its estimate from a draw of the posterior."""
+    try:
+        return kl_divergence(posterior, prior)
+    except NotImplementedError:
+        return posterior.log_prob(value) - prior.log_prob(value)
 
 
 @dataclass(frozen=True)

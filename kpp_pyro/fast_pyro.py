@@ -11,7 +11,7 @@ Together they save 8 to 11 % of a training step on a CPU. Each saves:
 |                    |                           | every access: 5 % of a step                                 |
 | `TensorTrace_ELBO` | `Trace_ELBO`              | traces, and a device synchronisation at every site          |
 
-`kpp_pyro.likelihoods.bernoulli.BernoulliImage` is one more: it saves a pass over the pixels. No program needs these
+`kpp_pyro.likelihoods.bernoulli.BernoulliImage` is one more: on a CPU it saves a slow logarithm. No program needs these
 replacements to be correct: models and guides run unchanged in SVI, Predictive, autoguides and any other part of Pyro.
 """
 

@@ -1,6 +1,7 @@
 """The ELBO of Kanerva++ in plain PyTorch, a reference for the value and the speed of the Pyro program.
 
-Pyro does not trace it. Only the key's posterior is a distribution object, whose sampler and density are this project's.
+Pyro does not trace it. Only the key's posterior is a distribution object, whose sampler and density are this project's;
+so is the density of pixels, `log_bernoulli`.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ import math
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from kpp_pyro.likelihoods.bernoulli import log_bernoulli
 from kpp_pyro.memory.blocks import read
 from models.kanerva_plus_plus import KanervaPlusPlusGuide, KanervaPlusPlusModel
 
@@ -42,7 +43,7 @@ def elbo_by_hand(
     loc, scale = model.reading(read(memory, key, model.addressing))
     key_terms = _log_normal(key, 0.0, None).sum() - key_posterior.log_prob(key).sum()
     latent_terms = _log_normal(latent, loc, scale) - _log_normal(latent, encoding.latent_loc, encoding.latent_scale)
-    reconstruction = -F.binary_cross_entropy_with_logits(model.decoder(latent), episode, reduction="sum")
+    reconstruction = log_bernoulli(model.decoder(latent), episode).sum()
     return reconstruction + kl_weights["key"] * key_terms + kl_weights["latent"] * latent_terms.sum()
 
 

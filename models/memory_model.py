@@ -312,10 +312,16 @@ class MemoryGuide(ProgramModule):
             seed: seed of a random memory's draw, which then leaves the random state unchanged; None draws from the
                 random state. A deterministic memory draws nothing.
         """
-        posterior = self.memory_posterior(self.encode(episode))
+        return self.write_encoding(self.encode(episode), seed)
+
+    @torch.no_grad()
+    def write_encoding(self, encoding: Encoding, seed: int | None = None) -> Tensor:
+        """`write_memory` of images that are encoded already."""
+        posterior = self.memory_posterior(encoding)
         if seed is None or isinstance(posterior, dist.Delta):
             return posterior.sample()
-        with torch.random.fork_rng(devices=[episode.device] if episode.device.type == "cuda" else []):
+        device = encoding.features.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             return posterior.sample()
 
@@ -326,8 +332,12 @@ class MemoryGuide(ProgramModule):
         """
         return self.amortize_encoded(self.encode(episode), memory)
 
+    def encoded(self, episode: Tensor) -> EncodedGuide:
+        """The guide of these images alone, (B, T, C, H, W), which are encoded once for all memories."""
+        return EncodedGuide(self, self.encode(episode))
+
     def amortize_encoded(self, encoding: Encoding, memory: Tensor | None = None) -> Callable[..., None]:
-        """`amortize` for episodes that are already encoded."""
+        """`amortize` of images that are encoded already."""
         written = self.memory_posterior(encoding) if memory is None else None  # a given memory is not written
         unknown_key = not self.has_keys or (memory is None and self.keys_need_memory)
         known_key = None if unknown_key else self.key_posterior(encoding, memory)
@@ -355,4 +365,29 @@ class MemoryGuide(ProgramModule):
             InputError: an episode of another shape.
         """
         require_episode(episode, self.image_shape)
+        self.amortize(episode, memory)(episode, memory)
+
+
+@dataclass(frozen=True)
+class EncodedGuide:
+    """A guide of images that are encoded already; it is called like the guide, with these images.
+
+    Attributes:
+        guide: the guide.
+        encoding: of the images.
+    """
+
+    guide: MemoryGuide
+    encoding: Encoding
+
+    def amortize(self, episode: Tensor, memory: Tensor | None = None) -> Callable[..., None]:
+        """See `MemoryGuide.amortize`."""
+        return self.guide.amortize_encoded(self.encoding, memory)
+
+    def write_memory(self, episode: Tensor, seed: int | None = None) -> Tensor:
+        """See `MemoryGuide.write_memory`."""
+        return self.guide.write_encoding(self.encoding, seed)
+
+    def __call__(self, episode: Tensor, memory: Tensor | None = None) -> None:
+        """Run the guide."""
         self.amortize(episode, memory)(episode, memory)

@@ -158,15 +158,20 @@ class MoveNormals(Messenger):
 
     Args:
         moves: by site, the change of its normals.
+
+    Attributes:
+        replaced: by site, the distribution that was replaced in the last run.
     """
 
     def __init__(self, moves: Mapping[str, Move]) -> None:
         super().__init__()
         self.moves = moves
+        self.replaced: dict[str, Any] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.moves:
             move, fn = self.moves[msg["name"]], msg["fn"]
+            self.replaced[msg["name"]] = fn
             mean, deviation = moments(fn) or (0.0, 1.0)
             normal = Normal(mean + deviation * move.shift, deviation * move.log_scale.exp())
             msg["fn"] = normal.to_event(fn.event_dim)

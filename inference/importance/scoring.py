@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from inference.importance.annealing import annealed_score, require_one_normal
 from inference.importance.complete import CompleteScore, complete_score
@@ -37,6 +36,8 @@ from inference.tracing import (
     amortized,
     combine,
     concatenate,
+    encoded,
+    kl_term,
     own_randomness,
     seed_of,
     trace_pair,
@@ -215,15 +216,17 @@ def _score_batch(model: PyroProgram, guide: PyroProgram, plan: ScoringPlan, batc
         return _of_images(score, chosen)
 
     with own_randomness(batch.seed, batch.episode.device):
-        sampled = sample_memory(model, guide, batch.episode)
-        found[OWN] = note(OWN, _score_own(model, guide, batch.episode, sampled, plan))
+        own_guide = encoded(guide, batch.episode)
+        sampled = sample_memory(model, own_guide, batch.episode)
+        found[OWN] = note(OWN, _score_own(model, own_guide, batch.episode, sampled, plan))
         if plan.control_particles:
-            for name, memories in _control_memories(model, guide, batch).items():
-                score = _score_control(model, guide, batch.episode, memories, plan)
-                found[name] = note(name, score)
+            cues = batch.episode.flatten(0, 1).unsqueeze(1)  # (B T, 1, C, H, W): each an episode of its own
+            score_control = _control_scorer(model, guide, cues, plan)
+            for name, memories in _control_memories(model, guide, own_guide, batch).items():
+                found[name] = note(name, score_control(memories.flatten(0, 1)))
         if sampled is None:
             return Scores(found, seconds, None, None)
-        complete = complete_score(model, guide, batch.episode, plan.particles)
+        complete = complete_score(model, own_guide, batch.episode, plan.particles)
         assert complete is not None
         complete = note("complete", complete)
     return Scores(found, seconds, _per_image(sampled.kl, batch)[chosen].cpu(), complete)
@@ -253,11 +256,7 @@ def sample_memory(model: PyroProgram, guide: PyroProgram, episode: Tensor) -> Sa
     posterior: Any = traces.guide.nodes["memory"]["fn"]
     prior: Any = traces.model.nodes["memory"]["fn"]
     value = traces.value("memory")
-    try:
-        kl = kl_divergence(posterior, prior)
-    except NotImplementedError:
-        kl = posterior.log_prob(value) - prior.log_prob(value)
-    return SampledMemory(value, kl, traces.latent_sites() == ["memory"])
+    return SampledMemory(value, kl_term(posterior, prior, value), traces.latent_sites() == ["memory"])
 
 
 def given_memory(
@@ -276,13 +275,15 @@ def _per_image(kl: Tensor, batch: Batch) -> Tensor:
     return (kl / batch.episode.shape[1]).expand(batch.episode.shape[:2]).flatten()
 
 
-def _control_memories(model: PyroProgram, guide: PyroProgram, batch: Batch) -> dict[str, Tensor]:
-    """By control, a memory for every image, (B, T, 1, ...)."""
-    own = written_memory(guide, batch.episode)  # (B, 1, ...)
+def _control_memories(
+    model: PyroProgram, guide: PyroProgram, own_guide: PyroProgram, batch: Batch
+) -> dict[str, Tensor]:
+    """By control, a memory for every image, (B, T, 1, ...); `own_guide` is the guide of the batch's images alone."""
+    own = written_memory(own_guide, batch.episode)  # (B, 1, ...)
     if not own.numel():
         return {}
     images = batch.episode.shape[1]
-    controls = {"empty": _empty_memory(model, guide, batch.episode).unsqueeze(1).expand(-1, images, *own.shape[1:])}
+    controls = {"empty": _empty_memory(model, own_guide, batch.episode).unsqueeze(1).expand(-1, images, *own.shape[1:])}
     if images == 1:
         return controls
     controls["left_out"] = left_out = leave_one_out_memories(guide, batch.episode)
@@ -330,18 +331,22 @@ def _score_own(
     return _estimate(model, proposal, episode, None, plan.particles, temperatures)
 
 
-def _score_control(
-    model: PyroProgram, guide: PyroProgram, episode: Tensor, memories: Tensor, plan: ScoringPlan
-) -> ImportanceScore:
-    """Score every image (B, T, ...) given its control memory (B, T, 1, ...), as an episode of one cue."""
-    cues, memory = episode.flatten(0, 1).unsqueeze(1), memories.flatten(0, 1)
-    following: Any = next_image_of(model, guide, cues)
-    if following is None:
-        proposal = searching_proposal(model, guide, cues, memory)
-    else:
-        model, guide = following
-        proposal = refined_proposal(model, guide, cues, memory, steps=_REFINE_STEPS)
-    return _estimate(model, proposal, cues, memory, plan.control_particles, plan.temperatures)
+def _control_scorer(
+    model: PyroProgram, guide: PyroProgram, cues: Tensor, plan: ScoringPlan
+) -> Callable[[Tensor], ImportanceScore]:
+    """Scores of cues (N, 1, C, H, W), which are encoded once, given control memories (N, 1, ...)."""
+    following = next_image_of(model, guide, cues)
+    of_cues = encoded(guide, cues) if following is None else guide
+
+    def score(memory: Tensor) -> ImportanceScore:
+        if following is None:
+            program, proposal = model, searching_proposal(model, of_cues, cues, memory)
+        else:
+            program, posterior = following
+            proposal = refined_proposal(program, posterior, cues, memory, steps=_REFINE_STEPS)
+        return _estimate(program, proposal, cues, memory, plan.control_particles, plan.temperatures)
+
+    return score
 
 
 def _estimate(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -23,18 +24,17 @@ from inference.importance.estimator import (
     moments,
     weighted_draws,
 )
-from inference.objectives import make_objective
 from inference.tracing import (
-    PLATE_NESTING,
     PyroProgram,
     amortized,
     base_distribution,
     in_particle_plate,
+    kl_term,
+    site_value,
     terms_of,
     trace_pair,
     traced,
 )
-from kpp_pyro.fast_pyro import unrecorded_parameters
 
 _REFINING_RATE, _SEARCHING_RATE = 0.03, 0.1  # Adam's learning rate, from a fitted guide and from a single draw
 _MOMENT_DRAWS = 256  # draws that estimate a standard deviation
@@ -46,7 +46,7 @@ _START_SCALE = 0.001  # relative to the prior's scale, at all sites but the last
 
 def refine(
     model: PyroProgram,
-    guide: PyroProgram,
+    guide: PyroProgram | None,
     start: Mapping[str, Move],
     episode: Tensor,
     memory: Tensor | None = None,
@@ -59,7 +59,7 @@ def refine(
     Args:
         model: Pyro model; its parameters are not changed.
         guide: a program for the given images, see `amortized`. Sites that are not in `start` are not changed. Such a
-            site must be reparametrised, or must not depend on parameters.
+            site must be reparametrised, or must not depend on parameters. None for the model's own prior, moved.
         start: initial normals by site, (B, T, *event); (K, B, T, *event) under a plate of K particles.
         episode: images (B, T, C, H, W).
         memory: (B, 1, ...) to read from; None if the guide writes.
@@ -75,8 +75,6 @@ def refine(
     scales = {name: torch.zeros_like(move.log_scale, requires_grad=True) for name, move in start.items()}
     parameters = [*shifts.values(), *scales.values()]
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)
-    # Closed KLs reduce gradient variance, which matters near an optimum. The extra plate is that of particles.
-    objective: Any = make_objective("mean_field", PLATE_NESTING + 1)
 
     def moves() -> dict[str, Move]:
         return {
@@ -86,14 +84,38 @@ def refine(
 
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
-        with torch.enable_grad(), unrecorded_parameters():
-            moved = MoveNormals(moves())(guide)
-            loss = objective.differentiable_loss(model, moved, episode, memory)  # a sum over independent images
+        with torch.enable_grad():
+            loss = _negative_elbo(model, guide, MoveNormals(moves()), episode, memory)
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.grad = gradient
         optimizer.step()
     with torch.no_grad():
         return moves()
+
+
+def _negative_elbo(
+    model: PyroProgram, guide: PyroProgram | None, move: MoveNormals, episode: Tensor, memory: Tensor | None
+) -> Tensor:
+    """-ELBO of a moved guide in nats, summed over the images, which are independent; see `refine`.
+
+    KLs are in closed form where there is one: they reduce gradient variance, which matters near an optimum.
+    """
+    posteriors: dict[str, Any]
+    priors: dict[str, Any]
+    if guide is None:  # one run of the model draws from the moved priors, and sees the priors themselves
+        trace = traced(move(model), episode, memory)
+        priors = move.replaced
+        posteriors = {name: trace.nodes[name]["fn"] for name in priors}
+    else:
+        traces = trace_pair(model, move(guide), episode, memory)
+        trace, sites = traces.model, traces.latent_sites()
+        priors = {name: trace.nodes[name]["fn"] for name in sites}
+        posteriors = {name: traces.guide.nodes[name]["fn"] for name in sites}
+    likelihood: Any = trace.nodes["image"]["fn"]
+    loss = -likelihood.log_prob(site_value(trace, "image")).sum()
+    for name, prior in priors.items():
+        loss = loss + kl_term(posteriors[name], prior, site_value(trace, name)).sum()
+    return loss
 
 
 @torch.no_grad()
@@ -238,15 +260,45 @@ def searching_proposal(
     sites = tuple(latent_sites(model, posterior, episode, memory))
     parts = (Part(0.2, posterior), Part(0.3, posterior, sites[-1:]), Part(0.5, posterior, sites))
     draws = weighted_draws(model, Proposal(parts), episode, memory, particles=pilots)
-    prior = poutine.block(model, expose=list(sites))
+    prior = prior_of(model, sites)
     start = _moves_to(model, _best_of_groups(draws, starts), episode, memory)
     grouped = in_particle_plate(model, starts), in_particle_plate(prior, starts)
-    refined = refine(*grouped, start, episode, memory, steps=steps, learning_rate=_SEARCHING_RATE)
+    refined = refine(grouped[0], None, start, episode, memory, steps=steps, learning_rate=_SEARCHING_RATE)
     index = _elbo(*grouped, refined, episode, memory).argmax(0)  # (B, T)
     best = {name: Move(_pick(move.shift, index), _pick(move.log_scale, index)) for name, move in refined.items()}
-    moves = refine(model, prior, best, episode, memory, steps=steps, learning_rate=_SEARCHING_RATE)
+    moves = refine(model, None, best, episode, memory, steps=steps, learning_rate=_SEARCHING_RATE)
     rest = (Part(0.3 * part.share, part.guide, part.from_prior) for part in parts)
     return Proposal((Part(0.7, MoveNormals(moves)(prior)), *rest))
+
+
+def prior_of(model: PyroProgram, sites: Collection[str]) -> PyroProgram:
+    """The model's prior of named sites, as a program that ends where all are drawn: no image is decoded."""
+
+    def run(*arguments: Any) -> None:
+        with suppress(_AllDrawn), _StopAfter(sites):
+            model(*arguments)
+
+    return poutine.block(run, expose=list(sites))
+
+
+class _AllDrawn(Exception):  # noqa: N818, no error
+    """Ends a program whose further sites are not needed."""
+
+
+class _StopAfter(Messenger):
+    """Raises `_AllDrawn` once the named sites of a program are drawn."""
+
+    def __init__(self, sites: Collection[str]) -> None:
+        super().__init__()
+        self.missing = set(sites)
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        self.missing.discard(msg["name"])
+        if not self.missing:
+            msg["continuation"] = self._stop  # after the other handlers have seen the site
+
+    def _stop(self, msg: Any) -> None:
+        raise _AllDrawn
 
 
 def _best_of_groups(draws: WeightedDraws, groups: int) -> dict[str, Tensor]:

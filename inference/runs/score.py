@@ -28,6 +28,7 @@ from inference.tracing import own_randomness
 from kpp_pyro.arguments import checked
 from kpp_pyro.data import first_images
 from kpp_pyro.errors import InputError
+from kpp_pyro.networks.heads import constant_weights
 from kpp_pyro.progress import show_progress
 from kpp_pyro.writes.quantization import Quantization
 
@@ -84,7 +85,7 @@ def score(
         with own_randomness(seed, run.pair.device):
             require_annealed(run.pair.model, run.pair.guide, episodes.first().unsqueeze(0), plan)
     progress_bar = show_progress(label="scoring", total=images, unit="image", disable=not progress)
-    with progress_bar as bar, pyro.validation_enabled(False):
+    with progress_bar as bar, pyro.validation_enabled(False), constant_weights(run.pair.device):
         counting = _advancing(first_images(batches, images), bar)
         return score_episodes(run.pair.model, run.pair.guide, counting, plan, seed, processes)
 

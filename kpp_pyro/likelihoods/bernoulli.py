@@ -6,7 +6,7 @@ Logits are float32: a Bernoulli log-probability in bfloat16 is wrong by about on
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyro.distributions as dist
@@ -28,7 +28,7 @@ STATIC_BINARIZATION_SEED = 20210503
 
 
 class BernoulliImage(ExpandsOnce, dist.Independent):  # type: ignore[override]  # in Pyro itself
-    """`Bernoulli(logits=logits).to_event(3)`, faster: see `ExpandsOnce`, and one pass over the pixels less.
+    """`Bernoulli(logits=logits).to_event(3)`, faster: see `ExpandsOnce` and `log_bernoulli`.
 
     Args:
         logits: (..., C, H, W).
@@ -46,8 +46,34 @@ class BernoulliImage(ExpandsOnce, dist.Independent):  # type: ignore[override]  
         if self._validate_args:
             self._validate_sample(value)
             self.base_dist._validate_sample(value)
-        logits, value = torch.broadcast_tensors(self.base_dist.logits, value)
-        return -F.binary_cross_entropy_with_logits(logits, value, reduction="none").flatten(-_IMAGE_DIMS).sum(-1)
+        return log_bernoulli(self.base_dist.logits, value).flatten(-_IMAGE_DIMS).sum(-1)
+
+
+def log_bernoulli(logits: Tensor, value: Tensor) -> Tensor:
+    """value ln sigmoid(logits) + (1 - value) ln sigmoid(-logits) in nats, for values between 0 and 1; shapes broadcast.
+
+    On a CPU it is computed as value logits - max(logits, 0) + ln sigmoid(|logits|), without the `log1p` of torch's
+    `binary_cross_entropy_with_logits`, which takes several times as long as all the rest.
+    """
+    logits, value = torch.broadcast_tensors(logits, value)
+    if logits.is_cuda:
+        return -F.binary_cross_entropy_with_logits(logits, value, reduction="none")
+    return _LogBernoulli.apply(logits, value)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _LogBernoulli(torch.autograd.Function):
+    """`log_bernoulli` in few passes over memory, with the gradient value - sigmoid(logits) in the logits."""
+
+    @staticmethod
+    def forward(context: Any, logits: Tensor, value: Tensor) -> Tensor:
+        context.save_for_backward(logits, value)
+        # The first two terms cancel for certain pixels, exactly only if they meet before the small third one.
+        return (value * logits).sub_(logits.relu()).add_(logits.abs().sigmoid_().log_())
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        logits, value = context.saved_tensors
+        return gradient * (value - logits.sigmoid()), gradient * logits
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from pyro.distributions.util import broadcast_shape
-from torch import Tensor
+from torch import Size, Tensor
 
 from kpp_pyro.errors import InputError
 
@@ -272,17 +272,17 @@ def read(memory: Tensor, key: Tensor, addressing: Addressing) -> Tensor:
         ),
         -1,
     )  # (..., T, R, h, w, 2)
-    batch = broadcast_shape(memory.shape[:-4], key.shape[:-3])  # (..., B)
-    flat_memory = memory.squeeze(-4).expand(*batch, *layout.shape).reshape(-1, *layout.shape)
     images, reads = key.shape[-3:-1]
-    flat_grid = grid.expand(*batch, *grid.shape[-5:]).reshape(
-        flat_memory.shape[0], images * reads * layout.block_height, layout.block_width, 2
-    )
+    draws = grid.shape[: max(0, key.dim() - memory.dim() + 1)]  # of keys that read one and the same memory
+    episodes = Size(broadcast_shape(memory.shape[:-4], key.shape[len(draws) : -3]))  # (..., B)
+    grid = grid.expand(*draws, *episodes, *grid.shape[-5:])
+    flat_grid = grid.reshape(draws.numel(), episodes.numel(), -1, layout.block_width, 2).transpose(0, 1).flatten(1, 2)
+    flat_memory = memory.squeeze(-4).expand(*episodes, *layout.shape).reshape(-1, *layout.shape)
     sampled = F.grid_sample(
         flat_memory, flat_grid, mode="bilinear", padding_mode="border", align_corners=False
-    )  # (N, C_m, T * R * h, w)
-    sampled = sampled.unflatten(2, (images, reads, layout.block_height)).movedim(1, 3)
-    return sampled.reshape(*batch, images, reads, *layout.block_shape)
+    )  # (N, C_m, K * T * R * h, w): the N memories are not copied for the K draws
+    sampled = sampled.unflatten(2, (draws.numel(), images, reads, layout.block_height))
+    return sampled.permute(2, 0, 3, 4, 1, 5, 6).reshape(*draws, *episodes, images, reads, *layout.block_shape)
 
 
 def _block_offsets(layout: MemoryLayout, like: Tensor) -> tuple[Tensor, Tensor]:

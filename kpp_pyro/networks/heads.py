@@ -1,11 +1,12 @@
 """Heads: networks that return (loc, scale) of a normal; autocast wrappers.
 
-`InPrecision`: autocast. `positive` and `between`: scales. `LocScaleHead`: features to a posterior.
+`InPrecision` and `constant_weights`: autocast. `positive` and `between`: scales. `LocScaleHead`: features to a posterior.
 `IdentityReading` and `NoReading`: a read block to the prior of a latent.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -36,6 +37,14 @@ class InPrecision(nn.Module):
         with torch.autocast(inputs[0].device.type, dtype=self.dtype):
             outputs = self.network(*inputs)
         return outputs.float() if isinstance(outputs, Tensor) else tuple(output.float() for output in outputs)
+
+
+def constant_weights(device: torch.device) -> AbstractContextManager[object]:
+    """Inside this context, `InPrecision` casts each weight once, not at every pass: for weights that do not change.
+
+    Autocast keeps its casts until the outermost autocast ends.
+    """
+    return torch.autocast(device.type, enabled=False)
 
 
 def positive(raw: Tensor, smallest: float) -> Tensor:

@@ -6,9 +6,10 @@ from collections import Counter
 import pytest
 import torch
 
-from inference.importance.scoring import batches_of
+from inference.importance.scoring import ScoringPlan, batches_of, score_episodes
 from inference.processes import Processes
 from inference.tracing import seed_of
+from tests.programs import random_episodes, small_pair
 
 
 class Recorded(Processes):
@@ -63,3 +64,18 @@ def test_seeds_are_of_all_numbers_and_their_order() -> None:
     seeds = {seed_of(*numbers) for numbers in [(0,), (0, 0), (0, 1), (1, 0), (1, 1), (11,), (1, 2**62)]}
     assert len(seeds) == 7 and all(0 <= seed < 2**63 for seed in seeds)
     assert seed_of(0, 1) == seed_of(0, 1)
+
+
+def test_a_batch_is_encoded_once_and_its_cues_once_for_all_controls(monkeypatch) -> None:
+    pair, episode, shapes = small_pair(), random_episodes(2, 3), Counter()
+    encode = type(pair.guide).encode
+
+    def counted(guide, images):
+        shapes[tuple(images.shape[:2])] += 1
+        return encode(guide, images)
+
+    monkeypatch.setattr(type(pair.guide), "encode", counted)
+    everything = torch.ones(2, 3, dtype=torch.bool)
+    scores = score_episodes(pair.model, pair.guide, [(episode, everything)], ScoringPlan(5, 0, 5))
+    assert scores.by_memory.keys() == {"own", "empty", "left_out", "other"}
+    assert shapes == {(2, 3): 1, (6, 1): 1, (6, 2): 1}  # the episodes, their cues, and all but one image of each

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
+from pyro.poutine import runtime
 from pyro.poutine.messenger import Messenger
 from torch.distributions import MultivariateNormal, Normal
 
@@ -22,7 +23,7 @@ from inference.importance.estimator import (
     weighted_draws,
     widened_proposal,
 )
-from inference.importance.search import laplace, refine, refined_proposal, searching_proposal
+from inference.importance.search import laplace, prior_of, refine, refined_proposal, searching_proposal
 from inference.tracing import amortized, base_distribution, trace_pair, written_memory
 from kpp_pyro.distributions.block_key import BlockKey
 from kpp_pyro.distributions.flow import FlowNormal
@@ -188,6 +189,37 @@ def test_no_steps_leave_normals_where_they_start():
 
 
 # Refinement
+
+
+def test_a_program_of_the_prior_draws_the_same_and_ends_before_the_decoder():
+    program, episode, memory = twofold_case()
+    torch.manual_seed(3)
+    whole = poutine.trace(program.model).get_trace(episode, memory)
+    torch.manual_seed(3)
+    drawn = poutine.trace(prior_of(program.model, ["key", "latent"])).get_trace(episode, memory)
+    assert drawn.stochastic_nodes == ["key", "latent"] and "image" not in drawn and "memory" not in drawn
+    for site in ("key", "latent"):
+        assert torch.equal(drawn.nodes[site]["value"], whole.nodes[site]["value"])
+    small, images = small_pair(), random_episodes()
+    small.model.decoder = None  # would fail if it were called
+    read = prior_of(small.model, ["latent", "key"])
+    assert poutine.trace(read).get_trace(images, written_memory(small.guide, images)).nodes["latent"]["value"].any()
+    assert not runtime._PYRO_STACK  # no handler is left behind
+
+
+@pytest.mark.parametrize("flow", [False, True])
+def test_moving_the_priors_inside_one_run_of_the_model_equals_moving_a_guide_that_is_the_prior(flow):
+    program, episode, memory = twofold_case()
+    model, found = AsFlow()(program.model) if flow else program.model, []
+    start = resting(program.model, episode, memory)
+    for guide in (None, prior_of(model, list(start)), poutine.block(model, expose=list(start))):
+        torch.manual_seed(4)
+        found.append(refine(model, guide, start, episode, memory, steps=20, learning_rate=0.1))
+    for site, move in found[0].items():
+        assert (move.shift.abs() > 0.1).any()
+        for other in found[1:]:
+            torch.testing.assert_close(other[site].shift, move.shift, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(other[site].log_scale, move.log_scale, rtol=1e-9, atol=1e-9)
 
 
 def refined_score(episode, memory, steps):

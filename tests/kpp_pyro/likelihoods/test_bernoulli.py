@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kpp_pyro.likelihoods import kl_sites, with_bits_per_dim
-from kpp_pyro.likelihoods.bernoulli import BernoulliImage
+from kpp_pyro.likelihoods.bernoulli import BernoulliImage, log_bernoulli
 
 
 def logits(*batch: int) -> torch.Tensor:
@@ -30,6 +30,19 @@ def test_density_and_gradient_are_those_of_independent_pixels(particles: tuple[i
     ):
         torch.testing.assert_close(own, other, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(ours.mean, raw.sigmoid())
+
+
+def test_first_and_second_derivatives_also_at_grey_values_equal_finite_differences() -> None:
+    raw, values = logits(3), torch.linspace(0, 1, 18, dtype=torch.float64).view(3, 1, 3, 2).requires_grad_()
+    assert torch.autograd.gradcheck(log_bernoulli, (raw, values))
+    assert torch.autograd.gradgradcheck(log_bernoulli, (raw, values))
+
+
+@pytest.mark.parametrize("size", [0.0, 1.0, 8.0, 16.0, 30.0, 200.0])
+def test_certain_pixels_lose_no_more_than_the_rounding_of_a_number_near_one(size: float) -> None:
+    raw, value = torch.tensor([size, -size, size, -size]), torch.tensor([1.0, 0.0, 0.0, 1.0])
+    exact = dist.Bernoulli(logits=raw.double()).log_prob(value.double())
+    torch.testing.assert_close(log_bernoulli(raw, value).double(), exact, rtol=2e-7, atol=1.2e-7)
 
 
 def test_probabilities_of_all_images_sum_to_one() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from kpp_pyro.errors import InputError
 from kpp_pyro.memory.blocks import MemoryLayout
 from kpp_pyro.networks.conv import ConvDecoder, ConvEncoder, ResidualConv
-from kpp_pyro.networks.heads import IdentityReading, InPrecision, LocScaleHead, positive
+from kpp_pyro.networks.heads import IdentityReading, InPrecision, LocScaleHead, constant_weights, positive
 from kpp_pyro.networks.mlp import MlpDecoder, MlpEncoder, ResidualMlp
 from kpp_pyro.networks.patches import PatchDecoder, PatchEncoder
 from kpp_pyro.networks.shapes import require_image_shape
@@ -184,3 +184,14 @@ def test_other_image_sides_are_refused(side):
     for height, width in ((side, side), (16, side), (side, 64)):
         with pytest.raises(InputError, match=f"multiples of 4 from 16 to 64 pixels, found {height}x{width}"):
             require_image_shape((1, height, width))
+
+
+def test_constant_weights_are_cast_once_and_only_until_the_context_ends():
+    network, features = InPrecision(nn.Linear(4, 3), torch.bfloat16), torch.randn(2, 4)
+    before = network(features)
+    with torch.no_grad(), constant_weights(features.device):
+        assert torch.equal(network(features), before)
+        network.network.weight.mul_(2)
+        assert torch.equal(network(features), before)  # the cast of the first pass
+        assert (features @ features.mT).dtype == torch.float32  # what is outside a network keeps its precision
+    assert not torch.equal(network(features), before)
