@@ -1,6 +1,6 @@
 """Heads: networks that return (loc, scale) of a normal; autocast wrappers.
 
-`InPrecision` and `constant_weights`: autocast. `positive` and `between`: scales. `LocScaleHead`: features to a posterior.
+`InPrecision`, `constant_weights`: autocast. `positive`, `between`: scales. `LocScaleHead`: features to a posterior.
 `IdentityReading` and `NoReading`: a read block to the prior of a latent.
 """
 
