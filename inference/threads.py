@@ -21,16 +21,22 @@ _CHOICES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # of the user, or of torchrun
 def choose_threads(kept: int | None = None, processes: Processes = SINGLE_PROCESS) -> None:
     """Set torch's threads to the number of idle cores; never to more than it has.
 
-    Nothing changes if the environment sets the number, or with several processes.
+    Nothing changes if the environment sets the number to one that OpenMP takes, or with several processes.
 
     Args:
         kept: a number to take instead: that of the run that goes on, since sums depend on it.
         processes: those that run together.
     """
     threads = torch.get_num_threads()
-    if threads == 1 or processes.count > 1 or any(name in os.environ for name in _CHOICES):
+    if threads == 1 or processes.count > 1 or any(_is_chosen(os.environ.get(name, "")) for name in _CHOICES):
         return
     torch.set_num_threads(min(threads, kept or idle_cores()))
+
+
+def _is_chosen(text: str) -> bool:
+    """Whether a variable sets a number of threads; OpenMP ignores other texts, such as an empty one."""
+    first = text.split(",")[0].strip()  # a number for each level of nested teams
+    return first.isdecimal() and int(first) > 0
 
 
 def idle_cores() -> int:

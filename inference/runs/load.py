@@ -107,14 +107,18 @@ def start_from(pair: Pair, path: Path) -> list[str]:
     """Copy a run's best parameters to those of a pair that have their names and shapes; returns the names of the rest.
 
     Raises:
-        InputError: no run, a damaged file, or no parameter in common.
+        InputError: no run, a damaged file, or no parameter in common. The message begins with the flag.
     """
-    state = read_checkpoint(RunFolder.open(path).best, BestCheckpoint)
-    own = pair.state_dict()
-    common = {name: value for name, value in state.pair.items() if name in own and value.shape == own[name].shape}
-    if not common:
-        raise InputError(f"--start-from {path}: expected a run with parameters of this model, found none in common")
-    pair.load_state_dict(common, strict=False)
+    with naming("--start-from"):
+        best = RunFolder.open(path).best
+        state = read_checkpoint(best, BestCheckpoint)
+        own = pair.state_dict()
+        common = {name: value for name, value in state.pair.items() if name in own and value.shape == own[name].shape}
+        if not common:
+            raise InputError(f"{path}: expected a run with parameters of this model, found none in common")
+        with fitting(best):
+            require_like(common, {name: own[name] for name in common}, "parameters")
+            pair.load_state_dict(common, strict=False)
     return [name for name in own if name not in common]
 
 

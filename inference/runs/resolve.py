@@ -16,7 +16,7 @@ from models.build import available_device, dtype_of
 
 
 def resolve(config: Config, processes: Processes = SINGLE_PROCESS) -> Config:
-    """The configuration with its device, precision, T and data folder resolved for this machine.
+    """The configuration with its device, precision, T and folders resolved for this machine.
 
     Args:
         config: may leave the device and the precision at "auto".
@@ -33,6 +33,7 @@ def resolve(config: Config, processes: Processes = SINGLE_PROCESS) -> Config:
     return config.replace(
         episode_length=config.data.episode_length if own else config.data.images_per_episode,
         data_dir=whole_path(config.data.data_dir),
+        start_from=config.training.start_from and whole_path(config.training.start_from),
         device=str(device),
         precision=str(dtype_of(config.precision, device)).removeprefix("torch."),
     )

@@ -80,7 +80,7 @@ class TrainingRun:
         with processes.sync_errors():
             self.pair = build(config, self.episodes.train.image_shape, device)
             if config.training.start_from and not (resume and self._has_begun()):
-                _note_new_parts(start_from(self.pair, config.training.start_from), processes)
+                _note_new_parts(start_from(self.pair, config.training.start_from), self.pair, processes)
         torch.manual_seed(seed_of(config.seed, processes.rank))  # equal parameters, but different draws in each process
         self.best_elbo_nats_per_image = float("-inf")
         self.best_step = 0  # of the best checkpoint; set by `finish`
@@ -397,11 +397,12 @@ def default_folder(config: Config) -> Path:
     return Path("runs") / f"{config.data.dataset}-{config.name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _note_new_parts(names: Sequence[str], processes: Processes) -> None:
+def _note_new_parts(names: Sequence[str], pair: Pair, processes: Processes) -> None:
     """Print a note of the parameters that no run gave a start."""
     if names and processes.is_first:
         some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        print(f"note: {len(names)} tensors of parameters are new, and start as usual: {some}", file=sys.stderr)
+        of_all = f"{len(names)} of {len(pair.state_dict())} tensors of parameters"
+        print(f"note: {of_all} are not those of --start-from, and start as usual: {some}", file=sys.stderr)
 
 
 def _note_shared_blocks(config: Config) -> None:

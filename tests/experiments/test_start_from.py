@@ -33,7 +33,8 @@ def test_parameters_are_those_of_the_run_and_new_parts_start_as_usual(first, tmp
     for name, value in given.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=1e-9)
     assert {name for name in found if name not in given} == {name for name in found if "ascent" in name}
-    assert "note: 5 tensors of parameters are new, and start as usual: guide.ascent." in capsys.readouterr().err
+    note = f"note: 5 of {len(found)} tensors of parameters are not those of --start-from, and start as usual: guide."
+    assert note in capsys.readouterr().err
 
 
 def test_a_resumed_run_goes_on_without_the_run_that_it_started_from(first, tmp_path):
@@ -50,8 +51,14 @@ def test_a_resumed_run_goes_on_without_the_run_that_it_started_from(first, tmp_p
 
 def test_what_is_no_start_is_refused_and_leaves_nothing(first, tmp_path):
     missing = tmp_path / "none"
-    with pytest.raises(InputError, match=re.escape(str(missing))):
+    with pytest.raises(InputError, match=re.escape(f"--start-from: {missing}: expected a run folder")):
         train(short(start_from=missing), tmp_path / "run")
+    damaged = Path(shutil.copytree(first, tmp_path / "damaged"))
+    state = torch.load(damaged / "best.pt", weights_only=True)
+    next(iter(state["pair"].values())).fill_(torch.nan)
+    torch.save(state, damaged / "best.pt")
+    with pytest.raises(InputError, match=re.escape(f"--start-from: {damaged / 'best.pt'}: ") + ".*finite"):
+        train(short(start_from=damaged), tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
-    with pytest.raises(InputError, match=r"--start-from .*: expected a run with parameters of this model"):
+    with pytest.raises(InputError, match=r"--start-from: .*: expected a run with parameters of this model"):
         start_from(torch.nn.Linear(3, 5), first)  # type: ignore[arg-type]  # of no names in common

@@ -49,6 +49,14 @@ def test_idle_cores_are_those_that_no_program_uses(monkeypatch, busy, own, idle)
     assert torch.get_num_threads() == idle
 
 
+@pytest.mark.parametrize(("text", "is_chosen"), [("2", True), ("3,2", True), ("", False), ("0", False), ("abc", False)])
+def test_what_openmp_ignores_is_no_choice(monkeypatch, text, is_chosen):
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    monkeypatch.setattr(threads, "idle_cores", lambda: 1)
+    choose_threads()
+    assert torch.get_num_threads() == (3 if is_chosen else 1)
+
+
 def test_a_process_has_at_least_one_idle_core_and_no_more_than_its_own():
     assert 1 <= idle_cores() <= len(threads.own_cores()) <= (os.cpu_count() or 1)
 
