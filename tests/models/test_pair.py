@@ -59,13 +59,13 @@ def test_a_copy_is_independent(changes, training):
     assert not {id(m) for m in pair.modules()} & {id(m) for m in copied.modules()}
     assert len(list(copied.parameters())) == len(list(pair.parameters()))
     assert {pair.model._pyro_name, pair.guide._pyro_name}.isdisjoint({copied.model._pyro_name, copied.guide._pyro_name})
+    fresh = small_pair(**changes).train(training)  # to have the same state, without having been copied
     with torch.no_grad():
         for name, parameter in copied.named_parameters():
             value = parameter.clone()
             parameter.add_(0.1 * torch.randn_like(parameter))
             changed = elbo(copied)
             assert torch.equal(elbo(pair), before), name
-            fresh = small_pair(**changes).train(training)  # the same state, without having been copied
             fresh.load_state_dict(copied.state_dict())
             assert torch.equal(elbo(fresh), changed), name
             parameter.copy_(value)

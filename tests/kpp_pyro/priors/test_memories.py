@@ -52,7 +52,7 @@ def test_a_block_given_those_before_integrates_to_one(name):
 @every_prior
 def test_two_blocks_integrate_to_one(name):
     prior = prior_of(name, 1)
-    block = torch.linspace(-15, 15, 301, dtype=torch.float64)
+    block = torch.linspace(-15, 15, 101, dtype=torch.float64)  # the rule's error falls exponentially with their number
     first, second = torch.meshgrid(block, block, indexing="ij")
     density = prior(torch.stack([first, second], -1).unsqueeze(-1)).sum(-1).exp()
     assert torch.trapezoid(torch.trapezoid(density, block), block).item() == pytest.approx(1, abs=1e-4)
