@@ -273,7 +273,7 @@ def read(memory: Tensor, key: Tensor, addressing: Addressing) -> Tensor:
         -1,
     )  # (..., T, R, h, w, 2)
     images, reads = key.shape[-3:-1]
-    draws = grid.shape[: max(0, key.dim() - memory.dim() + 1)]  # of keys that read one and the same memory
+    draws = Size(grid.shape[: max(0, key.dim() - memory.dim() + 1)])  # of keys that read one and the same memory
     episodes = Size(broadcast_shape(memory.shape[:-4], key.shape[len(draws) : -3]))  # (..., B)
     grid = grid.expand(*draws, *episodes, *grid.shape[-5:])
     flat_grid = grid.reshape(draws.numel(), episodes.numel(), -1, layout.block_width, 2).transpose(0, 1).flatten(1, 2)
