@@ -7,6 +7,7 @@ bilinear spatial transformer (Jaderberg et al. 2015) reads a block of h x w pixe
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -272,16 +273,17 @@ def read(memory: Tensor, key: Tensor, addressing: Addressing) -> Tensor:
         -1,
     )  # (..., T, R, h, w, 2)
     images, reads = key.shape[-3:-1]
-    draws = grid.shape[: max(0, key.dim() - memory.dim() + 1)]  # of keys that read one and the same memory
-    episodes = torch.broadcast_shapes(memory.shape[:-4], key.shape[len(draws) : -3])  # (..., B)
-    grid = grid.expand(*draws, *episodes, *grid.shape[-5:])
-    flat_grid = grid.reshape(draws.numel(), episodes.numel(), -1, layout.block_width, 2).transpose(0, 1).flatten(1, 2)
+    leading = max(0, key.dim() - memory.dim() + 1)  # dimensions of keys that read one and the same memory
+    episodes = torch.broadcast_shapes(memory.shape[:-4], key.shape[leading:-3])  # (..., B)
+    grid = grid.expand(*grid.shape[:leading], *episodes, *grid.shape[-5:])
+    draws, count = math.prod(grid.shape[:leading]), math.prod(episodes)
+    flat_grid = grid.reshape(draws, count, -1, layout.block_width, 2).transpose(0, 1).flatten(1, 2)
     flat_memory = memory.squeeze(-4).expand(*episodes, *layout.shape).reshape(-1, *layout.shape)
     sampled = F.grid_sample(
         flat_memory, flat_grid, mode="bilinear", padding_mode="border", align_corners=False
     )  # (N, C_m, K * T * R * h, w): the N memories are not copied for the K draws
-    sampled = sampled.unflatten(2, (draws.numel(), images, reads, layout.block_height))
-    return sampled.permute(2, 0, 3, 4, 1, 5, 6).reshape(*draws, *episodes, images, reads, *layout.block_shape)
+    sampled = sampled.unflatten(2, (draws, images, reads, layout.block_height)).permute(2, 0, 3, 4, 1, 5, 6)
+    return sampled.reshape(*grid.shape[:-5], images, reads, *layout.block_shape)
 
 
 def _block_offsets(layout: MemoryLayout, like: Tensor) -> tuple[Tensor, Tensor]:
