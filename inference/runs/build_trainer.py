@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from inference.objectives import OBJECTIVES, make_objective
 from inference.processes import SINGLE_PROCESS, Processes
 from inference.runs.capacity import require_step_capacity
 from inference.runs.config import Config
@@ -56,9 +55,5 @@ def build_trainer(
         kl_schedules=kl_schedules(training),
     )
     capture = resolve_capture(config, pair.device, processes.count)
-    alpha = training.renyi_alpha if OBJECTIVES[training.objective].takes_alpha else 0.0
-    objective = make_objective(
-        training.objective, particles=training.particles, alpha=alpha, bypass_weight=training.bypass_weight
-    )
     stepper: type[Stepper] = CapturedStepper if capture else EagerStepper
-    return Trainer(pair, objective, episodes, plan, stepper, processes)
+    return Trainer(pair, training.bound(training.particles), episodes, plan, stepper, processes)

@@ -10,7 +10,6 @@ import psutil
 import torch
 from torch import Tensor
 
-from inference.objectives import OBJECTIVES, make_objective
 from inference.runs.config import Config
 from inference.runs.rules import has_blocks
 from inference.runs.trainer import annealed
@@ -76,11 +75,7 @@ def step_bytes(config: Config, pair: Pair, processes: int = 1) -> int:
 def _saved_bytes(config: Config, pair: Pair, episodes: int = 1, particles: int = 1) -> int:
     """Bytes of the tensors that the gradient of the loss of black images needs, beside the parameters."""
     training, parameters = config.training, {_storage(parameter) for parameter in pair.parameters()}
-    alpha = training.renyi_alpha if OBJECTIVES[training.objective].takes_alpha else 0.0
-    objective = make_objective(
-        training.objective, particles=particles, alpha=alpha, bypass_weight=training.bypass_weight
-    )
-    loss = annealed(objective(pair.model, pair.guide))
+    loss = annealed(training.bound(particles)(pair.model, pair.guide))
     length = config.data.images_per_episode
     episode = torch.zeros(episodes, length, *pair.model.image_shape, dtype=torch.float32, device=pair.device)
     saved: dict[int, torch.UntypedStorage] = {}  # held, since the place of a freed one would be used again

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
+from pyro.infer import ELBO
 
-from inference.objectives import OBJECTIVES
+from inference.objectives import OBJECTIVES, make_objective
 from inference.processes import processes_here
 from inference.runs.loggers import LOGGERS
 from inference.threads import own_cores
@@ -127,3 +128,8 @@ class TrainingConfig(ConfigPart):
     """Viewer to record metrics, figures and configuration for, in addition to the files of the run folder. wandb and
     mlflow are extras of this package. A resumed run adds its new steps to the record: a viewer that was not recorded
     for before lacks the earlier ones."""
+
+    def bound(self, particles: int) -> ELBO:
+        """The objective, of K = `particles` draws of each image."""
+        alpha = self.renyi_alpha if OBJECTIVES[self.objective].takes_alpha else 0.0
+        return make_objective(self.objective, particles=particles, alpha=alpha, bypass_weight=self.bypass_weight)
