@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from pyro.distributions import MultivariateNormal, Normal
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import NonlocalExit
 from torch import Tensor
 
 from inference.importance.estimator import (
@@ -275,18 +276,14 @@ def prior_of(model: PyroProgram, sites: Collection[str]) -> PyroProgram:
     """The model's prior of named sites, as a program that ends where all are drawn: no image is decoded."""
 
     def run(*arguments: Any) -> None:
-        with suppress(_AllDrawn), _StopAfter(sites):
+        with suppress(NonlocalExit), _StopAfter(sites):
             model(*arguments)
 
     return poutine.block(run, expose=list(sites))
 
 
-class _AllDrawn(Exception):  # noqa: N818, no error
-    """Ends a program whose further sites are not needed."""
-
-
 class _StopAfter(Messenger):
-    """Raises `_AllDrawn` once the named sites of a program are drawn."""
+    """Raises Pyro's `NonlocalExit` once the named sites of a program are drawn."""
 
     def __init__(self, sites: Collection[str]) -> None:
         super().__init__()
@@ -298,7 +295,7 @@ class _StopAfter(Messenger):
             msg["continuation"] = self._stop  # after the other handlers have seen the site
 
     def _stop(self, msg: Any) -> None:
-        raise _AllDrawn
+        raise NonlocalExit(msg)
 
 
 def _best_of_groups(draws: WeightedDraws, groups: int) -> dict[str, Tensor]:
