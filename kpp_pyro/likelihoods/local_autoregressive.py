@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -23,13 +22,10 @@ from kpp_pyro.likelihoods.discretized_logistic import DiscretizedLogisticMixture
 from kpp_pyro.likelihoods.interface import LIKELIHOODS, Likelihood
 from kpp_pyro.likelihoods.logistic_image import LogisticImage
 
-_NEIGHBOURS = {"left": (0, -1), "upper": (-1, 0), "upper_left": (-1, -1), "upper_right": (-1, 1)}
-"""Rows and columns from a pixel to each of its neighbours."""
-_START = ({"left": 0.75, "upper": 0.75, "upper_left": -0.5}, {"left": 1.0}, {"upper": 1.0})
-"""Coefficients of each component at outputs of zero: of a smooth surface, of a row, of a column."""
-
-
-_OFFSETS = tuple(_NEIGHBOURS.values())
+_NEIGHBOURS = (0, -1), (-1, 0), (-1, -1), (-1, 1)
+"""Rows and columns from a pixel to its left, upper, upper left and upper right neighbour."""
+_START = (0.75, 0.75, -0.5, 0.0), (1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0)
+"""Their coefficients for each component at outputs of zero: of a smooth surface, of a row, of a column."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +52,8 @@ class LocalAutoregressive(Likelihood):
         changes = outputs[..., of_mixture:, :, :].to(base.locs).unflatten(-3, sizes)
         start = changes.new_zeros(sizes[0], 1, sizes[2], 1, 1)
         for component, coefficients in enumerate(_START):  # filled on the device: a captured step copies nothing to it
-            for name, coefficient in coefficients.items():
-                start[component, :, list(_NEIGHBOURS).index(name)] = coefficient
+            for neighbour, coefficient in enumerate(coefficients):
+                start[component, :, neighbour] = coefficient
         return LocalAutoregressiveImage(base, changes + start)
 
     @property
@@ -121,7 +117,7 @@ class LocalAutoregressiveImage(ExpandsOnce, TorchDistribution):
             self._validate_sample(value)
         padded = F.pad(self.base.nearest_levels(value), (1, 1, 1, 0))
         height, width = value.shape[-2:]
-        views = (padded[..., 1 + row : 1 + row + height, 1 + col : 1 + col + width] for row, col in _OFFSETS)
+        views = (padded[..., 1 + row : 1 + row + height, 1 + col : 1 + col + width] for row, col in _NEIGHBOURS)
         return self._given(self.base, self.coefficients, torch.stack([*views], -3)).log_prob(value)
 
     def _expanded(self, batch_shape: Size) -> LocalAutoregressiveImage:
@@ -142,7 +138,7 @@ class LocalAutoregressiveImage(ExpandsOnce, TorchDistribution):
         padded = self.base.locs.new_zeros(*self.batch_shape, self.event_shape[0], (height + 1) * (width + 2))
         for rows, columns in _fronts(height, width):
             here = (rows + 1) * (width + 2) + columns + 1
-            around = torch.stack([here + row * (width + 2) + column for row, column in _OFFSETS])
+            around = torch.stack([here + row * (width + 2) + column for row, column in _NEIGHBOURS])
             base = self.base.at_pixels(rows, columns)
             coefficients = self.coefficients[..., rows, columns].unsqueeze(-2)
             found = value(self._given(base, coefficients, padded[..., around].unsqueeze(-2)))
@@ -151,12 +147,11 @@ class LocalAutoregressiveImage(ExpandsOnce, TorchDistribution):
         return self.base.intensities(image)
 
 
-@cache
-def _fronts(height: int, width: int) -> tuple[tuple[Tensor, Tensor], ...]:
+def _fronts(height: int, width: int) -> list[tuple[Tensor, Tensor]]:
     """Rows and columns of the pixels with the same 2 row + column, none of which is another's neighbour before it."""
     row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     number = 2 * row + column
-    return tuple((row[number == n], column[number == n]) for n in range(2 * (height - 1) + width))
+    return [(row[number == n], column[number == n]) for n in range(2 * (height - 1) + width)]
 
 
 LIKELIHOODS["local_autoregressive"] = LocalAutoregressive()

@@ -41,7 +41,7 @@ class LatentAscent:
     def __call__(self, latent: Tensor, episode: Tensor) -> Tensor:
         """Improve latents (B, T, D) of an episode (B, T, C, H, W)."""
         improved = latent.detach()
-        rate = self.step_size * improved.square().mean((-2, -1), keepdim=True).sqrt()
+        rate = self.step_size * _root_mean_square(improved)
         first = second = torch.zeros_like(improved)
         smallest = torch.finfo(second.dtype).tiny ** 0.5  # the squares of smaller gradients underflow
         for step in range(1, self.steps + 1):
@@ -121,18 +121,19 @@ class LearnedAscent(nn.Module):
 
     def forward(self, latent: Tensor, episode: Tensor, features: Tensor) -> Tensor:
         """Improve latents (B, T, D) of an episode (B, T, C, H, W) with features (B, T, F)."""
-        scale = _root_mean_square(latent.detach())
+        smallest = torch.finfo(latent.dtype).tiny
+        scale = _root_mean_square(latent.detach()).clamp(min=smallest)
         for stem, head, rate in zip(self.stems, self.heads, self.rates, strict=True):
             _, gradient = _fit_and_gradient(self.likelihood, latent, episode)
-            gradient = gradient / _root_mean_square(gradient)
+            gradient = gradient / _root_mean_square(gradient).clamp(min=smallest)
             inputs = torch.cat([latent / scale, gradient, features], -1)
             latent = latent + scale * (head(F.gelu(stem(inputs))) + rate * gradient)
         return latent
 
 
 def _root_mean_square(values: Tensor) -> Tensor:
-    """Of all numbers of an episode, (B, 1, 1), of (B, T, D); not below the smallest normal number."""
-    return values.square().mean((-2, -1), keepdim=True).sqrt().clamp(min=torch.finfo(values.dtype).tiny)
+    """Of all numbers of an episode, (B, 1, 1), of (B, T, D)."""
+    return values.square().mean((-2, -1), keepdim=True).sqrt()
 
 
 def _fit_and_gradient(
