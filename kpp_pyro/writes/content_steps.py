@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Tensor, nn
 
+from kpp_pyro.memory.sign_code import SignCode
+
 _MOMENTUM, _SECOND_MOMENT = 0.8, 0.99  # beta_1 and beta_2 of Adam, for tens of steps
 
 
@@ -92,7 +94,8 @@ class LearnedAscent(nn.Module):
 
     g_i is the gradient of ln p(x | z_i), over its root mean square in the episode; s is the root mean square of the
     encoder's latents. W_i and d_i start at zero. The gradient of the loss reaches the networks and the encoder; g_i
-    and s count as constants, so that no second derivatives are needed.
+    and s count as constants, so that no second derivatives are needed. With a sign code, each z_{i+1} is the signs of
+    this sum, with their straight-through gradient.
 
     Args:
         likelihood: p(x | z), from latents (B, T, D) to event shape (C, H, W).
@@ -100,6 +103,7 @@ class LearnedAscent(nn.Module):
         latent_size: D.
         encoding_size: F, the size of the features.
         width: number of hidden units of a step.
+        code: sign code of latents that are signs; None for numbers.
     """
 
     def __init__(
@@ -109,9 +113,10 @@ class LearnedAscent(nn.Module):
         latent_size: int,
         encoding_size: int,
         width: int,
+        code: SignCode | None = None,
     ) -> None:
         super().__init__()
-        self.likelihood = likelihood
+        self.likelihood, self.code = likelihood, code
         self.stems = nn.ModuleList(nn.Linear(2 * latent_size + encoding_size, width) for _ in range(steps))
         self.heads = nn.ModuleList(nn.Linear(width, latent_size) for _ in range(steps))
         self.rates = nn.Parameter(torch.zeros(steps, latent_size))
@@ -128,6 +133,7 @@ class LearnedAscent(nn.Module):
             gradient = gradient / _root_mean_square(gradient).clamp(min=smallest)
             inputs = torch.cat([latent / scale, gradient, features], -1)
             latent = latent + scale * (head(F.gelu(stem(inputs))) + rate * gradient)
+            latent = self.code.of(latent) if self.code else latent
         return latent
 
 

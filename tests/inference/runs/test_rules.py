@@ -137,8 +137,6 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
        f"{flag_of(name)}: expected {expected}, its default, with --read-order sequence, in which images have no keys, "
        f"found {value}")
       for name, expected, value in (("key_prior", "standard_normal", "flow"), ("kl_key_start", 1.0, 0.5))),
-    ({"signs_per_scalar": 4, "encoder_steps": 2},
-     "--encoder-steps: expected 0 with --signs-per-scalar, whose latents are signs, found 2"),
     ({"memory_width": 42},
      "memory 20x42 (height x width): expected whole multiples of the block 5x5, since blocks are allocated side by "
      "side"),
