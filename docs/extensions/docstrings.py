@@ -1,6 +1,6 @@
 """A Sphinx extension: docstrings of this project, which are plain text with `code`, as reStructuredText.
 
-Indented formulas and tables become literal blocks. Outside of these and of `code`, no character has a meaning of its own.
+Indented formulas and tables become literal blocks. Outside of these and of `code`, no character has a meaning.
 """
 
 from __future__ import annotations

@@ -32,7 +32,9 @@ def _packages(name: str) -> list[str]:
 def _page(package: str) -> str:
     modules = [f"{package}.{module.name}" for module in pkgutil.iter_modules(_path(package)) if not module.ispkg]
     parts = [f"{package}\n{'=' * len(package)}\n\n.. automodule:: {package}\n   :no-members:\n"]
-    parts += [f"{module}\n{'-' * len(module)}\n\n.. automodule:: {module}\n   :ignore-module-all:\n" for module in modules]
+    parts += [
+        f"{module}\n{'-' * len(module)}\n\n.. automodule:: {module}\n   :ignore-module-all:\n" for module in modules
+    ]
     return "\n".join(parts)
 
 
