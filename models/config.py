@@ -94,8 +94,11 @@ class MemoryConfig(ConfigPart):
     """P (1 to 16): latents are signs, +1 or -1, packed P to each scalar of a block. None: latents are numbers, one to a
     scalar. For memories of few scalars: a decoder distinguishes signs where it cannot distinguish levels. Makes
     mean_field the default of --objective, since a single draw of the latent's KL carries no information about signs."""
+    signs_per_latent: Annotated[int, Field(ge=1, le=MOST_SIGNS)] = 1
+    """b: with --signs-per-scalar P, b signs make one latent of 2^b even levels between -1 and 1, and a scalar packs
+    P / b latents. More levels are learned more easily, and fewer latents are needed for as many bits."""
     latent_size: Annotated[Count, Field(le=10**6)] | None = None
-    """D, size of an image's latent. None: the number of scalars (or signs) that a key reads; other models take that of
+    """D, size of an image's latent. None: the number of scalars (or of packed latents) that a key reads; other models take that of
     Kanerva++, 100, or 800 for data sets in colour."""
 
     @model_validator(mode="after")
@@ -111,8 +114,8 @@ class MemoryConfig(ConfigPart):
 
     @property
     def read_size(self) -> int:
-        """Scalars, or signs, of the R blocks that a key reads."""
-        return self.layout.read_scalars * (self.signs_per_scalar or 1)
+        """Scalars, or packed latents, of the R blocks that a key reads."""
+        return self.layout.read_scalars * (self.signs_per_scalar or 1) // self.signs_per_latent
 
     @property
     def latents(self) -> int:

@@ -75,8 +75,8 @@ class Parts:
     @property
     def code(self) -> SignCode | None:
         """The code that packs sign latents into the scalars of a block; None if latents are numbers."""
-        signs = self.config.memory.signs_per_scalar
-        return None if signs is None else SignCode(signs)
+        memory = self.config.memory
+        return None if memory.signs_per_scalar is None else SignCode(memory.signs_per_scalar, memory.signs_per_latent)
 
     def decoder(self, latent_size: int) -> nn.Module:
         """Network of p(x | z), with as many channels of output as the likelihood asks for."""
@@ -135,6 +135,6 @@ class Parts:
         """Content steps: functions that improve contents before they are written."""
         steps = self.config.program.content_steps
         if steps and self.code:
-            yield SignSearch(model.image_likelihood, steps)
+            yield SignSearch(model.image_likelihood, steps, self.code)
         elif steps:
             yield LatentAscent(model.image_likelihood, steps)

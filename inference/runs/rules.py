@@ -199,6 +199,10 @@ def _conflicts_of_networks(config: AllParts) -> Iterator[Conflict]:
 
 def _conflicts_of_signs(config: AllParts) -> Iterator[Conflict]:
     memory = config.memory
+    if (memory.signs_per_scalar or 1) % memory.signs_per_latent:
+        scalar = memory.signs_per_scalar
+        what = "1 without --signs-per-scalar" if scalar is None else f"a divisor of --signs-per-scalar {scalar}"
+        yield "signs_per_latent", what, memory.signs_per_latent
     if memory.signs_per_scalar is None:
         return
     side = max(memory.memory_height, memory.memory_width)

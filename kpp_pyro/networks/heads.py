@@ -103,7 +103,7 @@ class IdentityReading(nn.Module):
     def __init__(self, layout: MemoryLayout, smallest_scale: float, code: SignCode | None = None) -> None:
         super().__init__()
         self.code, self.packed = code, code is not None
-        self.latent_size = layout.read_scalars * (code.signs if code else 1)
+        self.latent_size = layout.read_scalars * (code.latents if code else 1)
         self.smallest_scale = smallest_scale
         self.raw_scale = nn.Parameter(torch.zeros(self.latent_size))
 

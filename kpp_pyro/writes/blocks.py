@@ -52,7 +52,7 @@ class BlockWrite(Write):
         self.layout = layout
         self.addressing = Addressing(layout)
         self.code = code
-        self.latent_size = layout.read_scalars * (code.signs if code else 1)
+        self.latent_size = layout.read_scalars * (code.latents if code else 1)
         self.match_scale = match_scale
         self.match_prior_prob = match_prior_prob
         content = LocScaleHead(encoding_size, self.latent_size, smallest_scale, from_code)

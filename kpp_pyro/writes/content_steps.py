@@ -57,34 +57,39 @@ class LatentAscent:
 
 @dataclass(frozen=True)
 class SignSearch:
-    """Greedy search for latents that are signs: each step flips one sign per image if that increases ln p(x | z).
+    """Greedy search for latents of a sign code: each step moves one latent by one level if ln p(x | z) increases.
 
-    Flipping z_i changes ln p(x | z) by about -2 z_i d ln p / dz_i. A step flips the sign with the largest predicted
-    increase, among those that were not tried since the last successful step. A flip that decreases ln p(x | z) is
-    undone.
+    A move of z_i by d changes ln p(x | z) by about d times d ln p / dz_i. A step makes the move with the largest
+    predicted increase, among those that were not tried since the last successful step. A move that decreases
+    ln p(x | z) is undone. With two levels, a move flips a sign.
 
     Attributes:
         likelihood: p(x | z), from latents (B, T, D) to event shape (C, H, W).
         steps: number of steps.
+        code: the sign code.
     """
 
     likelihood: Callable[[Tensor], Distribution]
     steps: int
+    code: SignCode
 
     def __call__(self, latent: Tensor, episode: Tensor) -> Tensor:
-        """Improve signs (B, T, D) of an episode (B, T, C, H, W)."""
-        signs = latent.detach()
-        fit, gradient = _fit_and_gradient(self.likelihood, signs, episode)
-        tried = torch.zeros_like(signs, dtype=torch.bool)
+        """Improve latents (B, T, D) of an episode (B, T, C, H, W)."""
+        found = latent.detach()
+        fit, gradient = _fit_and_gradient(self.likelihood, found, episode)
+        moves = self.code.spacing * torch.stack([torch.ones_like(found), -torch.ones_like(found)], -2)  # (B, T, 2, D)
+        tried = torch.zeros_like(moves, dtype=torch.bool)
         for _ in range(self.steps):
-            predicted_increase = (-signs * gradient).masked_fill(tried, -torch.inf)  # up to a factor of 2
-            flipped = torch.zeros_like(tried).scatter(-1, predicted_increase.argmax(-1, keepdim=True), True)
-            proposed = torch.where(flipped, -signs, signs)
+            beyond = (found.unsqueeze(-2) + moves).abs() > 1 + self.code.spacing / 2
+            increase = (moves * gradient.unsqueeze(-2)).masked_fill(tried | beyond, -torch.inf).flatten(-2)
+            made = torch.zeros_like(increase, dtype=torch.bool).scatter(-1, increase.argmax(-1, keepdim=True), True)
+            made = made.unflatten(-1, moves.shape[-2:])
+            proposed = self.code.round(found + torch.where(made, moves, 0.0).sum(-2))
             new_fit, new_gradient = _fit_and_gradient(self.likelihood, proposed, episode)
             better = (new_fit > fit).unsqueeze(-1)
-            signs, gradient = torch.where(better, proposed, signs), torch.where(better, new_gradient, gradient)
-            fit, tried = torch.maximum(fit, new_fit), (tried | flipped) & ~better
-        return latent + (signs - latent.detach())
+            found, gradient = torch.where(better, proposed, found), torch.where(better, new_gradient, gradient)
+            fit, tried = torch.maximum(fit, new_fit), (tried | made) & ~better.unsqueeze(-1)
+        return latent + (found - latent.detach())
 
 
 class LearnedAscent(nn.Module):
@@ -94,8 +99,8 @@ class LearnedAscent(nn.Module):
 
     g_i is the gradient of ln p(x | z_i), over its root mean square in the episode; s is the root mean square of the
     encoder's latents. W_i and d_i start at zero. The gradient of the loss reaches the networks and the encoder; g_i
-    and s count as constants, so that no second derivatives are needed. With a sign code, each z_{i+1} is the signs of
-    this sum, with their straight-through gradient.
+    and s count as constants, so that no second derivatives are needed. With a sign code, each z_{i+1} is the level
+    nearest to this sum, with its straight-through gradient.
 
     Args:
         likelihood: p(x | z), from latents (B, T, D) to event shape (C, H, W).
@@ -103,7 +108,7 @@ class LearnedAscent(nn.Module):
         latent_size: D.
         encoding_size: F, the size of the features.
         width: number of hidden units of a step.
-        code: sign code of latents that are signs; None for numbers.
+        code: sign code of the latents; None for numbers.
     """
 
     def __init__(
@@ -133,7 +138,7 @@ class LearnedAscent(nn.Module):
             gradient = gradient / _root_mean_square(gradient).clamp(min=smallest)
             inputs = torch.cat([latent / scale, gradient, features], -1)
             latent = latent + scale * (head(F.gelu(stem(inputs))) + rate * gradient)
-            latent = self.code.of(latent) if self.code else latent
+            latent = self.code.round(latent) if self.code else latent
         return latent
 
 

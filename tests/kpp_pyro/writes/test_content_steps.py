@@ -207,6 +207,9 @@ def test_grey_images_are_refined_by_their_cross_entropy():
         likelihood(decoder)(latent).log_prob(grey)
 
 
+SIGNS = SignCode(2)
+
+
 def signs(*batch):
     return latents(*batch).sign()
 
@@ -214,8 +217,8 @@ def signs(*batch):
 @pytest.mark.parametrize("steps", [1, 3, 8])
 def test_turning_signs_over_never_makes_an_image_less_probable(steps):
     density, latent, episode = likelihood(Decoder()), signs(5, 40), images(5, 40)
-    before = density(SignSearch(density, steps - 1)(latent, episode)).log_prob(episode)
-    refined = SignSearch(density, steps)(latent, episode)
+    before = density(SignSearch(density, steps - 1, SIGNS)(latent, episode)).log_prob(episode)
+    refined = SignSearch(density, steps, SIGNS)(latent, episode)
     assert torch.equal(refined.abs(), torch.ones_like(refined))
     assert (density(refined).log_prob(episode) >= before).all()
 
@@ -226,13 +229,13 @@ def test_where_every_pixel_looks_at_one_sign_the_best_of_all_signs_are_found():
     density, episode = normal_likelihood(weight), torch.randn(B, T, *SHAPE, dtype=torch.float64)
     every = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=D)), dtype=torch.float64)  # (2^D, D)
     fits = torch.stack([density(choice.expand(B, T, -1)).log_prob(episode) for choice in every])
-    found = SignSearch(density, D * D)(signs(), episode)
+    found = SignSearch(density, D * D, SIGNS)(signs(), episode)
     torch.testing.assert_close(found, every[fits.argmax(0)])
 
 
 def test_with_as_many_steps_as_needed_no_single_sign_is_left_to_turn_over():
     density, latent, episode = likelihood(Decoder()), signs(4, 10), images(4, 10)
-    refined = SignSearch(density, 60)(latent, episode)
+    refined = SignSearch(density, 60, SIGNS)(latent, episode)
     best = density(refined).log_prob(episode)
     for index in range(D):
         turned = refined.clone()
@@ -244,11 +247,11 @@ def test_the_gradient_of_what_follows_passes_by_the_turns():
     density, episode = likelihood(Decoder()), images()
     latent = signs().requires_grad_()
     weight = torch.randn_like(latent)
-    (found,) = torch.autograd.grad((weight * SignSearch(density, 5)(latent, episode)).sum(), latent)
+    (found,) = torch.autograd.grad((weight * SignSearch(density, 5, SIGNS)(latent, episode)).sum(), latent)
     torch.testing.assert_close(found, weight)
 
 
-CODES = [None, SignCode(2)]
+CODES = [None, SIGNS]
 IDS = ["numbers", "signs"]
 
 
