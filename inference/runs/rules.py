@@ -143,7 +143,7 @@ def _conflicts_of_latents(config: AllParts) -> Iterator[Conflict]:
         yield "latent_context", "image, since nothing is read", program.latent_context
     size = memory.read_size
     if has_blocks(config) and memory.latent_size not in (None, size):
-        what = "signs" if memory.signs_per_scalar else "scalars"
+        what = "packed latents" if memory.signs_per_scalar else "scalars"
         yield "latent_size", f"the {size} {what} of a read with --write {memory.write}", memory.latent_size
 
 

@@ -95,10 +95,13 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
     *(({"write": write, "latent_size": 7},
        f"--latent-size: expected the 100 scalars of a read with --write {write}, found 7") for write in WRITES),
     *(({"write": write, "latent_size": 100, "signs_per_scalar": 4},
-       f"--latent-size: expected the 400 signs of a read with --write {write}, found 100") for write in WRITES),
+       f"--latent-size: expected the 400 packed latents of a read with --write {write}, found 100") for write in WRITES),
     ({"signs_per_scalar": 16, "memory_width": 65, "block_width": 1},
      "--signs-per-scalar: expected fewer for a memory of 65 pixels along a side, where reads round positions, found "
      "16"),
+    ({"signs_per_scalar": 16, "signs_per_latent": 3},
+     "--signs-per-latent: expected a divisor of --signs-per-scalar 16, found 3"),
+    ({"signs_per_latent": 2}, "--signs-per-latent: expected 1 without --signs-per-scalar, found 2"),
     ({"signs_per_scalar": 1, "episode_length": 33}, SHARED.format("signs-per-scalar", 33, 1)),
     (LEARNED | {"signs_per_scalar": 16, "reads": 2}, SHARED.format("signs-per-scalar", 64, 16)),
     ({"memory_guide": "normal"},
@@ -151,7 +154,7 @@ IDLE_FIELDS: list[tuple[str, dict[str, Any]]] = [
              "key_size": 16, "write_passes": 2, "pseudo_inverse_steps": 30}),
     *((model, {"write": "feed_forward", "reads": 2, "memory_channels": 5, "memory_height": 10, "memory_width": 50,
                "block_height": 4, "block_width": 4, "latent_prior": "standard_normal", "signs_per_scalar": 4,
-               "memory_prior": "autoregressive", "memory_guide": "normal", "read_order": "sequence"})
+               "signs_per_latent": 2, "memory_prior": "autoregressive", "memory_guide": "normal", "read_order": "sequence"})
       for model in OTHERS),
 ]
 # fmt: on
@@ -159,7 +162,7 @@ IDLE_EACH = [(model, name, value) for model, fields in IDLE_FIELDS for name, val
 AT_LEAST_ONE = (
     *("episode_length", "classes_per_episode", "workers", "image_size", "latent_size"),
     *("memory_rows", "key_size", "write_passes", "pseudo_inverse_steps"),
-    *("memory_channels", "memory_height", "memory_width", "block_height", "block_width", "reads"),
+    *("memory_channels", "memory_height", "memory_width", "block_height", "block_width", "reads", "signs_per_latent"),
     *("width", "depth", "steps", "episodes_per_step", "evaluate_every", "particles"),
 )
 FROM_ZERO = ("seed", "encoder_steps", "content_steps", "warmup_steps", "kl_begin_step", "kl_ramp_steps")
@@ -370,6 +373,7 @@ def test_contents_that_have_a_block_of_their_own_may_be_rounded(changes):
         {"signs_per_scalar": 16, "episode_length": 16, "reads": 2},
         {"memory_channels": 1, "block_height": 1, "block_width": 1, "signs_per_scalar": 2, "latent_guide": "flow"},
         {"signs_per_scalar": 4, "latent_context": "image_and_read"},
+        {"signs_per_scalar": 12, "signs_per_latent": 3, "encoder_steps": 2},
     ],
 )
 def test_signs_go_with_all_else_that_knows_its_blocks(changes):

@@ -1,4 +1,4 @@
-"""Signs packed into scalars: what is unpacked is what was packed, whatever happens below half a level."""
+"""Latents of few levels packed into scalars: what is unpacked is what was packed, whatever happens below half a level."""
 
 from __future__ import annotations
 
@@ -11,8 +11,44 @@ every_number = pytest.mark.parametrize("signs", [1, 2, 3, 8, MOST_SIGNS])
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
 
+every_code = pytest.mark.parametrize(
+    "code", [SignCode(4, 2), SignCode(6, 3), SignCode(16, 4), SignCode(16, 8), SignCode(16, 16)], ids=str
+)
+
+
 def some_signs(number, dtype=torch.float64):
     return torch.where(torch.rand(3, 50, 4 * number) < 0.5, -1.0, 1.0).to(dtype)
+
+
+def some_levels(code, dtype=torch.float64):
+    number = torch.randint(code.levels, (3, 50, 4 * code.latents))
+    return (2 * number.double() / (code.levels - 1) - 1).to(dtype)
+
+
+@every_code
+@dtypes
+def test_levels_that_are_unpacked_are_those_that_were_packed(code, dtype):
+    latent = some_levels(code, dtype)
+    scalars = code.pack(latent)
+    assert scalars.shape == (3, 50, 4) and (scalars.abs() < 1).all() and scalars.all()
+    for moved in (0.0, 0.9, -0.9):
+        torch.testing.assert_close(code.unpack(scalars + moved * 2.0**-code.signs), latent, atol=1e-6, rtol=0)
+
+
+@every_code
+def test_a_number_becomes_the_nearest_level_of_all(code):
+    values = 1.5 * torch.randn(400, dtype=torch.float64)
+    every = 2 * torch.arange(code.levels, dtype=torch.float64) / (code.levels - 1) - 1
+    nearest = every[(values.unsqueeze(-1) - every).abs().argmin(-1)]
+    torch.testing.assert_close(code.round(values), nearest)
+    torch.testing.assert_close(code.of(values.atanh()[values.abs() < 1]), nearest[values.abs() < 1])
+
+
+def test_rounded_values_have_the_gradient_of_the_values():
+    values = torch.randn(40, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(40, dtype=torch.float64)
+    (found,) = torch.autograd.grad((weight * SignCode(6, 3).round(values)).sum(), values)
+    torch.testing.assert_close(found, weight)
 
 
 @every_number

@@ -233,6 +233,18 @@ def test_where_every_pixel_looks_at_one_sign_the_best_of_all_signs_are_found():
     torch.testing.assert_close(found, every[fits.argmax(0)])
 
 
+def test_where_every_pixel_looks_at_one_latent_the_best_of_all_levels_are_found():
+    code = SignCode(4, 2)  # four levels
+    weight = torch.zeros(PIXELS, D, dtype=torch.float64)
+    weight[torch.arange(PIXELS), torch.arange(PIXELS) % D] = 1 + torch.rand(PIXELS, dtype=torch.float64)
+    density, episode = normal_likelihood(weight), torch.randn(B, T, *SHAPE, dtype=torch.float64)
+    levels = [2 * k / 3 - 1 for k in range(4)]
+    every = torch.tensor(list(itertools.product(levels, repeat=D)), dtype=torch.float64)  # (4^D, D)
+    fits = torch.stack([density(choice.expand(B, T, -1)).log_prob(episode) for choice in every])
+    found = SignSearch(density, 3 * D * D, code)(code.round(latents()), episode)
+    torch.testing.assert_close(found, every[fits.argmax(0)])
+
+
 def test_with_as_many_steps_as_needed_no_single_sign_is_left_to_turn_over():
     density, latent, episode = likelihood(Decoder()), signs(4, 10), images(4, 10)
     refined = SignSearch(density, 60, SIGNS)(latent, episode)
