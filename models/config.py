@@ -98,8 +98,8 @@ class MemoryConfig(ConfigPart):
     """b: with --signs-per-scalar P, b signs make one latent of 2^b even levels between -1 and 1, and a scalar packs
     P / b latents. More levels are learned more easily, and fewer latents are needed for as many bits."""
     latent_size: Annotated[Count, Field(le=10**6)] | None = None
-    """D, size of an image's latent. None: the number of scalars (or of packed latents) that a key reads; other models take that of
-    Kanerva++, 100, or 800 for data sets in colour."""
+    """D, size of an image's latent. None: the number of scalars (or of packed latents) that a key reads; other models
+    take that of Kanerva++, 100, or 800 for data sets in colour."""
 
     @model_validator(mode="after")
     def _check_layout(self) -> MemoryConfig:

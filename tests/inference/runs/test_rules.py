@@ -95,7 +95,8 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
     *(({"write": write, "latent_size": 7},
        f"--latent-size: expected the 100 scalars of a read with --write {write}, found 7") for write in WRITES),
     *(({"write": write, "latent_size": 100, "signs_per_scalar": 4},
-       f"--latent-size: expected the 400 packed latents of a read with --write {write}, found 100") for write in WRITES),
+       f"--latent-size: expected the 400 packed latents of a read with --write {write}, found 100")
+      for write in WRITES),
     ({"signs_per_scalar": 16, "memory_width": 65, "block_width": 1},
      "--signs-per-scalar: expected fewer for a memory of 65 pixels along a side, where reads round positions, found "
      "16"),
@@ -154,7 +155,8 @@ IDLE_FIELDS: list[tuple[str, dict[str, Any]]] = [
              "key_size": 16, "write_passes": 2, "pseudo_inverse_steps": 30}),
     *((model, {"write": "feed_forward", "reads": 2, "memory_channels": 5, "memory_height": 10, "memory_width": 50,
                "block_height": 4, "block_width": 4, "latent_prior": "standard_normal", "signs_per_scalar": 4,
-               "signs_per_latent": 2, "memory_prior": "autoregressive", "memory_guide": "normal", "read_order": "sequence"})
+               "signs_per_latent": 2, "memory_prior": "autoregressive", "memory_guide": "normal",
+               "read_order": "sequence"})
       for model in OTHERS),
 ]
 # fmt: on

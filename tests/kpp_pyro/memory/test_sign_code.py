@@ -1,4 +1,4 @@
-"""Latents of few levels packed into scalars: what is unpacked is what was packed, whatever happens below half a level."""
+"""Latents of few levels packed into scalars: what is unpacked is what was packed, even after small errors."""
 
 from __future__ import annotations
 
