@@ -34,8 +34,8 @@ Plugins = Annotated[
     tyro.conf.arg(
         metavar="FILE|MODULE",
         help="Python file, or name of a module, that registers parts of its own: a model, a write, a prior, a data "
-        "set, ... (see docs/guides/extend.md). May be given several times. A run finds its plug-ins again where you gave "
-        "them.",
+        "set, ... (see docs/guides/extend.md). May be given several times. A run finds its plug-ins again where you "
+        "gave them.",
         help_behavior_hint="(default: none)",
     ),
 ]
