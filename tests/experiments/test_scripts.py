@@ -12,21 +12,17 @@ import subprocess
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import matplotlib.image
 import pytest
 import torch
-from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import inference.runs.training_run
 import kpp_pyro.plots
-from inference import Config, build, load
+from inference import Config
 from inference.runs.trainer import Trainer
 from inference.runs.training_run import claimed_folder
-from inference.trained_memory import TrainedMemory
 from kpp_pyro.config_part import flag
 from kpp_pyro.files.checkpoint import load_checkpoint, save_checkpoint
 from kpp_pyro.files.claim import claimed
@@ -433,37 +429,6 @@ def test_a_resumed_run_cannot_end_before_it_began(finished):
 def test_dry_run_of_a_resumed_run_prints_its_own_configuration(finished):
     shown = json.loads(run("svi_train.py", "--resume", finished[0], "--steps", "9", "--dry-run").stdout)
     assert (shown["training"]["steps"], shown["network"]["width"]) == (9, 32)
-
-
-def test_the_python_after_the_first_ten_lines_of_the_readme_runs(finished, monkeypatch, tmp_path):
-    _, usage, sampling, collection, program = re.findall(
-        r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL
-    )
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "mnist").symlink_to(finished[0])
-    (tmp_path / "my_drawings").mkdir()
-    for number in range(3):
-        drawing = 255 * (torch.rand(20, 20, generator=torch.Generator().manual_seed(number)) < 0.3).byte()
-        Image.fromarray(drawing.numpy()).save(tmp_path / "my_drawings" / f"{number}.png")
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"kpp": kpp_pyro}
-    exec(usage, names)
-    assert names["images"].shape == names["whole"].shape == (3, 1, 16, 16)
-    assert (names["samples"].shape, names["walk"].shape) == ((16, 1, 16, 16), (10, 1, 16, 16))
-    assert names["blocks"].shape == (32, 1, 16, 16)
-    assert (tmp_path / "memory.safetensors").is_file()
-    pair = build(Config.preset("digits", memory_prior="autoregressive", width=32), (1, 16, 16)).eval()
-    with_prior = SimpleNamespace(memory=TrainedMemory(pair.model, pair.guide))
-    found: dict[str, Any] = {"run": with_prior, "images": names["images"]}
-    exec(sampling, found)
-    assert found["episodes"].shape == (16, 8, 1, 16, 16)
-    assert with_prior.memory.read_written(found["longer"]).images.shape == (8, 1, 16, 16)
-    assert with_prior.memory.read_written(found["following"]).images.shape == (100, 4, 1, 16, 16)
-    exec(collection, names)
-    assert kpp_pyro.Collection.load("drawings.memory", names["run"].memory).names == ["0.png", "1.png", "2.png"]
-    names["images"] = load(finished[0]).episodes.test.first()  # those of the first lines, which are black and white
-    exec(program, names)
-    assert names["draws"]["latent"].shape == (8, 1, 32, 100)
 
 
 @pytest.fixture
