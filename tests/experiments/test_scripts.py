@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import runpy
 import shutil
 import signal
 import subprocess
@@ -64,11 +63,6 @@ def metrics(folder: Path) -> list[dict[str, float | str]]:
 def test_every_script_is_listed_here():
     scripts = {path.name for path in (ROOT / "experiments").glob("*.py") if "__main__" in path.read_text()}
     assert scripts == SCRIPTS
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.py")), ids=lambda path: path.stem)
-def test_scripts_of_the_documentation_find_what_they_import(path):
-    assert runpy.run_path(str(path), run_name="docs")["__doc__"]
 
 
 def test_a_run_folder_holds_everything(finished):
