@@ -49,7 +49,10 @@ class Follower:
     names: dict[str, Any] = field(default_factory=dict)
 
     def follow(self) -> None:
-        """Do everything that is not marked `<!-- not run: why -->`, in order."""
+        """Do everything that is not marked `<!-- not run: why -->`, in order; files are there from the beginning."""
+        for block in blocks(self.page):
+            if name := block.marked("file"):
+                Path(Path(name).name).write_text(block.text)
         for block in blocks(self.page):
             if block.marked("not run") is not None:
                 continue
@@ -60,13 +63,11 @@ class Follower:
                 raise
 
     def follow_block(self, block: Block) -> None:
-        if name := block.marked("file"):
-            Path(Path(name).name).write_text(block.text)
-        elif block.language == "bash":
+        if block.language == "bash":
             for command in commands(block.text):
                 is_run = self.runs_commands and command.script.stem in QUICK
                 (self.run if is_run else self.check)(command)
-        elif block.language == "python" and block.marked("line") is None:
+        elif block.language == "python" and block.marked("line") is None and block.marked("file") is None:
             self.execute(block)
 
     def run(self, command: Command) -> None:
