@@ -27,6 +27,8 @@ from tests.experiments.running import ROOT, run
 QUICK = {"compare_runs", "denoise", "draw_figures", "evaluate", "generate", "pack_weights", "recall", "svi_train"}
 """Scripts whose short variants take seconds; of the others the command line is parsed alone."""
 PICTURES = 24  # a folder of 20 is the smallest to train on, and a memory of the default size holds 32
+UNDONE = {"not run", "file", "line"}
+"""Marks of blocks that are not done in their place on a page."""
 _RUN = re.compile(r"((?:.*/)?runs/[^/]+|RUN)(?:/config\.json)?")
 _OF_PICTURES = {"--data-dir", "--data", "--cue", "--mask"}
 _SHAPE = re.compile(r"^(\w+) = .*# \(([\w, ]+)\)", re.MULTILINE)
@@ -49,13 +51,12 @@ class Follower:
     names: dict[str, Any] = field(default_factory=dict)
 
     def follow(self) -> None:
-        """Do everything that is not marked `<!-- not run: why -->`, in order; files are there from the beginning."""
-        for block in blocks(self.page):
+        """Make the page's files, then do everything that is not marked `<!-- not run: why -->`, in order."""
+        found = blocks(self.page)
+        for block in found:
             if name := block.marked("file"):
                 Path(Path(name).name).write_text(block.text)
-        for block in blocks(self.page):
-            if block.marked("not run") is not None:
-                continue
+        for block in [block for block in found if block.mark.partition(":")[0] not in UNDONE]:
             try:
                 self.follow_block(block)
             except Exception as error:
@@ -67,7 +68,7 @@ class Follower:
             for command in commands(block.text):
                 is_run = self.runs_commands and command.script.stem in QUICK
                 (self.run if is_run else self.check)(command)
-        elif block.language == "python" and block.marked("line") is None and block.marked("file") is None:
+        elif block.language == "python":
             self.execute(block)
 
     def run(self, command: Command) -> None:

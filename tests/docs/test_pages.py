@@ -5,7 +5,7 @@ scripts. Python is run everywhere, page by page. A mark in front of a block says
 
     <!-- not run: why -->     nothing
     <!-- file: NAME -->       the reader puts it into a file
-    <!-- line: NAME -->       the reader adds it to a file of the project, see `test_contributing.py`
+    <!-- line: NAME -->       the reader adds it to a file of the project, see `test_extend.py`
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from tests.experiments.running import ROOT
 from tests.plugged import forgotten_after
 
 COMMANDS_ARE_RUN = {ROOT, DOCS / "start", DOCS / "tutorials"}  # folders of pages
+GUIDE = DOCS / "guides" / "python.md"
 OTHER_NAMES = {"console", "ipython3", "py", "python3", "sh", "shell"}  # of Bash and of Python
 SCRIPTS = {path.name: path for folder in ("experiments", "docs") for path in (ROOT / folder).glob("*.py")}
 _MARK = re.compile(r"^\s*<!-- not run", re.MULTILINE)
@@ -112,17 +113,20 @@ def test_blocks_have_the_names_of_languages_that_are_tested(page: Path) -> None:
 def test_flags_in_the_text_are_flags_of_their_script(page: Path) -> None:
     for script, rest in [call.groups() for span in code_spans(page) if (call := _CALL.search(span))]:
         given = {word.partition("=")[0] for word in rest.split() if word.startswith("--")}
-        assert not given or given <= flags_of(script), f"{script} {rest}"
+        assert script not in SCRIPTS or not given or given <= flags_of(script), f"{script} {rest}"
 
 
 def flags_of(script: str) -> set[str]:
-    """The flags of a script, if it is one of the project's."""
     if script == "svi_train.py":
         names = [*Config().flat(), *_SCRIPT_FLAGS]
     else:
-        assert script in SCRIPTS, f"{script}: no such script"
         names = [field.name for field in fields(names_of(SCRIPTS[script])["Arguments"])]
     return {flag(prefix + name) for name in names for prefix in ("", "no_")} | {"--help", "--data"}
+
+
+def test_the_ten_lines_of_the_readme_are_those_of_the_guide() -> None:
+    python, guide = ([b.text for b in blocks(page) if b.language == "python"] for page in (ROOT / "README.md", GUIDE))
+    assert python == guide[:1]
 
 
 @pytest.mark.parametrize("path", sorted(DOCS.glob("*.py")), ids=lambda path: path.stem)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -22,12 +21,12 @@ from inference.tracing import trace_pair
 from kpp_pyro.likelihoods import LIKELIHOODS
 from kpp_pyro.posteriors import POSTERIORS
 from kpp_pyro.priors import KEY_PRIORS
-from tests.experiments.running import ROOT, Finished, run, run_fresh, without_figures
+from tests.docs.markdown import blocks
+from tests.experiments.running import ROOT, Finished, run, run_fresh
 from tests.plugged import forgotten_after
 from tests.programs import random_episodes, small_pair
 
 PACKAGES = ("kpp_pyro", "models", "inference", "experiments")
-RECIPE = re.compile(r"^<!-- (file|line): (\S+) -->\n```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PARTS = {
     "likelihood": "noisy_bernoulli",
     "dataset": "even_digits",
@@ -37,11 +36,12 @@ PARTS = {
     "objective": "vr_max",
 }
 MODEL = "batch_kanerva_machine"  # which has no write
-PLUG_IN = re.compile(r"^<!-- test: plug-in -->\n```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def recipes() -> list[tuple[str, str, str]]:
-    return RECIPE.findall((ROOT / "docs" / "guides" / "extend.md").read_text())
+    """Whether a file or a line, the file's name, and the text, of each block that the reader puts into a file."""
+    found = blocks(ROOT / "docs" / "guides" / "extend.md")
+    return [(kind, name, block.text) for block in found for kind in ("file", "line") if (name := block.marked(kind))]
 
 
 def plugin(folder: Path, name: str) -> Path:
@@ -139,16 +139,6 @@ def test_the_same_files_are_plug_ins(tmp_path: Path) -> None:
         dry = run("svi_train.py", "--dry-run", *flags, *(f"--plugin={path}" for path in files))
     assert dry.returncode == 0, dry.stderr
     assert "student_t" not in KEY_PRIORS
-
-
-def test_the_plug_in_of_the_page_trains_and_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    plugin(tmp_path, "student_t.py")
-    (text,) = PLUG_IN.findall((ROOT / "docs" / "guides" / "extend.md").read_text())
-    assert text.count("steps=500") == 1
-    with forgotten_after(), without_figures():
-        exec(text.replace("steps=500", "steps=3, width=16, evaluate_every=3, device='cpu'"), names := {})
-        assert names["run"].config.program.key_prior == "student_t"
 
 
 def test_the_prior_s_density_takes_the_place_of_the_normal(added: None) -> None:
