@@ -30,23 +30,23 @@ TOLERANCE_BITS = 0.02  # per dimension, of 64 images in colour, whose k-hat is h
 pytestmark = pytest.mark.parametrize("name", pretrained_names())
 
 
-def stored_images(name: str) -> torch.Tensor:
+def stored_images(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Episodes, (B, T, C, H, W), and whether their images count, (B, T)."""
     with np.load(IMAGES / f"{name.split('_')[0]}.npz") as file:  # a name begins with its data set's
         if "levels" in file:
-            return torch.from_numpy(file["levels"]) / 255
+            return torch.from_numpy(file["levels"]) / 255, torch.from_numpy(file["counted"])
         shape = tuple(file["shape"])
         pixels = np.unpackbits(file["pixels"], count=int(np.prod(shape))).reshape(shape)
-    return torch.from_numpy(pixels.astype(np.float32))
+    return torch.from_numpy(pixels.astype(np.float32)), torch.ones(shape[:2], dtype=torch.bool)
 
 
 def test_weights_still_give_the_number_that_is_stated(name, tmp_path):
     pair = load(unpack(name, tmp_path), "cpu", precision="float32").pair
-    images = stored_images(name)
+    images, counted = stored_images(name)
     assert pair.model.image_shape == tuple(images.shape[2:])
-    everything = torch.ones(images.shape[:2], dtype=torch.bool)
     plan = ScoringPlan(particles=PARTICLES, control_particles=0)
     with pyro.validation_enabled(False):
-        found = score_episodes(pair.model, pair.guide, [(images, everything)], plan).own.log_likelihood
+        found = score_episodes(pair.model, pair.guide, [(images, counted)], plan).own.log_likelihood
     stated = json.loads((PRETRAINED / name / "evaluation.json").read_text())
     colour = pair.model.image_shape[0] == 3
     assert stated["settings"]["particles"] >= (100 if colour else 1000) and stated["settings"]["seed"] == 0
@@ -70,7 +70,7 @@ def test_weights_survive_packing_again(name, tmp_path):
     shutil.copy(first / "best.pt", tmp_path / "packed")
     _, config = read_run(tmp_path / "packed")
     assert config.program.content_steps == 3
-    assert load(first, "cpu").memory.image_shape == stored_images(name).shape[2:]
+    assert load(first, "cpu").memory.image_shape == stored_images(name)[0].shape[2:]
 
 
 def test_bad_input_is_refused_and_leaves_nothing(name, tmp_path, monkeypatch):
