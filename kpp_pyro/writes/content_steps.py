@@ -99,8 +99,7 @@ class LearnedAscent(nn.Module):
 
     g_i is the gradient of ln p(x | z_i), over its root mean square in the episode; s is the root mean square of the
     encoder's latents. W_i and d_i start at zero. The gradient of the loss reaches the networks and the encoder; g_i
-    and s count as constants, so that no second derivatives are needed. With a sign code, each z_{i+1} is the level
-    nearest to this sum, with its straight-through gradient.
+    and s count as constants, so that no second derivatives are needed.
 
     Args:
         likelihood: p(x | z), from latents (B, T, D) to event shape (C, H, W).
@@ -108,7 +107,6 @@ class LearnedAscent(nn.Module):
         latent_size: D.
         encoding_size: F, the size of the features.
         width: number of hidden units of a step.
-        code: sign code of the latents; None for numbers.
     """
 
     def __init__(
@@ -118,10 +116,9 @@ class LearnedAscent(nn.Module):
         latent_size: int,
         encoding_size: int,
         width: int,
-        code: SignCode | None = None,
     ) -> None:
         super().__init__()
-        self.likelihood, self.code = likelihood, code
+        self.likelihood = likelihood
         self.stems = nn.ModuleList(nn.Linear(2 * latent_size + encoding_size, width) for _ in range(steps))
         self.heads = nn.ModuleList(nn.Linear(width, latent_size) for _ in range(steps))
         self.rates = nn.Parameter(torch.zeros(steps, latent_size))
@@ -138,7 +135,6 @@ class LearnedAscent(nn.Module):
             gradient = gradient / _root_mean_square(gradient).clamp(min=smallest)
             inputs = torch.cat([latent / scale, gradient, features], -1)
             latent = latent + scale * (head(F.gelu(stem(inputs))) + rate * gradient)
-            latent = self.code.round(latent) if self.code else latent
         return latent
 
 

@@ -185,16 +185,3 @@ def test_encoder_steps_are_taken_in_training_too_and_every_part_of_them_learns(c
         fits = [program.model.image_likelihood(z).log_prob(episode) for z in (first, moved.latent_loc)]
         assert fits[1].sum() > fits[0].sum()  # small steps along the gradient
         assert torch.equal(moved.features, program.guide.amortized_encoding(episode).features)
-
-
-def test_encoder_steps_of_signs_turn_signs_over_and_what_is_written_is_what_is_read():
-    program, episode = small_pair(encoder_steps=2, signs_per_scalar=4, episode_length=6), random_episodes()
-    with torch.no_grad():
-        program.guide.ascent.network.rates.fill_(1.0)
-    encoding = program.guide.encode(episode)
-    turned = encoding.latent_loc != program.guide.amortized_encoding(episode).latent_loc
-    assert torch.equal(encoding.latent_loc.abs(), torch.ones_like(encoding.latent_loc)) and turned.any()
-    memory = program.guide.write_encoding(encoding)
-    keys = program.guide.key_posterior(encoding).mode
-    read = program.model.latent_prior(memory, keys).mean
-    torch.testing.assert_close(read, encoding.latent_loc)

@@ -100,6 +100,8 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
     ({"signs_per_scalar": 16, "memory_width": 65, "block_width": 1},
      "--signs-per-scalar: expected fewer for a memory of 65 pixels along a side, where reads round positions, found "
      "16"),
+    ({"signs_per_scalar": 4, "encoder_steps": 2},
+     "--encoder-steps: expected 0 with --signs-per-scalar, whose latents have few levels, found 2"),
     ({"signs_per_scalar": 16, "signs_per_latent": 3},
      "--signs-per-latent: expected a divisor of --signs-per-scalar 16, found 3"),
     ({"signs_per_latent": 2}, "--signs-per-latent: expected 1 without --signs-per-scalar, found 2"),
@@ -375,7 +377,7 @@ def test_contents_that_have_a_block_of_their_own_may_be_rounded(changes):
         {"signs_per_scalar": 16, "episode_length": 16, "reads": 2},
         {"memory_channels": 1, "block_height": 1, "block_width": 1, "signs_per_scalar": 2, "latent_guide": "flow"},
         {"signs_per_scalar": 4, "latent_context": "image_and_read"},
-        {"signs_per_scalar": 12, "signs_per_latent": 3, "encoder_steps": 2},
+        {"signs_per_scalar": 12, "signs_per_latent": 3, "content_steps": 2},
     ],
 )
 def test_signs_go_with_all_else_that_knows_its_blocks(changes):

@@ -263,31 +263,21 @@ def test_the_gradient_of_what_follows_passes_by_the_turns():
     torch.testing.assert_close(found, weight)
 
 
-CODES = [None, SIGNS]
-IDS = ["numbers", "signs"]
-
-
-def start(code, *batch):
-    return signs(*batch) if code else latents(*batch)
-
-
-def learned(density, steps=2, features=6, changed=True, code=None):
-    ascent = LearnedAscent(density, steps, D, features, 7, code).double()
+def learned(density, steps=2, features=6, changed=True):
+    ascent = LearnedAscent(density, steps, D, features, 7).double()
     for parameter in ascent.parameters() if changed else ():
         nn.init.normal_(parameter, std=0.3)
     return ascent
 
 
-@pytest.mark.parametrize("code", CODES, ids=IDS)
-def test_learned_steps_begin_as_no_steps(code):
-    latent, ascent = start(code), learned(likelihood(Decoder()), changed=False, code=code)
-    torch.testing.assert_close(ascent(latent, images(), torch.randn(B, T, 6)), latent)
+def test_learned_steps_begin_as_no_steps():
+    latent = latents()
+    assert torch.equal(learned(likelihood(Decoder()), changed=False)(latent, images(), torch.randn(B, T, 6)), latent)
 
 
-@pytest.mark.parametrize("code", CODES, ids=IDS)
-def test_learned_steps_are_those_of_their_formula(code):
-    density, latent, episode, features = likelihood(Decoder()), start(code), images(), torch.randn(B, T, 6).double()
-    ascent, found = learned(density, code=code), latent.clone()
+def test_learned_steps_are_those_of_their_formula():
+    density, latent, episode, features = likelihood(Decoder()), latents(), images(), torch.randn(B, T, 6).double()
+    ascent, found = learned(density), latent.clone()
     scale = torch.stack([part.square().mean().sqrt() for part in latent]).view(B, 1, 1)
     for step in range(2):
         at = found.detach().requires_grad_()
@@ -297,20 +287,17 @@ def test_learned_steps_are_those_of_their_formula(code):
         hidden = torch.cat([found / scale, unit, features], -1) @ stem.weight.T + stem.bias
         bent = hidden * (1 + torch.erf(hidden / 2**0.5)) / 2
         found = found + scale * (bent @ head.weight.T + head.bias + rate * unit)
-        found = found.sign() if code else found
     torch.testing.assert_close(ascent(latent, episode, features), found)
-    assert (found != latent).any()
 
 
-@pytest.mark.parametrize("code", CODES, ids=IDS)
-def test_learned_steps_learn_to_ascend(code):
+def test_learned_steps_learn_to_ascend():
     """Trained on some images, they make others more probable."""
     density, trained_on, others = (
         likelihood(Decoder(smooth=False)),
-        (start(code, 1, 200), images(1, 200)),
-        (start(code, 1, 50), images(1, 50)),
+        (latents(1, 200), images(1, 200)),
+        (latents(1, 50), images(1, 50)),
     )
-    ascent = learned(density, changed=False, code=code)
+    ascent = learned(density, changed=False)
     optimizer = torch.optim.Adam(ascent.parameters(), 0.03)
     for _ in range(60):
         optimizer.zero_grad()
@@ -321,7 +308,7 @@ def test_learned_steps_learn_to_ascend(code):
     before, after = (
         density(z).log_prob(episode) for z in (latent, ascent(latent, episode, latent.new_zeros(1, 50, 6)))
     )
-    assert (after > before).double().mean() > (0.75 if code else 0.95)  # of signs, many are the best from the start
+    assert (after > before).double().mean() > 0.95
 
 
 def test_the_gradient_of_learned_steps_takes_slopes_and_scales_as_constants():
