@@ -281,7 +281,9 @@ def test_pretrained_weights_are_opened_by_their_name(tmp_path, monkeypatch):
     run = load_pretrained("mnist", "cpu")
     assert run.folder.path == RunFolder(Path("runs/pretrained/mnist")).path
     assert run.memory.image_shape == (1, 28, 28)
-    with pytest.raises(InputError, match="--pretrained mnst: expected one of cifar10, mnist, mnist_encoder_steps, omniglot"):
+    with pytest.raises(
+        InputError, match="--pretrained mnst: expected one of cifar10, mnist, mnist_encoder_steps, omniglot"
+    ):
         load_pretrained("mnst")
 
 
