@@ -56,8 +56,8 @@ class Arguments(HeldOutArguments):
     temperatures: Temperatures = 0
     """Temperatures of annealed importance sampling: each draw becomes a chain of Hamiltonian steps, one for each
     temperature between the posterior of the guide and the true one, so that 200 draws are worth more than many thousand
-    others. For images of which one normal is all that is random: those of a VAE, and the controls where a prior of
-    memories predicts the next block, but not the complete score. 0: importance sampling."""
+    others. For images of which one normal is all that is random: those of --model vae, and the controls where a prior
+    of memories predicts the next block, but not the complete score. 0: importance sampling."""
     control_particles: ControlParticles = 200
     """K, draws per image of each control, after a search for its keys. 0: no controls."""
     classes_per_episode: Count | None = None

@@ -7,6 +7,7 @@ import models.dynamic_kanerva_machine
 import models.kanerva_machine
 import models.kanerva_plus_plus
 import models.pseudo_inverse_memory
+import models.two_layer_vae
 import models.vae
 from models.registry import MODELS, ModelKind
 

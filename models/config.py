@@ -28,7 +28,8 @@ class ProgramConfig(ConfigPart):
     """The model, its priors and its guide."""
 
     model: Annotated[str, name_in(MODELS)] = "kanerva_plus_plus"
-    """The memory model. vae has no memory; the other rivals' are matrices, --memory-rows x --latent-size (32 x 100)."""
+    """The memory model. vae and two_layer_vae have no memory; the other rivals' memories are matrices, --memory-rows x
+    --latent-size (32 x 100)."""
     likelihood: Annotated[str, name_in(LIKELIHOODS)] = "bernoulli"
     """p(x | z). Pixels are independent with bernoulli (binary pixels), with discretized_logistic (256 grey levels, the
     channels of a pixel coupled) and with discretized_logistic_mixture (ten of these for each pixel). With
@@ -63,7 +64,8 @@ class ProgramConfig(ConfigPart):
     memory_rows: Annotated[Count, Field(le=10**4)] = 32
     """N, rows of a matrix memory."""
     key_size: Annotated[Count, Field(le=10**4)] = 32
-    """S, numbers in a key of --model kanerva_machine; a learned projection maps them to row weights."""
+    """S, numbers in a key: of --model kanerva_machine, where a learned projection maps them to row weights, and of
+    --model two_layer_vae, where they are the upper latent."""
     write_passes: Annotated[Count, Field(le=1000)] = 1
     """Passes over an episode in the write of --model dynamic_kanerva_machine."""
     pseudo_inverse_steps: Annotated[Count, Field(le=10**4)] = PSEUDO_INVERSE_STEPS

@@ -19,6 +19,7 @@ class ModelKind:
         settings: the model-specific fields of the configuration that this model uses.
         key_scalars: field of the configuration that is the number of scalars of a key; None without such a field.
         keys_from_images: whether q(y | x) needs no memory, as the key prior `vamp` requires.
+        has_memory: whether there is a memory; without one, a memory has zero scalars.
         like: name of the model whose preset it takes too, if any.
     """
 
@@ -26,6 +27,7 @@ class ModelKind:
     settings: frozenset[str]
     key_scalars: str | None = None
     keys_from_images: bool = False
+    has_memory: bool = True
     like: str | None = None
 
     @property

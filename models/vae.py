@@ -16,8 +16,17 @@ from models.parts import SMALLEST_SCALE, Parts
 from models.registry import MODELS, ModelKind
 
 
-class VaeModel(MemoryModel):
-    """The generative model, in the interface of a memory model, so that all models are scored alike.
+class MemorylessModel(MemoryModel):
+    """Base of models without a memory, in the interface of a memory model, so that all models are scored alike."""
+
+    @property
+    def memory_shape(self) -> tuple[int]:
+        """(0,): the memory has no scalars."""
+        return (0,)
+
+
+class VaeModel(MemorylessModel):
+    """The generative model.
 
         z_t ~ p(z)       = N(0, I)
         x_t ~ p(x | z_t)   by `likelihood`
@@ -38,11 +47,6 @@ class VaeModel(MemoryModel):
     ) -> None:
         super().__init__(None, decoder, image_shape, dtype)
         self.register_buffer("latent_loc", torch.zeros(latent_size), persistent=False)
-
-    @property
-    def memory_shape(self) -> tuple[int]:
-        """(0,): the memory has no scalars."""
-        return (0,)
 
     def latent_prior(self, memory: Tensor, key: Tensor | None) -> Distribution:
         """p(z): event (D,); `memory` and `key` are not used."""
@@ -81,4 +85,4 @@ def _build(parts: Parts) -> Pair:
     return Pair(model, VaeGuide(parts.guide_networks(model, 0, size), size, SMALLEST_SCALE))
 
 
-MODELS["vae"] = ModelKind(_build, frozenset())
+MODELS["vae"] = ModelKind(_build, frozenset(), has_memory=False)

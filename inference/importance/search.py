@@ -125,7 +125,7 @@ def refined_proposal(
 ) -> Proposal:
     """The guide, the guide refined for each image within its own family, and a small share of the prior.
 
-    Where one normal is all that is random of an image, such as the latent of a VAE, half of the draws are from a normal
+    Where one normal is all that is random of an image, such as the latent of `vae`, half of the draws are from a normal
     with the mode and the curvature of its true posterior (Laplace's method): it has the correlations that the guide's
     family lacks.
 

@@ -99,7 +99,7 @@ class TrainingConfig(ConfigPart):
     """Decoupled weight decay of AdamW."""
     kl_key_start: Weight = 1.0
     """Weight of the key's KL until --kl-begin-step. Below 1, keys cost less early in training: otherwise a model may
-    learn to ignore the memory."""
+    learn to ignore its memory, or its upper latent (--model two_layer_vae)."""
     kl_latent_start: Weight = 0.1
     """Weight of the latent's KL until --kl-begin-step."""
     kl_begin_step: Annotated[Natural, Field(le=10**9)] = 0

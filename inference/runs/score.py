@@ -61,8 +61,8 @@ def score(
         control_particles: K of the controls, 0 for no controls. A control reads the image from a memory that was not
             written from it: of the other images of its episode, of another episode, or an empty one.
         refine_steps: SVI steps that refine the posterior of each image; a refined posterior is added to the proposal.
-        temperatures: of annealed importance sampling, for images of which one normal is all that is random: those of a
-            VAE, and the controls where a prior of memories predicts the next block. 0 for importance sampling.
+        temperatures: of annealed importance sampling, for images of which one normal is all that is random: those of
+            `vae`, and the controls where a prior of memories predicts the next block. 0 for importance sampling.
         seed: of the draws; the outer random state does not change.
         processes: those that share the images.
         progress: whether to show a progress bar.

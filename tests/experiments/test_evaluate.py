@@ -222,11 +222,16 @@ def test_temperatures_raise_a_score_of_few_draws(tmp_path):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_model_without_a_memory_is_not_said_to_have_one(tmp_path):
-    folder = trained(tmp_path / "vae", *TINY, "--model", "vae")
+@pytest.mark.parametrize(("model", "event"), [("vae", {"latent": 100}), ("two_layer_vae", {"key": 32, "latent": 100})])
+def test_a_model_without_a_memory_is_not_said_to_have_one(model, event, tmp_path):
+    folder = trained(tmp_path / model, *TINY, "--model", model)
     process = run("evaluate.py", folder, *QUICK)
     assert process.returncode == 0, process.stderr
     assert list(evaluation(folder)["scores"]) == ["own"]
+    posterior = load_posterior(folder / "posterior.nc")["posterior"]
+    assert {name: values.shape[2:] for name, values in posterior.data_vars.items()} == {
+        name: (2, size) for name, size in event.items()
+    }
     assert "ln p(x_t): this model has no memory" in process.stdout
     assert run("evaluate.py", folder, "--limit", 2, "--particles", 1).returncode == 0  # the limit of k-hat is -inf then
     assert "| M" not in process.stdout and "perfect memory" not in process.stdout

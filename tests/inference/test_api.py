@@ -201,7 +201,7 @@ def test_a_memory_is_written_and_recalled_without_chance(run, images, tmp_path):
     assert torch.equal(run.memory.load(tmp_path / "memory.safetensors").value, memory.value)
 
 
-@pytest.mark.parametrize("model", [name for name in MODELS if name != "vae"])
+@pytest.mark.parametrize("model", [name for name, kind in MODELS.items() if kind.has_memory])
 def test_writing_a_memory_leaves_the_random_state_alone_even_if_the_memory_is_drawn(model, images):
     pair = build(Config.preset(model=model, width=16), (1, SIDE, SIDE))
     memories = TrainedMemory(pair.model, pair.guide)
@@ -260,9 +260,10 @@ def test_what_is_no_run_no_device_and_no_data_is_refused(run, config, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_model_without_a_memory_can_be_scored_and_not_used(config, tmp_path):
+@pytest.mark.parametrize("model", [name for name, kind in MODELS.items() if not kind.has_memory])
+def test_a_model_without_a_memory_can_be_scored_and_not_used(model, config, tmp_path):
     with without_figures():
-        run = train(config.replace(model="vae", latent_size=3), tmp_path / "vae")
+        run = train(config.replace(model=model, latent_size=3), tmp_path / model)
     assert score(run, particles=2, limit=3, progress=False).own.log_likelihood.shape == (3,)
     with pytest.raises(InputError, match="expected a model with a memory"):
         _ = run.memory

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
 from torch import Size, nn
@@ -22,10 +20,12 @@ from models.matrix_memory import LinearMemory
 from models.memory_model import GuideNetworks
 from models.pair import Pair
 from models.pseudo_inverse_memory import PseudoInverseMemoryGuide, PseudoInverseMemoryModel
+from models.registry import MODELS
 from tests.experiments.joined import quick_search
 from tests.programs import random_episodes, small_pair
 
 MATRIX = ("kanerva_machine", "dynamic_kanerva_machine", "pseudo_inverse_memory")
+MEMORYLESS = [name for name, kind in MODELS.items() if not kind.has_memory]
 SOLVED = ("dynamic_kanerva_machine", "pseudo_inverse_memory")
 ROWS, LATENT, IMAGES, SEED = 4, 5, 6, 4
 TINY_SHAPE = (1, 2, 2)
@@ -35,10 +35,8 @@ solved_keys = pytest.mark.parametrize("model", SOLVED)
 
 def rival(model: str, **changes: object) -> Pair:
     sizes: dict[str, object] = {"latent_size": LATENT, "latent_context": "image"}
-    if model != "vae":
-        sizes["memory_rows"] = ROWS
-    if model == "kanerva_machine":
-        sizes["key_size"] = 3
+    used = {"memory_rows": ROWS, "key_size": 3}
+    sizes |= {name: size for name, size in used.items() if name in MODELS[model].settings}
     return small_pair(model=model, **{**sizes, **changes})
 
 
@@ -146,7 +144,9 @@ def test_the_memorys_kl_is_closed_and_shared_by_all_images_of_its_episode(model)
     assert len(scores.complete.log_likelihood) == len(expected)
 
 
-@pytest.mark.parametrize("changes", [{"write": "allocate"}, {"write": "feed_forward"}, {"model": "vae"}])
+@pytest.mark.parametrize(
+    "changes", [{"write": "allocate"}, {"write": "feed_forward"}, *({"model": name} for name in MEMORYLESS)]
+)
 def test_a_memory_that_is_not_random_costs_nothing_that_could_be_stated(changes):
     program, episode = small_pair(**changes), random_episodes(2, 3)
     assert sample_memory(program.model, program.guide, episode) is None
@@ -181,7 +181,7 @@ def test_a_memory_gain_compares_conditional_elbos(model):
 
 def test_a_single_random_memory_and_none_at_all_have_no_gain():
     counted = torch.ones(2, IMAGES, dtype=torch.bool)
-    for name, episodes in (("dynamic_kanerva_machine", 1), ("vae", 2)):
+    for name, episodes in (("dynamic_kanerva_machine", 1), *((name, 2) for name in MEMORYLESS)):
         program = rival(name)
         batch = random_episodes(episodes, IMAGES), counted[:episodes]
         assert "memory_gain_nats_per_image" not in mean_elbo(program.model, program.guide, [batch])
@@ -286,9 +286,11 @@ def test_a_rivals_memory_has_no_blocks_to_inspect(model):
     assert str(error.value) == f"{name}: expected a memory of blocks, found one without"
 
 
-def test_a_model_without_a_memory_is_none_to_use():
-    with pytest.raises(InputError, match=re.escape("VaeModel: expected a model with a memory, found one without")):
-        opened("vae")
+@pytest.mark.parametrize("model", MEMORYLESS)
+def test_a_model_without_a_memory_is_none_to_use(model):
+    name = type(rival(model).model).__name__
+    with pytest.raises(InputError, match=f"^{name}: expected a model with a memory, found one without$"):
+        opened(model)
 
 
 def attractor(model):

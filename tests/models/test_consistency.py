@@ -172,7 +172,7 @@ def check_sites(config, program, pair, particles=None, given=None):
     log_probs, memory = pair.log_probs(), config.memory
     blocks = memory.reads * memory.memory_channels * memory.block_height * memory.block_width
     events = {"memory": program.model.memory_shape, "latent": (memory.latent_size or blocks,), "image": IMAGE_SHAPE}
-    if config.program.model != "vae":
+    if program.guide.has_keys:
         events["key"] = program.model.key_shape
     known = points(config, given)
     latent = set(events) - {"image"} - known - ({"memory"} if given is not None else set())

@@ -17,7 +17,8 @@ from models.registry import MODELS
 from tests.programs import IMAGE_SHAPE, random_episodes, small_config, small_pair
 
 BLOCK_WRITES = ("allocate", "allocate_by_content", "feed_forward")
-MATRIX_MODELS = [name for name in MODELS if name not in ("kanerva_plus_plus", "vae")]
+MATRIX_MODELS = [name for name, kind in MODELS.items() if "memory_rows" in kind.settings]
+MEMORYLESS = [{"model": name} for name, kind in MODELS.items() if not kind.has_memory]
 PROGRAMS = [{"write": write} for write in BLOCK_WRITES] + [{"model": model} for model in MATRIX_MODELS]
 every_program = pytest.mark.parametrize("changes", PROGRAMS, ids=lambda changes: next(iter(changes.values())))
 both_writes = pytest.mark.parametrize("write", BLOCK_WRITES)
@@ -168,7 +169,7 @@ def test_what_is_loaded_is_there_to_be_looked_at(tmp_path):
     assert not torch.equal(program.guide.encode(episode).latent_loc, encoder_s)
 
 
-@pytest.mark.parametrize("changes", [*PROGRAMS, {"model": "vae"}], ids=lambda changes: next(iter(changes.values())))
+@pytest.mark.parametrize("changes", [*PROGRAMS, *MEMORYLESS], ids=lambda changes: next(iter(changes.values())))
 def test_encoder_steps_are_taken_in_training_too_and_every_part_of_them_learns(changes):
     program, episode = small_pair(encoder_steps=2, **changes), random_episodes()
     first = program.guide.amortized_encoding(episode).latent_loc

@@ -168,8 +168,9 @@ def test_the_vaes_elbo_is_the_one_written_out_by_hand(validation):
     assert torch.equal(terms.conditional_elbo, terms.elbo)
 
 
-def test_the_vaes_images_are_independent_and_its_memory_is_nothing():
-    program, episode = rival("vae", temporal_shift=0.0), random_episodes(EPISODES, IMAGES)
+@pytest.mark.parametrize("model", [name for name, kind in MODELS.items() if not kind.has_memory])
+def test_a_vaes_images_are_independent_and_its_memory_is_nothing(model):
+    program, episode = rival(model, temporal_shift=0.0), random_episodes(EPISODES, IMAGES)
     memory = written_memory(program.guide, episode)
     assert memory.shape == (EPISODES, 1, 0)
     torch.manual_seed(7)

@@ -38,7 +38,8 @@ MATRIX = [
     {"model": "pseudo_inverse_memory", **RIVAL},
 ]
 PAID = {name: {"memory_prior": name, "episode_length": 6} for name in MEMORY_PRIORS if name != "flat"}
-PAIRS = [*KANERVA_PLUS_PLUS, PAID["autoregressive"], *MATRIX, {"model": "vae", "latent_size": 5}]
+MEMORYLESS = [{"model": "vae", "latent_size": 5}, {"model": "two_layer_vae", "key_size": 3, "latent_size": 5}]
+PAIRS = [*KANERVA_PLUS_PLUS, PAID["autoregressive"], *MATRIX, *MEMORYLESS]
 SOME = [{}, MATRIX[0]]
 
 
@@ -176,7 +177,8 @@ def test_relations_are_those_of_the_program(changes):
     found = get_model_relations(pair.model, (episode,))
     keys = ["key"] if pair.guide.has_keys else []
     points = ["key", "latent"] if "memory_prior" in changes else []
-    of_latent = [name for name in ["memory", *keys] if name not in points] if keys else []
+    memory = ["memory"] if all(pair.model.memory_shape) else []
+    of_latent = [name for name in [*memory, *keys] if name not in points]
     of_image = of_latent if points else ["latent"]  # a point is passed through
     expected = {"memory": [], **{name: [] for name in keys}, "latent": of_latent, "image": of_image}
     assert found["sample_sample"] == expected and found["observed"] == [*points, "image"]

@@ -53,7 +53,7 @@ def configs(device: str) -> Iterator[tuple[str, Config]]:
     for model, kind in MODELS.items():
         if kind.has_blocks:
             yield from ((f"{model}, {write}", _config(device, write=write)) for write in WRITES)
-        elif kind.settings:  # a model without a memory uses none
+        elif kind.has_memory:
             yield model, _config(device, model=model)
 
 

@@ -109,8 +109,12 @@ def test_an_image_that_a_prior_of_memories_predicts_costs_what_importance_sampli
 @pytest.mark.usefixtures("as_in_a_run")
 @pytest.mark.parametrize(
     ("parts", "found"),
-    [({"write": "allocate"}, "key, latent"), ({"model": "vae", "latent_guide": "flow"}, "latent")],
-    ids=["two", "flow"],
+    [
+        ({"write": "allocate"}, "key, latent"),
+        ({"model": "two_layer_vae"}, "key, latent"),
+        ({"model": "vae", "latent_guide": "flow"}, "latent"),
+    ],
+    ids=["key", "two layers", "flow"],
 )
 def test_what_is_not_one_normal_is_refused(parts, found):
     pair, episode = small_pair(**parts), random_episodes(1, 3)

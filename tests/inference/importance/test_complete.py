@@ -173,8 +173,9 @@ def test_a_memory_that_is_a_function_of_the_images_has_no_complete_score():
     assert complete_score(linear.model, linear.guide, linear_episodes(), 10) is None
     tiny = tiny_program()
     assert complete_score(tiny.model, tiny.guide, tiny_episodes(), 10) is None
-    vae = small_pair(model="vae")
-    assert complete_score(vae.model, vae.guide, random_episodes(1, 2), 10) is None
+    for name in ("vae", "two_layer_vae"):
+        pair = small_pair(model=name)
+        assert complete_score(pair.model, pair.guide, random_episodes(1, 2), 10) is None
 
 
 def test_means_by_number_leave_out_numbers_at_the_end_that_hardly_occur():

@@ -40,6 +40,7 @@ def kept_bytes(config: Config) -> int:
         {"write": "feed_forward"},
         {"objective": "iwae", "particles": 12},
         {"model": "vae"},
+        {"model": "two_layer_vae"},
         {"model": "dynamic_kanerva_machine"},
         {"model": "pseudo_inverse_memory", "objective": "iwae", "particles": 5},
     ],

@@ -81,8 +81,8 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
      "--latent-guide: expected one for latents of 1 scalar, found flow"),
     (DKM | {"memory_rows": 1, "key_prior": "flow"},
      "--key-prior: expected one for keys of 1 scalar, found flow"),
-    ({"model": "kanerva_machine", "key_size": 1, "key_guide": "flow"},
-     "--key-guide: expected one for keys of 1 scalar, found flow"),
+    *(({"model": model, "key_size": 1, "key_guide": "flow"},
+       "--key-guide: expected one for keys of 1 scalar, found flow") for model in ("kanerva_machine", "two_layer_vae")),
     ({"episode_encoder": "attention", "width": 30},
      "--width: expected a multiple of 4 with --episode-encoder attention, found 30"),
     ({"networks": "conv", "width": 24}, "--width: expected a multiple of 16 with --networks conv, found 24"),
@@ -155,6 +155,8 @@ IDLE_FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("vae", {"key_guide": "flow", "key_prior": "learned_gaussian", "kl_key_start": 0.5, "memory_rows": 64,
              "content_steps": 5, "latent_context": "image_and_read", "kl_memory_weight": 0.5, "kl_memory_start": 0.1,
              "key_size": 16, "write_passes": 2, "pseudo_inverse_steps": 30}),
+    ("two_layer_vae", {"memory_rows": 64, "content_steps": 5, "kl_memory_weight": 0.5, "kl_memory_start": 0.1,
+                       "write_passes": 2, "pseudo_inverse_steps": 30}),
     *((model, {"write": "feed_forward", "reads": 2, "memory_channels": 5, "memory_height": 10, "memory_width": 50,
                "block_height": 4, "block_width": 4, "latent_prior": "standard_normal", "signs_per_scalar": 4,
                "signs_per_latent": 2, "memory_prior": "autoregressive", "memory_guide": "normal",
@@ -388,7 +390,7 @@ def test_signs_go_with_all_else_that_knows_its_blocks(changes):
     "changes",
     [
         *({"write": write, "content_steps": 3} for write in WRITES),
-        *({"model": model, "content_steps": 3} for model in MODELS if model not in ("vae", "kanerva_plus_plus")),
+        *({"model": model, "content_steps": 3} for model in OTHERS if MODELS[model].has_memory),
     ],
 )
 def test_contents_that_are_latents_may_be_prepared(changes):
