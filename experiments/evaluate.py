@@ -65,8 +65,8 @@ class Arguments(HeldOutArguments):
     content_steps: Natural | None = None
     """Gradient steps that improve each image's content before it is written. None: as in the run's configuration."""
     content_bits: ContentBits | None = None
-    """Round every written scalar to this many bits, 2 to 16, between -m and m; m is the largest scalar of the image.
-    None: 32-bit floats."""
+    """Round every written scalar to this many bits, 1 to 16, between -m and m; m is the largest scalar of the image.
+    One bit is the sign, and m is then the mean absolute value. None: 32-bit floats."""
     posterior_images: Natural = 8
     """Save posterior draws of keys and latents of the first N images to RUN/posterior.nc, for ArviZ. 0: none, which
     saves minutes where images are in colour."""

@@ -18,7 +18,7 @@ Temperatures = Annotated[int, Field(ge=0, le=1_000_000)]
 Reads = Annotated[int, Field(ge=1, le=10_000)]  # iterative ones; each keeps its images
 CleanUpReads = Annotated[int, Field(ge=0, le=10_000)]
 Samples = Annotated[int, Field(ge=1, le=1_000_000)]
-SMALLEST_BITS = 2  # of a rounded scalar: levels -1, 0 and 1
+SMALLEST_BITS = 1  # of a rounded scalar: its sign
 LARGEST_BITS = 16  # of a float32's 24, so that rounding to a level is exact
 ContentBits = Annotated[int, Field(ge=SMALLEST_BITS, le=LARGEST_BITS)]
 InterpolatedImages = Annotated[int, Field(ge=2, le=1_000_000)]

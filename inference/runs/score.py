@@ -102,7 +102,7 @@ def quantize(run: Run, bits: int) -> None:
 
     Args:
         run: the run; its guide is changed.
-        bits: bits per scalar, 2 to 16.
+        bits: bits per scalar, 1 to 16.
 
     Raises:
         InputError: bits out of range, or contents that cannot be rounded.

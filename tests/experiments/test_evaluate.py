@@ -278,7 +278,7 @@ def test_figures_of_the_scores_are_drawn_again_from_the_folder(evaluated, withou
         (["--classes-per-episode", 99], "--classes-per-episode"),
         (["--device", "abacus"], "--device"),
         (["--content-steps", -1], "--content-steps"),
-        (["--content-bits", 1], "--content-bits"),
+        (["--content-bits", 0], "--content-bits"),
         (["--content-bits", 17], "--content-bits"),
     ],
 )

@@ -340,9 +340,9 @@ class Rounded:
         self.config, self.pair = config, pair
 
 
-@pytest.mark.parametrize("bits", [-1, 0, 1, 17])
-def test_bits_are_two_to_sixteen(bits):
-    assert refusal_of_rounding({}, bits) == f"--content-bits: expected 2 to 16, or none, found {bits}"
+@pytest.mark.parametrize("bits", [-1, 0, 17])
+def test_bits_are_one_to_sixteen(bits):
+    assert refusal_of_rounding({}, bits) == f"--content-bits: expected 1 to 16, or none, found {bits}"
 
 
 @pytest.mark.parametrize(
