@@ -1,193 +1,254 @@
-"""Plot the cost of an image in colour against the bits of its memory: a model, principal components, and files.
+"""Plot the cost of an image against the bits of its memory: models, principal components, a product quantizer, files.
 
-python experiments/evaluate.py RUN --particles 100 --content-bits 8 && cp RUN/evaluation.json bits8.json   # and 6, 4
-PYTHONPATH=. python docs/draw_memory_bits.py bits*.json --dataset cifar10 --data-dir DIR --out memory_bits.png
+python experiments/evaluate.py RUN --content-bits 8 && cp RUN/evaluation.json bits8.json    # and 6, 4; and other runs
+PYTHONPATH=. python docs/draw_memory_bits.py bits*.json --dataset mnist --data-dir DIR --out docs/figures/bits.png
+PYTHONPATH=. python docs/draw_memory_bits.py more.json --curves docs/figures/bits.json --out docs/figures/bits.png
 
-Prints a Markdown table. Principal components are those of the training images. The components of a test image are kept
-as floats of 32 bits, or rounded to 2^b - 1 even levels between the extremes of each component. Every dimension is then
-a discretized logistic with a scale of its own, fitted to training images. File sizes are those of strips of 500 images.
+Prints a Markdown table. Beside the figure it writes the curves as JSON; the last command adds a report to them. Costs
+are nats of binary images, and bits per dimension of 256 levels. A model pays for the key, which says where in the
+memory the image is: about ln T nats. The decoded baselines of `memory_baselines.py` are told the code, and pay nothing.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
+import memory_baselines
 import tyro
+from cycler import Cycler, cycler
 from matplotlib.figure import Figure
-from PIL import Image
-from torch import Tensor
 
+from experiments.shared.arguments import describe_memory
 from experiments.shared.command_line import parse
 from experiments.shared.script import run_script
-from kpp_pyro.data import load_dataset
+from inference.importance.estimator import standard_error
+from inference.ranges import Limit
+from kpp_pyro.errors import InputError
+from kpp_pyro.files.reading import reading
+from kpp_pyro.files.run_folder import environment, write_json
+from kpp_pyro.files.run_schemas import Evaluation
 from kpp_pyro.likelihoods import bits_per_dim
-from kpp_pyro.likelihoods.logistic_image import LogisticImage
-from kpp_pyro.plots.figures import LINES, legend, logarithmic, save
-from kpp_pyro.writes.quantization import Quantization
+from kpp_pyro.plots.figures import LINES, legend, logarithmic, save, set_scale
+from kpp_pyro.schema import Count, FileContent, NotNegative, Schema, Side, parse_json
 
-COMPONENTS = (100, 200, 400, 800, 1600)
-BITS = (32, 8, 6, 4)
-SHARES = torch.logspace(-0.7, 0.2, 8)  # of a residual's standard deviation, tried as the scale of its logistic
-STRIP = 500  # images in a file
-OPTIONS: dict[str, dict[str, Any]] = {
-    "WebP": {"lossless": True, "quality": 100, "method": 4},
-    "PNG": {"optimize": True},
-}  # of Pillow, for lossless files
-AT_ONCE = 1000
+FLOAT_BITS = 32
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Plot bits per dimension, given the memory, against the bits of the memory per dimension."""
+    """Plot the cost of an image, given its memory, against the bits of the memory."""
 
     reports: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
-    """evaluation.json of runs, with memories of several sizes and --content-bits 8, 6, 4 or none."""
-    dataset: str = "cifar10"
-    """Data set of the principal components."""
+    """evaluation.json of runs."""
+    dataset: str | None = None
+    """Data set of the baselines."""
     data_dir: Path = Path("data")
     """Folder of the data sets."""
-    limit: int = 10_000
-    """Test images."""
+    limit: Limit = 2048
+    """Test images of the baselines: those of evaluate.py --limit."""
+    curves: Path | None = None
+    """In place of --dataset: the curves of an earlier figure, to which the reports are added."""
     out: Path = Path("memory_bits.png")
     """Figure to write."""
 
 
-@dataclass(frozen=True)
-class Point:
-    """A cost per dimension, given a memory of some bits per dimension."""
+class Point(FileContent):
+    """The cost of images given a memory.
 
-    memory: float
+    Attributes:
+        memory_bits: bits of memory per image.
+        cost: -ln p(x | M) in nats per image, or -log2 p(x | M) in bits per dimension.
+        standard_error: of the cost, over images; None of a single one.
+        images: how many.
+        is_bound: whether k-hat is above its limit for too many images, so that the cost is an upper bound.
+    """
+
+    memory_bits: NotNegative
     cost: float
+    standard_error: NotNegative | None
+    images: Count
+    is_bound: bool = False
+
+
+Points = dict[str, list[Point]]  # by the kind of memory
+
+
+class Curves(FileContent):
+    """What the figure shows.
+
+    Attributes:
+        dataset: name of the data set.
+        image_shape: (C, H, W).
+        binary: whether images are binary, and costs in nats; otherwise they have 256 levels.
+        baselines: points of decoded baselines.
+        models: points of models.
+        files: bits of lossless files, per image.
+        environment: the machine and the libraries of the baselines.
+    """
+
+    dataset: str
+    image_shape: tuple[Side, Side, Side]
+    binary: bool
+    baselines: Points
+    models: Points
+    files: dict[str, NotNegative]
+    environment: dict[str, Any]
+
+    @property
+    def unit(self) -> str:
+        """Of the costs."""
+        return "nats per image" if self.binary else "bits per dimension"
+
+    def converted(self, nats: float) -> float:
+        """Nats per image in the unit of the costs."""
+        return nats if self.binary else bits_per_dim(nats, self.image_shape)
+
+    def point(self, memory_bits: float, nats: float, error: float | None, images: int, is_bound: bool = False) -> Point:
+        """A point, from the cost and its standard error in nats per image."""
+        cost, error = self.converted(nats), None if error is None else self.converted(error)
+        return Point(memory_bits=memory_bits, cost=cost, standard_error=error, images=images, is_bound=is_bound)
 
 
 def main() -> int:
     """Run the script; returns its exit status."""
     arguments = parse(Arguments, None)
-    splits = load_dataset(arguments.dataset, arguments.data_dir)
-    test = splits.test.images[: arguments.limit]
-    curves = {**dict(of_components(splits.train.images, test)), **of_model(arguments.reports)}
-    files = {name: of_files(test, name) for name in OPTIONS}
-    for name, points in curves.items():
-        print(f"| {name} | " + " | ".join(f"{point.cost:.2f} at {point.memory:.2f}" for point in points) + " |")
-    print(", ".join(f"{name} {bits:.2f}" for name, bits in files.items()))
-    draw(curves, files, arguments.out)
+    curves = first_curves(arguments)
+    for path in arguments.reports:
+        add_report(curves, path)
+    print(table(curves))
+    write_json(arguments.out.with_suffix(".json"), curves.model_dump())
+    draw(curves, arguments.out)
     return 0
 
 
-def of_components(train: Tensor, test: Tensor) -> Iterator[tuple[str, list[Point]]]:
-    """Costs of test images, uint8 (N, C, H, W), given their principal components; a curve for each number of bits."""
-    mean, directions = principal_components(train)
-    fitted = train[:AT_ONCE]  # images to which scales are fitted
-    for bits in BITS:
-        points = []
-        for count in COMPONENTS:
-            chosen = directions[:, :count]
-            scales = best_scales(fitted, approximations(fitted, mean, chosen, bits))
-            cost = mean_cost(test, approximations(test, mean, chosen, bits), scales)
-            points.append(Point(bits * count / mean.numel(), cost))
-        yield f"principal components, {bits} bits", points
+def first_curves(arguments: Arguments) -> Curves:
+    """Those of an earlier figure, or of the baselines.
+
+    Raises:
+        InputError: a file or a data set that cannot be read, or both of them, or neither.
+    """
+    if arguments.dataset and not arguments.curves:
+        return baselines(arguments.dataset, arguments.data_dir, arguments.limit)
+    if arguments.curves and not arguments.dataset:
+        return read(arguments.curves, Curves, "the curves of draw_memory_bits.py")
+    raise InputError(f"--dataset: expected it or --curves, found {'both' if arguments.curves else 'neither'}")
 
 
-def principal_components(train: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and orthonormal directions (D, D) of images, the largest variance first; D = C H W."""
-    total, products = torch.zeros(()), torch.zeros(())
-    for images in train.split(10 * AT_ONCE):
-        pixels = images.flatten(1).double()
-        total, products = total + pixels.sum(0), products + pixels.T @ pixels
-    mean = total / len(train)
-    _, directions = torch.linalg.eigh(products / len(train) - mean.outer(mean))
-    return mean.float(), directions.flip(1).float()
+def read(path: Path, schema: type[Schema], what: str) -> Schema:
+    """Read a JSON file; `what` is the file in words.
+
+    Raises:
+        InputError: no such file, or another content.
+    """
+    with reading(path, what) as file:
+        return parse_json(file.read(), schema, f"{path}: expected {what}")
 
 
-def approximations(images: Tensor, mean: Tensor, directions: Tensor, bits: int) -> Tensor:
-    """Images (N, D) in grey levels, from their components; these are rounded to `bits` bits, except for 32."""
-    components = (images.flatten(1).float() - mean) @ directions
-    if bits < 32:
-        components = Quantization(bits)(components.T, images).T  # each between its own extremes
-    return mean + components @ directions.T
+def baselines(dataset: str, data_dir: Path, limit: int) -> Curves:
+    """The curves of the baselines.
 
-
-def best_scales(images: Tensor, locs: Tensor) -> Tensor:
-    """The scale of each dimension, of `SHARES`, with the largest likelihood, (D,)."""
-    deviations = (images.flatten(1) - locs).std(0)
-    costs = torch.stack([costs_of(images, locs, share * deviations).mean(0) for share in SHARES])
-    return SHARES[costs.argmin(0)] * deviations
-
-
-def mean_cost(images: Tensor, locs: Tensor, scales: Tensor) -> float:
-    """Bits per dimension of images."""
-    nats = costs_of(images, locs, scales).sum(1).mean().item()
-    return bits_per_dim(nats, (images.shape[1], images.shape[2], images.shape[3]))
-
-
-def costs_of(images: Tensor, locs: Tensor, scales: Tensor) -> Tensor:
-    """-ln P of every dimension (N, D), in nats; each dimension as an image of one pixel."""
-    parts = []
-    for levels, loc in zip(images.flatten(1).split(AT_ONCE), locs.split(AT_ONCE), strict=True):
-        pixel = (loc - 127.5)[..., None, None, None, None]  # (N, D, K, C, H, W)
-        none = torch.zeros_like(pixel[..., 0, :, :])
-        logistic = LogisticImage(
-            none, pixel, scales[:, None, None, None, None].expand_as(pixel), none[..., :0, :, :], 256
-        )
-        parts.append(-logistic.log_prob(levels[..., None, None, None] / 255))
-    return torch.cat(parts)
-
-
-def of_model(reports: tuple[Path, ...]) -> dict[str, list[Point]]:
-    """The curves of a model, from its reports; a curve for each number of bits."""
-    curves: dict[str, list[Point]] = {}
-    for path in reports:
-        content = json.loads(path.read_text())
-        settings, bits = content["settings"], content["settings"]["content_bits"]
-        ranges = 0 if bits is None else 32  # bits of an image's largest scalar, between whose signs it is rounded
-        shape, scalars = settings["image_shape"], settings["memory_scalars"] / settings["episode_length"]
-        memory = ((bits or 32) * scalars + ranges) / (shape[0] * shape[1] * shape[2])
-        curve = curves.setdefault(f"Kanerva++, {bits or 32} bits", [])
-        curve.append(Point(memory, -content["log_likelihood_bits_per_dim"]))
-    return {name: sorted(points, key=lambda point: point.memory) for name, points in curves.items()}
-
-
-def of_files(images: Tensor, name: str) -> float:
-    """Bits per dimension of lossless files."""
-    size = 0
-    for strip in images.split(STRIP):
-        file = io.BytesIO()
-        picture = Image.fromarray(strip.permute(0, 2, 3, 1).flatten(0, 1).numpy())
-        picture.save(file, name, **OPTIONS[name])
-        size += 8 * len(file.getvalue())
-    return size / images.numel()
-
-
-def draw(curves: dict[str, list[Point]], files: dict[str, float], path: Path) -> None:
-    """Plot the curves, and the sizes of files as points whose memory is the whole image."""
-    figure = Figure((7.2, 5.4), layout="constrained")
-    axis = figure.subplots()
-    bits_of = {name: name.split(", ")[1] for name in curves}
-    colours = {bits: style["color"] for bits, style in zip(dict.fromkeys(bits_of.values()), LINES, strict=False)}
-    for name, points in curves.items():
-        memory, cost = [point.memory for point in points], [point.cost for point in points]
-        style = "-" if name.startswith("Kanerva++") else ":"
-        axis.plot(memory, cost, style, color=colours[bits_of[name]], marker=".", label=name)
-    for name, bits in files.items():
-        axis.plot([bits], [0], "x", color="black", clip_on=False)
-        axis.annotate(name, (bits, 0), textcoords="offset points", xytext=(0, 6), rotation=90, ha="center", fontsize=8)
-    axis.set(
-        xlabel="memory, bits per dimension",
-        ylabel="-log2 p(x | M), bits per dimension",
-        ylim=(0, None),
+    Raises:
+        InputError: a data set that cannot be loaded.
+    """
+    images = memory_baselines.Images.load(dataset, data_dir, limit)
+    files = {name: memory_baselines.of_files(images, name) for name in memory_baselines.OPTIONS}
+    _, channels, height, width = images.test.shape
+    curves = Curves(
+        dataset=dataset,
+        image_shape=(channels, height, width),
+        binary=images.levels == 2,
+        baselines={},
+        models={},
+        files=files,
+        environment=environment(),
     )
-    sizes = [point.memory for points in curves.values() for point in points]
-    logarithmic(axis, "x", sizes)
+    for name, coded in memory_baselines.curves(images):
+        points = curves.baselines.setdefault(name, [])
+        for bits, costs in coded:
+            error = standard_error(costs) if len(costs) > 1 else None
+            points.append(curves.point(bits, costs.mean().item(), error, len(costs)))
+    return curves
+
+
+def add_report(curves: Curves, path: Path) -> None:
+    """Add the point of a report to the curve of its kind of memory, by growing bits.
+
+    Raises:
+        InputError: no report, or one of other images.
+    """
+    content = read(path, Evaluation, "a report of evaluate.py").model_dump()
+    settings, own = content["settings"], content["scores"]["own"]
+    images = (settings["dataset"], settings["split"], settings["image_shape"], settings["binarization"] != "none")
+    if images != (curves.dataset, "test", curves.image_shape, curves.binary):
+        levels = "binary" if curves.binary else "256 levels"
+        raise InputError(f"{path}: expected test images of {curves.dataset}, {levels}, found {images}")
+    cost, error = -own["log_likelihood_nats_per_image"], own["log_likelihood_standard_error"]
+    point = curves.point(memory_bits(settings), cost, error, settings["images"], is_bound=not own["trustworthy"])
+    name = f"{describe_memory(settings)}, T = {settings['episode_length']}"
+    if not curves.binary:
+        name += f", {settings['likelihood'].replace('_', ' ')}"
+    found = {*curves.models.get(name, []), point}
+    curves.models[name] = sorted(found, key=lambda point: point.memory_bits)
+
+
+def memory_bits(settings: Mapping[str, Any]) -> float:
+    """Bits of memory per image: 32 a scalar, if it is not rounded and does not consist of signs.
+
+    Rounded scalars need 32 bits more, for their range in the image.
+    """
+    rounded, signs = settings["content_bits"], settings.get("signs_per_scalar")
+    bits = settings["memory_scalars"] * (rounded or signs or FLOAT_BITS) / settings["episode_length"]
+    return bits + (FLOAT_BITS if rounded else 0)
+
+
+def table(curves: Curves) -> str:
+    """A Markdown table with a row for each point."""
+    lines = [f"| memory | bits an image | cost, {curves.unit} | images |", "|---|---:|---:|---:|"]
+    for name, points in (curves.baselines | curves.models).items():
+        for point in points:
+            error = "" if point.standard_error is None else f" ± {point.standard_error:.2f}"
+            cost = f"{'≤ ' if point.is_bound else ''}{point.cost:.2f}{error}"
+            lines.append(f"| {name} | {point.memory_bits:,.0f} | {cost} | {point.images:,} |")
+    return "\n".join([*lines, *(f"| {name}, lossless | {bits:,.0f} | 0 | |" for name, bits in curves.files.items())])
+
+
+def draw(curves: Curves, path: Path) -> None:
+    """Plot the curves, and the sizes of lossless files as vertical lines."""
+    figure = Figure((7.2, 6.4), layout="constrained")
+    axis = figure.subplots()
+    dotted = cycler(color=["0.5"], linestyle=[":"]) * cycler(marker=LINES.by_key()["marker"])
+    plot_points(axis, curves.baselines, dotted)
+    plot_points(axis, curves.models, cycler(linestyle=["-", "--"]) * LINES)
+    shown = [point for points in (curves.baselines | curves.models).values() for point in points]
+    logarithmic(axis, "x", [point.memory_bits for point in shown])
+    set_scale(axis, "y", [point.cost for point in shown])
+    for name, bits in curves.files.items():
+        axis.axvline(bits, color="0.8", zorder=0)
+        place: dict[str, Any] = {"transform": axis.get_xaxis_transform(), "rotation": 90, "ha": "right", "va": "top"}
+        axis.text(bits, 0.98, f"{name}, lossless", **place, fontsize=8, color="0.5")
+    axis.set_title(f"{curves.dataset}; hollow: upper bounds; a model pays about ln T nats for the key", fontsize=9)
+    axis.set(xlabel="bits of memory per image", ylabel=f"cost given the memory, {curves.unit}")
     axis.grid(alpha=0.3)
     legend(axis, columns=2)
     save(figure, path)
+
+
+def plot_points(axis: Any, curves: Points, styles: Cycler) -> None:
+    """Plot curves, each in a style of its own; points that are bounds are hollow, and those of no memory are lines."""
+    for (name, points), style in zip(curves.items(), styles(), strict=False):
+        axis.plot([], [], **style, label=name)
+        if not points[0].memory_bits:
+            axis.axhline(points[0].cost, color=style["color"], linestyle="--")
+            continue
+        line = {**style, "markersize": 0}
+        axis.plot([point.memory_bits for point in points], [point.cost for point in points], **line)
+        for point in points:
+            fill = "none" if point.is_bound else "full"
+            axis.plot(point.memory_bits, point.cost, color=style["color"], marker=style["marker"], fillstyle=fill)
 
 
 if __name__ == "__main__":

@@ -98,6 +98,7 @@ class HeldOutArguments(RunArguments):
             "write": memory.write,
             "reads": memory.reads,
             "signs_per_scalar": memory.signs_per_scalar,
+            "encoder_steps": run.config.program.encoder_steps,
             "content_steps": run.config.program.content_steps,
             **run.pair.sizes(),
         }
@@ -105,24 +106,32 @@ class HeldOutArguments(RunArguments):
 
 def describe_images(settings: Mapping[str, Any]) -> str:
     """`HeldOutArguments.settings` as text, for the heading of a table."""
+    classes = settings["classes_per_episode"]
+    return (
+        f"{settings['split']} images of {settings['dataset']} ({_pixels(settings)}), "
+        f"T = {settings['episode_length']}{'' if classes is None else f' of {classes} classes'}, "
+        f"memory of {settings['memory_scalars']:,} scalars ({describe_memory(settings)})"
+    )
+
+
+def describe_memory(settings: Mapping[str, Any]) -> str:
+    """What kind of memory `HeldOutArguments.settings` state, as text without its size."""
     from models.registry import MODELS
 
-    classes, has_write = settings["classes_per_episode"], MODELS[settings["model"]].has_blocks
+    kind = MODELS.get(settings["model"])  # None: of a plug-in that is not loaded
+    has_write = kind is not None and kind.has_blocks
     details = [settings["write" if has_write else "model"]]
     if has_write and settings["reads"] > 1:
         details.append(f"{settings['reads']} blocks per image")
     for name, what in {
         "signs_per_scalar": "signs to a scalar",
+        "encoder_steps": "encoder steps",
         "content_steps": "content steps",
         "content_bits": "bits a scalar",
     }.items():
         if settings.get(name):
             details.append(f"{settings[name]} {what}")
-    return (
-        f"{settings['split']} images of {settings['dataset']} ({_pixels(settings)}), "
-        f"T = {settings['episode_length']}{'' if classes is None else f' of {classes} classes'}, "
-        f"memory of {settings['memory_scalars']:,} scalars ({', '.join(details)})"
-    )
+    return ", ".join(details)
 
 
 def _pixels(settings: Mapping[str, Any]) -> str:
