@@ -90,7 +90,7 @@ def load_pretrained(name: str, device: str | torch.device = "auto", data_dir: Pa
     """Load a pretrained run, after unpacking it to runs/pretrained/NAME.
 
     Args:
-        name: cifar10, mnist, mnist_encoder_steps or omniglot, see `pretrained_names`.
+        name: cifar10, mazes32, mnist, mnist_encoder_steps or omniglot, see `pretrained_names`.
         device: auto, cpu, cuda, ...
         data_dir: folder of the data sets; None: `data`.
 

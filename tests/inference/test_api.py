@@ -278,12 +278,12 @@ def test_a_pair_is_built_of_a_configuration_alone():
 
 def test_pretrained_weights_are_opened_by_their_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert pretrained_names() == ["cifar10", "mnist", "mnist_encoder_steps", "omniglot"]
+    assert pretrained_names() == ["cifar10", "mazes32", "mnist", "mnist_encoder_steps", "omniglot"]
     run = load_pretrained("mnist", "cpu")
     assert run.folder.path == RunFolder(Path("runs/pretrained/mnist")).path
     assert run.memory.image_shape == (1, 28, 28)
     with pytest.raises(
-        InputError, match="--pretrained mnst: expected one of cifar10, mnist, mnist_encoder_steps, omniglot"
+        InputError, match="--pretrained mnst: expected one of cifar10, mazes32, mnist, mnist_encoder_steps, omniglot"
     ):
         load_pretrained("mnst")
 
