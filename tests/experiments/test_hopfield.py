@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Bernoulli, Normal
 
-from inference import Config, build, load_plugins
+from inference import build, load_plugins
 from inference.tracing import terms_of, trace_pair
 from kpp_pyro.networks.heads import positive
 from models.pair import Pair
