@@ -1,9 +1,10 @@
-"""A Sphinx extension: pages whose text is a file of the repository's root, and links to files that are no pages."""
+"""A Sphinx extension: pages whose text is a file outside of `docs`, and links to files that are no pages."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -15,7 +16,21 @@ REPOSITORY = "https://github.com/kpp-pyro/kpp-pyro"
 TEXTS = {"results": "RESULTS.md", "changes": "CHANGELOG.md", "contributing": "CONTRIBUTING.md"}  # of pages
 
 _LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=(?:#[^)\s]*)?\))")
-_PAGES = {ROOT / text: DOCS / f"{page}.md" for page, text in TEXTS.items()} | {ROOT / "README.md": DOCS / "index.md"}
+_NOTEBOOKS = ROOT / "experiments" / "notebooks"
+_PAGES = {
+    **{ROOT / text: DOCS / f"{page}.md" for page, text in TEXTS.items()},
+    **{notebook: DOCS / "notebooks" / notebook.name for notebook in _NOTEBOOKS.glob("*.ipynb")},
+    ROOT / "README.md": DOCS / "index.md",
+}
+
+
+def copy_notebooks(app: Sphinx) -> None:
+    """Copy the notebooks, with their results, to `docs/notebooks`: a page has to lie below `docs`."""
+    copies = DOCS / "notebooks"
+    shutil.rmtree(copies, ignore_errors=True)
+    copies.mkdir()
+    for notebook in _NOTEBOOKS.glob("*.ipynb"):
+        shutil.copy2(notebook, copies)  # with its time, so that an unchanged one is not read again
 
 
 def process(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -43,5 +58,6 @@ def process(app: Sphinx, docname: str, source: list[str]) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
+    app.connect("builder-inited", copy_notebooks)
     app.connect("source-read", process)
     return {"parallel_read_safe": True}

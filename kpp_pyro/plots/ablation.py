@@ -40,7 +40,7 @@ def plot_ablation(
     bars = "standard error over seeds" if known else "standard error over seeds, where there are several"
     axis.set_title(f"{plain(title)}\nBars: {bars}", fontsize=9)
     axis.grid(alpha=0.3)
-    legend(axis, columns=2 if numeric_axis else 3)
+    legend(axis, columns=2)
     return save(figure, path)
 
 
