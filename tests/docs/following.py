@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import re
 import shutil
-import sys
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -170,11 +168,9 @@ def names_of(script: Path) -> dict[str, Any]:
     """What a script defines."""
     if script.parent.name == "experiments":
         return vars(importlib.import_module(f"experiments.{script.stem}"))
-    spec = importlib.util.spec_from_file_location(f"docs_{script.stem}", script)
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # its dataclasses look for it there
-    spec.loader.exec_module(module)
-    return vars(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(script.parent)  # as for a program, which may import its neighbours
+        return vars(importlib.import_module(script.stem))
 
 
 def require_shape(value: Any, expected: str, what: str) -> None:
