@@ -98,6 +98,7 @@ class HeldOutArguments(RunArguments):
             "write": memory.write,
             "reads": memory.reads,
             "signs_per_scalar": memory.signs_per_scalar,
+            "signs_per_latent": memory.signs_per_latent,
             "encoder_steps": run.config.program.encoder_steps,
             "content_steps": run.config.program.content_steps,
             **run.pair.sizes(),
@@ -123,15 +124,20 @@ def describe_memory(settings: Mapping[str, Any]) -> str:
     details = [settings["write" if has_write else "model"]]
     if has_write and settings["reads"] > 1:
         details.append(f"{settings['reads']} blocks per image")
-    for name, what in {
-        "signs_per_scalar": "signs to a scalar",
-        "encoder_steps": "encoder steps",
-        "content_steps": "content steps",
-        "content_bits": "bits a scalar",
-    }.items():
-        if settings.get(name):
-            details.append(f"{settings[name]} {what}")
+    for name, (what, of) in _COUNTS.items():
+        if count := settings.get(name):
+            details.append(f"{count} {what}{'' if count == 1 else 's'}{of}")
+    if (signs := settings.get("signs_per_latent", 1)) > 1:
+        details.append(f"latents of {2**signs} levels")
     return ", ".join(details)
+
+
+_COUNTS = {
+    "signs_per_scalar": ("sign", " to a scalar"),
+    "encoder_steps": ("encoder step", ""),
+    "content_steps": ("content step", ""),
+    "content_bits": ("bit", " a scalar"),
+}
 
 
 def _pixels(settings: Mapping[str, Any]) -> str:

@@ -60,7 +60,8 @@ def test_reports_of_one_kind_of_memory_are_a_curve_and_one_of_high_k_hat_is_a_bo
         report("large", -4.0, **rounded),
         report("small", -9.0, trustworthy=False, **rounded, memory_scalars=320),
         report("rival", -80.0, model="kanerva_machine"),
-        report("long", -6.0, episode_length=64),
+        report("long", -6.0, episode_length=64, content_bits=1),
+        report("levels", -30.0, signs_per_scalar=16, signs_per_latent=2),
     ]
     for path in [*paths, paths[0]]:  # the last one is there already
         script.add_report(curves, path)
@@ -71,13 +72,15 @@ def test_reports_of_one_kind_of_memory_are_a_curve_and_one_of_high_k_hat_is_a_bo
     assert found == {
         "allocate, 4 encoder steps, 8 bits a scalar, T = 32": [(112, 9.0, True), (832, 4.0, False)],
         "kanerva_machine, T = 32": [(3200, 80.0, False)],
-        "allocate, T = 64": [(1600, 6.0, False)],
+        "allocate, 1 bit a scalar, T = 64": [(82, 6.0, False)],
+        "allocate, 16 signs to a scalar, latents of 4 levels, T = 32": [(1600, 30.0, False)],
     }
     assert script.table(curves).splitlines()[2:] == [
         "| allocate, 4 encoder steps, 8 bits a scalar, T = 32 | 112 | ≤ 9.00 ± 0.10 | 64 |",
         "| allocate, 4 encoder steps, 8 bits a scalar, T = 32 | 832 | 4.00 ± 0.10 | 64 |",
         "| kanerva_machine, T = 32 | 3,200 | 80.00 ± 0.10 | 64 |",
-        "| allocate, T = 64 | 1,600 | 6.00 ± 0.10 | 64 |",
+        "| allocate, 1 bit a scalar, T = 64 | 82 | 6.00 ± 0.10 | 64 |",
+        "| allocate, 16 signs to a scalar, latents of 4 levels, T = 32 | 1,600 | 30.00 ± 0.10 | 64 |",
         "| PNG, lossless | 30 | 0 | |",
     ]
 
