@@ -13,7 +13,7 @@ from kpp_pyro.config_part import ConfigPart, name_in
 from kpp_pyro.likelihoods import LIKELIHOODS
 from kpp_pyro.memory.blocks import MemoryLayout
 from kpp_pyro.memory.matrix import PSEUDO_INVERSE_STEPS
-from kpp_pyro.memory.sign_code import MOST_SIGNS
+from kpp_pyro.memory.sign_code import MOST_SIGNS, SignCode
 from kpp_pyro.networks import EPISODE_ENCODERS, NETWORKS
 from kpp_pyro.posteriors import POSTERIORS
 from kpp_pyro.priors import KEY_PRIORS, LATENT_PRIORS, MEMORY_PRIORS
@@ -117,7 +117,12 @@ class MemoryConfig(ConfigPart):
     @property
     def read_size(self) -> int:
         """Scalars, or packed latents, of the R blocks that a key reads."""
-        return self.layout.read_scalars * (self.signs_per_scalar or 1) // self.signs_per_latent
+        return self.layout.read_scalars * (self.code.latents if self.code else 1)
+
+    @property
+    def code(self) -> SignCode | None:
+        """The code that packs latents into the scalars of a block; None if latents are numbers."""
+        return None if self.signs_per_scalar is None else SignCode(self.signs_per_scalar, self.signs_per_latent)
 
     @property
     def latents(self) -> int:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
-from torch import Tensor
 
 from kpp_pyro.memory.matrix import bayesian_write
 from kpp_pyro.networks.addresses import RowAddresses
-from kpp_pyro.networks.heads import InPrecision, LocScaleHead
 from kpp_pyro.posteriors.interface import Posterior
 from kpp_pyro.writes.interface import Encoding
 from models.matrix_memory import (
@@ -18,7 +16,7 @@ from models.matrix_memory import (
     matrix_normal,
     matrix_parts,
 )
-from models.memory_model import GuideNetworks
+from models.memory_model import GuideNetworks, KeysFromImages
 from models.pair import Pair
 from models.parts import Parts
 from models.registry import MODELS, ModelKind
@@ -34,7 +32,7 @@ class KanervaMachineModel(MatrixMemoryModel):
     """
 
 
-class KanervaMachineGuide(MatrixMemoryGuide):
+class KanervaMachineGuide(KeysFromImages, MatrixMemoryGuide):
     """The variational posterior: keys are a network's output, the memory follows by Bayes' rule.
 
         M   ~ q(M | X)       = p(M | contents c, row weights w(mode of q(y | x))): Bayesian linear regression
@@ -53,9 +51,7 @@ class KanervaMachineGuide(MatrixMemoryGuide):
 
     def __init__(self, linear: LinearMemory, networks: GuideNetworks, keys: Posterior) -> None:
         super().__init__(linear, networks)
-        self.keys = keys
-        head = LocScaleHead(networks.encoding_size, keys.event_shape[0], linear.smallest_scale)
-        self.to_key = InPrecision(head, networks.dtype)
+        self.add_keys(networks, keys, linear.smallest_scale)
 
     def memory_posterior(self, encoding: Encoding) -> Distribution:
         """q(M|X): batch (B, 1), event (N, D)."""
@@ -68,10 +64,6 @@ class KanervaMachineGuide(MatrixMemoryGuide):
             linear.noise.square(),
         )
         return matrix_normal(loc, covariance)
-
-    def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
-        """q(y|x): event (S,); the same for written images and cues."""
-        return self.keys(*self.to_key(encoding.features), encoding.features)
 
 
 def _build(parts: Parts) -> Pair:

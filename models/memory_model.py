@@ -29,7 +29,7 @@ from kpp_pyro.errors import InputError
 from kpp_pyro.fast_pyro import Plate, ProgramModule, unrecorded_parameters
 from kpp_pyro.likelihoods import LIKELIHOODS
 from kpp_pyro.memory.blocks import Addressing
-from kpp_pyro.networks.heads import InPrecision
+from kpp_pyro.networks.heads import InPrecision, LocScaleHead
 from kpp_pyro.posteriors.interface import Posterior
 from kpp_pyro.priors.interface import KeyPrior
 from kpp_pyro.writes.interface import Encoding
@@ -366,6 +366,25 @@ class MemoryGuide(ProgramModule):
         """
         require_episode(episode, self.image_shape)
         self.amortize(episode, memory)(episode, memory)
+
+
+class KeysFromImages(MemoryGuide):
+    """A guide whose keys are a network's output, the same for written images and for cues.
+
+    y_t ~ q(y_t | X)
+    """
+
+    has_keys = True
+
+    def add_keys(self, networks: GuideNetworks, keys: Posterior, smallest_scale: float) -> None:
+        """Make the network of q(y | X); `keys` is its family, and `smallest_scale` the lower bound of its scale."""
+        self.keys = keys
+        head = LocScaleHead(networks.encoding_size, keys.event_shape[0], smallest_scale)
+        self.to_key = InPrecision(head, networks.dtype)
+
+    def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
+        """q(y | X): event (S,)."""
+        return self.keys(*self.to_key(encoding.features), encoding.features)
 
 
 @dataclass(frozen=True)

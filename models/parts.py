@@ -74,9 +74,8 @@ class Parts:
 
     @property
     def code(self) -> SignCode | None:
-        """The code that packs sign latents into the scalars of a block; None if latents are numbers."""
-        memory = self.config.memory
-        return None if memory.signs_per_scalar is None else SignCode(memory.signs_per_scalar, memory.signs_per_latent)
+        """The code that packs latents into the scalars of a block; None if latents are numbers."""
+        return self.config.memory.code
 
     def decoder(self, latent_size: int) -> nn.Module:
         """Network of p(x | z), with as many channels of output as the likelihood asks for."""

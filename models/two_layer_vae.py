@@ -16,7 +16,7 @@ from kpp_pyro.networks.heads import InPrecision, LocScaleHead
 from kpp_pyro.posteriors.interface import Posterior
 from kpp_pyro.priors.interface import KeyPrior
 from kpp_pyro.writes.interface import Encoding
-from models.memory_model import GuideNetworks
+from models.memory_model import GuideNetworks, KeysFromImages
 from models.pair import Pair
 from models.parts import SMALLEST_SCALE, Parts
 from models.registry import MODELS, ModelKind
@@ -56,7 +56,7 @@ class TwoLayerVaeModel(MemorylessModel):
         return DiagonalNormal(*self.reading(key))
 
 
-class TwoLayerVaeGuide(VaeGuide):
+class TwoLayerVaeGuide(KeysFromImages, VaeGuide):
     """The variational posterior, from the upper latent down, as in a ladder VAE (Sønderby et al. 2016).
 
         y_t ~ q(y_t | X)
@@ -72,19 +72,12 @@ class TwoLayerVaeGuide(VaeGuide):
         reading: the model's network of p(z | y).
     """
 
-    has_keys = True
-
     def __init__(
         self, networks: GuideNetworks, latent_size: int, smallest_scale: float, keys: Posterior, reading: nn.Module
     ) -> None:
         super().__init__(networks, latent_size, smallest_scale)
-        self.keys, self.reading = keys, reading
-        head = LocScaleHead(networks.encoding_size, keys.event_shape[0], smallest_scale)
-        self.to_key = InPrecision(head, networks.dtype)
-
-    def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
-        """q(y | X): event (S,)."""
-        return self.keys(*self.to_key(encoding.features), encoding.features)
+        self.add_keys(networks, keys, smallest_scale)
+        self.reading = reading
 
     def read(self, memory: Tensor, key: Tensor) -> Tensor:
         """The key itself, (..., B, T, S): there is no memory."""
