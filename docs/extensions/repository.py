@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tomllib
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -12,7 +13,7 @@ from sphinx.errors import SphinxError
 
 DOCS = Path(__file__).resolve().parents[1]
 ROOT = DOCS.parent
-REPOSITORY = "https://github.com/kpp-pyro/kpp-pyro"
+REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Source"]
 TEXTS = {"results": "RESULTS.md", "changes": "CHANGELOG.md", "contributing": "CONTRIBUTING.md"}  # of pages
 
 _LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=(?:#[^)\s]*)?\))")

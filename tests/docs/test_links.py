@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ import pytest
 from tests.docs.markdown import links, pages
 from tests.experiments.running import ROOT
 
-REPOSITORY = "https://github.com/kpp-pyro/kpp-pyro"
-RAW = "https://raw.githubusercontent.com/kpp-pyro/kpp-pyro"
+REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Source"]
+RAW = REPOSITORY.replace("//github.com/", "//raw.githubusercontent.com/")
 _OURS = re.compile(rf"(?:{REPOSITORY}/(?P<kind>blob|tree|raw)|{RAW})/(?P<branch>[^/]+)/(?P<path>[^#?]*)")
 _ELSEWHERE = re.compile(r"[a-z]+:|#")
 
