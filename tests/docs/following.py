@@ -20,7 +20,7 @@ from kpp_pyro.data.digits import load_digits
 from tests.docs.markdown import Block, blocks, pages
 from tests.docs.shell import Command, commands
 from tests.docs.short import Shorter, called, shortened
-from tests.experiments.running import ROOT, run
+from tests.experiments.running import ROOT, run, script_of_docs
 
 QUICK = {"compare_runs", "denoise", "draw_figures", "evaluate", "generate", "pack_weights", "recall", "svi_train"}
 """Scripts whose short variants take seconds; of the others the command line is parsed alone."""
@@ -168,9 +168,7 @@ def names_of(script: Path) -> dict[str, Any]:
     """What a script defines."""
     if script.parent.name == "experiments":
         return vars(importlib.import_module(f"experiments.{script.stem}"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(script.parent)  # as for a program, which may import its neighbours
-        return vars(importlib.import_module(script.stem))
+    return vars(script_of_docs(script.stem))
 
 
 def require_shape(value: Any, expected: str, what: str) -> None:

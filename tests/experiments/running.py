@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -29,6 +30,13 @@ ROOT = Path(__file__).parents[2]
 TINY = ["--width", "32", "--episodes-per-step", "2", "--steps", "6", "--evaluate-every", "3", "--warmup-steps", "2"]
 UNCHANGING = ["--learning-rate", "1e-30", "--evaluate-every", "1", "--patience", "2"]
 """Every evaluation finds the bound of the first, so that training ends after step 3."""
+
+
+def script_of_docs(name: str) -> ModuleType:
+    """A script of docs as a module; as for a program, its neighbours can be imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "docs")
+        return importlib.import_module(name)
 
 
 @dataclass(frozen=True)

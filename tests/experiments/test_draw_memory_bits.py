@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import json
 import math
 
 import pytest
 
 from kpp_pyro.errors import InputError
-from tests.experiments.running import ROOT
+from tests.experiments.running import script_of_docs
 from tests.kpp_pyro.files.reports import REPORTS
 
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    return importlib.import_module("draw_memory_bits")
+def script():
+    return script_of_docs("draw_memory_bits")
 
 
 @pytest.fixture
@@ -111,7 +109,7 @@ def run_script(script, monkeypatch, *arguments):
 
 
 def test_curves_are_kept_and_drawn_again_with_another_report(script, report, monkeypatch, tmp_path, capsys):
-    baselines = importlib.import_module("memory_baselines")
+    baselines = script_of_docs("memory_baselines")
     for name, value in {"BITS": (6,), "COMPONENTS": {2: (4, 16)}, "GRIDS": ((2, 2),), "TRAINING_IMAGES": 300}.items():
         monkeypatch.setattr(baselines, name, value)
     first, second = tmp_path / "first.png", tmp_path / "second.png"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from functools import partial
 from itertools import product
@@ -14,19 +13,17 @@ from sklearn.linear_model import LogisticRegression
 
 from inference.runs.config import Config
 from inference.runs.data import build_episodes
-from tests.experiments.running import ROOT
+from tests.experiments.running import ROOT, script_of_docs
 
 
 @pytest.fixture
-def pixels(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    return importlib.import_module("calibrated_pixels")
+def pixels():
+    return script_of_docs("calibrated_pixels")
 
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "docs")
-    return importlib.import_module("memory_baselines")
+def script():
+    return script_of_docs("memory_baselines")
 
 
 def random_levels(*shape, levels=256):
