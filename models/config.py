@@ -33,8 +33,8 @@ class ProgramConfig(ConfigPart):
     likelihood: Annotated[str, name_in(LIKELIHOODS)] = "bernoulli"
     """p(x | z). Pixels are independent with bernoulli (binary pixels), with discretized_logistic (256 grey levels, the
     channels of a pixel coupled) and with discretized_logistic_mixture (ten of these for each pixel). With
-    local_autoregressive (256 grey levels), each pixel is predicted from four neighbours too: images cost fewer bits,
-    and latents hold less of them."""
+    local_bernoulli (binary pixels) and local_autoregressive (256 grey levels), each pixel is predicted from four
+    neighbours too: images cost fewer bits, and latents hold less of them."""
     memory_prior: Annotated[str, name_in(MEMORY_PRIORS)] = "flat"
     """p(M), of the blocks of Kanerva++: flat, so that the memory is free and scores are conditional on it; or a prior
     by which the memory is paid for: standard_normal, or autoregressive, a learned one that expects each block from the

@@ -56,7 +56,7 @@ class DataConfig(ConfigPart):
     """Number of classes that the images of an episode are drawn from. None: all classes."""
     binarize: Binarization = "dynamic"
     """Binarization of training images: pixels drawn anew each time (dynamic), drawn once with a fixed seed (static), or
-    cut at 1/2 (threshold). For --likelihood bernoulli; images in colour become grey first."""
+    cut at 1/2 (threshold). For likelihoods of binary pixels; images in colour become grey first."""
     test_binarize: Binarization = "static"
     """Binarization of validation and test images. With dynamic, their pixels are the same in every pass."""
     augment: bool = False

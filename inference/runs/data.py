@@ -111,8 +111,8 @@ def _images(config: Config, splits: ImageSplits) -> tuple[LabelledImages, Labell
     }
     if is_binary(config):
         if DATASETS[config.data.dataset].own and splits.train.image_shape[0] > 1:
-            note = f"note: {splits.name}: images in colour become grey, since --likelihood bernoulli is of binary ones"
-            print_above_bars(note)
+            likelihood = f"--likelihood {config.program.likelihood}"
+            print_above_bars(f"note: {splits.name}: images in colour become grey, since {likelihood} is of binary ones")
         named = {split: images.grey() for split, images in named.items()}
     note_flat(named["train"].origin.name, named["train"].images)
     return named["train"], named["validation"], named["test"]

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from pyro.distributions import TorchDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin as Distribution
 from torch import Size, Tensor
@@ -21,9 +20,8 @@ from kpp_pyro.fast_pyro import ExpandsOnce
 from kpp_pyro.likelihoods.discretized_logistic import DiscretizedLogisticMixture
 from kpp_pyro.likelihoods.interface import LIKELIHOODS, Likelihood
 from kpp_pyro.likelihoods.logistic_image import LogisticImage
+from kpp_pyro.likelihoods.neighbours import NEIGHBOURS, neighbours_of, pixel_after_pixel
 
-_NEIGHBOURS = (0, -1), (-1, 0), (-1, -1), (-1, 1)
-"""Rows and columns from a pixel to its left, upper, upper left and upper right neighbour."""
 _START = (0.75, 0.75, -0.5, 0.0), (1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0)
 """Their coefficients for each component at outputs of zero: of a smooth surface, of a row, of a column."""
 
@@ -43,12 +41,12 @@ class LocalAutoregressive(Likelihood):
 
     def decoder_channels(self, image_channels: int) -> int:
         """K (1 + 2 C + C (C - 1) / 2 + 4 C) with K = 3."""
-        return self._mixture.decoder_channels(image_channels) + len(_START) * image_channels * len(_NEIGHBOURS)
+        return self._mixture.decoder_channels(image_channels) + len(_START) * image_channels * len(NEIGHBOURS)
 
     def _distribution(self, outputs: Tensor, image_channels: int) -> Distribution:
         of_mixture = self._mixture.decoder_channels(image_channels)
         base: Any = self._mixture.distribution(outputs[..., :of_mixture, :, :], image_channels)
-        sizes = len(_START), image_channels, len(_NEIGHBOURS)
+        sizes = len(_START), image_channels, len(NEIGHBOURS)
         changes = outputs[..., of_mixture:, :, :].to(base.locs).unflatten(-3, sizes)
         start = changes.new_zeros(sizes[0], 1, sizes[2], 1, 1)
         for component, coefficients in enumerate(_START):  # filled on the device: a captured step copies nothing to it
@@ -104,7 +102,7 @@ class LocalAutoregressiveImage(ExpandsOnce, TorchDistribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = Size()) -> Tensor:
-        """Draw intensities (sample_shape, ..., C, H, W), each of them a level; 2 H + W draws, one after the other."""
+        """Draw intensities (sample_shape, ..., C, H, W), each of them a level, in 2 H + W - 2 successive draws."""
         return self.expand(Size(sample_shape) + self.batch_shape)._pixel_after_pixel(lambda pixels: pixels.sample())
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -115,10 +113,8 @@ class LocalAutoregressiveImage(ExpandsOnce, TorchDistribution):
         """
         if self._validate_args:
             self._validate_sample(value)
-        padded = F.pad(self.base.nearest_levels(value), (1, 1, 1, 0))
-        height, width = value.shape[-2:]
-        views = (padded[..., 1 + row : 1 + row + height, 1 + col : 1 + col + width] for row, col in _NEIGHBOURS)
-        return self._given(self.base, self.coefficients, torch.stack([*views], -3)).log_prob(value)
+        neighbours = neighbours_of(self.base.nearest_levels(value))
+        return self._given(self.base, self.coefficients, neighbours).log_prob(value)
 
     def _expanded(self, batch_shape: Size) -> LocalAutoregressiveImage:
         coefficients = self.coefficients.expand(batch_shape + self.coefficients.shape[-5:])
@@ -133,25 +129,16 @@ class LocalAutoregressiveImage(ExpandsOnce, TorchDistribution):
         return base.around(locs)
 
     def _pixel_after_pixel(self, value: Callable[[LogisticImage], Tensor]) -> Tensor:
-        """The `value` of each pixel given its neighbours' values, (..., C, H, W), in the order of `_fronts`."""
-        height, width = self.event_shape[-2:]
-        padded = self.base.locs.new_zeros(*self.batch_shape, self.event_shape[0], (height + 1) * (width + 2))
-        for rows, columns in _fronts(height, width):
-            here = (rows + 1) * (width + 2) + columns + 1
-            around = torch.stack([here + row * (width + 2) + column for row, column in _NEIGHBOURS])
+        """The `value` of each pixel given its neighbours' values, (..., C, H, W)."""
+
+        def pixels(rows: Tensor, columns: Tensor, neighbours: Tensor) -> Tensor:
             base = self.base.at_pixels(rows, columns)
             coefficients = self.coefficients[..., rows, columns].unsqueeze(-2)
-            found = value(self._given(base, coefficients, padded[..., around].unsqueeze(-2)))
-            padded[..., here] = self.base.centred(found).squeeze(-2)
-        image = padded.unflatten(-1, (height + 1, width + 2))[..., 1:, 1:-1]
+            found = value(self._given(base, coefficients, neighbours.unsqueeze(-2)))
+            return self.base.centred(found).squeeze(-2)
+
+        image = pixel_after_pixel(pixels, self.batch_shape + self.event_shape, self.base.locs)
         return self.base.intensities(image)
-
-
-def _fronts(height: int, width: int) -> list[tuple[Tensor, Tensor]]:
-    """Rows and columns of the pixels with the same 2 row + column, none of which is another's neighbour before it."""
-    row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    number = 2 * row + column
-    return [(row[number == n], column[number == n]) for n in range(2 * (height - 1) + width)]
 
 
 LIKELIHOODS["local_autoregressive"] = LocalAutoregressive()

@@ -321,9 +321,10 @@ def test_channels_of_the_decoder() -> None:
     assert channels["discretized_logistic"] == [2, 5, 9]
     assert channels["discretized_logistic_mixture"] == [30, 60, 100]
     assert channels["local_autoregressive"] == [21, 42, 66]
+    assert channels["local_bernoulli"] == [5, 10, 15]
     assert {name: found.levels for name, found in LIKELIHOODS.items()} == {
         **{"bernoulli": 2, "discretized_logistic": 256, "discretized_logistic_mixture": 256},
-        "local_autoregressive": 256,
+        **{"local_autoregressive": 256, "local_bernoulli": 2},
     }
 
 

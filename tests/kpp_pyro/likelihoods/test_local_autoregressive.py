@@ -1,4 +1,4 @@
-"""The local autoregressive likelihood: a density, that of loops over pixels, and that of its samples."""
+"""Local autoregressive likelihoods: densities, those of loops over pixels, and those of their samples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import scipy.special as special
 import scipy.stats as stats
 import torch
 
+from kpp_pyro.likelihoods import Likelihood
 from kpp_pyro.likelihoods.local_autoregressive import LocalAutoregressive
+from kpp_pyro.likelihoods.local_bernoulli import LocalBernoulli
 from tests.kpp_pyro.likelihoods.test_discretized_logistic import (
     EDGE,
     images_for,
@@ -63,17 +65,42 @@ def all_images(levels: int, height: int, width: int) -> torch.Tensor:
     return values.view(-1, 1, height, width) / (levels - 1)
 
 
-@pytest.mark.parametrize(("levels", "height", "width"), [(2, 3, 4), (3, 2, 3), (4, 2, 2)])
-def test_the_probabilities_of_all_images_sum_to_one(levels: int, height: int, width: int) -> None:
-    likelihood = LocalAutoregressive(levels)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_binary_image_is_scored_as_by_loops(channels: int) -> None:
+    likelihood = LocalBernoulli()
+    outputs = outputs_for(likelihood, channels=channels, side=4, spread=2.0).detach().double()
+    image = (torch.rand(channels, 4, 4, generator=torch.Generator().manual_seed(1)) < 0.5).double()
+    total = 0.0
+    for c, row, column in product(range(channels), range(4), range(4)):
+        logit = outputs[c, row, column].item()
+        for n, (down, right) in enumerate(OFFSETS):
+            if row + down >= 0 and 0 <= column + right < 4:
+                logit += outputs[channels + 4 * c + n, row, column].item() * image[c, row + down, column + right].item()
+        total += special.log_expit(logit if image[c, row, column] else -logit)
+    found = likelihood.distribution(outputs, channels).log_prob(image)
+    torch.testing.assert_close(found, torch.tensor(total).double(), rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "height", "width"),
+    [
+        (LocalAutoregressive(2), 3, 4),
+        (LocalAutoregressive(3), 2, 3),
+        (LocalAutoregressive(4), 2, 2),
+        (LocalBernoulli(), 3, 4),
+    ],
+)
+def test_the_probabilities_of_all_images_sum_to_one(likelihood: Likelihood, height: int, width: int) -> None:
+    levels = likelihood.levels
     outputs = torch.randn(likelihood.decoder_channels(1), height, width, generator=torch.Generator().manual_seed(3))
     log_p = likelihood.distribution(outputs, 1).log_prob(all_images(levels, height, width))
     assert log_p.double().logsumexp(0).abs() < 1e-5
 
 
-def test_samples_have_the_probabilities_that_are_scored() -> None:
+@pytest.mark.parametrize("likelihood", [LocalAutoregressive(2), LocalBernoulli()])
+def test_samples_have_the_probabilities_that_are_scored(likelihood: Likelihood) -> None:
     """Chi-square over all 4,096 binary images of three rows and four columns."""
-    likelihood, images, draws = LocalAutoregressive(2), all_images(2, 3, 4), 200_000
+    images, draws = all_images(2, 3, 4), 200_000
     outputs = torch.randn(likelihood.decoder_channels(1), 3, 4, generator=torch.Generator().manual_seed(5))
     image = likelihood.distribution(outputs, 1)
     expected = image.log_prob(images).exp().double().numpy() * draws
@@ -86,15 +113,17 @@ def test_samples_have_the_probabilities_that_are_scored() -> None:
     assert stats.chisquare(pooled[0], pooled[1] * draws / pooled[1].sum()).pvalue > 1e-3
 
 
-def test_a_mean_depends_on_the_pixels_before_it_that_its_neighbours_reach() -> None:
-    outputs = outputs_for(LIKELIHOOD, channels=1, side=5, spread=0.1)  # no mean is clamped
-    mean = LIKELIHOOD.distribution(outputs, 1).mean
+@pytest.mark.parametrize("likelihood", [LIKELIHOOD, LocalBernoulli()])
+def test_a_mean_depends_on_the_pixels_before_it_that_its_neighbours_reach(likelihood: Likelihood) -> None:
+    outputs = outputs_for(likelihood, channels=1, side=5, spread=0.1)  # no mean is clamped
+    mean = likelihood.distribution(outputs, 1).mean
     (gradient,) = torch.autograd.grad(mean[0, 2, 2], outputs)
     reached = [[0, c] for c in range(5)] + [[1, c] for c in range(4)] + [[2, c] for c in range(3)]
     assert gradient.abs().sum(0).nonzero().tolist() == reached
 
 
-def test_gradients_with_respect_to_the_outputs_are_finite_differences() -> None:
-    outputs = outputs_for(LIKELIHOOD, spread=0.5).detach().double().requires_grad_()
-    image = images_for(LIKELIHOOD).double()
-    assert torch.autograd.gradcheck(lambda raw: LIKELIHOOD.distribution(raw, 3).log_prob(image), outputs)
+@pytest.mark.parametrize("likelihood", [LIKELIHOOD, LocalBernoulli()])
+def test_gradients_with_respect_to_the_outputs_are_finite_differences(likelihood: Likelihood) -> None:
+    outputs = outputs_for(likelihood, spread=0.5).detach().double().requires_grad_()
+    image = images_for(likelihood).double()
+    assert torch.autograd.gradcheck(lambda raw: likelihood.distribution(raw, 3).log_prob(image), outputs)
