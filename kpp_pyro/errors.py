@@ -10,7 +10,8 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(" ".join(str(message).splitlines()))  # a file's name or content may hold line ends
+        sentence, _, _ = str(message).partition("\nTrace Shapes:")  # Pyro adds the sites of a program that raises
+        super().__init__(" ".join(sentence.splitlines()))  # a file's name or content may hold line ends
 
 
 class OutputError(InputError):

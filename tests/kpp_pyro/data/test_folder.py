@@ -568,9 +568,10 @@ def test_held_out_pictures_that_cannot_be_read_are_left_out_named_and_counted(
 # --- the processes --------------------------------------------------------------------------------
 
 PROGRAM = """
-import sys, time, torch
+import signal, sys, time, torch
 from pathlib import Path
 from kpp_pyro.data.folder import FolderSampler, PictureFiles
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run in the background of a shell
 folder = Path(sys.argv[1])
 names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.png")]
 files = PictureFiles(folder, names, torch.zeros(len(names)).long())
