@@ -203,7 +203,8 @@ class GuideNetworks:
         latents: the family of q(z | X), given the location and scale in an `Encoding`.
         correction: for q(z | X, M, y): features (..., F) and reads (..., S) to changes of location and scale, see
             `LatentCorrection`; None for q(z | X).
-        ascent: learned steps of latents, from latents (B, T, D), their episode and features to latents; None: none.
+        ascent: learned steps of latents, from latents or logits (B, T, D), their episode and features to latents; None:
+            none.
         preparations: functions applied to contents in order before they are written, except in training: contents
             (B, T, D) and their episode to contents.
         dtype: precision in which the networks run.
@@ -268,7 +269,8 @@ class MemoryGuide(ProgramModule):
         encoding = self.amortized_encoding(episode)
         content = encoding.latent_loc
         if self.ascent is not None:
-            content = self.ascent(content, episode, encoding.features)
+            start = content if encoding.latent_logits is None else encoding.latent_logits
+            content = self.ascent(start, episode, encoding.features)
         for prepare in () if self.training else self.preparations:
             content = prepare(content, episode)
         return dataclasses.replace(encoding, latent_loc=content)

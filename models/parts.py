@@ -125,7 +125,7 @@ class Parts:
         sees_read = program.latent_context == "image_and_read"
         correction = LatentCorrection(size, read_size, latent_size, size) if sees_read else None
         steps, likelihood = program.encoder_steps, model.image_likelihood
-        ascent = LearnedAscent(likelihood, steps, latent_size, size, size) if steps else None
+        ascent = LearnedAscent(likelihood, steps, latent_size, size, size, self.code) if steps else None
         prepare = tuple(self._preparations(model))
         shared = self.dtype, self.image_shape, self.is_code
         return GuideNetworks(self.encoder, size, latents, correction, ascent, prepare, *shared)

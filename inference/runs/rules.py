@@ -211,8 +211,6 @@ def _conflicts_of_signs(config: AllParts) -> Iterator[Conflict]:
         yield "signs_per_scalar", what, memory.signs_per_scalar
     if what := none_where_shared(config):
         yield "signs_per_scalar", what, memory.signs_per_scalar
-    if config.program.encoder_steps:
-        yield "encoder_steps", "0 with --signs-per-scalar, whose latents have few levels", config.program.encoder_steps
 
 
 def _conflicts_of_memories(config: AllParts) -> Iterator[Conflict]:

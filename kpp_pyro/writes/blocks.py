@@ -85,7 +85,7 @@ class BlockWrite(Write):
     def encode(self, features: Tensor) -> Encoding:
         """Compute the parameters of q(z | X); its location is the content to write."""
         loc, scale = self.to_content(features)
-        return Encoding(features, self.code.of(loc) if self.code else loc, scale)
+        return Encoding(features, self.code.of(loc), scale, loc) if self.code else Encoding(features, loc, scale)
 
     def key_posterior(self, encoding: Encoding, memory: Tensor | None = None) -> Distribution:
         """q(y | X, M): a `KnownBlockKey` for written images, a `BlockKey` with probabilities of `match` for cues."""

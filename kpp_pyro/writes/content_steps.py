@@ -101,12 +101,17 @@ class LearnedAscent(nn.Module):
     encoder's latents. W_i and d_i start at zero. The gradient of the loss reaches the networks and the encoder; g_i
     and s count as constants, so that no second derivatives are needed.
 
+    With a sign code the steps move logits a_i in place of z_i, g_i is the gradient at the levels z_i = `code.of`(a_i),
+    and the levels of the last logits are the result. A logit says how certain its level is. So several steps together
+    can move a latent by a level, where one step could not.
+
     Args:
         likelihood: p(x | z), from latents (B, T, D) to event shape (C, H, W).
         steps: number of steps.
         latent_size: D.
         encoding_size: F, the size of the features.
         width: number of hidden units of a step.
+        code: of latents that have levels; None for any numbers.
     """
 
     def __init__(
@@ -116,9 +121,10 @@ class LearnedAscent(nn.Module):
         latent_size: int,
         encoding_size: int,
         width: int,
+        code: SignCode | None = None,
     ) -> None:
         super().__init__()
-        self.likelihood = likelihood
+        self.likelihood, self.code = likelihood, code
         self.stems = nn.ModuleList(nn.Linear(2 * latent_size + encoding_size, width) for _ in range(steps))
         self.heads = nn.ModuleList(nn.Linear(width, latent_size) for _ in range(steps))
         self.rates = nn.Parameter(torch.zeros(steps, latent_size))
@@ -127,15 +133,18 @@ class LearnedAscent(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, latent: Tensor, episode: Tensor, features: Tensor) -> Tensor:
-        """Improve latents (B, T, D) of an episode (B, T, C, H, W) with features (B, T, F)."""
+        """Improve latents (B, T, D), or logits, of an episode (B, T, C, H, W) with features (B, T, F)."""
         smallest = torch.finfo(latent.dtype).tiny
         scale = _root_mean_square(latent.detach()).clamp(min=smallest)
         for stem, head, rate in zip(self.stems, self.heads, self.rates, strict=True):
-            _, gradient = _fit_and_gradient(self.likelihood, latent, episode)
+            _, gradient = _fit_and_gradient(self.likelihood, self._levels(latent), episode)
             gradient = gradient / _root_mean_square(gradient).clamp(min=smallest)
             inputs = torch.cat([latent / scale, gradient, features], -1)
             latent = latent + scale * (head(F.gelu(stem(inputs))) + rate * gradient)
-        return latent
+        return self._levels(latent)
+
+    def _levels(self, latent: Tensor) -> Tensor:
+        return self.code.of(latent) if self.code else latent
 
 
 def _root_mean_square(values: Tensor) -> Tensor:

@@ -24,11 +24,13 @@ class Encoding:
         features: f_enc(X), (B, T, F).
         latent_loc: location of q(z | X), (B, T, D).
         latent_scale: scale of q(z | X), (B, T, D).
+        latent_logits: of latents with a sign code: a, whose levels `SignCode.of(a)` are the location, (B, T, D).
     """
 
     features: Tensor
     latent_loc: Tensor
     latent_scale: Tensor
+    latent_logits: Tensor | None = None
 
     @property
     def images(self) -> int:

@@ -9,7 +9,7 @@ from torch.distributions import kl_divergence
 
 from inference.objectives import make_objective
 from inference.runs.trainer import ScaleSites
-from inference.tracing import trace_pair, written_memory
+from inference.tracing import terms_of, trace_pair, written_memory
 from kpp_pyro.writes.content_steps import SignSearch
 from tests.programs import random_episodes, small_pair
 
@@ -115,3 +115,19 @@ def test_contents_of_signs_are_refined_by_turning_signs_over(write):
         assert torch.equal(encoding.blocks, program.guide.amortized_encoding(episode).blocks)
     key = program.guide.key_posterior(encoding).mode
     assert torch.equal(program.model.latent_prior(memory, key).mean, refined.sign())
+
+
+@every_write
+def test_encoder_steps_move_logits_and_write_signs(write):
+    program, episode = signs_program(write, encoder_steps=3), random_episodes()
+    first = program.guide.amortized_encoding(episode)
+    assert torch.equal(program.guide.encode(episode).latent_loc, first.latent_loc)
+    terms_of(trace_pair(program.model, program.guide, episode).log_probs()).elbo.sum().backward()
+    assert all(rate.abs().max() > 0 for rate in program.guide.ascent.network.rates.grad)
+    with torch.no_grad():
+        program.guide.ascent.network.rates.fill_(0.3)
+    moved = program.guide.encode(episode)
+    assert set(moved.latent_loc.unique().tolist()) == {-1.0, 1.0}
+    assert (moved.latent_loc != first.latent_loc).any()
+    fits = [program.model.image_likelihood(z).log_prob(episode) for z in (first.latent_loc, moved.latent_loc)]
+    assert fits[1].sum() > fits[0].sum()

@@ -100,8 +100,6 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
     ({"signs_per_scalar": 16, "memory_width": 65, "block_width": 1},
      "--signs-per-scalar: expected fewer for a memory of 65 pixels along a side, where reads round positions, found "
      "16"),
-    ({"signs_per_scalar": 4, "encoder_steps": 2},
-     "--encoder-steps: expected 0 with --signs-per-scalar, whose latents have few levels, found 2"),
     ({"signs_per_scalar": 16, "signs_per_latent": 3},
      "--signs-per-latent: expected a divisor of --signs-per-scalar 16, found 3"),
     ({"signs_per_latent": 2}, "--signs-per-latent: expected 1 without --signs-per-scalar, found 2"),
