@@ -40,8 +40,8 @@ class Arguments(HeldOutArguments):
     """Score a run: ln p(x | M) of held-out images by importance sampling, in nats per image, with standard errors.
 
     M is the memory of the image's own episode. Three controls have other memories: of the other images of the episode,
-    of another episode, and an empty one. Of a memory with a prior there is also the complete score, in which the memory
-    is paid for. RUN/evaluation.json holds everything printed.
+    of another episode, and an empty one. For a memory with a prior there is also the complete score, ln p(X), which
+    includes the KL of the memory. RUN/evaluation.json holds everything printed.
     """
 
     particles: Particles = 1000

@@ -1,4 +1,4 @@
-"""Kanerva++ and its rivals: train, load and use memory models; and the parts that they are built from.
+"""Kanerva++ and other memory models: train, load and use memory models; and the parts that they are built from.
 
     import kpp_pyro as kpp
 

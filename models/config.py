@@ -28,22 +28,22 @@ class ProgramConfig(ConfigPart):
     """The model, its priors and its guide."""
 
     model: Annotated[str, name_in(MODELS)] = "kanerva_plus_plus"
-    """The memory model. vae and two_layer_vae have no memory; the other rivals' memories are matrices, --memory-rows x
-    --latent-size (32 x 100)."""
+    """The memory model. vae and two_layer_vae have no memory; the memories of kanerva_machine, dynamic_kanerva_machine
+    and pseudo_inverse_memory are matrices, --memory-rows x --latent-size (32 x 100)."""
     likelihood: Annotated[str, name_in(LIKELIHOODS)] = "bernoulli"
     """p(x | z). Pixels are independent with bernoulli (binary pixels), with discretized_logistic (256 grey levels, the
     channels of a pixel coupled) and with discretized_logistic_mixture (ten of these for each pixel). With
     local_bernoulli (binary pixels) and local_autoregressive (256 grey levels), each pixel is predicted from four
     neighbours too: images cost fewer bits, and latents hold less of them."""
     memory_prior: Annotated[str, name_in(MEMORY_PRIORS)] = "flat"
-    """p(M), of the blocks of Kanerva++: flat, so that the memory is free and scores are conditional on it; or a prior
-    by which the memory is paid for: standard_normal, or autoregressive, a learned one that expects each block from the
-    blocks before it. Both set --memory-guide normal, --latent-prior read and --read-order sequence."""
+    """p(M), of the blocks of Kanerva++. flat: scores are conditional on the memory. standard_normal, or autoregressive,
+    a learned prior that predicts each block from the blocks before it: the complete score includes the KL of the
+    memory. Both set --memory-guide normal, --latent-prior read and --read-order sequence."""
     memory_guide: Literal["point", "normal"] = "point"
     """q(M | X): a point, for a flat prior; or a normal around what is written, with a learned scale."""
     read_order: Literal["any", "sequence"] = "any"
-    """What an image of the written episode reads: any block, by a key that costs about ln T nats; or block t for image
-    t, without a key. Cues are read by keys with both."""
+    """What an image of the written episode reads: any block, by a key whose KL is about ln T nats; or block t for
+    image t, without a key. Cues are read by keys with both."""
     key_prior: Annotated[str, name_in(KEY_PRIORS)] = "standard_normal"
     """p(y): standard_normal, learned_gaussian, vamp (a mixture of the keys of learned pseudo-episodes) or flow."""
     latent_prior: Annotated[str, name_in(LATENT_PRIORS)] = "memory"
@@ -91,7 +91,7 @@ class MemoryConfig(ConfigPart):
     block_width: Annotated[Count, Field(le=10**4)] = 5
     """w, width of a block."""
     reads: Annotated[Count, Field(le=1000)] = 1
-    """R, blocks read per image; a key has (scale, x, y) for each."""
+    """R, blocks read per image; a key has (scale, column, row) for each."""
     signs_per_scalar: Annotated[int, Field(ge=1, le=MOST_SIGNS)] | None = None
     """P (1 to 16): latents are signs, +1 or -1, packed P to each scalar of a block. None: latents are numbers, one to a
     scalar. For memories of few scalars: a decoder distinguishes signs where it cannot distinguish levels. Makes

@@ -1,7 +1,7 @@
 """Kanerva++ (Ramapuram, Wu & Kalousis, ICLR 2021, arXiv:2103.03905) as a Pyro model/guide pair.
 
 The memory is C_m x H_m x W_m scalars, a function of the episode, or random around it; a key is R reads, each
-(scale, x, y).
+(scale, column, row).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class KanervaPlusPlusModel(MemoryModel):
 
         M   ~ p(M)          flat, or block after block; observed where a memory is given
         y_t ~ p(y)          such as N(0, I); with `in_order`, own image t reads block t, without a key
-        z_t ~ p(z | M, y_t) = N(mu, sigma^2)(read(M, y_t)), or the read itself
+        z_t ~ p(z | M, y_t) = N(read(M, y_t), sigma^2), or the read itself
         x_t ~ p(x | z_t)    by `likelihood`
 
     The flat prior cannot be sampled; images are then generated given a memory, see `generate`.
@@ -142,6 +142,8 @@ class KanervaPlusPlusGuide(MemoryGuide):
         M   ~ delta(M - f_mem(f_enc(X)))   or N(f_mem(f_enc(X)), s^2); absent where a memory is given
         y_t ~ q(y_t | X, M)                absent of own images with `in_order`
         z_t ~ q(z_t | X)                   or q(z_t | X, M, y_t); absent without `has_latents`
+
+    With `--episode-encoder independent` the latent's posterior sees its own image alone, q(z_t | x_t).
 
     Args:
         networks: encoder and posterior families.

@@ -31,7 +31,7 @@ def describe_scores(content: dict[str, Any]) -> str:
         lines += _complete(content["complete"], settings)
     limit = content["limit_nats_per_image"]
     if has_memory and limit:
-        lines.append(f"  -ln T     {limit:>10.2f}   the limit of a perfect memory: the choice of the image")
+        lines.append(f"  -ln T     {limit:>10.2f}   a perfect memory: which of the T images it is")
     own = scores[OWN]
     lines += [
         "",

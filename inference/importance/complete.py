@@ -1,4 +1,4 @@
-"""The complete score of an episode: ln p(X), in which the memory is paid for.
+"""The complete score of an episode: ln p(X), which includes the KL of the memory.
 
     p(X) = E_p(M) [prod_t p(x_t | M)]
 

@@ -50,15 +50,15 @@ _REFINE_STEPS = 100  # of Adam, where a refined posterior is needed and no other
 MEANINGS = {
     OWN: "ln p(x_t | M(X)): the memory that the image's own episode wrote, this image among others",
     "left_out": "ln p(x_t | M(X without x_t)): the memory of the other images of its episode",
-    "other": "ln p(x_t | M(X' without one)): the memory of another episode, of as many images as in left_out",
-    "empty": "ln p(x_t | M = 0): an empty memory; of a matrix, its prior's mean",
+    "other": "ln p(x_t | M(X' without one)): the memory of another episode, of as many images as left out has",
+    "empty": "ln p(x_t | M = 0): an empty memory; for a matrix memory, the mean of its prior",
 }
 PREDICTED = {
     "left_out": "ln p(x_t | M(X without x_t)): the image's block is drawn from the prior, after those of the others",
     "other": "ln p(x_t | M(X' without one)): its block is drawn after those of another episode, of as many images",
     "empty": "ln p(x_t): its block is drawn from the prior of a first block",
 }  # where a prior of memories says what an image costs that was not written
-COMPLETE = "ln p(X) / T: the memory is paid for; by draws of the guide, which is not refined for each image"
+COMPLETE = "ln p(X) / T, which includes the KL of the memory; by draws of the guide, not refined for each image"
 
 
 # Batches
@@ -135,7 +135,7 @@ class Scores:
         seconds: time of each score.
         memory_kl: KL(q(M|X) || p(M)) / T in nats of each image's own memory, (N,); None where it is deterministic. The
             scores do not include it: they are conditional on a draw of the memory.
-        complete: the scores in which the memory is paid for, (N,); None where it is deterministic.
+        complete: the scores that include the KL of the memory, (N,); None where it is deterministic.
     """
 
     by_memory: dict[str, ImportanceScore]
@@ -168,8 +168,8 @@ def score_episodes(
 ) -> Scores:
     """Score the counted images of many episodes, read from the memories of `MEANINGS`.
 
-    Control "other" also holds T - 1 images, so that it has as many empty blocks as "left_out". An empty block explains
-    an image that was not written better than a written block does: with T images, "other" would not be comparable.
+    Control "other" also holds T - 1 images, so that it has as many empty blocks as "left_out": an image that was not
+    written may read an empty block.
 
     A single episode has no "other". An image alone in its episode has neither "other" nor "left_out". A memory of no
     scalars has no controls. A random memory is drawn once for each score. The scores depend neither on the number of

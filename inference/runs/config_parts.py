@@ -90,7 +90,7 @@ class TrainingConfig(ConfigPart):
     """Order of the bound of --objective renyi: 0 is iwae, and towards 1 it becomes the ELBO."""
     capture: Literal["auto", "on", "off"] = "auto"
     """Capture a whole step as a CUDA graph and replay it, which is faster. Needs one GPU and --objective trace; auto
-    captures where these are given."""
+    captures where these are given. A recording that fails ends the run with an error."""
     learning_rate: Positive = 2e-3
     """Largest learning rate of Adam: reached after --warmup-steps, then falling to zero by a cosine."""
     warmup_steps: Annotated[Natural, Field(le=10**9)] = 200

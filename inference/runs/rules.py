@@ -214,7 +214,7 @@ def _conflicts_of_signs(config: AllParts) -> Iterator[Conflict]:
 
 
 def _conflicts_of_memories(config: AllParts) -> Iterator[Conflict]:
-    """A memory is free and a point, or it has a prior, is random, and has a block for each image."""
+    """A memory has a flat prior and is a point, or it has a prior, is random, and has a block for each image."""
     program, memory, training, standard = config.program, config.memory, config.training, config.defaults()
     is_flat, is_point = MEMORY_PRIORS[program.memory_prior].build is None, program.memory_guide == "point"
     if is_flat and not is_point:

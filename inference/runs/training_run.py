@@ -279,7 +279,7 @@ class TrainingRun:
         gain, conditional, left_out = (results.get(f"{name}_nats_per_image") for name in names)
         print(
             f"Test ELBO {results['elbo_nats_per_image']:.2f} nats per image, "
-            f"{'' if conditional is None else f'with its memory paid for; {conditional:.2f} given the memory; '}"
+            f"{'' if conditional is None else f'with the KL of the memory; {conditional:.2f} given the memory; '}"
             f"{'' if left_out is None else f'{left_out:.2f} of the last image, left out; '}"
             f"memory gain {'not measured' if gain is None else f'{gain:.2f} nats per image'}, "
             f"run folder {self.folder.path}"

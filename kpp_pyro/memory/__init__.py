@@ -1,1 +1,1 @@
-"""Memories as tensors: the block memory of Kanerva++, matrix memories of its rivals, and the sign code."""
+"""Memories as tensors: the block memory of Kanerva++, matrix memories of other models, and the sign code."""

@@ -1,8 +1,8 @@
 """The block memory of Kanerva++ (section 3 of the paper): its layout, the addressing of keys, and the read.
 
-A key holds three standard normal numbers per read, (scale, x, y). The normal CDF maps each to (0, 1), so that keys from
-the prior N(0, I) cover the memory evenly. The addressing maps these numbers to an isotropic affine map, by which a
-bilinear spatial transformer (Jaderberg et al. 2015) reads a block of h x w pixels.
+A key holds three standard normal numbers per read: scale, x (column) and y (row). The normal CDF maps each to (0, 1),
+so that keys from the prior N(0, I) cover the memory evenly. The addressing maps these numbers to an isotropic affine
+map, by which a bilinear spatial transformer (Jaderberg et al. 2015) reads a block of h x w pixels.
 """
 
 from __future__ import annotations

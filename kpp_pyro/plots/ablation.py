@@ -60,7 +60,7 @@ def _plot_rows(axis: Any, points: Sequence[Mapping[str, Any]]) -> None:
     if with_kl:
         costs, places, errors = zip(*with_kl, strict=True)
         style = {"fmt": "D", "mfc": "none", "color": "steelblue", "capsize": 4}
-        axis.errorbar(costs, places, xerr=errors, **style, label="complete: memory paid for")
+        axis.errorbar(costs, places, xerr=errors, **style, label="complete: with the KL of the memory")
     if len({point["limit"] for point in points}) == 1:
         axis.axvline(points[0]["limit"], color="firebrick", ls="--", label=f"ln T = {points[0]['limit']:.2f}")
     else:
@@ -91,7 +91,7 @@ def _plot_lines(axis: Any, points: Sequence[Mapping[str, Any]], name: str) -> No
         if bounds:
             axis.plot(*zip(*bounds, strict=True), "v", ms=8, color=colour)
         if with_kl:
-            kl_label = f"{label}, complete: memory paid for".removeprefix(", ")
+            kl_label = f"{label}, complete: with the KL of the memory".removeprefix(", ")
             axis.errorbar(*zip(*with_kl, strict=True), fmt="D:", mfc="none", color=colour, capsize=3, label=kl_label)
     limits = sorted({(float(point["labels"][name]), point["limit"]) for point in points})
     axis.plot(*zip(*limits, strict=True), color="firebrick", ls="--", marker="", label="ln T")

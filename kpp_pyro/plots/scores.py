@@ -18,7 +18,7 @@ _MEMORY_NAMES = {
     "left_out": "own, written without it",
     "other": "another episode's",
     "empty": "empty",
-    "complete": "complete: paid for",
+    "complete": "complete: with its KL",
 }
 
 

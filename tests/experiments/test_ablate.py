@@ -448,7 +448,7 @@ def test_the_figure_shows_costs_their_errors_and_ln_t(tmp_path):
     np.testing.assert_allclose(lines["ln T"].get_xydata(), [[n, np.log(n)] for n in (8, 32, 128)])
     assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log")
     by_label = {bars.get_label(): bars for bars in axis.containers}
-    paid = by_label["b, complete: memory paid for"]
+    paid = by_label["b, complete: with the KL of the memory"]
     np.testing.assert_allclose(paid[0].get_xydata(), [[8, 13.5], [32, 15.0], [128, 71.0]])
     first, last = [segment for segment in paid[2][0].get_segments() if len(segment)]  # of 32 it is not known
     np.testing.assert_allclose([first, last], [[[8, 13.0], [8, 14.0]], [[128, 67.0], [128, 75.0]]])

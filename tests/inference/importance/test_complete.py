@@ -1,4 +1,4 @@
-"""Complete scores, in which the memory is paid for, against closed forms."""
+"""Complete scores, which include the KL of the memory, against closed forms."""
 
 from __future__ import annotations
 
