@@ -101,7 +101,7 @@ class LearnedAscent(nn.Module):
     encoder's latents. W_i and d_i start at zero. The gradient of the loss reaches the networks and the encoder; g_i
     and s count as constants, so that no second derivatives are needed.
 
-    With a sign code the steps move logits a_i in place of z_i, g_i is the gradient at the levels z_i = `code.of`(a_i),
+    With a sign code the steps move logits a_i in place of z_i, g_i is the gradient at the levels z_i = code.of(a_i),
     and the levels of the last logits are the result. A logit says how certain its level is. So several steps together
     can move a latent by a level, where one step could not.
 
