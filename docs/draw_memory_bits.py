@@ -218,7 +218,7 @@ def table(curves: Curves) -> str:
 
 def draw(curves: Curves, path: Path) -> None:
     """Plot the curves, and the sizes of lossless files as vertical lines."""
-    figure = Figure((7.2, 6.4), layout="constrained")
+    figure = Figure((10, 6.8), layout="constrained")
     axis = figure.subplots()
     dotted = cycler(color=["0.5"], linestyle=[":"]) * cycler(marker=LINES.by_key()["marker"])
     plot_points(axis, curves.baselines, dotted)
@@ -230,7 +230,10 @@ def draw(curves: Curves, path: Path) -> None:
         axis.axvline(bits, color="0.8", zorder=0)
         place: dict[str, Any] = {"transform": axis.get_xaxis_transform(), "rotation": 90, "ha": "right", "va": "top"}
         axis.text(bits, 0.98, f"{name}, lossless", **place, fontsize=8, color="0.5")
-    axis.set_title(f"{curves.dataset}; hollow: upper bounds; a model pays about ln T nats for the key", fontsize=9)
+    axis.set_title(
+        f"{curves.dataset}; hollow: upper bounds; the cost of a model includes the KL of the key, about ln T nats",
+        fontsize=9,
+    )
     axis.set(xlabel="bits of memory per image", ylabel=f"cost given the memory, {curves.unit}")
     axis.grid(alpha=0.3)
     legend(axis, columns=2)

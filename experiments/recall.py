@@ -47,7 +47,8 @@ class Arguments(RunArguments):
     mask: Path | None = None
     """Picture of what the cues lack, of their size: pixels lighter than mid-grey are missing."""
     dark_on_light: bool = False
-    """Invert all pictures: models of drawings are trained on light strokes on a dark ground."""
+    """Invert all pictures: models of drawings are trained on light strokes on a dark ground. A run that was itself
+    trained with this flag inverts them without it."""
     matches: Annotated[Count, tyro.conf.arg(metavar="N")] = 5
     """Pictures to show for each cue, at most --candidates."""
     candidates: Candidates = 256
@@ -69,11 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     collection = open_collection(run, arguments.out, arguments.collection, arguments.index)
     folder = arguments.out or arguments.collection
     assert folder is not None
-    cue = arguments.cue and cues_of(run, arguments.cue, arguments.mask, arguments.dark_on_light)  # before any change
+    invert = arguments.dark_on_light or run.config.data.dark_on_light
+    cue = arguments.cue and cues_of(run, arguments.cue, arguments.mask, invert)  # before any change
     with naming("--remove"):
         for name in arguments.remove:
             collection.remove(name)
-    written = arguments.write and write_pictures(run, collection, arguments.write, arguments.dark_on_light)
+    written = arguments.write and write_pictures(run, collection, arguments.write, invert)
     if arguments.write or arguments.remove:
         collection.save(folder)
         if written:

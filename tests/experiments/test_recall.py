@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -112,6 +113,23 @@ def test_dark_drawings_on_light_paper(learned, drawings, digits, tmp_path):
     save_picture(tmp_path / "paper.png", 1 - digits[9])
     recall(learned, "--collection", tmp_path / "c", "--cue", tmp_path / "paper.png", "--dark-on-light")
     assert report(tmp_path / "c")["cues"][0]["matches"][0]["name"] == "0/9.png"
+
+
+def test_a_run_of_dark_drawings_inverts_them_without_the_flag(learned, digits, tmp_path):
+    dark = tmp_path / "run"
+    shutil.copytree(learned, dark)
+    config = json.loads((dark / "config.json").read_text())
+    config["config"]["data"] |= {"dataset": "folder", "dark_on_light": True}
+    (dark / "config.json").write_text(json.dumps(config))
+    for name, image in enumerate(digits[:4]):
+        save_picture(tmp_path / "paper" / f"{name}.png", 1 - image)
+    save_picture(tmp_path / "light.png", digits[2])
+    recall(dark, "--write", tmp_path / "paper", "--out", tmp_path / "c", "--cue", tmp_path / "paper" / "2.png")
+    assert report(tmp_path / "c")["cues"][0]["matches"][0]["name"] == "2.png"
+    recall(
+        learned, "--collection", tmp_path / "c", "--cue", tmp_path / "light.png"
+    )  # what was written is light on dark
+    assert report(tmp_path / "c")["cues"][0]["matches"][0]["name"] == "2.png"
 
 
 REFUSED = {
