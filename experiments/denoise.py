@@ -97,13 +97,14 @@ def report(run: Run, episodes: EpisodeSet, arguments: Arguments) -> dict[str, An
     from kpp_pyro.progress import show_progress
 
     all_cases, images = list(cases(arguments)), min(episodes.num_images, arguments.limit)
+    distance = run.memory.distance
     with show_progress(label="denoising", total=len(all_cases) * images, unit="image") as bar:
         results = [
             summarize(
                 corruption,
                 strength,
                 denoise_all(run, episodes, corruption, strength, arguments, bar),
-                run.memory.distance,
+                distance,
             )
             for corruption, strength in all_cases
         ]

@@ -52,8 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from experiments.shared.explore_session import Explorer
 
     run = arguments.load()
+    memory = run.memory
     episodes = [batch[0] for batch, _ in islice(run.episodes.test.batches(1), _MOST_EPISODES)]
-    explorer = Explorer(run.memory, episodes, arguments.collection)
+    explorer = Explorer(memory, episodes, arguments.collection)
     with TemporaryDirectory(prefix="explore-", ignore_cleanup_errors=True) as uploads:
         _require_gradio(uploads)  # after a download of the data set, which may need a proxy
         return _serve(explorer, run.folder.path.resolve().name, arguments)

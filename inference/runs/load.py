@@ -23,6 +23,7 @@ from kpp_pyro.files.run_folder import RunFolder
 from kpp_pyro.files.run_schemas import BestCheckpoint
 from models.build import build
 from models.pair import Pair
+from models.registry import MODELS
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ class Run:
         Raises:
             InputError: a model without a memory.
         """
+        model = self.config.program.model
+        if not MODELS[model].has_memory:
+            raise InputError(f"{self.folder.path}: expected a run of a model with a memory, found --model {model}")
         return TrainedMemory(self.pair.model, self.pair.guide)
 
     @cached_property

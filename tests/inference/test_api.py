@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -265,7 +266,8 @@ def test_a_model_without_a_memory_can_be_scored_and_not_used(model, config, tmp_
     with without_figures():
         run = train(config.replace(model=model, latent_size=3), tmp_path / model)
     assert score(run, particles=2, limit=3, progress=False).own.log_likelihood.shape == (3,)
-    with pytest.raises(InputError, match="expected a model with a memory"):
+    sentence = f"{run.folder.path}: expected a run of a model with a memory, found --model {model}"
+    with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
         _ = run.memory
 
 
