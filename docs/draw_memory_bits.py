@@ -189,7 +189,7 @@ def add_report(curves: Curves, path: Path) -> None:
     cost, error = -own["log_likelihood_nats_per_image"], own["log_likelihood_standard_error"]
     point = curves.point(memory_bits(settings), cost, error, settings["images"], is_bound=not own["trustworthy"])
     name = f"{describe_memory(settings)}, T = {settings['episode_length']}"
-    if not curves.binary:
+    if settings["likelihood"] != "bernoulli":
         name += f", {settings['likelihood'].replace('_', ' ')}"
     found = {*curves.models.get(name, []), point}
     curves.models[name] = sorted(found, key=lambda point: point.memory_bits)
@@ -222,7 +222,8 @@ def draw(curves: Curves, path: Path) -> None:
     axis = figure.subplots()
     dotted = cycler(color=["0.5"], linestyle=[":"]) * cycler(marker=LINES.by_key()["marker"])
     plot_points(axis, curves.baselines, dotted)
-    plot_points(axis, curves.models, cycler(linestyle=["-", "--"]) * LINES)
+    more = cycler(color=LINES.by_key()["color"], marker=("<", ">", "p", "*", "h", "d", "8"))
+    plot_points(axis, curves.models, LINES.concat(more))
     shown = [point for points in (curves.baselines | curves.models).values() for point in points]
     logarithmic(axis, "x", [point.memory_bits for point in shown])
     set_scale(axis, "y", [point.cost for point in shown])

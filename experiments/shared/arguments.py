@@ -141,9 +141,11 @@ _COUNTS = {
 
 
 def _pixels(settings: Mapping[str, Any]) -> str:
-    """The binarization of images, or the likelihood of their levels."""
-    binarization: str = settings["binarization"]
-    return str(settings["likelihood"]).replace("_", " ") if binarization == "none" else binarization
+    """The binarization of images, and their likelihood unless it is that of independent binary pixels."""
+    binarization, likelihood = settings["binarization"], str(settings["likelihood"]).replace("_", " ")
+    if binarization == "none":
+        return likelihood
+    return binarization if likelihood == "bernoulli" else f"{binarization}, {likelihood}"
 
 
 def number(value: float | None, digits: int = 2) -> str:

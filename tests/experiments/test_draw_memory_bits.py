@@ -22,7 +22,7 @@ def script():
 def report(tmp_path):
     def write(name, nats=-4.0, trustworthy=True, **settings):
         content = copy.deepcopy(REPORTS["evaluate"])
-        content["settings"] |= {"image_shape": [1, 16, 16], **settings}
+        content["settings"] |= {"image_shape": [1, 16, 16], "likelihood": "bernoulli", **settings}
         content["scores"]["own"] |= {"log_likelihood_nats_per_image": nats, "trustworthy": trustworthy}
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
         return tmp_path / f"{name}.json"
