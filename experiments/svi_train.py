@@ -154,7 +154,7 @@ def resumed_config(path: Path, out: Path | None, given: dict[str, Any]) -> Confi
 
     fixed = [name for name in given if name not in RESUMABLE] + (["out"] if out else [])
     if fixed:
-        allowed, found = (", ".join(flag(name) for name in names) for names in (RESUMABLE, fixed))
+        allowed, found = (", ".join(flag(name) for name in names) for names in ((*RESUMABLE, "plugin"), fixed))
         raise InputError(f"--resume: expected no other flags than {allowed}, found {found}")
     config = read_run(path)[1]
     device = device_of_run(config.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import pkgutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,10 +13,12 @@ PACKAGES = ("inference", "models", "kpp_pyro")
 
 
 def write_pages(app: Sphinx) -> None:
-    """Write `reference/generated/PACKAGE.rst`, one for each package, unless it is there already."""
+    """Write `reference/generated/PACKAGE.rst`, and the list of all packages, unless they are there already."""
     folder = Path(app.srcdir) / "reference" / "generated"
     folder.mkdir(exist_ok=True)
-    wanted = {folder / f"{name}.rst": _page(name) for package in PACKAGES for name in _packages(package)}
+    names = [name for package in PACKAGES for name in _packages(package)]
+    wanted = {folder / f"{name}.rst": _page(name) for name in names}
+    wanted[folder / "packages.txt"] = "\n".join(f"- {{doc}}`generated/{name}`: {_summary(name)}" for name in names)
     for path in set(folder.iterdir()) - set(wanted):
         path.unlink()
     for path, text in wanted.items():
@@ -36,6 +39,12 @@ def _page(package: str) -> str:
         f"{module}\n{'-' * len(module)}\n\n.. automodule:: {module}\n   :ignore-module-all:\n" for module in modules
     ]
     return "\n".join(parts)
+
+
+def _summary(package: str) -> str:
+    """The first paragraph of a package's docstring."""
+    source = Path(_path(package)[0], "__init__.py").read_text()
+    return " ".join((ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0].split())
 
 
 def _path(package: str) -> list[str]:
