@@ -61,6 +61,9 @@ class ProgramConfig(ConfigPart):
     content_steps: Annotated[Natural, Field(le=10**4)] = 0
     """Content steps: gradient steps, through the decoder, on each image's content before it is written; with
     --signs-per-scalar, the number of signs tried. Training takes none: a trained run can be scored with any number."""
+    training_content_steps: Annotated[Natural, Field(le=10**4)] = 0
+    """Content steps in training, too: the decoder learns what the steps find, and the encoder is not told. For a run
+    that is trained already (--start-from), and scored with --content-steps; in one pass, images then cost more."""
     memory_rows: Annotated[Count, Field(le=10**4)] = 32
     """N, rows of a matrix memory."""
     key_size: Annotated[Count, Field(le=10**4)] = 32

@@ -231,7 +231,7 @@ MODELS["kanerva_plus_plus"] = ModelKind(
     frozenset(
         {
             *("write", "memory_channels", "memory_height", "memory_width", "block_height", "block_width", "reads"),
-            *("signs_per_scalar", "signs_per_latent", "content_steps"),
+            *("signs_per_scalar", "signs_per_latent", "content_steps", "training_content_steps"),
             *("key_prior", "key_guide", "latent_prior", "latent_context", "kl_key_start"),
             *("memory_prior", "memory_guide", "read_order", "kl_memory_weight", "kl_memory_start"),
         }

@@ -186,7 +186,7 @@ class SolvedKeyGuide(MatrixMemoryGuide):
 Matrix = TypeVar("Matrix", bound=MatrixMemoryModel)
 MATRIX_SETTINGS = frozenset(
     {
-        *("memory_rows", "content_steps", "key_prior", "latent_context"),
+        *("memory_rows", "content_steps", "training_content_steps", "key_prior", "latent_context"),
         *("kl_key_start", "kl_memory_start", "kl_memory_weight"),
     }
 )

@@ -207,6 +207,7 @@ class GuideNetworks:
             none.
         preparations: functions applied to contents in order before they are written, except in training: contents
             (B, T, D) and their episode to contents.
+        training_preparations: those of training.
         dtype: precision in which the networks run.
         image_shape: (C, H, W) that episodes have to have; None: not checked.
         is_code: whether encodings start as a code of the pixels, see `NetworkFamily`; latents then start as its first D
@@ -219,6 +220,7 @@ class GuideNetworks:
     correction: nn.Module | None = None
     ascent: nn.Module | None = None
     preparations: tuple[Callable[[Tensor, Tensor], Tensor], ...] = ()
+    training_preparations: tuple[Callable[[Tensor, Tensor], Tensor], ...] = ()
     dtype: torch.dtype = torch.float32
     image_shape: tuple[int, int, int] | None = None
     is_code: bool = False
@@ -250,7 +252,7 @@ class MemoryGuide(ProgramModule):
         self.latents = networks.latents
         self.correction = None if correction is None else InPrecision(correction, dtype)
         self.ascent = None if networks.ascent is None else InPrecision(networks.ascent, dtype)
-        self.preparations = networks.preparations
+        self.preparations, self.training_preparations = networks.preparations, networks.training_preparations
         self.image_shape = networks.image_shape
 
     @property
@@ -261,17 +263,17 @@ class MemoryGuide(ProgramModule):
     def encode(self, episode: Tensor) -> Encoding:
         """f_enc(X), and the parameters of q(z|X), whose location has gone through the encoder's steps.
 
-        Outside training, it has gone through the `preparations` too.
+        It has gone through the `preparations` too; in training, through the `training_preparations`.
 
-        Training skips content steps: a decoder trained on the encoder's contents also decodes improved ones, and the
-        shorter steps learn more in equal time.
+        By default, training skips content steps: a decoder trained on the encoder's contents also decodes improved
+        ones, and the shorter steps learn more in equal time.
         """
         encoding = self.amortized_encoding(episode)
         content = encoding.latent_loc
         if self.ascent is not None:
             start = content if encoding.latent_logits is None else encoding.latent_logits
             content = self.ascent(start, episode, encoding.features)
-        for prepare in () if self.training else self.preparations:
+        for prepare in self.training_preparations if self.training else self.preparations:
             content = prepare(content, episode)
         return dataclasses.replace(encoding, latent_loc=content)
 

@@ -126,13 +126,14 @@ class Parts:
         correction = LatentCorrection(size, read_size, latent_size, size) if sees_read else None
         steps, likelihood = program.encoder_steps, model.image_likelihood
         ascent = LearnedAscent(likelihood, steps, latent_size, size, size, self.code) if steps else None
-        prepare = tuple(self._preparations(model))
+        prepare, train = (
+            tuple(self._preparations(model, steps)) for steps in (program.content_steps, program.training_content_steps)
+        )
         shared = self.dtype, self.image_shape, self.is_code
-        return GuideNetworks(self.encoder, size, latents, correction, ascent, prepare, *shared)
+        return GuideNetworks(self.encoder, size, latents, correction, ascent, prepare, train, *shared)
 
-    def _preparations(self, model: MemoryModel) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
+    def _preparations(self, model: MemoryModel, steps: int) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
         """Content steps: functions that improve contents before they are written."""
-        steps = self.config.program.content_steps
         if steps and self.code:
             yield SignSearch(model.image_likelihood, steps, self.code)
         elif steps:

@@ -231,7 +231,7 @@ def _conflicts_of_memories(config: AllParts) -> Iterator[Conflict]:
     if not WRITES[memory.write].in_order:
         what = f"flat with --write {memory.write}, whose blocks are not in the order of the images"
         yield "memory_prior", what, program.memory_prior
-    expected = {"reads": 1, "signs_per_scalar": None, "content_steps": 0}
+    expected = {"reads": 1, "signs_per_scalar": None, "content_steps": 0, "training_content_steps": 0}
     for name, value in expected.items():
         if config.flat()[name] != value:
             what = f"{str(value).lower()} with --memory-prior {program.memory_prior}, whose memory is random"

@@ -119,6 +119,17 @@ def test_shared_blocks_hold_the_means_of_what_was_prepared(write):
             torch.testing.assert_close(held[b, n], encoding.latent_loc[b, blocks[b] == n].mean(0))
 
 
+@pytest.mark.parametrize("signs", [None, 4])
+def test_training_takes_the_content_steps_that_it_is_asked_for(signs):
+    program = small_pair(content_steps=3, training_content_steps=3, signs_per_scalar=signs, episode_length=6)
+    episode = random_episodes()
+    encoded = [program.train(training).guide.encode(episode).latent_loc for training in (True, False)]
+    assert torch.equal(*encoded)
+    assert not torch.equal(encoded[0], program.guide.amortized_encoding(episode).latent_loc)
+    program.train(True).guide.encode(episode).latent_loc.square().sum().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in program.guide.encoder.parameters())
+
+
 @both_writes
 def test_the_encoder_learns_through_what_was_prepared_and_the_decoder_is_left_alone(write):
     program, episode = looked_at(write=write), random_episodes()

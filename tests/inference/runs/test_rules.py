@@ -119,7 +119,8 @@ CONFLICTS: list[tuple[dict[str, Any], str]] = [
     *((RANDOM | {name: value},
        f"{flag_of(name)}: expected {expected} with --memory-prior standard_normal, whose memory is random, "
        f"found {value}")
-      for name, expected, value in (("reads", 1, 2), ("signs_per_scalar", "none", 4), ("content_steps", 0, 3))),
+      for name, expected, value in (("reads", 1, 2), ("signs_per_scalar", "none", 4), ("content_steps", 0, 3),
+                                    ("training_content_steps", 0, 3))),
     (RANDOM | {"episode_length": 33},
      "--episode-length: expected at most 32, the blocks of the memory, with --memory-prior standard_normal, found 33"),
     (RANDOM | MEAN_FIELD | {"memory_prior": "autoregressive"},
@@ -151,9 +152,9 @@ IDLE_FIELDS: list[tuple[str, dict[str, Any]]] = [
     ("dynamic_kanerva_machine", {"key_guide": "low_rank", "key_size": 16, "pseudo_inverse_steps": 30}),
     ("pseudo_inverse_memory", {"key_guide": "low_rank", "key_size": 16, "write_passes": 2}),
     ("vae", {"key_guide": "flow", "key_prior": "learned_gaussian", "kl_key_start": 0.5, "memory_rows": 64,
-             "content_steps": 5, "latent_context": "image_and_read", "kl_memory_weight": 0.5, "kl_memory_start": 0.1,
+             "content_steps": 5, "training_content_steps": 5, "latent_context": "image_and_read", "kl_memory_weight": 0.5, "kl_memory_start": 0.1,
              "key_size": 16, "write_passes": 2, "pseudo_inverse_steps": 30}),
-    ("two_layer_vae", {"memory_rows": 64, "content_steps": 5, "kl_memory_weight": 0.5, "kl_memory_start": 0.1,
+    ("two_layer_vae", {"memory_rows": 64, "content_steps": 5, "training_content_steps": 5, "kl_memory_weight": 0.5, "kl_memory_start": 0.1,
                        "write_passes": 2, "pseudo_inverse_steps": 30}),
     *((model, {"write": "feed_forward", "reads": 2, "memory_channels": 5, "memory_height": 10, "memory_width": 50,
                "block_height": 4, "block_width": 4, "latent_prior": "standard_normal", "signs_per_scalar": 4,
@@ -169,8 +170,18 @@ AT_LEAST_ONE = (
     *("memory_channels", "memory_height", "memory_width", "block_height", "block_width", "reads", "signs_per_latent"),
     *("width", "depth", "steps", "episodes_per_step", "evaluate_every", "particles"),
 )
-FROM_ZERO = ("seed", "encoder_steps", "content_steps", "warmup_steps", "kl_begin_step", "kl_ramp_steps")
-MOST = {"encoder_steps": 100, "content_steps": 10**4} | dict.fromkeys(FROM_ZERO[3:], 10**9)
+FROM_ZERO = (
+    "seed",
+    "encoder_steps",
+    "content_steps",
+    "training_content_steps",
+    "warmup_steps",
+    "kl_begin_step",
+    "kl_ramp_steps",
+)
+MOST = {"encoder_steps": 100, "content_steps": 10**4, "training_content_steps": 10**4} | dict.fromkeys(
+    FROM_ZERO[4:], 10**9
+)
 NOT_NEGATIVE = ("weight_decay", "kl_key_start", "kl_latent_start", "kl_memory_weight", "kl_memory_start")
 CHOICES = {
     "model": MODELS,
