@@ -156,7 +156,7 @@ IDLE_FIELDS: list[tuple[str, dict[str, Any]]] = [
              "latent_context": "image_and_read", "kl_memory_weight": 0.5, "kl_memory_start": 0.1,
              "key_size": 16, "write_passes": 2, "pseudo_inverse_steps": 30}),
     ("two_layer_vae", {"memory_rows": 64, "content_steps": 5, "training_content_steps": 5,
-                        "kl_memory_weight": 0.5, "kl_memory_start": 0.1,
+                       "kl_memory_weight": 0.5, "kl_memory_start": 0.1,
                        "write_passes": 2, "pseudo_inverse_steps": 30}),
     *((model, {"write": "feed_forward", "reads": 2, "memory_channels": 5, "memory_height": 10, "memory_width": 50,
                "block_height": 4, "block_width": 4, "latent_prior": "standard_normal", "signs_per_scalar": 4,
