@@ -60,7 +60,7 @@ class ProgramConfig(ConfigPart):
     (iterative amortized inference). A step of training then costs about as much again for each of them."""
     content_steps: Annotated[Natural, Field(le=10**4)] = 0
     """Content steps: gradient steps, through the decoder, on each image's content before it is written; with
-    --signs-per-scalar, the number of signs tried. Training takes none: a trained run can be scored with any number."""
+    --signs-per-scalar, the number of signs tried. They are for scores; training takes --training-content-steps."""
     training_content_steps: Annotated[Natural, Field(le=10**4)] = 0
     """Content steps in training, too: the decoder learns what the steps find, and the encoder is not told. For a run
     that is trained already (--start-from), and scored with --content-steps; in one pass, images then cost more."""
