@@ -1,9 +1,10 @@
 """Every command and every block of Python in the documentation works as it stands there, in a short variant.
 
-Commands of the README, of docs/start and of docs/tutorials are run; those of the other pages are checked by their
-scripts. Python is run everywhere, page by page. A mark in front of a block says what else is to be done with it:
+Commands and Python are run, page by page; commands that take longer, and those of CONTRIBUTING.md, are checked by
+their scripts. A mark in front of a block says what else is to be done with it:
 
     <!-- not run: why -->     nothing
+    <!-- checked: why -->     its commands are checked, and not run
     <!-- file: NAME -->       the reader puts it into a file
     <!-- line: NAME -->       the reader adds it to a file of the project, see `test_extend.py`
 """
@@ -29,11 +30,10 @@ from tests.docs.short import Shorter, short_runs
 from tests.experiments.running import ROOT
 from tests.plugged import forgotten_after
 
-COMMANDS_ARE_RUN = {ROOT, DOCS / "start", DOCS / "tutorials"}  # folders of pages
 GUIDE = DOCS / "guides" / "python.md"
 OTHER_NAMES = {"console", "ipython3", "py", "python3", "sh", "shell"}  # of Bash and of Python
 SCRIPTS = {path.name: path for folder in ("experiments", "docs") for path in (ROOT / folder).glob("*.py")}
-_MARK = re.compile(r"^\s*<!-- not run", re.MULTILINE)
+_MARK = re.compile(r"^\s*<!-- (?:not run|checked)", re.MULTILINE)
 _CALL = re.compile(r"(?:^|[\s/])(\w+\.py)\s+(.*)", re.DOTALL)
 
 
@@ -65,7 +65,7 @@ def reader_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 @pytest.mark.usefixtures("reader_s_folder", "as_in_a_run")
 @pytest.mark.parametrize("page", FOLLOWED, ids=name)
 def test_a_page_works_as_it_stands_there(page: Path, shelf: Path) -> None:
-    Follower(page, shelf, page.parent in COMMANDS_ARE_RUN and page.name != "CONTRIBUTING.md").follow()
+    Follower(page, shelf, page.name != "CONTRIBUTING.md").follow()
 
 
 def test_bash_takes_a_block_apart() -> None:
@@ -100,7 +100,8 @@ def test_python_is_shortened_where_it_draws() -> None:
 
 @PAGES
 def test_a_block_that_is_not_run_has_a_reason(page: Path) -> None:
-    reasons = [reason for block in blocks(page) if (reason := block.marked("not run")) is not None]
+    marks = [block.marked(kind) for block in blocks(page) for kind in ("not run", "checked")]
+    reasons = [reason for reason in marks if reason is not None]
     assert all(reasons) and len(reasons) == len(_MARK.findall(page.read_text()))
 
 
