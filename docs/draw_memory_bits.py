@@ -22,7 +22,7 @@ import tyro
 from cycler import Cycler, cycler
 from matplotlib.figure import Figure
 
-from experiments.shared.arguments import describe_memory
+from experiments.shared.arguments import describe_likelihood, describe_memory
 from experiments.shared.command_line import parse
 from experiments.shared.script import run_script
 from inference.importance.estimator import standard_error
@@ -188,9 +188,8 @@ def add_report(curves: Curves, path: Path) -> None:
         raise InputError(f"{path}: expected test images of {curves.dataset}, {levels}, found {images}")
     cost, error = -own["log_likelihood_nats_per_image"], own["log_likelihood_standard_error"]
     point = curves.point(memory_bits(settings), cost, error, settings["images"], is_bound=not own["trustworthy"])
-    name = f"{describe_memory(settings)}, T = {settings['episode_length']}"
-    if settings["likelihood"] != "bernoulli":
-        name += f", {settings['likelihood'].replace('_', ' ')}"
+    parts = describe_memory(settings), f"T = {settings['episode_length']}", describe_likelihood(settings)
+    name = ", ".join(filter(None, parts))
     found = {*curves.models.get(name, []), point}
     curves.models[name] = sorted(found, key=lambda point: point.memory_bits)
 

@@ -141,11 +141,15 @@ _COUNTS = {
 
 
 def _pixels(settings: Mapping[str, Any]) -> str:
-    """The binarization of images, and their likelihood unless it is that of independent binary pixels."""
-    binarization, likelihood = settings["binarization"], str(settings["likelihood"]).replace("_", " ")
-    if binarization == "none":
-        return likelihood
-    return binarization if likelihood == "bernoulli" else f"{binarization}, {likelihood}"
+    """The binarization of images, if any, and their likelihood."""
+    binarization = settings["binarization"]
+    return ", ".join(filter(None, ("" if binarization == "none" else binarization, describe_likelihood(settings))))
+
+
+def describe_likelihood(settings: Mapping[str, Any]) -> str:
+    """The likelihood in `HeldOutArguments.settings` as text; empty for that of independent binary pixels."""
+    name: str = settings["likelihood"]
+    return "" if name == "bernoulli" else name.replace("_", " ")
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -39,13 +39,11 @@ class Follower:
     Attributes:
         page: the file.
         shelf: folder of short runs, for pages that begin with a run.
-        runs_commands: whether commands are run; otherwise their command lines are checked, and Python alone is run.
         names: what the page's Python has defined.
     """
 
     page: Path
     shelf: Path
-    runs_commands: bool
     names: dict[str, Any] = field(default_factory=dict)
 
     def follow(self) -> None:
@@ -64,7 +62,7 @@ class Follower:
     def follow_block(self, block: Block) -> None:
         if block.language == "bash":
             for command in commands(block.text):
-                is_run = self.runs_commands and command.script.stem in QUICK and block.marked("checked") is None
+                is_run = command.script.stem in QUICK and block.marked("checked") is None
                 (self.run if is_run else self.check)(command)
         elif block.language == "python":
             self.execute(block)

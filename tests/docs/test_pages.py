@@ -1,7 +1,7 @@
 """Every command and every block of Python in the documentation works as it stands there, in a short variant.
 
-Commands and Python are run, page by page; commands that take longer, and those of CONTRIBUTING.md, are checked by
-their scripts. A mark in front of a block says what else is to be done with it:
+Commands and Python are run, page by page; commands that take longer are checked by their scripts. A mark in front of a
+block says what else is to be done with it:
 
     <!-- not run: why -->     nothing
     <!-- checked: why -->     its commands are checked, and not run
@@ -65,7 +65,7 @@ def reader_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 @pytest.mark.usefixtures("reader_s_folder", "as_in_a_run")
 @pytest.mark.parametrize("page", FOLLOWED, ids=name)
 def test_a_page_works_as_it_stands_there(page: Path, shelf: Path) -> None:
-    Follower(page, shelf, page.name != "CONTRIBUTING.md").follow()
+    Follower(page, shelf).follow()
 
 
 def test_bash_takes_a_block_apart() -> None:
